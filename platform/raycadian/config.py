@@ -1,0 +1,549 @@
+"""Every schema: recipes, data-set cards, search spaces. Frozen; unknown keys are refused with the nearest valid name.
+
+YAML never computes (no includes, no interpolation). One override grammar serves `--set`, search spaces and tests:
+`dotted.path=value`, the value read as YAML. Import is cheap: no torch, no ray.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE
+
+
+class Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+# --- data-set card -------------------------------------------------------------------------------------------------
+
+CGM_FORMATS = (
+    "generic", "glucobench", "dexcom_clarity", "libreview", "nightscout", "tidepool", "ohio_t1dm", "pump_v2",
+)  # fmt: skip
+
+
+class Columns(Schema):
+    """Names of the columns of a generic table."""
+
+    subject: str | None = None
+    """Column of the subject id; none where a file holds one person (named by `subject` or by the file)."""
+    time: str = "time"
+    glucose: str = "glucose"
+    carbs_g: str | None = None
+    bolus_u: str | None = None
+    basal_uph: str | None = None
+
+
+class Grid(Schema):
+    """How irregular readings become recordings on an even grid."""
+
+    dt_min: Positive = 5.0
+    """Grid step in minutes."""
+    gap_min: Positive = 45.0
+    """A gap between readings longer than this ends a recording."""
+    interpolate_min: float = Field(20.0, ge=0)
+    """Gaps up to this long are filled linearly (and marked not observed); longer ones stay missing."""
+    min_points: Count = 24
+    """Recordings with fewer grid points are dropped, and counted."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Grid":
+        if self.interpolate_min > self.gap_min:
+            raise ValueError(f"interpolate_min {self.interpolate_min} exceeds gap_min {self.gap_min}; lower it")
+        return self
+
+
+class Card(Schema):
+    """One data set: where it lies, how to read it, its licence."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = ""
+    modality: Literal["cgm"] = "cgm"
+    files: tuple[str, ...] = Field(min_length=1)
+    """Paths or globs, relative to the card's folder."""
+    format: Literal["auto", *CGM_FORMATS] = "auto"  # type: ignore[valid-type]
+    """Recognised by content unless named here."""
+    subject: str | None = None
+    """Subject id for an export that names none; the file's stem otherwise."""
+    unit: Literal["mg/dL", "mmol/L"] | None = None
+    """Glucose unit where the format does not state one. A contradiction with the values is an error."""
+    columns: Columns = Columns()
+    time_format: str | None = None
+    """strptime format of the time column; ISO 8601 otherwise."""
+    timezone: str | None = None
+    """IANA name of the zone of a local clock. None: the clock is kept as local time, its UTC offset taken as 0."""
+    exclude_subjects: tuple[str, ...] = ()
+    grid: Grid = Grid()
+    license: str = ""
+    source: str = ""
+    citation: str = ""
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, value: str | None) -> str | None:
+        if value is not None:
+            from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+            try:
+                ZoneInfo(value)
+            except (ZoneInfoNotFoundError, ValueError) as error:
+                raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Madrid") from error
+        return value
+
+
+# --- recipe --------------------------------------------------------------------------------------------------------
+
+
+class Split(Schema):
+    """Who and when is training, validation, test. Windows never cross an edge."""
+
+    kind: Literal["subject", "time", "hybrid", "kfold"] = "hybrid"
+    """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject."""
+    test_subjects: Fraction = 0.2
+    val_subjects: Fraction = 0.2
+    """subject and kfold: share of the remaining people for validation."""
+    test_fraction: Fraction = 0.15
+    val_fraction: Fraction = 0.15
+    folds: int = Field(5, ge=2)
+    fold: int = Field(0, ge=0)
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _valid(self) -> "Split":
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: folds count from 0; use 0 to {self.folds - 1}")
+        if self.test_fraction + self.val_fraction >= 1:
+            raise ValueError("test_fraction + val_fraction leave nothing to train on; lower them")
+        return self
+
+
+PastChannel = Literal["glucose_mgdl", "carbs_g", "bolus_u", "basal_uph"]
+assert get_args(PastChannel) == (GLUCOSE, CARBS, BOLUS, BASAL)
+
+
+class Window(Schema):
+    context: Count = 144
+    """Points of history, L."""
+    horizon: Count = 12
+    """Points to forecast, H."""
+    stride: Count = 1
+    """Points between the windows trained on."""
+    eval_stride: Count = 3
+    """Points between the windows scored."""
+    past: tuple[PastChannel, ...] = (GLUCOSE,)
+    """Past channels; the first is the target."""
+    known: tuple[Literal["hour_sin", "hour_cos"], ...] = ("hour_sin", "hour_cos")
+    """Channels known over context and horizon."""
+    max_missing: Fraction = 0.3
+    """Windows whose context misses more than this share are not cut; the last context point is always observed."""
+
+    @field_validator("past")
+    @classmethod
+    def _target_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or value[0] != GLUCOSE or len(set(value)) != len(value):
+            raise ValueError(f"past channels are distinct and begin with {GLUCOSE}; found {list(value)}")
+        return value
+
+
+class Task(Schema):
+    kind: Literal["forecast"] = "forecast"
+    target: Literal["glucose_mgdl"] = GLUCOSE
+    quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+    @field_validator("quantiles")
+    @classmethod
+    def _levels(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)) or not all(0 < q < 1 for q in value) or 0.5 not in value:
+            raise ValueError(f"quantiles rise strictly inside (0, 1) and contain 0.5; found {list(value)}")
+        return value
+
+
+class Normal(Schema):
+    """A prior: mean and standard deviation in the parameter's own unit."""
+
+    mean: float
+    sd: Positive
+
+
+class Prior(Schema):
+    """Priors of the CMA's parameters (facts: defaults are the means); a parameter left out has no prior."""
+
+    d: Normal | None = Normal(mean=0.0, sd=3.0)
+    taup: Normal | None = Normal(mean=1.0, sd=0.5)
+    taug: Normal | None = Normal(mean=1.0, sd=0.5)
+    B: Normal | None = Normal(mean=0.05, sd=0.1)
+    Cm: Normal | None = Normal(mean=0.0, sd=0.5)
+    toff: Normal | None = Normal(mean=0.0, sd=1.0)
+
+
+class CMAMechanism(Schema):
+    """The cortisol-melatonin-adiponectin model as the mechanism, refitted on a rolling schedule."""
+
+    kind: Literal["cma"] = "cma"
+    refit_days: Positive = 7.0
+    """Days between refits; each uses data before its cutoff only."""
+    history_days: Positive = 14.0
+    """Days before the cutoff that a fit uses at most."""
+    min_days: Positive = 1.0
+    """Days of data needed before a person's own fit; the training population's parameters serve until then."""
+    meals: int = Field(3, ge=1, le=6)
+    starts: int = Field(4, ge=1, le=64)
+    prior_weight: float = Field(1.0, ge=0)
+    """Weight of the priors against the data: 1 is the maximum a posteriori, 0 ignores them."""
+    prior: Prior = Prior()
+
+
+class NoAdapter(Schema):
+    kind: Literal["full"] = "full"
+    """Every weight trains."""
+
+
+class HeadOnly(Schema):
+    kind: Literal["head"] = "head"
+    """The backbone is frozen, the head trains."""
+
+
+class LastN(Schema):
+    kind: Literal["last_n"] = "last_n"
+    """The last n mixer layers and the head train."""
+    n: Count = 1
+
+
+class Lora(Schema):
+    kind: Literal["lora"] = "lora"
+    rank: Count = 8
+    alpha: Positive = 16
+    dropout: Fraction = 0.0
+    target_modules: tuple[str, ...] = ("fc1", "fc2", "attn_layer")
+
+
+Adapter = Annotated[Union[NoAdapter, HeadOnly, LastN, Lora], Field(discriminator="kind")]
+
+
+class Persistence(Schema):
+    """The last reading goes on."""
+
+    kind: Literal["persistence"] = "persistence"
+
+
+class Seasonal(Schema):
+    """The same hour yesterday; needs a context of at least 24 h."""
+
+    kind: Literal["seasonal"] = "seasonal"
+
+
+class Ridge(Schema):
+    """Direct multi-step linear autoregression with an L2 penalty."""
+
+    kind: Literal["ridge"] = "ridge"
+    lags: Count = 12
+    alpha: float = Field(1.0, ge=0)
+    """Penalty, in units of the mean squared lagged difference (scale-free)."""
+
+
+class CMA(Schema):
+    """The mechanism alone."""
+
+    kind: Literal["cma"] = "cma"
+    mechanism: CMAMechanism = CMAMechanism()
+
+
+class LSTM(Schema):
+    """bloodTwin's LSTM (facts/models.md): last hidden state -> Linear, ReLU, Dropout -> Linear."""
+
+    kind: Literal["lstm"] = "lstm"
+    hidden: Count = 128
+    layers: Count = 2
+    dropout: Fraction = 0.2
+
+
+class TTM(Schema):
+    """Tiny Time Mixer (granite-tsfm)."""
+
+    kind: Literal["ttm"] = "ttm"
+    pretrained: str | None = None
+    """None: random start. A local folder or a hub name: that checkpoint; never replaced silently."""
+    d_model: Count = 64
+    layers: Count = 3
+    patch_length: Count = 12
+    dropout: Fraction = 0.1
+    adapter: Adapter = NoAdapter()
+
+
+class Residual(Schema):
+    """Mechanism + learned correction: the inner model sees and predicts what the mechanism leaves over."""
+
+    kind: Literal["residual"] = "residual"
+    mechanism: CMAMechanism = CMAMechanism()
+    inner: "Model"
+
+
+Model = Annotated[Union[Persistence, Seasonal, Ridge, CMA, LSTM, TTM, Residual], Field(discriminator="kind")]
+Residual.model_rebuild()
+
+
+class EarlyStopping(Schema):
+    patience: Count = 3
+    min_delta: float = Field(0.0, ge=0)
+
+
+class Training(Schema):
+    strategy: Literal["ddp"] = "ddp"
+    """How several workers share the work; one worker trains in its own process."""
+    workers: Count = 1
+    epochs: Count = 10
+    batch_size: Count = 512
+    """Windows a step over all workers."""
+    accumulate: Count = 1
+    """Micro-batches a step: memory falls, the batch stays."""
+    max_steps_per_epoch: Count | None = None
+    lr: Positive = 1e-3
+    weight_decay: float = Field(1e-5, ge=0)
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    warmup_steps: int = Field(20, ge=0)
+    clip_norm: Positive | None = 1.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the GPU has it, else fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    seed: int = 42
+
+
+class Tuning(Schema):
+    space: str
+    """Path of a search space, relative to the working directory."""
+    trials: Count = 16
+    scheduler: Literal["asha", "fifo"] = "asha"
+    search: Literal["random", "optuna"] = "optuna"
+    metric: Literal["val/rmse", "val/mae", "val/loss"] = "val/rmse"
+    max_concurrent: Count | None = None
+    seed: int = 42
+
+
+class Evaluation(Schema):
+    bootstrap: Count = 1000
+    """Resamples of subjects for the intervals."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    seed: int = 0
+
+
+class Tracking(Schema):
+    mlflow: str = "auto"
+    """auto: an SQLite file beside the runs · off · a server's URI."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Health data never leaves the machine unless this says online."""
+    tensorboard: bool = True
+
+    @field_validator("wandb", "mlflow", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as False
+
+
+class Recipe(Schema):
+    """The frozen configuration of one experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = ""
+    dataset: str
+    """Path of the data-set card, relative to the working directory."""
+    split: Split = Split()
+    window: Window = Window()
+    task: Task = Task()
+    model: Model
+    compare: tuple[Model, ...] = ()
+    """Models trained and scored beside `model` by `raycadian run`, on identical windows."""
+    training: Training = Training()
+    tuning: Tuning | None = None
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        for model in (self.model, *self.compare):
+            for inner in unwrap(model):
+                if isinstance(inner, Ridge) and inner.lags > self.window.context:
+                    raise ValueError(
+                        f"ridge.lags {inner.lags} exceeds window.context {self.window.context}; lower lags or raise context"
+                    )
+                if isinstance(inner, TTM) and self.window.context % inner.patch_length:
+                    raise ValueError(
+                        f"window.context {self.window.context} is not a multiple of ttm.patch_length {inner.patch_length}"
+                    )
+        return self
+
+
+def unwrap(model: Any) -> list[Any]:
+    """The model's configuration and those it wraps, outermost first."""
+    return [model, *(unwrap(model.inner) if isinstance(model, Residual) else [])]
+
+
+def mechanism_of(model: Any) -> CMAMechanism | None:
+    """The mechanism that a model's batches must carry, if any."""
+    return next((m.mechanism for m in unwrap(model) if isinstance(m, CMA | Residual)), None)
+
+
+def model_name(model: Any) -> str:
+    """Short readable name: `ridge`, `residual-ttm`."""
+    return "-".join(m.kind for m in unwrap(model))
+
+
+# --- search space --------------------------------------------------------------------------------------------------
+
+
+class Choice(Schema):
+    choice: tuple[Any, ...] = Field(min_length=1)
+
+
+class Range(Schema):
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
+class Uniform(Schema):
+    uniform: Range
+
+
+class LogUniform(Schema):
+    loguniform: Range
+
+    @model_validator(mode="after")
+    def _positive(self) -> "LogUniform":
+        if self.loguniform.low <= 0:
+            raise ValueError(f"loguniform needs low > 0; found {self.loguniform.low}")
+        return self
+
+
+class RandInt(Schema):
+    randint: Range
+    """Integers low..high, both included."""
+
+
+Distribution = Union[Choice, Uniform, LogUniform, RandInt]
+
+
+class SearchSpace(Schema):
+    """dotted.path of a recipe: distribution."""
+
+    description: str = ""
+    parameters: dict[str, Distribution] = Field(min_length=1)
+
+
+SCHEMAS: dict[str, type[Schema]] = {"recipe": Recipe, "card": Card, "space": SearchSpace}
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe with `dotted.path=value` overrides. Raises ValueError that names path, key and nearest name."""
+    return parse(Recipe, _read_yaml(path), overrides, source=str(path))
+
+
+def load_card(path: str | Path) -> Card:
+    return parse(Card, _read_yaml(path), source=str(path))
+
+
+def load_space(path: str | Path) -> SearchSpace:
+    return parse(SearchSpace, _read_yaml(path), source=str(path))
+
+
+def parse(schema: type[Schema], raw: dict, overrides: tuple[str, ...] = (), source: str = "configuration") -> Any:
+    """Validate plain values against a schema, overrides applied first. Raises ValueError."""
+    for assignment in overrides:
+        path, found, text = assignment.partition("=")
+        if not found:
+            raise ValueError(f"--set {assignment}: expected dotted.path=value, e.g. training.epochs=3")
+        raw = with_value(raw, path.strip(), yaml.safe_load(text))
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(_explain(schema, error, source)) from None
+
+
+def with_value(raw: dict, path: str, value: Any) -> dict:
+    """A copy of nested `raw` with `dotted.path` set; list elements by number. Raises ValueError."""
+    head, _, rest = path.partition(".")
+    if isinstance(raw, list):
+        if not head.isdigit() or int(head) >= len(raw):
+            raise ValueError(f"{path}: expected an index 0..{len(raw) - 1}, found {head!r}")
+        items = list(raw)
+        items[int(head)] = with_value(items[int(head)] or {}, rest, value) if rest else value
+        return items  # type: ignore[return-value]
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: nothing can be set below a plain value ({raw!r})")
+    return {**raw, head: with_value(raw.get(head) or {}, rest, value) if rest else value}
+
+
+def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """A recipe with `dotted.path: value` applied: what a trial of a sweep does. Raises ValueError."""
+    raw = recipe.model_dump(mode="json")
+    for path, value in values.items():
+        raw = with_value(raw, path, value)
+    return parse(Recipe, raw, source=f"{recipe.name} with overrides")
+
+
+def _read_yaml(path: str | Path) -> dict:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (working directory {Path.cwd()})")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
+    return raw
+
+
+def _explain(schema: type[Schema], error: ValidationError, source: str) -> str:
+    lines = []
+    for item in error.errors():
+        *parents, last = item["loc"] or ("",)
+        where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            names = _fields_at(schema, parents)
+            near = difflib.get_close_matches(str(last), names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}"
+            lines.append(f"  {where}: unknown key; {hint}")
+        else:
+            lines.append(f"  {where}: {item['msg']}" + (f" (found {item['input']!r})" if _plain(item["input"]) else ""))
+    return f"{source} is not a valid {schema.__name__.lower()}:\n" + "\n".join(lines)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _fields_at(schema: Any, loc: list) -> list[str]:
+    """Field names valid at a location of a validation error (union tags are part of the location)."""
+    current = [schema]
+    for part in loc:
+        step: list[Any] = []
+        for candidate in current:
+            if part in getattr(candidate, "model_fields", {}):
+                step += _schemas_in(candidate.model_fields[part].annotation)
+            elif "kind" in getattr(candidate, "model_fields", {}) and candidate.model_fields["kind"].default == part:
+                step.append(candidate)  # the tag of a discriminated union
+        current = step or current
+    return sorted({name for candidate in current for name in candidate.model_fields})
+
+
+def _schemas_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, Schema) else []
+    return [found for arg in get_args(annotation) for found in _schemas_in(arg)]

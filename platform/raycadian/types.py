@@ -1,0 +1,111 @@
+"""The words of the platform: what a recording, a batch and a prediction are.
+
+Shape legend, used in every file:
+    B windows in a batch   L context points   H horizon points   C past channels
+    K known-future channels   Q quantiles   N points of a series   W windows of a set
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # annotations only: importing this module loads nothing heavy
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor
+
+# Column names, fixed once. A physical quantity carries its unit.
+SUBJECT = "subject"
+RECORDING = "recording"
+TIME_UTC = "time_utc"
+GLUCOSE = "glucose_mgdl"
+OBSERVED = "observed"  # True where glucose was measured, False where interpolated or missing
+CARBS = "carbs_g"  # carbohydrate of the meals that fall on the grid point
+BOLUS = "bolus_u"  # insulin units delivered as bolus on the grid point
+BASAL = "basal_uph"  # basal insulin rate in force, units an hour
+EVENT_CHANNELS = (CARBS, BOLUS, BASAL)
+
+MGDL_PER_MMOLL = 18.0182
+GLUCOSE_MIN_MGDL, GLUCOSE_MAX_MGDL = 20.0, 600.0  # what a reading may be; outside is not glucose
+
+SPLITS = ("train", "val", "test")
+ID, OOD = "id", "ood"  # subjects seen in training; subjects held out whole
+
+Batch = dict[str, "Tensor"]
+"""past (B, L, C) float, NaN-free · past_mask (B, L, C) bool, True where measured · known (B, L+H, K)
+· mechanism (B, L+H) mg/dL or absent · target (B, H) mg/dL, NaN where missing · subject (B,) int64
+· time_s (B,) int64, UTC seconds of the last context point · local_h (B,) float, local hour of it."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """One subject's raw readings as a reader found them: irregular in time, units already converted.
+
+    `glucose` has columns time_utc (datetime64[ns], sorted or not) and glucose_mgdl (float, NaN = missing).
+    `events` has columns time_utc, kind (one of EVENT_CHANNELS), value. Basal events hold until the next one.
+    `utc_offset_min` is the subject's offset at each reading (local = UTC + offset): physiology needs local hours.
+    """
+
+    subject: str
+    glucose: "pd.DataFrame"  # time_utc, glucose_mgdl, utc_offset_min
+    events: "pd.DataFrame"  # time_utc, kind, value
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One subject, one modality, one contiguous stretch on an even grid.
+
+    `channels` maps a name with unit to float32 (N,), NaN = missing; `observed` is bool (N,), False where
+    the target was interpolated or is missing. Local time is `start_utc + utc_offset_min`; it is constant within a
+    recording: a change of the offset (DST, travel) ends one.
+    """
+
+    subject: str
+    index: int  # number of the recording within its subject, in time order
+    start_utc: "np.datetime64"
+    utc_offset_min: int
+    dt_s: float
+    channels: dict[str, "np.ndarray"]
+    observed: "np.ndarray"
+    events: "pd.DataFrame | None" = None  # exact times, kinds and values, beside the gridded channels
+
+    def __len__(self) -> int:
+        return len(self.observed)
+
+
+@dataclass
+class Issues:
+    """What a reader met and repaired or skipped, by kind, with the first few lines of each: nothing in silence."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, where: str = "", n: int = 1) -> None:
+        """Count `n` occurrences of `kind`; keep up to five places (`file:line`)."""
+        if n <= 0:
+            return
+        self.counts[kind] = self.counts.get(kind, 0) + n
+        places = self.examples.setdefault(kind, [])
+        if where and len(places) < 5:
+            places.append(where)
+
+    def merge(self, other: "Issues") -> None:
+        for kind, n in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + n
+            self.examples[kind] = (self.examples.get(kind, []) + other.examples.get(kind, []))[:5]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {k: {"count": n, "examples": self.examples.get(k, [])} for k, n in sorted(self.counts.items())}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What every forecaster returns, in mg/dL.
+
+    quantiles (B, H, Q), non-decreasing in Q · parts: additive decomposition of the median, name -> (B, H)
+    (a residual hybrid gives mechanism and correction; a plain model gives none).
+    """
+
+    quantiles: "Tensor"
+    parts: dict[str, "Tensor"] = field(default_factory=dict)

@@ -1,0 +1,31 @@
+"""Fixtures that every test file may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never wait for a hub
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data beside the repository; the test skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data not here: {SHARED} is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def ray_local():
+    """One Ray on this machine for all tests of the session, with a lease on 2 CPUs."""
+    from raycadian.cluster import connect
+
+    ray = connect(num_cpus=2)
+    yield ray
+    ray.shutdown()
