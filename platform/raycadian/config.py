@@ -463,12 +463,29 @@ def load_space(path: str | Path) -> SearchSpace:
 
 
 def parse(schema: type[Schema], raw: dict, overrides: tuple[str, ...] = (), source: str = "configuration") -> Any:
-    """Validate plain values against a schema, overrides applied first. Raises ValueError."""
-    for assignment in overrides:
-        path, found, text = assignment.partition("=")
-        if not found:
-            raise ValueError(f"--set {assignment}: expected dotted.path=value, e.g. training.epochs=3")
-        raw = with_value(raw, path.strip(), yaml.safe_load(text))
+    """Validate plain values against a schema, then overrides on top of all defaults. Raises ValueError."""
+    valid = _validate(schema, raw, source)
+    if not overrides:
+        return valid
+    return override(valid, dict(_assignment(text) for text in overrides), source)
+
+
+def override(valid: Any, values: dict[str, Any], source: str = "configuration") -> Any:
+    """A configuration with `dotted.path: value` applied: `--set`, and what a trial of a sweep does. Raises ValueError."""
+    raw = valid.model_dump(mode="json")
+    for path, value in values.items():
+        raw = with_value(raw, path, value)
+    return _validate(type(valid), raw, f"{source} with overrides")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    path, found, value = text.partition("=")
+    if not found:
+        raise ValueError(f"--set {text}: expected dotted.path=value, e.g. training.epochs=3")
+    return path.strip(), yaml.safe_load(value)
+
+
+def _validate(schema: type[Schema], raw: dict, source: str) -> Any:
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
@@ -487,14 +504,6 @@ def with_value(raw: dict, path: str, value: Any) -> dict:
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: nothing can be set below a plain value ({raw!r})")
     return {**raw, head: with_value(raw.get(head) or {}, rest, value) if rest else value}
-
-
-def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """A recipe with `dotted.path: value` applied: what a trial of a sweep does. Raises ValueError."""
-    raw = recipe.model_dump(mode="json")
-    for path, value in values.items():
-        raw = with_value(raw, path, value)
-    return parse(Recipe, raw, source=f"{recipe.name} with overrides")
 
 
 def _read_yaml(path: str | Path) -> dict:
