@@ -1,0 +1,170 @@
+"""Who and when is training, validation, test: ranges of grid points of recordings, saved as a manifest and audited.
+
+A range belongs to one split. Windows are cut inside ranges only, so no window crosses an edge or a gap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raycadian.config import Split
+from raycadian.types import ID, OOD, SPLITS
+
+
+@dataclass(frozen=True)
+class Range:
+    """Grid points [start, stop) of one recording, all in one split; scope says whether the subject is held out."""
+
+    subject: str
+    recording: int
+    start: int
+    stop: int
+    split: str
+    scope: str
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """A split as it was made: the configuration, the snapshot, every range."""
+
+    config: Split
+    snapshot: str
+    ranges: tuple[Range, ...]
+
+    def of(self, split: str) -> tuple[Range, ...]:
+        assert split in SPLITS, split
+        return tuple(r for r in self.ranges if r.split == split)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """split -> subjects, points."""
+        return {
+            split: {
+                "subjects": len({r.subject for r in self.of(split)}),
+                "points": sum(r.stop - r.start for r in self.of(split)),
+            }
+            for split in SPLITS
+        }
+
+    def write(self, path: Path) -> None:
+        body = {
+            "config": self.config.model_dump(mode="json"),
+            "snapshot": self.snapshot,
+            "counts": self.counts(),
+            "ranges": [asdict(r) for r in self.ranges],
+        }
+        path.write_text(json.dumps(body, indent=1), encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> "SplitManifest":
+        body = json.loads(path.read_text(encoding="utf-8"))
+        ranges = tuple(Range(**r) for r in body["ranges"])
+        return SplitManifest(Split(**body["config"]), body["snapshot"], ranges)
+
+
+def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "") -> SplitManifest:
+    """Split subjects (id -> points of each recording in time order). Deterministic in the seed. Raises ValueError."""
+    subjects = sorted(lengths)
+    match config.kind:
+        case "time":
+            ranges = [r for s in subjects for r in _by_time(s, lengths[s], config)]
+        case "hybrid":
+            held = set(_draw(subjects, config.test_subjects, config.seed, "test_subjects"))
+            ranges = [r for s in subjects if s in held for r in _whole(s, lengths[s], "test", OOD)]
+            ranges += [r for s in subjects if s not in held for r in _by_time(s, lengths[s], config)]
+        case "subject":
+            test = _draw(subjects, config.test_subjects, config.seed, "test_subjects")
+            ranges = _by_subject(lengths, test, config)
+        case "kfold":
+            if len(subjects) < config.folds:
+                raise ValueError(f"split: {config.folds} folds need as many subjects; found {len(subjects)}; lower folds")
+            order = np.random.default_rng(config.seed).permutation(subjects)
+            ranges = _by_subject(lengths, [str(s) for s in order[config.fold :: config.folds]], config)
+    manifest = SplitManifest(config, snapshot, tuple(ranges))
+    audit(manifest.ranges, grouped=config.kind in ("subject", "kfold"))
+    _require(manifest)
+    return manifest
+
+
+def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
+    """Leakage is an error: overlapping ranges, held-out subjects in training, training after validation or test.
+
+    grouped: no subject may be in two splits. Raises ValueError that names the first offender.
+    """
+    ranges = list(ranges)
+    held = {r.subject for r in ranges if r.scope == OOD}
+    by_recording: dict[tuple[str, int], list[Range]] = {}
+    for r in ranges:
+        by_recording.setdefault((r.subject, r.recording), []).append(r)
+        if r.scope == ID and r.subject in held:
+            raise ValueError(f"leakage: subject {r.subject!r} is held out and also in {r.split}; split by whole subjects")
+    for (subject, number), found in by_recording.items():
+        found.sort(key=lambda r: r.start)
+        for left, right in zip(found, found[1:], strict=False):
+            if right.start < left.stop:
+                raise ValueError(
+                    f"leakage: {left.split} [{left.start}, {left.stop}) and {right.split} [{right.start}, {right.stop}) "
+                    f"overlap in recording {number} of subject {subject!r}"
+                )
+    for subject in {r.subject for r in ranges}:
+        own = sorted((r for r in ranges if r.subject == subject), key=lambda r: (r.recording, r.start))
+        order = [SPLITS.index(r.split) for r in own]
+        if order != sorted(order):
+            raise ValueError(f"leakage: subject {subject!r} trains on data after its validation or test")
+        if grouped and len(set(order)) > 1:
+            raise ValueError(f"leakage: subject {subject!r} is in two splits of a split by subject")
+
+
+def _require(manifest: SplitManifest) -> None:
+    for split, count in manifest.counts().items():
+        if not count["points"]:
+            raise ValueError(
+                f"split {manifest.config.kind!r} leaves nothing for {split} ({manifest.counts()}); "
+                "raise its fraction, add subjects, or choose another split.kind"
+            )
+
+
+def _draw(subjects: list[str], fraction: float, seed: int, name: str) -> list[str]:
+    """ceil(fraction) of the subjects, at least one; at least one is left."""
+    n = int(np.ceil(fraction * len(subjects)))
+    if fraction > 0 and not 0 < n < len(subjects):
+        raise ValueError(
+            f"split.{name} {fraction} of {len(subjects)} subjects holds out {n}: one at least must stay; "
+            "use split.kind=time for so few people"
+        )
+    return [str(s) for s in np.random.default_rng(seed).choice(subjects, size=n, replace=False)]
+
+
+def _whole(subject: str, lengths: list[int], split: str, scope: str) -> list[Range]:
+    return [Range(subject, i, 0, n, split, scope) for i, n in enumerate(lengths)]
+
+
+def _by_time(subject: str, lengths: list[int], config: Split) -> list[Range]:
+    """Cut a person's points, in time order over all recordings, into train, val, test."""
+    total = sum(lengths)
+    first_test = total - int(round(total * config.test_fraction))
+    first_val = first_test - int(round(total * config.val_fraction))
+    edges = dict(zip(SPLITS, ((0, first_val), (first_val, first_test), (first_test, total)), strict=True))
+    ranges, offset = [], 0
+    for number, length in enumerate(lengths):
+        for split, (begin, end) in edges.items():
+            start, stop = max(begin - offset, 0), min(end - offset, length)
+            if start < stop:
+                ranges.append(Range(subject, number, start, stop, split, ID))
+        offset += length
+    return ranges
+
+
+def _by_subject(lengths: dict[str, list[int]], test: list[str], config: Split) -> list[Range]:
+    """Whole people: `test` held out, then a share of the others for validation."""
+    rest = sorted(set(lengths) - set(test))
+    val = set(_draw(rest, config.val_subjects, config.seed + 1, "val_subjects"))
+    ranges = []
+    for subject in sorted(lengths):
+        split = "test" if subject in test else "val" if subject in val else "train"
+        ranges += _whole(subject, lengths[subject], split, OOD if split == "test" else ID)
+    return ranges

@@ -1,0 +1,155 @@
+"""The one window cutter: training, scoring and serving cut the same windows from views of a series.
+
+Nothing is copied per stride step: a window is a start position; a batch is one gather from an unfolded view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycadian.config import Window
+from raycadian.data.mechanism import Mechanism
+from raycadian.data.series import Series
+from raycadian.data.split import Range
+from raycadian.types import Batch
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a series, cut lazily. `starts` (W,) int64: position of each window's first context point."""
+
+    series: Series
+    starts: Tensor
+    window: Window
+    mechanism: Mechanism | None = None
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def length(self) -> int:
+        """Points of a window, L + H."""
+        return self.window.context + self.window.horizon
+
+    def batch(self, index: Tensor) -> Batch:
+        """Cut the windows `index` (B,) int64. See types.Batch for keys and shapes; a horizon that reaches past the
+        series' end (forecasting from its last point) is not cut here: see `latest`."""
+        return self._at(self.starts[index])
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """All windows in order."""
+        for begin in range(0, len(self), batch_size):
+            yield self._at(self.starts[begin : begin + batch_size])
+
+    def subset(self, index: Tensor) -> "Windows":
+        return Windows(self.series, self.starts[index], self.window, self.mechanism)
+
+    def _at(self, starts: Tensor) -> Batch:
+        cut = torch.from_numpy(self.series.table).unfold(1, self.length, 1)[:, starts]  # (1+C, B, L+H), the one copy
+        return _what(cut, self.window.context) | self._when(starts)
+
+    def _when(self, starts: Tensor) -> Batch:
+        """Who and when: subject, time, hour, known channels and mechanism of windows that begin at `starts`."""
+        series, context = self.series, self.window.context
+        recording = torch.searchsorted(torch.from_numpy(series.offsets), starts, right=True) - 1
+        point = (starts - torch.from_numpy(series.offsets)[recording]).numpy()
+        number = recording.numpy()
+        first_h = torch.from_numpy(series.local_h(number, point))
+        found = {
+            "subject": torch.from_numpy(series.subject_of[number]),
+            "time_s": torch.from_numpy((series.start_s[number] + (point + context - 1) * series.dt_s).astype(np.int64)),
+            "local_h": (first_h + (context - 1) * series.dt_s / 3600.0) % 24.0,
+            "known": self._known(first_h),
+        }
+        if self.mechanism is not None:
+            found["mechanism"] = self.mechanism.cut(point, starts.numpy(), context, self.length)
+        return found
+
+    def _known(self, first_h: Tensor) -> Tensor:
+        """Sine and cosine of the local hour, (B, L+H, K), by the angle-addition formula."""
+        if not self.window.known:
+            return torch.empty(len(first_h), self.length, 0)
+        start = first_h * (2 * math.pi / 24)
+        step = torch.arange(self.length, dtype=torch.float64) * (self.series.dt_s / 86400.0 * 2 * math.pi)
+        s0, c0 = start.sin().float()[:, None], start.cos().float()[:, None]
+        s1, c1 = step.sin().float(), step.cos().float()
+        waves = {"hour_sin": lambda: s0 * c1 + c0 * s1, "hour_cos": lambda: c0 * c1 - s0 * s1}
+        return torch.stack([waves[name]() for name in self.window.known], dim=-1)
+
+
+def cut_windows(
+    series: Series, ranges: tuple[Range, ...], window: Window, stride: int, mechanism: Mechanism | None = None
+) -> Windows:
+    """The valid windows inside `ranges`, every `stride` points. Raises ValueError where none fits.
+
+    Valid: the last context point was measured (so nothing interpolated towards a later reading is seen), at most
+    `max_missing` of the context is missing, and something of the horizon was measured.
+    """
+    position = {(s, n): i for i, (s, n) in enumerate(zip(series.subject_of, series.number_of, strict=True))}
+    code = {name: i for i, name in enumerate(series.subjects)}
+    measured = ~np.isnan(series.table[0])
+    found = []
+    for r in ranges:
+        offset = series.offsets[position[code[r.subject], r.recording]]
+        found.append(_valid_starts(measured, offset + r.start, offset + r.stop, window, stride))
+    starts = np.concatenate(found) if found else np.empty(0, np.int64)
+    if not len(starts):
+        longest = max((r.stop - r.start for r in ranges), default=0)
+        raise ValueError(
+            f"no window fits: context {window.context} + horizon {window.horizon} points needed, "
+            f"the longest stretch has {longest}; shorten the window or bring longer recordings"
+        )
+    return Windows(series, torch.from_numpy(starts), window, mechanism)
+
+
+def _valid_starts(measured: np.ndarray, begin: int, end: int, window: Window, stride: int) -> np.ndarray:
+    """Starts of valid windows in [begin, end), as positions in the series."""
+    length = window.context + window.horizon
+    if end - begin < length:
+        return np.empty(0, np.int64)
+    count = np.concatenate([[0], np.cumsum(measured[begin:end])])
+    starts = np.arange(0, end - begin - length + 1, stride)
+    split, stop = starts + window.context, starts + length
+    enough = count[split] - count[starts] >= (1 - window.max_missing) * window.context
+    scorable = count[stop] > count[split]
+    return begin + starts[enough & scorable & measured[begin + split - 1]]
+
+
+def latest(series: Series, window: Window, mechanism: Mechanism | None = None) -> Batch:
+    """The batch (B=1) that forecasts from the series' last point: what the endpoint cuts.
+
+    The same cutter over the series continued by an unmeasured horizon. Raises ValueError where the last recording
+    is too short, its last point was not measured, or too much of the context is missing.
+    """
+    begin = int(series.offsets[-1]) - window.context
+    if begin < series.offsets[-2]:
+        have, minutes = int(series.offsets[-1] - series.offsets[-2]), series.dt_s / 60
+        raise ValueError(
+            f"a forecast needs {window.context} points ({window.context * minutes / 60:g} h) without a long gap; the last "
+            f"unbroken stretch has {have} ({have * minutes / 60:.1f} h); send a longer history"
+        )
+    missing = float(np.isnan(series.table[0, begin:]).mean())
+    if missing > window.max_missing:
+        raise ValueError(f"{missing:.0%} of the context is missing, at most {window.max_missing:.0%} may be; fill the gaps")
+    if np.isnan(series.table[0, -1]):
+        raise ValueError("the last point of the history was not measured; end the history at a reading")
+    ahead = np.full((len(series.table), window.horizon), np.nan, dtype=np.float32)
+    tail = np.concatenate([series.table[:, begin:], ahead], axis=1)
+    windows = Windows(series, torch.tensor([begin]), window, mechanism)
+    return _what(torch.from_numpy(tail)[:, None], window.context) | windows._when(windows.starts)
+
+
+def _what(cut: Tensor, context: int) -> Batch:
+    """The values of windows cut from the table, (1+C, B, L+H), as views."""
+    measured = ~torch.isnan(cut[0, :, :context])
+    return {
+        "past": cut[1:, :, :context].permute(1, 2, 0),  # (B, L, C)
+        "past_mask": measured.unsqueeze(-1).expand(-1, -1, len(cut) - 1),
+        "target": cut[0, :, context:],  # (B, H)
+    }

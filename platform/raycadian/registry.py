@@ -1,0 +1,172 @@
+"""MLflow, its one door: tracking of runs, and which run is the champion of what.
+
+The registry's truth is an MLflow registered model with the alias `champion`; a version is one complete run folder.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycadian.config import Recipe, Tracking
+from raycadian.training.run import RUNS, Run, list_runs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ALIAS = "champion"
+_METRIC = "rmse_mgdl"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What `promote` did and why."""
+
+    promoted: bool
+    registered: str
+    run: str
+    previous: str | None
+    reason: str
+
+
+def tracking_uri(tracking: Tracking, runs: Path = RUNS) -> str | None:
+    """auto: an SQLite file beside the runs · off: None · else a server's URI."""
+    if tracking.mlflow == "off":
+        return None
+    return f"sqlite:///{(runs / 'mlflow.db').absolute()}" if tracking.mlflow == "auto" else tracking.mlflow
+
+
+def registered_name(recipe: Recipe) -> str:
+    """What a champion is champion of: the data set and the horizon."""
+    return f"{Path(recipe.dataset).stem}-{recipe.task.kind}-{recipe.window.horizon}"
+
+
+def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> Promotion:
+    """Make `run` the champion if its validation RMSE is below the present one's on the same snapshot and split.
+
+    `force` skips the comparison. Runs that can't be compared are refused, with the reason.
+    """
+    name = registered_name(run.recipe)
+    present = champion(name, runs=runs, missing_ok=True)
+    reason = _reason_against(run, present)
+    if reason and not force:
+        return Promotion(False, name, run.name, present.name if present else None, reason)
+    client = _client(run.recipe.tracking, runs)
+    _register(client, name, run)
+    why = "forced: " + reason if reason else _reason_for(run, present)
+    return Promotion(True, name, run.name, present.name if present else None, why)
+
+
+def champion(name: str | None = None, *, runs: Path = RUNS, missing_ok: bool = False, uri: str | None = None) -> Any:
+    """The champion's run; without a name, the only registered model's. Raises ValueError."""
+    client = _client(Tracking(mlflow=uri) if uri else Tracking(), runs)
+    found = {m.name: m.aliases.get(ALIAS) for m in client.search_registered_models() if ALIAS in m.aliases}
+    if name is None and len(found) == 1:
+        (name,) = found
+    if name not in found:
+        if missing_ok:
+            return None
+        wanted = f"no champion of {name!r}" if name else "which champion? name one"
+        raise ValueError(f"{wanted}; registered: {', '.join(found) or 'none: run `raycadian promote RUN` first'}")
+    path = runs / client.get_model_version(name, found[name]).tags["run"]
+    if not (path / "metadata.json").is_file():
+        raise ValueError(f"the champion of {name!r} is {path}, which is gone; promote another run")
+    return Run(path)
+
+
+def champions(runs: Path = RUNS) -> dict[str, str]:
+    """Registered name -> the champion's run name."""
+    client = _client(Tracking(), runs)
+    models = [m for m in client.search_registered_models() if ALIAS in m.aliases]
+    return {m.name: client.get_model_version(m.name, m.aliases[ALIAS]).tags["run"] for m in models}
+
+
+def log_run(run: Run, *, runs: Path = RUNS) -> None:
+    """Record a complete run in MLflow: parameters, epochs, headline metrics with their split in the name."""
+    uri = tracking_uri(run.recipe.tracking, runs)
+    if uri is None:
+        return
+    client = _client(run.recipe.tracking, runs)
+    name = run.recipe.name
+    experiment = client.get_experiment_by_name(name)
+    number = experiment.experiment_id if experiment else client.create_experiment(name)
+    tags = {"raycadian.run": run.name, "raycadian.snapshot": run.metadata["snapshot"]}
+    logged = client.create_run(number, run_name=run.name, tags=tags).info.run_id
+    from mlflow.entities import Metric, Param
+
+    params = [Param(key, str(value)[:500]) for key, value in flatten(run.recipe.model_dump(mode="json")).items()]
+    client.log_batch(logged, params=params[:100])
+    client.log_batch(logged, metrics=[Metric(*row) for row in _metric_rows(run)])
+    client.set_terminated(logged, "FINISHED")
+
+
+def flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """dotted.path: plain value."""
+    if isinstance(nested, dict) and nested:
+        return {k: v for name, value in nested.items() for k, v in flatten(value, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: nested}
+
+
+def _metric_rows(run: Run) -> list[tuple[str, float, int, int]]:
+    """(name, value, timestamp, step): every epoch, then the headline scores."""
+    rows = [
+        (name, float(value), 0, int(epoch["epoch"]))
+        for epoch in run.metadata["training"]["history"]
+        for name, value in epoch.items()
+        if value == value
+    ]
+    for split, found in run.summary.items():
+        rows += [(f"{split}/{m}", float(v["value"]), 0, 0) for m, v in found.items() if v["value"] is not None]
+    return [row for row in rows if row[1] == row[1]]
+
+
+def _reason_against(run: Run, present: Run | None) -> str:
+    """Why `run` must not replace the champion; empty if it may."""
+    if present is None or present.name == run.name:
+        return ""
+    if (run.metadata["snapshot"], run.recipe.split) != (present.metadata["snapshot"], present.recipe.split):
+        return f"the champion {present.name} was scored on another snapshot or split: not comparable; --force to replace it"
+    if run.recipe.window != present.recipe.window:
+        return f"the champion {present.name} was scored on other windows: not comparable; --force to replace it"
+    mine, theirs = _score(run), _score(present)
+    if mine < theirs:
+        return ""
+    return f"validation RMSE {mine:.3f} mg/dL is not below the champion's {theirs:.3f} ({present.name})"
+
+
+def _reason_for(run: Run, present: Run | None) -> str:
+    if present is None:
+        return "the first champion"
+    return f"validation RMSE {_score(run):.3f} mg/dL, before {_score(present):.3f} ({present.name})"
+
+
+def _score(run: Run) -> float:
+    return float(run.summary["val"][_METRIC]["value"])
+
+
+def _register(client: "MlflowClient", name: str, run: Run) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(name, source=run.path.absolute().as_uri(), tags={"run": run.name})
+    client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _client(tracking: Tracking, runs: Path) -> "MlflowClient":
+    """The client; MLflow phones nobody and prints nothing."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = tracking_uri(tracking, runs) or tracking_uri(Tracking(), runs)  # the registry needs a store in any case
+    runs.mkdir(parents=True, exist_ok=True)
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)

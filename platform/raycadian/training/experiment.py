@@ -1,0 +1,279 @@
+"""From a recipe to a run: data, mechanism, model, training, predictions, scores, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raycadian.config import CMAMechanism, Grid, Model, Recipe, mechanism_of, model_name
+from raycadian.data.mechanism import Mechanism, fit_mechanism
+from raycadian.data.series import Series, open_series
+from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.data.split import SplitManifest, make_split
+from raycadian.data.windows import Windows, cut_windows
+from raycadian.evaluation import metrics, report
+from raycadian.evaluation.compare import leaderboard
+from raycadian.evaluation.predictions import Predictions
+from raycadian.models import base, checkpoint
+from raycadian.models.build import build
+from raycadian.physiology.insights import describe
+from raycadian.training import loop
+from raycadian.training.loop import OnEpoch, OnStep, Trained
+from raycadian.training.run import (
+    RUNS, Clock, Run, environment, experiment_key, finish, write_json, write_recipe, writing_folder,
+)  # fmt: skip
+from raycadian.types import OOD
+
+SNAPSHOTS = Path("snapshots")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every model of a recipe shares: the series, the split, the grid."""
+
+    snapshot_id: str
+    series: Series
+    split: SplitManifest
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model with the mechanism it was trained on."""
+
+    model: base.Model
+    trained: Trained
+    mechanism: Mechanism | None
+
+
+def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | None = None) -> Data:
+    """Prepare the recipe's data set (or reuse its snapshot), open the series, split. Raises ValueError."""
+    snapshot = snapshot or prepare(Path(recipe.dataset), snapshots)
+    series = open_series(snapshot, recipe.window.past, snapshots / ".cache")
+    lengths: dict[str, list[int]] = {}
+    for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
+        lengths.setdefault(series.subjects[subject], []).append(int(n))
+    return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id), snapshot.card.grid)
+
+
+def fit_model(
+    data: Data,
+    recipe: Recipe,
+    *,
+    state: Path | None = None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_step: OnStep = lambda epoch, done, total: None,
+) -> Fitted:
+    """Fit the mechanism, prepare and train `recipe.model`: what a run and a trial both do. Raises ValueError."""
+    loop.seed_everything(recipe.training.seed)
+    mechanism = fit_mechanism_of(data, recipe)
+    train = windows_of(data, recipe, "train", recipe.window.stride, mechanism)
+    val = windows_of(data, recipe, "val", recipe.window.eval_stride, mechanism)
+    model = build(recipe.model, spec_of(recipe, data.series.dt_s))
+    model.prepare(train)
+    trains = any(p.requires_grad for p in model.parameters())
+    if recipe.training.workers > 1 and trains:
+        from raycadian.training import distributed  # the one door to ray.train
+
+        assert state is not None, "workers need a folder for their state"
+        trained = distributed.train(model, train, val, recipe.training, state=state, on_epoch=on_epoch)
+    else:
+        trained = loop.train(model, train, val, recipe.training, state=state, on_epoch=on_epoch, on_step=on_step)
+    return Fitted(model.cpu(), trained, mechanism)
+
+
+def fit_mechanism_of(data: Data, recipe: Recipe) -> Mechanism | None:
+    config = mechanism_of(recipe.model)
+    if config is None:
+        return None
+    length = recipe.window.context + recipe.window.horizon
+    return fit_mechanism(data.series, config, length, train=data.split.of("train"))
+
+
+def windows_of(data: Data, recipe: Recipe, split: str, stride: int, mechanism: Mechanism | None) -> Windows:
+    try:
+        return cut_windows(data.series, data.split.of(split), recipe.window, stride, mechanism)
+    except ValueError as error:
+        raise ValueError(f"{split}: {error}") from None
+
+
+def spec_of(recipe: Recipe, dt_s: float) -> base.Spec:
+    window = recipe.window
+    return base.Spec(
+        context=window.context, horizon=window.horizon, dt_min=dt_s / 60, past=window.past, known=window.known,
+        quantiles=recipe.task.quantiles,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def predict(model: base.Model, windows: Windows, held_out: set[str], batch_size: int = 1024) -> Predictions:
+    """Forecast every window, in order. `held_out`: subjects of scope ood."""
+    model.eval()
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch in windows.batches(batch_size):
+        found = model(batch)
+        rows = {name: batch[name] for name in ("subject", "time_s", "local_h", "target")}
+        rows |= {"past": batch["past"][:, :, 0], "quantiles": found.quantiles}
+        rows |= {f"part:{name}": part for name, part in found.parts.items()}
+        for name, value in rows.items():
+            columns.setdefault(name, []).append(value.numpy())
+    table = {name: np.concatenate(values) for name, values in columns.items()}
+    subject = np.array(windows.series.subjects)[table["subject"]]
+    return Predictions(
+        subject=subject,
+        time_utc=table["time_s"].astype("datetime64[s]"),
+        local_h=table["local_h"],
+        truth=table["target"],
+        quantiles=table["quantiles"],
+        levels=np.array(model.spec.quantiles),
+        parts={name[5:]: value for name, value in table.items() if name.startswith("part:")},
+        dt_min=windows.series.dt_s / 60,
+        scope=np.where(np.isin(subject, sorted(held_out)), OOD, "id"),
+        past=table["past"],
+    )
+
+
+def train_run(
+    recipe: Recipe,
+    data: Data,
+    *,
+    runs: Path = RUNS,
+    resume: bool = False,
+    against: Sequence[Run] = (),
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_step: OnStep = lambda epoch, done, total: None,
+) -> Run:
+    """Train, predict, score and report one model; the run folder appears whole or not at all.
+
+    `against`: runs on the same windows that the report's leaderboard sets beside this one.
+    """
+    clock, began = Clock(), datetime.now(UTC)
+    with writing_folder(runs, recipe.name, experiment_key(recipe, data.snapshot_id), resume) as folder:
+        write_recipe(folder / "recipe.yaml", recipe)
+        data.split.write(folder / "split.json")
+        with clock.stage("train"):
+            fitted = fit_model(data, recipe, state=folder / "state", on_epoch=on_epoch, on_step=on_step)
+        checkpoint.save(fitted.model, folder / "checkpoint")
+        write_json(folder / "checkpoint" / "preprocessing.json", preprocessing(data, recipe, fitted.mechanism))
+        with clock.stage("predict"):
+            predictions = _predict_splits(data, recipe, fitted)
+        for split, found in predictions.items():
+            found.write_parquet(folder / _predictions_file(split))
+        with clock.stage("score"):
+            _write_scores(folder, recipe, predictions)
+        if fitted.mechanism is not None:
+            write_json(folder / "mechanism.json", fitted.mechanism.records)
+        metadata = _metadata(recipe, data, fitted, began)
+        with clock.stage("report"):
+            write_run_report(folder, recipe, metadata, against)
+        write_json(folder / "metadata.json", metadata | {"seconds": clock.seconds, "finished_utc": datetime.now(UTC)})
+        shutil.rmtree(folder / "state", ignore_errors=True)
+        return Run(finish(folder))
+
+
+def preprocessing(data: Data, recipe: Recipe, mechanism: Mechanism | None) -> dict[str, Any]:
+    """What serving needs to cut the same windows: grid, window, and the population's mechanism."""
+    return {
+        "grid": data.grid.model_dump(mode="json"),
+        "window": recipe.window.model_dump(mode="json"),
+        "mechanism": None if mechanism is None else _mechanism_config(recipe.model).model_dump(mode="json"),
+        "population": None if mechanism is None else mechanism.population,
+        "snapshot": data.snapshot_id,
+    }
+
+
+def _mechanism_config(model: Model) -> CMAMechanism:
+    config = mechanism_of(model)
+    assert config is not None
+    return config
+
+
+def _predict_splits(data: Data, recipe: Recipe, fitted: Fitted) -> dict[str, Predictions]:
+    held_out = {r.subject for r in data.split.ranges if r.scope == OOD}
+    return {
+        split: predict(
+            fitted.model, windows_of(data, recipe, split, recipe.window.eval_stride, fitted.mechanism), held_out
+        )
+        for split in ("val", "test")
+    }
+
+
+def _predictions_file(split: str) -> str:
+    return "predictions.parquet" if split == "test" else f"predictions_{split}.parquet"
+
+
+def read_predictions(run: Run | Path, split: str = "test") -> Predictions:
+    folder = run.path if isinstance(run, Run) else run
+    return Predictions.read_parquet(folder / _predictions_file(split))
+
+
+def _write_scores(folder: Path, recipe: Recipe, predictions: dict[str, Predictions]) -> None:
+    settings = recipe.evaluation
+    tables = {
+        split: metrics.score(p, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed)
+        for split, p in predictions.items()
+    }
+    tables["test"].to_csv(folder / "detailed_results.csv", index=False)
+    write_json(folder / "metrics_summary.json", {split: _headline(table) for split, table in tables.items()})
+
+
+def _headline(table: Any) -> dict[str, Any]:
+    """Each metric over the whole horizon, all subjects: value, interval, counts."""
+    whole = table[(table.scope == "all") & (table.kind == "cumulative")]
+    whole = whole[whole.horizon_min == whole.horizon_min.max()]
+    return {row.metric: {"value": row.value, "low": row.low, "high": row.high} for row in whole.itertuples()}
+
+
+def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], against: Sequence[Run]) -> Path:
+    """(Re)write report.html of a run folder, with a paired leaderboard over it and `against`."""
+    named = {model_name(recipe.model): read_predictions(folder)}
+    for other in against:
+        named.setdefault(model_name(other.recipe.model), read_predictions(other))
+    board = board_of(named, recipe)
+    board.to_csv(folder / "leaderboard.csv", index=False)
+    records = _records(folder)
+    return report.write_report(
+        folder, title=recipe.name, subtitle=recipe.description or f"{recipe.dataset}, {recipe.split.kind} split",
+        leaderboard=board, predictions=named, insights=[describe(r) for r in records], metadata=metadata,
+    )  # fmt: skip
+
+
+def board_of(named: dict[str, Predictions], recipe: Recipe) -> Any:
+    settings = recipe.evaluation
+    return leaderboard(named, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed)
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """The population's fit and each person's latest own one."""
+    path = folder / "mechanism.json"
+    if not path.is_file():
+        return []
+    latest = {r["subject"]: r for r in json.loads(path.read_text(encoding="utf-8"))}
+    return list(latest.values())
+
+
+def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> dict[str, Any]:
+    parameters = list(fitted.model.parameters())
+    trained = asdict(fitted.trained)
+    return {
+        "status": "complete",
+        "model": model_name(recipe.model),
+        "snapshot": data.snapshot_id,
+        "split": data.split.counts(),
+        "started_utc": began,
+        "seed": recipe.training.seed,
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "training": trained,
+        "environment": environment(),
+    }

@@ -1,0 +1,163 @@
+"""A run: one folder that holds everything one model of a recipe produced, whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raycadian.config import Recipe, load_recipe
+
+RUNS = Path("runs")
+_PACKAGES = ("raycadian", "ray", "torch", "granite-tsfm", "transformers", "peft", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run. `path` holds recipe.yaml, metadata.json, checkpoint/, predictions*.parquet, report.html ..."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.path / "recipe.yaml")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return json.loads((self.path / "metadata.json").read_text(encoding="utf-8"))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.path / "metrics_summary.json").read_text(encoding="utf-8"))
+
+
+def open_run(name_or_path: str | Path, runs: Path = RUNS) -> Run:
+    """A complete run by path, name, or unambiguous beginning of a name. Raises ValueError."""
+    for path in (Path(name_or_path), runs / name_or_path):
+        if (path / "metadata.json").is_file():
+            return Run(path)
+    found = [r for r in list_runs(runs) if r.name.startswith(str(name_or_path))]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(r.name for r in found or list_runs(runs)[-5:]) or "none"
+    what = "several runs begin so" if found else "no such run"
+    raise ValueError(f"{name_or_path}: {what} in {runs.absolute()}; runs: {names}")
+
+
+def list_runs(runs: Path = RUNS) -> list[Run]:
+    """Complete runs, oldest first; half-written ones are never listed."""
+    found = [Run(p.parent) for p in runs.glob("*/metadata.json") if not p.parent.name.startswith(".")]
+    return sorted(found, key=lambda r: r.metadata["finished_utc"])
+
+
+def experiment_key(recipe: Recipe, snapshot_id: str) -> str:
+    """Short hash of what determines a run: the recipe and the data."""
+    body = json.dumps([recipe.model_dump(mode="json"), snapshot_id], sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:8]
+
+
+@contextmanager
+def writing_folder(parent: Path, name: str, key: str, resume: bool) -> Iterator[Path]:
+    """A partial folder, the same one for the same name and key, so that killed work can go on.
+
+    The caller ends with `finish`; an exception leaves the folder for `--resume`. Raises ValueError where another
+    living process writes the same.
+    """
+    folder = parent / f".partial-{name}-{key}"
+    if folder.exists():
+        _require_unlocked(folder)
+        if not resume:
+            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "lock"
+    lock.write_text(str(os.getpid()), encoding="ascii")
+    try:
+        yield folder
+    finally:
+        lock.unlink(missing_ok=True)  # gone with the rename where all went well
+
+
+def finish(folder: Path) -> Path:
+    """Give a partial folder its final name, atomically; the new path."""
+    (folder / "lock").unlink(missing_ok=True)
+    name, key = folder.name.removeprefix(".partial-").rsplit("-", 1)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    final, number = folder.parent / f"{name}-{stamp}-{key}", 1
+    while final.exists():  # the same recipe twice within a second
+        final, number = folder.parent / f"{name}-{stamp}.{number}-{key}", number + 1
+    return folder.rename(final)
+
+
+def _require_unlocked(folder: Path) -> None:
+    lock = folder / "lock"
+    if not lock.is_file():
+        return
+    pid = int(lock.read_text(encoding="ascii") or 0)
+    if pid != os.getpid() and Path(f"/proc/{pid}").exists():
+        raise ValueError(f"process {pid} is writing this run already ({folder}); wait for it or end it")
+
+
+def write_json(path: Path, body: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(json.dumps(body, indent=1, default=str), encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and the git commit that a run records."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and whether the working tree differs from it; None outside a repository."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (subprocess.SubprocessError, OSError):
+        return None
+
+
+class Clock:
+    """Seconds by stage, for metadata and for people."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)

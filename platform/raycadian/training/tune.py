@@ -1,0 +1,276 @@
+"""Sweeps on Ray Tune: trials in their own processes, one shared series, resumable from our own records.
+
+The truth of a sweep is `trials/<id>/trial.json`, written when a trial starts and when it ends. Resuming reads those
+(never Tune's pickles): finished trials teach the search and are not run again; interrupted ones run first, each
+from its last epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from raycadian.cluster import connect, cpus
+from raycadian.config import (
+    Choice, LogUniform, RandInt, Recipe, SearchSpace, Tuning, Uniform, load_space, override,
+)  # fmt: skip
+from raycadian.training.experiment import Data, fit_model
+from raycadian.training.run import RUNS, experiment_key, finish, write_json, write_recipe, writing_folder
+
+OnTrial = Callable[[dict[str, Any]], None]
+_METRICS = ("val/rmse", "val/mae", "val/loss")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A complete sweep. `table`: one row a trial, best first: id, status, epochs, metrics, seconds, parameters."""
+
+    path: Path
+    table: pd.DataFrame
+    best: dict[str, Any]
+    """dotted.path: value of the best trial; apply with config.override."""
+
+
+def sweep(
+    recipe: Recipe, data: Data, *, runs: Path = RUNS, resume: bool = False, on_trial: OnTrial = lambda record: None
+) -> Sweep:
+    """Run `recipe.tuning`; choose on validation data. `on_trial` gets each trial's record as it ends.
+
+    Raises ValueError for a recipe without tuning, a space whose paths don't fit the recipe, or several workers a trial.
+    """
+    tuning = _require_tuning(recipe)
+    space = load_space(tuning.space)
+    _check_space(recipe, space)
+    key = _key(recipe, space, data.snapshot_id)
+    with writing_folder(runs / "sweeps", recipe.name, key, resume) as folder:
+        write_recipe(folder / "recipe.yaml", recipe)
+        write_json(folder / "space.json", space.model_dump(mode="json"))
+        records = _read_records(folder)
+        done = [r for r in records if r["status"] != "running"]
+        if len(done) < tuning.trials:
+            _run(recipe, tuning, space, data, folder, done, [r for r in records if r["status"] == "running"], on_trial)
+        table, best = _table(_read_records(folder), tuning.metric)
+        table.to_csv(folder / "trials.csv", index=False)
+        write_json(folder / "best.json", best)
+        shutil.rmtree(folder / "tune", ignore_errors=True)
+        return Sweep(finish(folder), table, best)
+
+
+def _require_tuning(recipe: Recipe) -> Tuning:
+    if recipe.tuning is None:
+        raise ValueError(f"recipe {recipe.name} has no `tuning`; add one, e.g. --set 'tuning={{space: search_spaces/x.yaml}}'")
+    if recipe.training.workers > 1:
+        raise ValueError("a sweep's trials train with one worker each; --set training.workers=1 for the sweep")
+    return recipe.tuning
+
+
+def _check_space(recipe: Recipe, space: SearchSpace) -> None:
+    """Every path must fit the recipe: found out before the first trial."""
+    for path, distribution in space.parameters.items():
+        for value in _examples(distribution):
+            override(recipe, {path: value}, f"search space at {path}: {recipe.name}")
+
+
+def _key(recipe: Recipe, space: SearchSpace, snapshot_id: str) -> str:
+    """What determines a sweep; more trials of the same sweep are the same sweep."""
+    assert recipe.tuning is not None
+    same = recipe.model_copy(update={"tuning": recipe.tuning.model_copy(update={"trials": 1, "max_concurrent": None})})
+    return experiment_key(same, snapshot_id + json.dumps(space.model_dump(mode="json"), sort_keys=True))
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+class _Search(Searcher):
+    """Optuna behind Tune's public searcher interface, taught by the records of an earlier session."""
+
+    def __init__(self, space: SearchSpace, tuning: Tuning, done: list[dict], interrupted: list[dict]):
+        super().__init__(metric=f"best/{tuning.metric}", mode="min")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = {"random": optuna.samplers.RandomSampler, "optuna": optuna.samplers.TPESampler}[tuning.search]
+        # the number of earlier records is part of the seed: a resumed search doesn't draw the same points again
+        self.study = optuna.create_study(sampler=sampler(seed=tuning.seed + len(done)))
+        self.space = {path: _optuna(distribution) for path, distribution in space.parameters.items()}
+        self.asked: dict[str, optuna.Trial] = {}
+        for record in done:
+            if record.get(f"best/{tuning.metric}") is not None:
+                self.study.add_trial(optuna.trial.create_trial(
+                    params=_encode(record["params"]), distributions=self.space, value=record[f"best/{tuning.metric}"]
+                ))  # fmt: skip
+        for record in interrupted:
+            self.study.enqueue_trial(_encode(record["params"]))
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        self.asked[trial_id] = self.study.ask(self.space)
+        return _decode(self.asked[trial_id].params)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        value = (result or {}).get(self.metric)
+        failed = error or value is None
+        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+        self.study.tell(self.asked.pop(trial_id), None if failed else value, state=state)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the trial records are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("sweeps resume from their trial records")
+
+
+def _optuna(distribution: Any) -> optuna.distributions.BaseDistribution:
+    match distribution:
+        case Choice():
+            return optuna.distributions.CategoricalDistribution([json.dumps(v) for v in distribution.choice])
+        case Uniform(uniform=r):
+            return optuna.distributions.FloatDistribution(r.low, r.high)
+        case LogUniform(loguniform=r):
+            return optuna.distributions.FloatDistribution(r.low, r.high, log=True)
+        case RandInt(randint=r):
+            return optuna.distributions.IntDistribution(int(r.low), int(r.high))
+    raise AssertionError(distribution)
+
+
+def _examples(distribution: Any) -> list[Any]:
+    match distribution:
+        case Choice():
+            return list(distribution.choice)
+        case Uniform(uniform=r) | LogUniform(loguniform=r):
+            return [r.low, r.high]
+        case RandInt(randint=r):
+            return [int(r.low), int(r.high)]
+    raise AssertionError(distribution)
+
+
+def _encode(params: dict[str, Any]) -> dict[str, Any]:
+    """Choices are JSON text for Optuna, which takes plain values only."""
+    return {path: value["choice"] if isinstance(value, dict) and "choice" in value else value for path, value in params.items()}
+
+
+def _decode(params: dict[str, Any]) -> dict[str, Any]:
+    return {path: {"choice": value} if isinstance(value, str) else value for path, value in params.items()}
+
+
+def _values(params: dict[str, Any]) -> dict[str, Any]:
+    """dotted.path: value as the recipe takes it."""
+    return {path: json.loads(v["choice"]) if isinstance(v, dict) else v for path, v in params.items()}
+
+
+# --- trials ----------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    recipe: Recipe, tuning: Tuning, space: SearchSpace, data: Data, folder: Path,
+    done: list[dict], interrupted: list[dict], on_trial: OnTrial,
+) -> None:  # fmt: skip
+    connect()
+    payload = ray.put((recipe, data, str(folder.absolute())))  # one copy of the series for all trials
+    gpus = ray.cluster_resources().get("GPU", 0) if recipe.training.device != "cpu" else 0
+    metric = f"best/{tuning.metric}"
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, payload=[payload]), {"CPU": 1, "GPU": 1 if gpus else 0}),
+        tune_config=tune.TuneConfig(
+            search_alg=_Search(space, tuning, done, interrupted),
+            scheduler=_scheduler(recipe, tuning),
+            metric=None if tuning.scheduler == "asha" else metric,
+            mode=None if tuning.scheduler == "asha" else "min",
+            num_samples=tuning.trials - len(done),
+            max_concurrent_trials=tuning.max_concurrent or max(1, int(gpus or cpus())),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{time.time_ns()}", storage_path=str((folder / "tune").absolute()), verbose=0,
+            callbacks=[_Records(folder, on_trial)],
+        ),
+    )  # fmt: skip
+    tuner.fit()
+    if not any(r["status"] != "failed" for r in _read_records(folder)):
+        first = next((r for r in _read_records(folder) if r.get("error")), {})
+        raise ValueError(f"every trial of the sweep failed; the first: {first.get('error', 'no error was recorded')}")
+
+
+def _scheduler(recipe: Recipe, tuning: Tuning) -> Any:
+    if tuning.scheduler == "fifo":
+        return None
+    return ASHAScheduler(
+        time_attr="epoch", metric=f"best/{tuning.metric}", mode="min", max_t=recipe.training.epochs + 1, grace_period=1,
+        reduction_factor=3,
+    )  # fmt: skip
+
+
+def _trial(params: dict[str, Any], payload: list[Any]) -> None:
+    """One trial, in its own process: train and report every epoch."""
+    recipe, data, folder = ray.get(payload[0])
+    place = Path(folder) / "trials" / _trial_id(params)
+    best: dict[str, float] = {}
+
+    def report(metrics: dict[str, float]) -> None:
+        for name in _METRICS:
+            best[f"best/{name}"] = min(metrics[name], best.get(f"best/{name}", float("inf")))
+        tune.report(metrics | best)
+
+    fit_model(data, override(recipe, _values(params)), state=place / "state", on_epoch=report)
+
+
+def _trial_id(params: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:10]
+
+
+class _Records(tune.Callback):
+    """Keeps each trial's record: `running` from its start, its end when it ends."""
+
+    def __init__(self, folder: Path, on_trial: OnTrial):
+        self.folder, self.on_trial = folder, on_trial
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._write(trial, "running")
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._write(trial, "finished")
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._write(trial, "failed")
+
+    def _write(self, trial: Any, status: str) -> None:
+        result = trial.last_result or {}
+        place = self.folder / "trials" / _trial_id(trial.config)
+        place.mkdir(parents=True, exist_ok=True)
+        record = {
+            "trial": place.name, "status": status, "epochs": int(result.get("epoch", 0)),
+            **{f"best/{name}": result.get(f"best/{name}") for name in _METRICS},
+            "seconds": result.get("time_total_s"), "params": trial.config, "error": _error(trial),
+        }  # fmt: skip
+        write_json(place / "trial.json", record)
+        if status != "running":
+            shutil.rmtree(place / "state", ignore_errors=True)
+            self.on_trial(record | {"params": _values(record["params"])})
+
+
+def _error(trial: Any) -> str | None:
+    text = trial.error_file and Path(trial.error_file).is_file() and Path(trial.error_file).read_text(encoding="utf-8")
+    return text.strip().splitlines()[-1][:500] if text else None
+
+
+def _read_records(folder: Path) -> list[dict[str, Any]]:
+    paths = sorted((folder / "trials").glob("*/trial.json"), key=lambda p: p.stat().st_mtime)
+    return [json.loads(p.read_text(encoding="utf-8")) for p in paths]
+
+
+def _table(records: list[dict[str, Any]], metric: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """All trials, best first, and the best one's parameters."""
+    rows = [{k: v for k, v in r.items() if k != "params"} | _values(r["params"]) for r in records]
+    table = pd.DataFrame(rows).sort_values(f"best/{metric}", na_position="last", ignore_index=True)
+    best = next(r for r in records if r["trial"] == table.trial[0])
+    return table, _values(best["params"])

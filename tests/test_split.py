@@ -1,0 +1,64 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycadian.config import Split
+from raycadian.data.split import Range, SplitManifest, audit, make_split
+
+LENGTHS = st.dictionaries(
+    st.text("abcdefgh0123", min_size=1, max_size=4), st.lists(st.integers(200, 900), min_size=1, max_size=4),
+    min_size=6, max_size=12,
+)  # fmt: skip
+
+
+@given(LENGTHS, st.sampled_from(["subject", "time", "hybrid", "kfold"]), st.integers(0, 99))
+def test_every_point_is_in_exactly_one_split(lengths, kind, seed):
+    manifest = make_split(lengths, Split(kind=kind, seed=seed))
+    for subject, recordings in lengths.items():
+        for number, n in enumerate(recordings):
+            own = [r for r in manifest.ranges if (r.subject, r.recording) == (subject, number)]
+            covered = sorted(p for r in own for p in range(r.start, r.stop))
+            assert covered == list(range(n))
+    held = {r.subject for r in manifest.ranges if r.scope == "ood"}
+    trained = {r.subject for r in manifest.of("train")}
+    assert not held & trained
+    assert make_split(lengths, Split(kind=kind, seed=seed)) == manifest
+
+
+def test_time_split_is_chronological_across_recordings():
+    ranges = make_split({"a": [100, 100], "b": [50]}, Split(kind="time", test_fraction=0.2, val_fraction=0.2)).ranges
+    own = [(r.recording, r.start, r.stop, r.split) for r in ranges if r.subject == "a"]
+    assert own == [(0, 0, 100, "train"), (1, 0, 20, "train"), (1, 20, 60, "val"), (1, 60, 100, "test")]
+
+
+def test_kfold_tests_every_subject_once():
+    lengths = {f"s{i}": [300] for i in range(11)}
+    folds = [make_split(lengths, Split(kind="kfold", folds=5, fold=f)) for f in range(5)]
+    tested = [r.subject for fold in folds for r in fold.of("test")]
+    assert sorted(tested) == sorted(lengths)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ([Range("a", 0, 0, 10, "train", "id"), Range("a", 0, 9, 20, "test", "id")], "overlap"),
+        ([Range("a", 0, 0, 10, "test", "ood"), Range("a", 1, 0, 9, "train", "id")], "held out"),
+        ([Range("a", 0, 0, 10, "test", "id"), Range("a", 0, 10, 20, "train", "id")], "trains on data after"),
+    ],
+)
+def test_audit_refuses_leakage(ranges, message):
+    with pytest.raises(ValueError, match=message):
+        audit(ranges)
+
+
+def test_too_few_subjects_say_what_to_do():
+    with pytest.raises(ValueError, match="kind=time"):
+        make_split({"a": [500]}, Split(kind="hybrid"))
+    with pytest.raises(ValueError, match="lower folds"):
+        make_split({"a": [500], "b": [500]}, Split(kind="kfold"))
+
+
+def test_manifest_round_trip(tmp_path):
+    manifest = make_split({"a": [500], "b": [400], "c": [300]}, Split(), "snap-1")
+    manifest.write(tmp_path / "split.json")
+    assert SplitManifest.read(tmp_path / "split.json") == manifest
