@@ -1,0 +1,109 @@
+"""What a model is: `forward(batch) -> Prediction`, `loss(batch) -> (loss, diagnostics)`. Wrappers are models.
+
+Shapes as in types.py. Inputs and outputs are in mg/dL; whatever scaling a model needs is its own affair, and its
+statistics are buffers, so that the weights file holds everything.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raycadian.types import Batch, Prediction
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model must fit: the windows it sees and the quantiles it gives. Raises ValueError.
+
+    context L and horizon H in points of `dt_min` minutes · past and known: channel names, past[0] the target ·
+    quantiles: levels that rise strictly inside (0, 1) and contain 0.5.
+    """
+
+    context: int
+    horizon: int
+    dt_min: float
+    past: tuple[str, ...]
+    known: tuple[str, ...]
+    quantiles: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        levels = list(self.quantiles)
+        if levels != sorted(set(levels)) or not all(0 < q < 1 for q in levels) or 0.5 not in levels:
+            raise ValueError(f"quantiles rise strictly inside (0, 1) and contain 0.5; found {levels}")
+        if self.context < 1 or self.horizon < 1 or self.dt_min <= 0:
+            raise ValueError(f"context, horizon and dt_min must be positive; found {self}")
+
+    @property
+    def middle(self) -> int:
+        """Position of the median among the quantiles."""
+        return self.quantiles.index(0.5)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "Spec":
+        lists = {name: tuple(raw[name]) for name in ("past", "known", "quantiles")}
+        return cls(context=raw["context"], horizon=raw["horizon"], dt_min=raw["dt_min"], **lists)
+
+
+class TrainingWindows(Protocol):
+    """What `prepare` reads: training windows only, streamed."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batch_size: int) -> Iterator[Batch]: ...
+
+
+class Model(nn.Module, ABC):
+    """A forecaster. A subclass gives `forward`; the loss is the same for all."""
+
+    needs_mechanism = False
+    """Whether batches must carry `mechanism`."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("levels", torch.tensor(spec.quantiles), persistent=False)
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Prediction:
+        """Quantiles (B, H, Q) in mg/dL at spec.quantiles, non-decreasing in Q; the 0.5 level is the point forecast."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """(mean pinball loss in mg/dL over levels and non-missing targets, diagnostics).
+
+        diagnostics: n, the number of valid target points; mae, mean absolute error of the median in mg/dL. Means
+        weighted by n over batches give the exact mean over all. Without any valid target the loss is 0.
+        """
+        target = batch["target"]
+        quantiles = self(batch).quantiles
+        valid = ~torch.isnan(target)
+        n = valid.sum()
+        share = valid / n.clamp(min=1)  # a weighted sum: no shape depends on the data
+        target = torch.nan_to_num(target)
+        mae = ((quantiles[..., self.spec.middle] - target).abs().detach() * share).sum()
+        return (pinball(quantiles, target, self.levels) * share).sum(), {"n": n, "mae": mae}
+
+    def prepare(self, windows: TrainingWindows) -> None:  # noqa: B027
+        """Compute statistics (and closed-form weights) from TRAINING windows. Raises ValueError for unfit windows."""
+
+
+def pinball(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
+    """Pinball loss (Koenker and Bassett 1978), mean over levels: (B, H, Q), (B, H), (Q,) -> (B, H), in the unit given.
+
+    max(q e, (q - 1) e) with e = target - quantile; at q = 0.5 half the absolute error.
+    """
+    error = target.unsqueeze(-1) - quantiles
+    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Number of weights that training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
