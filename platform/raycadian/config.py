@@ -497,13 +497,17 @@ def with_value(raw: dict, path: str, value: Any) -> dict:
     head, _, rest = path.partition(".")
     if isinstance(raw, list):
         if not head.isdigit() or int(head) >= len(raw):
-            raise ValueError(f"{path}: expected an index 0..{len(raw) - 1}, found {head!r}")
+            raise ValueError(f"{path}: expected an index of a list of {len(raw)}, found {head!r}")
         items = list(raw)
-        items[int(head)] = with_value(items[int(head)] or {}, rest, value) if rest else value
+        items[int(head)] = with_value(_or_empty(items[int(head)]), rest, value) if rest else value
         return items  # type: ignore[return-value]
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: nothing can be set below a plain value ({raw!r})")
-    return {**raw, head: with_value(raw.get(head) or {}, rest, value) if rest else value}
+    return {**raw, head: with_value(_or_empty(raw.get(head)), rest, value) if rest else value}
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
 
 
 def _read_yaml(path: str | Path) -> dict:

@@ -248,6 +248,13 @@ def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], aga
     )  # fmt: skip
 
 
+def rescore(run: Run) -> Run:
+    """Score a complete run's predictions again and rewrite its tables and report."""
+    _write_scores(run.path, run.recipe, {split: read_predictions(run, split) for split in ("val", "test")})
+    write_run_report(run.path, run.recipe, run.metadata, ())
+    return run
+
+
 def board_of(named: dict[str, Predictions], recipe: Recipe) -> Any:
     settings = recipe.evaluation
     return leaderboard(named, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed)

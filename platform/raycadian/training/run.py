@@ -105,6 +105,11 @@ def finish(folder: Path) -> Path:
     return folder.rename(final)
 
 
+def find_complete(parent: Path, name: str, key: str) -> Path | None:
+    """The newest complete folder of a name and key, if there is one."""
+    return max(parent.glob(f"{name}-????????T??????*-{key}"), default=None)
+
+
 def _require_unlocked(folder: Path) -> None:
     lock = folder / "lock"
     if not lock.is_file():

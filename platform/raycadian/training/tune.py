@@ -28,7 +28,7 @@ from raycadian.config import (
     Choice, LogUniform, RandInt, Recipe, SearchSpace, Tuning, Uniform, load_space, override,
 )  # fmt: skip
 from raycadian.training.experiment import Data, fit_model
-from raycadian.training.run import RUNS, experiment_key, finish, write_json, write_recipe, writing_folder
+from raycadian.training.run import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
 
 OnTrial = Callable[[dict[str, Any]], None]
 _METRICS = ("val/rmse", "val/mae", "val/loss")
@@ -55,6 +55,9 @@ def sweep(
     space = load_space(tuning.space)
     _check_space(recipe, space)
     key = _key(recipe, space, data.snapshot_id)
+    complete = find_complete(runs / "sweeps", recipe.name, key) if resume else None
+    if complete is not None and len(_read_records(complete)) >= tuning.trials:
+        return Sweep(complete, *_table(_read_records(complete), tuning.metric))
     with writing_folder(runs / "sweeps", recipe.name, key, resume) as folder:
         write_recipe(folder / "recipe.yaml", recipe)
         write_json(folder / "space.json", space.model_dump(mode="json"))

@@ -1,0 +1,346 @@
+"""`raycadian VERB`: every verb imports what it needs when it runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of the runs.")
+SNAPSHOTS = click.option(
+    "--snapshots", type=click.Path(path_type=Path), default=Path("snapshots"), help="Folder of the snapshots."
+)
+SET = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. training.epochs=3.")
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
+RESUME = click.option("--resume", is_flag=True, help="Go on with work that was interrupted; reuse what is complete.")
+YAML = click.Path(path_type=Path)
+
+
+class Verbs(click.Group):
+    """User errors become one message and exit status 2; Ctrl-C leaves what was there intact and exits 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            click.echo(f"raycadian: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("raycadian: interrupted; nothing half-written is listed; --resume goes on", err=True)
+            ctx.exit(130)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of work, not of the alphabet
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="raycadian")
+def main() -> None:
+    """Distributed experimentation on Ray for physiological time series."""
+
+
+@main.command()
+@RUNS
+@SNAPSHOTS
+@click.option("--port", default=8000, show_default=True, help="Port of the endpoint during the demo.")
+def demo(runs: Path, snapshots: Path, port: int) -> None:
+    """From the demo cohort to a leaderboard, a report and a served forecast."""
+    from raycadian.demo import run_demo
+    from raycadian.terminal import Terminal
+
+    run_demo(runs, snapshots, port, Terminal())
+
+
+@main.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Versions, processors, Ray, storage; what is missing and how to get it."""
+    from raycadian.doctor import examine
+    from raycadian.terminal import show_json
+
+    found = examine()
+    if as_json:
+        show_json([vars(f) for f in found])
+    else:
+        for item in found:
+            click.echo(f"{'ok ' if item.ok else 'MISSING'}  {item.name}: {item.found}" + (f"\n         {item.fix}" if item.fix else ""))
+    if not all(item.ok for item in found):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("card", type=YAML)
+@SNAPSHOTS
+@JSON
+def prepare(card: Path, snapshots: Path, as_json: bool) -> None:
+    """Read a data set's files into a snapshot: even grid, quality, content hash."""
+    from raycadian.data.snapshot import prepare as prepare_snapshot
+    from raycadian.terminal import console, show_json
+
+    with console.status(f"preparing {card}"):
+        snapshot = prepare_snapshot(card, snapshots)
+    manifest = snapshot.manifest
+    if as_json:
+        show_json({"snapshot": snapshot.id, "path": str(snapshot.path), **manifest})
+        return
+    click.echo(f"{snapshot.path}")
+    for name, value in manifest["counts"].items():
+        click.echo(f"  {name}: {value}")
+    for kind, found in manifest["issues"].items():
+        click.echo(f"  {kind}: {found['count']} (e.g. {', '.join(found['examples'][:3])})")
+
+
+@main.command()
+@click.argument("snapshot", type=YAML)
+@click.option("--out", type=YAML, help="HTML file; <snapshot>-quality.html if left out.")
+@JSON
+def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:
+    """Data quality of a snapshot as a page, or as JSON."""
+    from raycadian.data.quality import quality_page
+    from raycadian.data.snapshot import Snapshot
+    from raycadian.terminal import show_json
+
+    opened = Snapshot.open(snapshot)
+    if as_json:
+        show_json({"snapshot": opened.id, "quality": opened.manifest["quality"], "issues": opened.manifest["issues"]})
+        return
+    out = out or Path(f"{opened.id}-quality.html")
+    out.write_text(quality_page(opened), encoding="utf-8")
+    click.echo(out)
+
+
+@main.command()
+@click.argument("recipe", type=YAML)
+@SET
+@RUNS
+@SNAPSHOTS
+@RESUME
+@JSON
+def train(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
+    """Train and score the recipe's model; one worker in this process, more on Ray Train."""
+    from raycadian import workflow
+    from raycadian.config import load_recipe
+    from raycadian.terminal import Terminal
+    from raycadian.training.experiment import load_data
+
+    loaded = load_recipe(recipe, overrides)
+    run = workflow.train(loaded, load_data(loaded, snapshots), Terminal(), runs=runs, resume=resume)
+    _show_run(run, as_json)
+
+
+@main.command()
+@click.argument("recipe", type=YAML)
+@SET
+@RUNS
+@SNAPSHOTS
+@RESUME
+@JSON
+def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
+    """Sweep the recipe's search space on Ray Tune; choose on validation data."""
+    from raycadian.config import load_recipe
+    from raycadian.terminal import Terminal, show_json, show_table
+    from raycadian.training.experiment import load_data
+    from raycadian.training.tune import sweep
+
+    loaded = load_recipe(recipe, overrides)
+    found = sweep(loaded, load_data(loaded, snapshots), runs=runs, resume=resume, on_trial=Terminal().trial)
+    if as_json:
+        show_json({"path": str(found.path), "best": found.best, "trials": found.table.to_dict("records")})
+        return
+    show_table(found.table.drop(columns="error"), f"{len(found.table)} trials, best first: {found.path}")
+    click.echo("best: " + " ".join(f"--set {path}={value}" for path, value in found.best.items()))
+
+
+@main.command()
+@click.argument("recipe", type=YAML)
+@SET
+@RUNS
+@SNAPSHOTS
+@RESUME
+@JSON
+def run(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
+    """Prepare, tune, train the model and its peers, score, promote the best, report."""
+    from raycadian import workflow
+    from raycadian.config import load_recipe
+    from raycadian.terminal import Terminal
+
+    outcome = workflow.run(load_recipe(recipe, overrides), Terminal(), runs=runs, snapshots=snapshots, resume=resume)
+    show_outcome(outcome, as_json)
+
+
+@main.command()
+@click.argument("run")
+@RUNS
+@JSON
+def score(run: str, runs: Path, as_json: bool) -> None:
+    """Score a run's predictions again and rewrite its tables and report."""
+    from raycadian.training.experiment import rescore
+    from raycadian.training.run import open_run
+
+    _show_run(rescore(open_run(run, runs)), as_json)
+
+
+@main.command()
+@click.argument("run", nargs=-1, required=True)
+@RUNS
+@JSON
+def compare(run: tuple[str, ...], runs: Path, as_json: bool) -> None:
+    """Paired leaderboard of runs over identical test windows, with intervals over subjects."""
+    from raycadian import workflow
+    from raycadian.terminal import show_json, show_table
+    from raycadian.training.run import open_run
+
+    board = workflow.compare([open_run(name, runs) for name in run])
+    show_json(board.to_dict("records")) if as_json else show_table(board)
+
+
+@main.command("runs")
+@RUNS
+@JSON
+def list_runs(runs: Path, as_json: bool) -> None:
+    """Complete runs, and the champions."""
+    import pandas as pd
+
+    from raycadian.registry import champions
+    from raycadian.terminal import show_json, show_table
+    from raycadian.training.run import list_runs as complete_runs
+
+    crowned = {run: name for name, run in champions(runs).items()}
+    rows = [
+        {"run": r.name, "model": r.metadata["model"], "val_rmse_mgdl": r.summary["val"]["rmse_mgdl"]["value"],
+         "champion_of": crowned.get(r.name, "")}
+        for r in complete_runs(runs)
+    ]  # fmt: skip
+    show_json(rows) if as_json else show_table(pd.DataFrame(rows))
+
+
+@main.command()
+@click.argument("run")
+@RUNS
+@click.option("--force", is_flag=True, help="Replace the champion without comparing.")
+@JSON
+def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
+    """Make a run the champion, if it beats the present one on the same snapshot and split."""
+    from raycadian import registry
+    from raycadian.terminal import show_json
+    from raycadian.training.run import open_run
+
+    done = registry.promote(open_run(run, runs), runs=runs, force=force)
+    if as_json:
+        show_json(vars(done))
+    else:
+        click.echo(f"{done.run} is {'now' if done.promoted else 'NOT'} the champion of {done.registered}: {done.reason}")
+    if not done.promoted:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--run", "run_name", help="Run to serve; the champion if left out.")
+@click.option("--champion", "champion_name", help="Registered name; the only one if left out.")
+@RUNS
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True)
+def serve(run_name: str | None, champion_name: str | None, runs: Path, host: str, port: int) -> None:
+    """Serve forecasts on Ray Serve until interrupted; the API key's place is printed."""
+    from raycadian.serving.app import serve_forever
+
+    serve_forever(_chosen(run_name, champion_name, runs), host=host, port=port)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--run", "run_name", help="Run to use; the champion if left out.")
+@click.option("--champion", "champion_name", help="Registered name; the only one if left out.")
+@click.option("--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out.")
+@RUNS
+@JSON
+def forecast(
+    file: Path, run_name: str | None, champion_name: str | None, card: Path | None, runs: Path, as_json: bool
+) -> None:
+    """Forecast from the end of a file of readings: the same code as the endpoint."""
+    from raycadian.serving.forecaster import Forecaster, read_history
+    from raycadian.terminal import show_json, show_table
+
+    found = Forecaster.load(_chosen(run_name, champion_name, runs).path).forecast(read_history(file, card))
+    show_json(found.as_dict()) if as_json else show_table(found.as_frame(), found.title)
+
+
+@main.command()
+@click.option("--patients", default=10, show_default=True, help="Number of virtual patients.")
+@click.option("--days", default=14.0, show_default=True)
+@click.option("--seed", default=42, show_default=True)
+@click.option("--out", type=YAML, default=Path("simulated.parquet"), show_default=True)
+def simulate(patients: int, days: float, seed: int, out: Path) -> None:
+    """Simulate a UVA/Padova cohort (extra `sim`), patients in parallel on Ray."""
+    from raycadian.data.simulated import simulate_cohort
+    from raycadian.terminal import console
+
+    with console.status(f"simulating {patients} patients x {days:g} days"):
+        click.echo(simulate_cohort(patients, days, seed, out))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--to", "target", type=YAML, required=True, help="New folder.")
+@RUNS
+def export(run: str, target: Path, runs: Path) -> None:
+    """Export a run's TTM in Hugging Face's format, to start another recipe from (`pretrained:`)."""
+    from raycadian.models import checkpoint
+    from raycadian.training.run import open_run
+
+    checkpoint.export_pretrained(checkpoint.load(open_run(run, runs).path / "checkpoint"), target)
+    click.echo(target)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["recipe", "card", "space"]))
+def schema(kind: str) -> None:
+    """JSON schema of a recipe, card or search space, for editors that check YAML."""
+    from raycadian.config import SCHEMAS
+    from raycadian.terminal import show_json
+
+    show_json(SCHEMAS[kind].model_json_schema())
+
+
+def _chosen(run_name: str | None, champion_name: str | None, runs: Path) -> Any:
+    from raycadian.registry import champion
+    from raycadian.training.run import open_run
+
+    if run_name and champion_name:
+        raise ValueError("--run and --champion exclude one another; name one")
+    return open_run(run_name, runs) if run_name else champion(champion_name, runs=runs)
+
+
+def _show_run(run: Any, as_json: bool) -> None:
+    from raycadian.terminal import show_json
+
+    if as_json:
+        show_json({"run": run.name, "path": str(run.path), **run.metadata, "metrics": run.summary})
+        return
+    found = run.summary["test"]["rmse_mgdl"]
+    click.echo(f"{run.path}\n  test RMSE {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] mg/dL, whole horizon")
+    click.echo(f"  {run.path / 'report.html'}")
+
+
+def show_outcome(outcome: Any, as_json: bool = False) -> None:
+    """The end of `run` and of `demo`: leaderboard, champion, report."""
+    from raycadian.terminal import show_json, show_table
+
+    report = outcome.main.path / "report.html"
+    if as_json:
+        show_json({
+            "runs": [r.name for r in outcome.ranked], "leaderboard": outcome.leaderboard.to_dict("records"),
+            "promotion": vars(outcome.promotion), "report": str(report), "sweep": outcome.sweep,
+        })  # fmt: skip
+        return
+    show_table(outcome.leaderboard, "test data, identical windows, intervals over subjects")
+    done = outcome.promotion
+    click.echo(f"champion of {done.registered}: {done.run if done.promoted else done.previous} ({done.reason})")
+    click.echo(f"report: {os.path.relpath(report)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a person sees in the terminal while long work runs, and the tables after it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+console = Console(stderr=True, highlight=False)  # progress goes to stderr; stdout carries results
+
+
+class Terminal:
+    """Progress for people: a line a stage, an epoch, a trial; a bar with throughput inside an epoch on a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._epoch, self._began = 0, 0.0
+
+    def stage(self, text: str) -> None:
+        self._end_bar()
+        console.print(f"[bold]{text}[/bold]")
+
+    def step(self, epoch: int, done: int, total: int) -> None:
+        if not console.is_terminal:
+            return
+        if self._bar is None or epoch != self._epoch:
+            self._end_bar()
+            columns = (TextColumn("  epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[rate]} windows/s"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total, epoch=epoch, rate="")
+            self._epoch, self._began = epoch, time.perf_counter()
+        rate = f"{done / max(time.perf_counter() - self._began, 1e-9):,.0f}"
+        self._bar.update(self._task, completed=done, rate=rate)
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        self._end_bar()
+        rate = f" · {metrics['windows_per_s']:,.0f} windows/s" if metrics["windows_per_s"] else ""
+        loss = "" if math.isnan(metrics["train/loss"]) else f"train loss {metrics['train/loss']:.4f} · "
+        console.print(
+            f"  epoch {metrics['epoch']:.0f} · {loss}val RMSE {metrics['val/rmse']:.2f} · "
+            f"val MAE {metrics['val/mae']:.2f} mg/dL{rate}"
+        )
+
+    def trial(self, record: dict[str, Any]) -> None:
+        score = record.get("best/val/rmse")
+        found = "failed: " + str(record["error"]) if score is None else f"val RMSE {score:.2f}"
+        params = ", ".join(f"{path.split('.', 1)[-1]}={_short(value)}" for path, value in record["params"].items())
+        console.print(f"  trial {record['trial']} · {record['epochs']} epochs · {found} · {params}")
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def show_table(frame: "pd.DataFrame", title: str = "") -> None:
+    """A data frame on stdout."""
+    table = Table(title=title or None, title_justify="left")
+    for name in frame.columns:
+        table.add_column(str(name), justify="left" if frame[name].dtype == object else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_short(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def show_json(body: Any) -> None:
+    """Plain JSON on stdout; NaN becomes null."""
+    sys.stdout.write(json.dumps(_plain(body), indent=1, default=str) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
+    return json.dumps(value) if isinstance(value, dict) else str(value)

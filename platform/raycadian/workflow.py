@@ -1,0 +1,109 @@
+"""Whole verbs that join several layers: train one run, or go from a data set to a champion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from raycadian import registry
+from raycadian.config import Recipe, model_name, override
+from raycadian.tracking import tracked
+from raycadian.training.experiment import SNAPSHOTS, Data, board_of, load_data, read_predictions, train_run
+from raycadian.training.run import RUNS, Run, experiment_key, find_complete
+
+
+class Progress(Protocol):
+    """What long work tells: a person watches it, a machine ignores it."""
+
+    def stage(self, text: str) -> None: ...
+    def epoch(self, metrics: dict[str, float]) -> None: ...
+    def step(self, epoch: int, done: int, total: int) -> None: ...
+    def trial(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` left: the recipe's own run; all, best on validation first; the leaderboard on test data; the promotion."""
+
+    main: Run
+    ranked: list[Run]
+    leaderboard: pd.DataFrame
+    promotion: registry.Promotion
+    sweep: Path | None
+
+
+def train(
+    recipe: Recipe, data: Data, progress: Progress, *, runs: Path = RUNS, resume: bool = False, against: Iterable[Run] = ()
+) -> Run:
+    """Train and score one model, tracked, logged in MLflow. `resume` reuses a complete run of the same recipe and data."""
+    done = find_complete(runs, recipe.name, experiment_key(recipe, data.snapshot_id)) if resume else None
+    if done is not None:
+        progress.stage(f"reuse {done.name}")
+        return Run(done)
+    progress.stage(f"train {model_name(recipe.model)}")
+    with tracked(recipe, runs) as track:
+
+        def on_epoch(metrics: dict[str, float]) -> None:
+            track(metrics)
+            progress.epoch(metrics)
+
+        run = train_run(
+            recipe, data, runs=runs, resume=resume, against=list(against), on_epoch=on_epoch, on_step=progress.step
+        )
+    registry.log_run(run, runs=runs)
+    return run
+
+
+def run(recipe: Recipe, progress: Progress, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, resume: bool = False) -> Outcome:
+    """Prepare, tune (where the recipe asks), train the model and its peers, score, promote the best, report.
+
+    Models are chosen on validation data; the leaderboard shows the test data, once.
+    """
+    progress.stage(f"prepare {recipe.dataset}")
+    data = load_data(recipe, snapshots)
+    sweep = None
+    if recipe.tuning is not None:
+        from raycadian.training.tune import sweep as run_sweep  # the one door to ray.tune
+
+        progress.stage(f"tune {recipe.tuning.trials} trials")
+        sweep = run_sweep(recipe, data, runs=runs, resume=resume, on_trial=progress.trial)
+        recipe = override(recipe, sweep.best, f"{recipe.name}, best trial")
+    peers = [train(r, data, progress, runs=runs, resume=resume) for r in peers_of(recipe)]
+    main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
+    ranked = sorted([main, *peers], key=lambda r: r.summary["val"]["rmse_mgdl"]["value"])
+    promotion = registry.promote(ranked[0], runs=runs)
+    return Outcome(main, ranked, compare(ranked), promotion, sweep.path if sweep else None)
+
+
+def peers_of(recipe: Recipe) -> list[Recipe]:
+    """A recipe for each model that the recipe compares with."""
+    return [
+        recipe.model_copy(update={"name": f"{recipe.name}-{model_name(m)}", "model": m, "compare": (), "tuning": None})
+        for m in recipe.compare
+    ]
+
+
+def compare(runs: list[Run]) -> pd.DataFrame:
+    """Paired leaderboard over identical test windows. Raises ValueError where the runs' windows differ."""
+    named = {label(r, runs): read_predictions(r) for r in runs}
+    return board_of(named, runs[0].recipe)
+
+
+def label(run: Run, among: list[Run]) -> str:
+    """The model's name, or the run's where two runs have the same model."""
+    name = model_name(run.recipe.model)
+    return name if sum(model_name(r.recipe.model) == name for r in among) == 1 else run.name
+
+
+
+class Quiet:
+    """Progress that says nothing."""
+
+    def stage(self, text: str) -> None: ...
+    def epoch(self, metrics: dict[str, float]) -> None: ...
+    def step(self, epoch: int, done: int, total: int) -> None: ...
+    def trial(self, record: dict[str, Any]) -> None: ...

@@ -1,0 +1,107 @@
+"""The layout and layer rules of the design (rules 1, 2, 9), over the syntax trees."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "platform" / "raycadian"
+# lowest first; a file imports from its own folder and from lower layers only
+LAYERS = [
+    {"types", "config", "cluster", "pages"},
+    {"physiology"},
+    {"data", "models", "evaluation"},  # never one another
+    {"training"},
+    {"registry", "tracking"},
+    {"serving", "workflow"},
+    {"terminal", "doctor", "cli", "demo"},
+]
+DOORS = {  # heavy library -> files that may import it
+    "tsfm_public": {"models/ttm.py"},
+    "ray.train": {"training/distributed.py"},
+    "ray.tune": {"training/tune.py"},
+    "ray.serve": {"serving/"},
+    "mlflow": {"registry.py"},
+}
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _files() -> list[str]:
+    """What git tracks, or would: new files that it does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def _unit(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _level(unit: str) -> int:
+    levels = [i for i, layer in enumerate(LAYERS) if unit in layer]
+    assert levels, f"{unit} has no layer: add it to LAYERS where it belongs"
+    return levels[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_layers(path):
+    own = _unit(path)
+    for name in _imports(path):
+        if not name.startswith("raycadian."):
+            continue
+        other = name.split(".")[1]
+        if other == own or not ((PACKAGE / other).is_dir() or (PACKAGE / f"{other}.py").is_file()):
+            continue
+        same_file_layer = _level(other) == _level(own) and own in LAYERS[0] | LAYERS[4] | LAYERS[6]
+        assert _level(other) < _level(own) or same_file_layer, f"{path} imports raycadian.{other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_libraries_have_one_door(path):
+    relative = str(path.relative_to(PACKAGE))
+    for library, doors in DOORS.items():
+        if any(relative == door or (door.endswith("/") and relative.startswith(door)) for door in doors):
+            continue
+        offending = {n for n in _imports(path) if n == library or n.startswith(library + ".")}
+        assert not offending, f"{relative} imports {offending}; its door is {doors}"
+
+
+def test_folders():
+    tracked = _files()
+    top = {Path(p).parts[0] for p in tracked if p}
+    assert {"platform", "jobs", "search_spaces", "serve", "cluster.yaml", "datasets", "tests", "README.md"} <= top
+    assert not [p for p in tracked if p.count("/") == 1 and p.endswith("__init__.py")]
+    assert [p.name for p in (ROOT / "platform").iterdir() if not p.name.startswith((".", "_"))] == ["raycadian"]
+    assert not [p for p in tracked if p.startswith("tests/") and p.count("/") > 1 and p.endswith(".py")]
+
+
+def test_jobs_shadow_no_module():
+    for job in (ROOT / "jobs").glob("*.py"):
+        assert job.stem not in sys.stdlib_module_names | {"ray", "torch", "evaluate", "datasets", "raycadian"}, job
+
+
+def test_nothing_committed_names_an_address_of_a_registry():
+    hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org")
+    tracked = _files()
+    for name in tracked:
+        path = ROOT / name
+        if path.is_file() and path.suffix in {".py", ".md", ".txt", ".toml", ".yaml", ".yml", ".json", ""}:
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            assert not any(host in text for host in hosts), name
+
+
+def test_help_is_instant_because_nothing_heavy_is_imported():
+    code = "import sys, raycadian.cli; print([m for m in ('torch','ray','pandas','numpy','pydantic','mlflow','rich') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
