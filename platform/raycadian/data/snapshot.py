@@ -1,0 +1,437 @@
+"""Snapshots: the recordings of a data set as partitioned Parquet, named by the hash of their content, written once.
+
+    snapshots/<name>-<hash12>/
+      manifest.json                     card, content hash, code version, sources, counts, issues, quality, file sizes
+      recordings.parquet                subject, recording, start_utc, utc_offset_min, dt_s, n_points
+      subject=<quoted id>/part-0.parquet   recording, time_utc, glucose_mgdl (null = missing), observed, event channels
+      subject=<quoted id>/events.parquet   time_utc, kind, value: every event of the subject, where there are any
+
+Memory stays flat in the number of subjects: readings are spilled to disk as they are read, then Ray Data merges, grids
+and writes one subject at a time. On several nodes the snapshots' folder lies on storage that all of them see.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycadian import cluster
+from raycadian.config import Card, Grid, load_card, parse
+from raycadian.data.grid import to_recordings
+from raycadian.data.quality import quality
+from raycadian.data.readers import merge, read_files
+from raycadian.data.tables import (
+    EVENT_SCHEMA,
+    HEAD_SCHEMA,
+    REPAIR,
+    content_hash,
+    events_table,
+    folder_name,
+    from_table,
+    heads_table,
+    read_table,
+    to_table,
+    write_table,
+)
+from raycadian.types import GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Issues, Readings, Recording
+
+FORMAT = 1  # of the manifest and the layout
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how many are done, of how many (None: not known yet)."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An immutable data set on disk. `Snapshot.open(path)` checks the manifest and the size of every file."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @staticmethod
+    def open(path: str | Path) -> "Snapshot":
+        """Raises ValueError where the folder is no snapshot, of another version, or not whole."""
+        path = Path(path)
+        snapshot = Snapshot(path, _read_manifest(path))
+        for name, n_bytes in snapshot.manifest["files"].items():
+            file = path / _inside(name, path)
+            found = file.stat().st_size if file.is_file() else "no file"
+            if found != n_bytes:
+                raise ValueError(f"{file}: expected {n_bytes} bytes, found {found}; {REPAIR}")
+        return snapshot
+
+    @property
+    def id(self) -> str:
+        return self.manifest["id"]
+
+    @cached_property
+    def card(self) -> Card:
+        return parse(Card, self.manifest["card"], source=f"{self.path}/manifest.json, card")
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        """Ids of the subjects that have a recording, sorted."""
+        return sorted(self.manifest["subjects"])
+
+    @property
+    def lengths(self) -> dict[str, list[int]]:
+        """Points of each recording in time order, by subject: what a split needs."""
+        return {s: list(self.manifest["subjects"][s]["points"]) for s in self.subjects}
+
+    def recordings(self, subject: str) -> list[Recording]:
+        """The subject's recordings in time order, equal to what was written. Raises ValueError."""
+        heads = self._heads.get_group(self._known(subject))
+        table = read_table(self._folder(subject) / "part-0.parquet", {RECORDING, TIME_UTC, GLUCOSE, OBSERVED})
+        events = self.events(subject) if self._has_events(subject) else None
+        return from_table(heads, table, events)
+
+    def events(self, subject: str) -> pd.DataFrame:
+        """Every event of the subject (time_utc, kind, value), also those outside its recordings."""
+        if not self._has_events(subject):
+            return EVENT_SCHEMA.empty_table().to_pandas().astype({TIME_UTC: "datetime64[ns]"})
+        table = read_table(self._folder(subject) / "events.parquet", set(EVENT_SCHEMA.names))
+        return table.to_pandas(ignore_metadata=True).astype({TIME_UTC: "datetime64[ns]"})
+
+    def verify(self) -> None:
+        """Read everything and compare its hash with the manifest's. Raises ValueError."""
+        hashes = {s: content_hash(self.recordings(s), self.events(s)) for s in self.subjects}
+        for subject, found in hashes.items():
+            if found != self.manifest["subjects"][subject]["sha256"]:
+                raise ValueError(f"{self.path}: the data of subject {subject!r} are not what was written; {REPAIR}")
+        if (found := _combined(hashes)) != self.manifest["content_sha256"]:
+            raise ValueError(f"{self.path}: content hash {found} is not the manifest's; {REPAIR}")
+
+    @cached_property
+    def _heads(self) -> Any:
+        table = read_table(self.path / "recordings.parquet", set(HEAD_SCHEMA.names))
+        return table.to_pandas(ignore_metadata=True).groupby(SUBJECT, sort=False)
+
+    def _known(self, subject: str) -> str:
+        if subject not in self.manifest["subjects"]:
+            raise ValueError(f"{self.id} has no subject {subject!r}; it has {', '.join(self.subjects[:5])} ...")
+        return subject
+
+    def _has_events(self, subject: str) -> bool:
+        return self.manifest["subjects"][self._known(subject)]["events"] > 0
+
+    def _folder(self, subject: str) -> Path:
+        return self.path / folder_name(subject)
+
+
+def prepare(card_path: str | Path, out: str | Path = Path("snapshots"), progress: Progress | None = None) -> Snapshot:
+    """Read a card's files into a snapshot below `out`, or return the one that is there already.
+
+    Raises ValueError where a file can't be understood or nothing usable is in them, OSError where the disk is full;
+    then, and on Ctrl-C, nothing of it is left and what was there before is intact.
+    """
+    card_path, out, tell = Path(card_path), Path(out).absolute(), progress or (lambda *_: None)
+    card = load_card(card_path)
+    paths = source_files(card, card_path.parent)
+    origin = _origin(card, paths, card_path.parent)
+    if found := _prepared(out, card.name, origin["key"]):
+        tell(f"{found.id}: files, card and code are unchanged; reused", 1, 1)
+        return found
+    with _workspace(out) as work:
+        issues = Issues()
+        with closing(read_files(paths, card, issues)) as chunks:  # an error or Ctrl-C closes the file at once
+            subjects = _spill(chunks, work / "spill", tell)
+        rows = _write_subjects(subjects, work, card.grid, tell)
+        manifest = _finish(work / "snapshot", card, origin, rows, issues)
+        return _publish(work, out / manifest["id"])
+
+
+def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:
+    """The whole snapshots below `out`, of one card or of all, by id. Damaged and half-written ones are not listed."""
+    found = []
+    for manifest in sorted(Path(out).glob(f"{name}-*/manifest.json")):
+        if not manifest.parent.name.startswith("."):
+            try:
+                found.append(Snapshot.open(manifest.parent))
+            except ValueError:
+                continue
+    return found
+
+
+def source_files(card: Card, folder: Path) -> list[Path]:
+    """The files that a card names, relative to its folder, sorted. Raises ValueError for a pattern without a file."""
+    found: set[Path] = set()
+    for pattern in card.files:
+        files = {Path(f) for f in glob.glob(os.path.join(glob.escape(str(folder)), pattern), recursive=True)}
+        files = {f for f in files if f.is_file()}
+        if not files:
+            raise ValueError(
+                f"card {card.name!r}: no file matches {pattern!r} below {folder.absolute()}; correct `files`"
+            )
+        found |= files
+    return sorted(found)
+
+
+def _combined(hashes: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+# --- what was read: the cache key -----------------------------------------------------------------------------------
+
+
+def _origin(card: Card, paths: list[Path], folder: Path) -> dict[str, Any]:
+    """Sources, code version and the key that two equal prepares share."""
+    sources = [{"path": os.path.relpath(p, folder), "bytes": p.stat().st_size, "sha256": _file_hash(p)} for p in paths]
+    origin = {"sources": sources, "code_version": code_version()}
+    stated = json.dumps([card.model_dump(mode="json"), origin], sort_keys=True)
+    return origin | {"key": hashlib.sha256(stated.encode()).hexdigest()}
+
+
+def code_version() -> str:
+    """Hash of the source that turns files into a snapshot: an edit to it makes `prepare` read again."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in [root / "types.py", root / "config.py", *sorted((root / "data").glob("*.py"))]:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prepared(out: Path, name: str, key: str) -> Snapshot | None:
+    return next((s for s in snapshots(out, glob.escape(name)) if s.manifest["key"] == key), None)
+
+
+# --- stage 1: spill ------------------------------------------------------------------------------------------------
+
+
+def _spill(chunks: Iterable[Readings], folder: Path, tell: Progress) -> list[str]:
+    """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. Returns the subjects; n is the position."""
+    number: dict[str, int] = {}
+    parts: Counter[str] = Counter()
+    n_readings = 0
+    for chunk in chunks:
+        part = folder / str(number.setdefault(chunk.subject, len(number)))
+        part.mkdir(parents=True, exist_ok=True)
+        _write_frame(chunk.glucose, part / f"{parts[chunk.subject]:06d}-glucose.parquet")
+        _write_frame(chunk.events, part / f"{parts[chunk.subject]:06d}-events.parquet")
+        parts[chunk.subject] += 1
+        n_readings += len(chunk.glucose)
+        tell("readings read", n_readings, None)
+    return list(number)
+
+
+def _write_frame(frame: pd.DataFrame, path: Path) -> None:
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, compression="zstd")
+
+
+def _unspill(subject: str, folder: Path) -> list[Readings]:
+    return [
+        Readings(subject, pd.read_parquet(part), pd.read_parquet(part.with_name(f"{part.name[:6]}-events.parquet")))
+        for part in sorted(folder.glob("*-glucose.parquet"))
+    ]
+
+
+# --- stage 2: one subject at a time, on Ray Data --------------------------------------------------------------------
+
+
+def _write_subjects(subjects: list[str], work: Path, grid: Grid, tell: Progress) -> list[dict[str, Any]]:
+    """Merge, grid, measure and write every subject in parallel; their statistics, sorted by subject."""
+    (work / "snapshot").mkdir()
+    if not subjects:
+        return []
+    ray = cluster.connect()
+    blocks = min(len(subjects), max(64, 4 * cluster.cpus()))
+    items = [{SUBJECT: s, "spill": str(work / "spill" / str(n))} for n, s in enumerate(subjects)]
+    data = ray.data.from_items(items, override_num_blocks=blocks)
+    data = data.map(_attempt, fn_kwargs={"write": write_subject, "snapshot": str(work / "snapshot"), "grid": grid})
+    rows = []
+    for done, answer in enumerate(data.iter_rows(), start=1):
+        rows.append(_answered(answer))
+        tell("subjects written", done, len(subjects))
+    return sorted(rows, key=lambda row: row[SUBJECT])
+
+
+def _attempt(item: dict[str, str], write: Callable[..., dict], snapshot: str, grid: Grid) -> dict[str, Any]:
+    """A subject's statistics as JSON; an error that the user can mend travels as a value, without Ray's traceback."""
+    try:
+        row = write(item[SUBJECT], Path(item["spill"]), Path(snapshot), grid)
+        return {"row": json.dumps(row), "errno": 0, "error": ""}
+    except ValueError as error:
+        return {"row": "", "errno": 0, "error": str(error)}
+    except OSError as error:
+        return {
+            "row": "",
+            "errno": error.errno or 0,
+            "error": f"{error.strerror or error}: {error.filename or snapshot}",
+        }
+
+
+def _answered(answer: dict[str, Any]) -> dict[str, Any]:
+    if answer["errno"]:
+        raise OSError(answer["errno"], answer["error"])
+    if answer["error"]:
+        raise ValueError(answer["error"])
+    return json.loads(answer["row"])
+
+
+def write_subject(subject: str, spill: Path, snapshot: Path, grid: Grid) -> dict[str, Any]:
+    """Merge a subject's parts, grid and write them; small statistics. Run again (Ray retries) it overwrites."""
+    issues = Issues()
+    readings = merge(_unspill(subject, spill), issues)
+    recordings = to_recordings(readings, grid, issues)
+    events = readings.events.sort_values(TIME_UTC, kind="stable").reset_index(drop=True)
+    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality(readings, recordings, grid)}
+    if not recordings:
+        return row
+    folder = snapshot / folder_name(subject)
+    folder.mkdir(exist_ok=True)  # no parents: a run that was cleaned away must not come back
+    write_table(to_table(recordings), folder / "part-0.parquet")
+    if len(events):
+        write_table(events_table(events), folder / "events.parquet")
+    return row | {
+        "files": {f"{folder.name}/{f.name}": f.stat().st_size for f in sorted(folder.iterdir())},
+        "sha256": content_hash(recordings, events),
+        "events": len(events),
+        "observed": sum(int(r.observed.sum()) for r in recordings),
+        "heads": [[r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r)] for r in recordings],
+    }
+
+
+# --- the whole: manifest, publication -------------------------------------------------------------------------------
+
+
+def _finish(folder: Path, card: Card, origin: dict, rows: list[dict], issues: Issues) -> dict[str, Any]:
+    """Write recordings.parquet and manifest.json into the finished folder. Raises ValueError where nothing is usable."""
+    for row in rows:
+        issues.merge(_issues(row["issues"]))
+    usable = [row for row in rows if "sha256" in row]
+    if not usable:
+        raise ValueError(_nothing_usable(card, rows, issues))
+    heads = [[row[SUBJECT], *head] for row in usable for head in row["heads"]]
+    write_table(heads_table(heads), folder / "recordings.parquet")
+    sha256 = _combined({row[SUBJECT]: row["sha256"] for row in usable})
+    files = {"recordings.parquet": (folder / "recordings.parquet").stat().st_size}
+    manifest = {
+        "format": FORMAT,
+        "id": f"{card.name}-{sha256[:12]}",
+        "content_sha256": sha256,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin,
+        "card": card.model_dump(mode="json"),
+        "counts": _counts(rows, usable),
+        "issues": issues.as_dict(),
+        "subjects": {row[SUBJECT]: _subject_entry(row) for row in usable},
+        "quality": {row[SUBJECT]: row["quality"] for row in rows},
+        "files": {name: n for row in usable for name, n in row["files"].items()} | files,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
+
+
+def _subject_entry(row: dict[str, Any]) -> dict[str, Any]:
+    return {"sha256": row["sha256"], "points": [head[-1] for head in row["heads"]], "events": row["events"]}
+
+
+def _counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
+    return {
+        "subjects": len(usable),
+        "subjects_without_recording": len(rows) - len(usable),
+        "recordings": sum(len(row["heads"]) for row in usable),
+        "readings": sum(row["quality"]["readings"] for row in rows),
+        "gaps": sum(row["quality"]["gaps"] for row in rows),
+        "points": sum(row["quality"]["points"] for row in rows),
+        "observed": sum(row["observed"] for row in usable),
+        "events": sum(row["events"] for row in usable),
+    }
+
+
+def _nothing_usable(card: Card, rows: list[dict], issues: Issues) -> str:
+    readings = sum(row["quality"]["readings"] for row in rows)
+    met = "; ".join(f"{kind}: {n}" for kind, n in sorted(issues.counts.items())) or "none"
+    return (
+        f"card {card.name!r}: no recording of at least {card.grid.min_points} points every {card.grid.dt_min:g} min without "
+        f"a gap over {card.grid.gap_min:g} min; found {len(rows)} subjects with {readings} readings (issues: {met}); "
+        "bring longer data or change the card's grid"
+    )
+
+
+def _issues(found: dict[str, dict]) -> Issues:
+    counts = {kind: i["count"] for kind, i in found.items()}
+    return Issues(counts, {kind: i["examples"] for kind, i in found.items()})
+
+
+def _publish(work: Path, target: Path) -> Snapshot:
+    """Rename the finished folder to its id. Equal content that is there already stays, with the newer manifest."""
+    built = work / "snapshot"
+    if target.exists():
+        try:
+            Snapshot.open(target)
+            os.replace(built / "manifest.json", target / "manifest.json")
+            return Snapshot.open(target)
+        except ValueError:
+            target.rename(work / "damaged")
+    built.rename(target)
+    return Snapshot.open(target)
+
+
+@contextmanager
+def _workspace(out: Path) -> Iterator[Path]:
+    """A folder of this process below `out`, gone afterwards whatever happens; those of dead processes go too."""
+    out.mkdir(parents=True, exist_ok=True)
+    mine = f".preparing-{socket.gethostname()}-"
+    for left in out.glob(f"{glob.escape(mine)}*"):
+        if not _alive(left):
+            shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}-", dir=out))
+    work.chmod(0o755)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _alive(folder: Path) -> bool:
+    """Whether the process that a workspace is named after still runs (and is not a later one with its number)."""
+    import psutil
+
+    try:
+        started = psutil.Process(int(folder.name.split("-")[-2])).create_time()
+        return started <= folder.stat().st_ctime + 1
+    except (psutil.Error, ValueError, IndexError, OSError):
+        return False
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise ValueError(f"{path}: no snapshot here (no manifest.json); make one with `raycadian prepare CARD`")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not readable as JSON ({error}); {REPAIR}") from None
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise ValueError(f"{file}: format {version!r}, this version reads {FORMAT}; run `raycadian prepare` again")
+    needed = {"id", "key", "content_sha256", "card", "counts", "issues", "subjects", "quality", "files"}
+    if lacking := needed - set(manifest):
+        raise ValueError(f"{file}: lacks {sorted(lacking)}; {REPAIR}")
+    return manifest
+
+
+def _inside(name: str, folder: Path) -> str:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"{folder}/manifest.json: file {name!r} lies outside the snapshot; {REPAIR}")
+    return name
