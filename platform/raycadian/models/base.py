@@ -79,8 +79,8 @@ class Model(nn.Module, ABC):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(mean pinball loss in mg/dL over levels and non-missing targets, diagnostics).
 
-        diagnostics: n, the number of valid target points; mae, mean absolute error of the median in mg/dL. Means
-        weighted by n over batches give the exact mean over all. Without any valid target the loss is 0.
+        diagnostics: n, the number of valid target points; mae and mse, mean absolute and squared error of the median
+        in mg/dL. Means weighted by n over batches give the exact mean over all. Without any valid target all are 0.
         """
         target = batch["target"]
         quantiles = self(batch).quantiles
@@ -88,10 +88,11 @@ class Model(nn.Module, ABC):
         n = valid.sum()
         share = valid / n.clamp(min=1)  # a weighted sum: no shape depends on the data
         target = torch.nan_to_num(target)
-        mae = ((quantiles[..., self.spec.middle] - target).abs().detach() * share).sum()
-        return (pinball(quantiles, target, self.levels) * share).sum(), {"n": n, "mae": mae}
+        error = (quantiles[..., self.spec.middle] - target).detach()
+        diagnostics = {"n": n, "mae": (error.abs() * share).sum(), "mse": (error.square() * share).sum()}
+        return (pinball(quantiles, target, self.levels) * share).sum(), diagnostics
 
-    def prepare(self, windows: TrainingWindows) -> None:  # noqa: B027
+    def prepare(self, windows: TrainingWindows) -> None:
         """Compute statistics (and closed-form weights) from TRAINING windows. Raises ValueError for unfit windows."""
 
 
