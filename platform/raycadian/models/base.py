@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from raycadian.config import Model as ModelConfig
 from raycadian.types import Batch, Prediction
 
 
@@ -62,14 +63,18 @@ class TrainingWindows(Protocol):
 
 
 class Model(nn.Module, ABC):
-    """A forecaster. A subclass gives `forward`; the loss is the same for all."""
+    """A forecaster. A subclass gives `forward`; the loss is the same for all.
+
+    `config` is the recipe's section that it was built from. `model.double()` computes in float64: equal rows then give
+    equal forecasts to 1e-9 mg/dL whatever batch they stand in (float32: 1e-4).
+    """
 
     needs_mechanism = False
     """Whether batches must carry `mechanism`."""
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: Spec, config: ModelConfig):
         super().__init__()
-        self.spec = spec
+        self.spec, self.config = spec, config
         self.register_buffer("levels", torch.tensor(spec.quantiles), persistent=False)
 
     @abstractmethod
