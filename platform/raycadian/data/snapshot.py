@@ -237,9 +237,16 @@ def _write_frame(frame: pd.DataFrame, path: Path) -> None:
     pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, compression="zstd")
 
 
+def _read_frame(path: Path) -> pd.DataFrame:
+    """Typed also where it is empty."""
+    types = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "value": "float64"}
+    frame = pq.ParquetFile(path).read().to_pandas()
+    return frame.astype({name: kind for name, kind in types.items() if name in frame})
+
+
 def _unspill(subject: str, folder: Path) -> list[Readings]:
     return [
-        Readings(subject, pd.read_parquet(part), pd.read_parquet(part.with_name(f"{part.name[:6]}-events.parquet")))
+        Readings(subject, _read_frame(part), _read_frame(part.with_name(f"{part.name[:6]}-events.parquet")))
         for part in sorted(folder.glob("*-glucose.parquet"))
     ]
 
