@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -298,21 +299,28 @@ def test_an_error_in_a_worker_is_plain(before, original):
     assert_intact(out, original)
 
 
+KILLED = """
+import os, signal, sys
+from raycadian.data.snapshot import prepare
+prepare(sys.argv[1], sys.argv[2], lambda *told: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
 @pytest.mark.ray
-def test_workspaces_of_dead_processes_go_those_of_living_ones_stay(before, original):
+def test_what_a_killed_run_left_is_not_listed_and_goes_with_the_next(before, original):
     card, out = before
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(card), str(out)])
+    assert killed.returncode == -signal.SIGKILL
+    assert [s.id for s in snapshots(out)] == [original.id]
+    (left,) = out.glob(".preparing-*")
+    assert list(left.rglob("*.parquet"))
     host = socket.gethostname()
-    dead, alive, elsewhere = (
-        out / f".preparing-{name}"
-        for name in (f"{host}-{ended.pid}-x", f"{host}-{os.getppid()}-x", f"other-{ended.pid}-x")
-    )
-    for folder in (dead, alive, elsewhere):
-        (folder / "snapshot").mkdir(parents=True)
+    alive, elsewhere = out / f".preparing-{host}-{os.getppid()}-x", out / ".preparing-other-1-x"
+    for folder in (alive, elsewhere):  # of a process that still runs, and of another machine: not ours to clean
+        folder.mkdir()
         (folder / "manifest.json").write_text("{}")
     made = prepare(card, out)
-    assert not dead.exists() and alive.exists() and elsewhere.exists()
+    assert not left.exists() and alive.exists() and elsewhere.exists()
     assert {s.id for s in snapshots(out)} == {original.id, made.id}
 
 
