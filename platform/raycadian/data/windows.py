@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raycadian.config import Window
-from raycadian.data.mechanism import Mechanism
 from raycadian.data.series import Series
 from raycadian.data.split import Range
 from raycadian.types import Batch
+
+if TYPE_CHECKING:
+    from raycadian.data.mechanism import Mechanism
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Windows:
     series: Series
     starts: Tensor
     window: Window
-    mechanism: Mechanism | None = None
+    mechanism: "Mechanism | None" = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -51,8 +54,7 @@ class Windows:
         return Windows(self.series, self.starts[index], self.window, self.mechanism)
 
     def _at(self, starts: Tensor) -> Batch:
-        cut = torch.from_numpy(self.series.table).unfold(1, self.length, 1)[:, starts]  # (1+C, B, L+H), the one copy
-        return _what(cut, self.window.context) | self._when(starts)
+        return _what(_gather(self.series.table, starts, self.length), self.window.context) | self._when(starts)
 
     def _when(self, starts: Tensor) -> Batch:
         """Who and when: subject, time, hour, known channels and mechanism of windows that begin at `starts`."""
@@ -84,7 +86,7 @@ class Windows:
 
 
 def cut_windows(
-    series: Series, ranges: tuple[Range, ...], window: Window, stride: int, mechanism: Mechanism | None = None
+    series: Series, ranges: tuple[Range, ...], window: Window, stride: int, mechanism: "Mechanism | None" = None
 ) -> Windows:
     """The valid windows inside `ranges`, every `stride` points. Raises ValueError where none fits.
 
@@ -121,7 +123,7 @@ def _valid_starts(measured: np.ndarray, begin: int, end: int, window: Window, st
     return begin + starts[enough & scorable & measured[begin + split - 1]]
 
 
-def latest(series: Series, window: Window, mechanism: Mechanism | None = None) -> Batch:
+def latest(series: Series, window: Window, mechanism: "Mechanism | None" = None) -> Batch:
     """The batch (B=1) that forecasts from the series' last point: what the endpoint cuts.
 
     The same cutter over the series continued by an unmeasured horizon. Raises ValueError where the last recording
@@ -143,6 +145,14 @@ def latest(series: Series, window: Window, mechanism: Mechanism | None = None) -
     tail = np.concatenate([series.table[:, begin:], ahead], axis=1)
     windows = Windows(series, torch.tensor([begin]), window, mechanism)
     return _what(torch.from_numpy(tail)[:, None], window.context) | windows._when(windows.starts)
+
+
+def _gather(table: np.ndarray, starts: Tensor, length: int) -> Tensor:
+    """(1+C, B, length): the one copy. Row by row, since index_select of a two-dimensional view runs at memory speed."""
+    cut = torch.empty(len(table), len(starts), length)
+    for row, out in zip(torch.from_numpy(table), cut, strict=True):
+        torch.index_select(row.unfold(0, length, 1), 0, starts, out=out)
+    return cut
 
 
 def _what(cut: Tensor, context: int) -> Batch:

@@ -198,7 +198,6 @@ class _Session:
         for batch, n in zip(micro, points, strict=True):
             with self._autocast():
                 loss = self.wrapped(batch)
-            loss = torch.nan_to_num(loss) if n == 0 else loss
             # DDP averages over processes; undo it, so that the sum is the mean over the global batch
             self.scaler.scale(loss * (n * self.process.world / max(total, 1))).backward()
             summed += float(loss.detach()) * n
@@ -221,17 +220,13 @@ class _Session:
 
     @torch.no_grad()
     def _validation_sums(self) -> list[float]:
+        """Sums of loss, squared and absolute error, and the number of valid target points."""
         self.model.eval()
         sums = torch.zeros(4, dtype=torch.float64)
-        middle = self.model.spec.quantiles.index(0.5)
         for batch in self.val.batches(max(self.local_batch, 256)):
-            batch = self._to_device(batch)
             with self._autocast():
-                loss, _ = self.model.loss(batch)
-                median = self.model(batch).quantiles[..., middle].float()
-            valid = ~torch.isnan(batch["target"])
-            error = (median - batch["target"])[valid].double()
-            sums += torch.tensor([float(loss) * len(error), error.square().sum(), error.abs().sum(), len(error)])
+                loss, found = self.model.loss(self._to_device(batch))
+            sums += torch.stack([loss, found["mse"], found["mae"], torch.ones_like(loss)]).double().cpu() * int(found["n"])
         return sums.tolist()
 
     def _keep_best(self, metrics: Metrics) -> None:

@@ -1,0 +1,124 @@
+import helpers
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycadian.config import Window
+from raycadian.data.series import build_series, open_series
+from raycadian.data.split import Range
+from raycadian.data.windows import cut_windows, latest
+
+WINDOW = Window(context=24, horizon=6)
+
+
+def whole(series):
+    return tuple(
+        Range(series.subjects[s], int(n), 0, int(k), "train", "id")
+        for s, n, k in zip(series.subject_of, series.number_of, np.diff(series.offsets), strict=True)
+    )
+
+
+@given(st.lists(st.booleans(), min_size=60, max_size=160), st.integers(1, 5), st.integers(0, 9))
+@settings(max_examples=60)
+def test_windows_equal_slices_of_the_recording(missing, stride, seed):
+    rng = np.random.default_rng(seed)
+    glucose = np.where(missing, np.nan, rng.uniform(60, 300, len(missing))).astype(np.float32)
+    glucose[0] = 100
+    source = helpers.People({"a": [helpers.recording(glucose)]})
+    series = build_series(source, ("glucose_mgdl",))
+    expected = [
+        i for i in range(0, len(glucose) - 29, stride)
+        if not np.isnan(glucose[i + 23]) and np.isnan(glucose[i : i + 24]).sum() <= 0.3 * 24
+        and not np.isnan(glucose[i + 24 : i + 30]).all()
+    ]  # fmt: skip
+    if not expected:
+        with pytest.raises(ValueError, match="no window fits"):
+            cut_windows(series, whole(series), WINDOW, stride)
+        return
+    windows = cut_windows(series, whole(series), WINDOW, stride)
+    assert windows.starts.tolist() == expected
+    batch = windows.batch(torch.arange(len(windows)))
+    for row, i in enumerate(expected):
+        seen = ~np.isnan(glucose[i : i + 24])
+        assert np.array_equal(batch["past"][row, :, 0].numpy()[seen], glucose[i : i + 24][seen])
+        assert np.array_equal(batch["past_mask"][row, :, 0].numpy(), seen)
+        assert np.array_equal(batch["target"][row].numpy(), glucose[i + 24 : i + 30], equal_nan=True)
+    assert torch.isfinite(batch["past"]).all()
+
+
+def test_no_window_crosses_a_gap_an_edge_or_a_person():
+    series = build_series(helpers.people(3, 2, gap_after=200), ("glucose_mgdl",))
+    ranges = tuple(Range(r.subject, r.recording, 10, r.stop - 7, r.split, r.scope) for r in whole(series))
+    windows = cut_windows(series, ranges, WINDOW, 1)
+    inside = [(series.offsets[i] + r.start, series.offsets[i] + r.stop) for i, r in enumerate(ranges)]
+    for start in windows.starts.tolist():
+        assert any(a <= start and start + 30 <= b for a, b in inside)
+    assert len(windows) == sum(b - a - 29 for a, b in inside)
+
+
+def test_who_and_when():
+    source = helpers.People({
+        "a": [helpers.recording(np.full(40, 100.0), "a", start="2026-01-05T22:00", offset_min=120)],
+        "b": [helpers.recording(np.full(40, 100.0), "b", start="2026-01-05T06:30")],
+    })  # fmt: skip
+    series = build_series(source, ("glucose_mgdl",))
+    batch = cut_windows(series, whole(series), WINDOW, 1).batch(torch.tensor([0, 11]))
+    assert batch["subject"].tolist() == [0, 1]
+    assert batch["time_s"][0] == np.datetime64("2026-01-05T22:00", "s").astype(int) + 23 * 300
+    assert torch.allclose(batch["local_h"], torch.tensor([0 + 115 / 60, 6.5 + 115 / 60], dtype=torch.float64))
+    hours = batch["local_h"][:, None] + (torch.arange(30) - 23) * 5 / 60
+    wave = torch.stack([(hours * np.pi / 12).sin(), (hours * np.pi / 12).cos()], -1)
+    assert torch.allclose(batch["known"], wave.float(), atol=1e-5)
+
+
+def test_the_last_window_of_a_history_equals_the_cut_one():
+    glucose = helpers.day_curve(1)
+    full = build_series(helpers.People({"a": [helpers.recording(glucose)]}), ("glucose_mgdl",))
+    cut = cut_windows(full, whole(full), WINDOW, 1).batch(torch.tensor([100]))
+    history = build_series(helpers.People({"a": [helpers.recording(glucose[:124])]}), ("glucose_mgdl",))
+    served = latest(history, WINDOW)
+    for name in ("past", "past_mask", "known", "time_s", "local_h"):
+        assert torch.equal(served[name], cut[name]), name
+    assert torch.isnan(served["target"]).all()
+
+
+@pytest.mark.parametrize(
+    ("glucose", "message"),
+    [
+        (np.full(20, 100.0), "needs 24 points"),
+        (np.r_[np.full(30, 100.0), np.nan], "last point of the history"),
+        (np.r_[np.full(6, 100.0), np.full(15, np.nan), np.full(9, 100.0)], "of the context is missing"),
+    ],
+)
+def test_histories_that_cannot_be_forecast_from(glucose, message):
+    series = build_series(helpers.People({"a": [helpers.recording(glucose)]}), ("glucose_mgdl",))
+    with pytest.raises(ValueError, match=message):
+        latest(series, WINDOW)
+
+
+def test_the_mapped_series_equals_the_one_in_memory(tmp_path):
+    source = helpers.people(3, 2, gap_after=150)
+    built, opened = build_series(source, ("glucose_mgdl",)), open_series(source, ("glucose_mgdl",), tmp_path)
+    again = open_series(source, ("glucose_mgdl",), tmp_path)
+    for one in (opened, again):
+        assert np.array_equal(one.table, built.table, equal_nan=True)
+        assert isinstance(one.table, np.memmap)
+        assert all(np.array_equal(getattr(one, k), getattr(built, k)) for k in ("offsets", "subject_of", "start_s"))
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_channel_that_nobody_recorded_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="carbs_g"):
+        open_series(helpers.people(2, 1), ("glucose_mgdl", "carbs_g"), tmp_path)
+
+
+def test_past_channels_come_along():
+    carbs = np.zeros(40, dtype=np.float32)
+    carbs[10] = 45
+    source = helpers.People({"a": [helpers.recording(np.full(40, 100.0), carbs_g=carbs)]})
+    series = build_series(source, ("glucose_mgdl", "carbs_g"))
+    batch = cut_windows(series, whole(series), WINDOW, 1).batch(torch.tensor([3]))
+    assert batch["past"].shape == (1, 24, 2)
+    assert batch["past"][0, 7, 1] == 45
