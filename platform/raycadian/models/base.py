@@ -59,6 +59,8 @@ class TrainingWindows(Protocol):
 
     def __len__(self) -> int: ...
 
+    def batch(self, index: Tensor) -> Batch: ...
+
     def batches(self, batch_size: int) -> Iterator[Batch]: ...
 
 
@@ -99,6 +101,12 @@ class Model(nn.Module, ABC):
 
     def prepare(self, windows: TrainingWindows) -> None:
         """Compute statistics (and closed-form weights) from TRAINING windows. Raises ValueError for unfit windows."""
+
+
+def spaced(windows: TrainingWindows, limit: int, batch_size: int = 1024) -> Iterator[Batch]:
+    """At most `limit` windows, evenly spaced over all of them, in batches: a sample that depends on nothing else."""
+    index = torch.linspace(0, len(windows) - 1, min(len(windows), limit), dtype=torch.float64).round().long()
+    return (windows.batch(part) for part in index.split(batch_size))
 
 
 def pinball(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:

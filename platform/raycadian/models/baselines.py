@@ -1,0 +1,147 @@
+"""Forecasters without gradient training: persistence, seasonal, ridge, the CMA alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from raycadian import config
+from raycadian.models.base import Model, Spec, TrainingWindows, spaced
+from raycadian.models.heads import residual_offsets
+from raycadian.types import Batch, Prediction
+
+_SAMPLE = 65536  # windows whose residuals give the intervals
+_BATCH = 1024
+
+
+class PointModel(Model):
+    """A point forecast with intervals from the quantiles of its own training residuals, per horizon step."""
+
+    offsets_mgdl: Tensor
+
+    def __init__(self, spec: Spec, config: config.Model):
+        super().__init__(spec, config)
+        self.register_buffer("offsets_mgdl", torch.zeros(spec.horizon, len(spec.quantiles)))
+
+    @abstractmethod
+    def point(self, batch: Batch) -> Tensor:
+        """The point forecast, (B, H) mg/dL."""
+
+    def forward(self, batch: Batch) -> Prediction:
+        return Prediction(self.point(batch).unsqueeze(-1) + self.offsets_mgdl)
+
+    @torch.no_grad()
+    def prepare(self, windows: TrainingWindows) -> None:
+        residual = torch.cat([batch["target"] - self.point(batch) for batch in spaced(windows, _SAMPLE)])
+        self.offsets_mgdl.copy_(residual_offsets(residual, self.spec.quantiles))
+
+    def _glucose(self, batch: Batch) -> Tensor:
+        """(B, L) mg/dL in the model's precision."""
+        return batch["past"][..., 0].to(self.offsets_mgdl.dtype)
+
+
+class Persistence(PointModel):
+    """The last value goes on."""
+
+    def point(self, batch: Batch) -> Tensor:
+        return self._glucose(batch)[:, -1:].expand(-1, self.spec.horizon)
+
+
+class Seasonal(PointModel):
+    """The same hour yesterday: each step repeats the context's value 24 h before it.
+
+    Where that value was not measured it is what the cutter put there: the last one carried forward.
+    Raises ValueError where the context does not hold the points 24 h before every step.
+    """
+
+    def __init__(self, spec: Spec, config: config.Seasonal):
+        super().__init__(spec, config)
+        day, context, horizon = 1440 / spec.dt_min, spec.context, spec.horizon
+        if day != int(day):
+            raise ValueError(f"seasonal needs a grid that divides 24 h; found dt {spec.dt_min:g} min; choose 5, say")
+        if not horizon <= day <= context:
+            raise ValueError(
+                f"seasonal repeats the value 24 h ({day:g} points) before each step, which must lie in the context; found "
+                f"context {context} points, horizon {horizon}; set window.context >= {day:g} and window.horizon <= {day:g}"
+            )
+        self.first = context - int(day)  # position in the context of yesterday's value for the first step
+
+    def point(self, batch: Batch) -> Tensor:
+        return self._glucose(batch)[:, self.first : self.first + self.spec.horizon]
+
+
+class Ridge(PointModel):
+    """Direct multi-step linear autoregression: each step has its own weights on the last `lags` values.
+
+    y_h - v_L = b_h + w_h . x, x = (v_L, v_(L-1) - v_L, ..., v_(L-lags+1) - v_L), minimising over all training windows
+    sum (y_h - v_L - b_h - w_h . x)^2 + alpha s^2 |w_h|^2, s^2 the mean squared lagged difference. A large penalty gives
+    persistence plus a constant. Closed form by normal equations, streamed in float64; missing targets are left out.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, spec: Spec, config: config.Ridge):
+        super().__init__(spec, config)
+        if config.lags > spec.context:
+            raise ValueError(f"ridge.lags {config.lags} exceeds the context of {spec.context} points; lower lags")
+        self.register_buffer("weight", torch.zeros(spec.horizon, config.lags))
+        self.register_buffer("bias", torch.zeros(spec.horizon))
+
+    def point(self, batch: Batch) -> Tensor:
+        x, last = self._features(batch)
+        return last + self.bias + x @ self.weight.T
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        self._fit(windows)
+        super().prepare(windows)
+
+    def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """x (B, lags) and the last value (B, 1)."""
+        recent = self._glucose(batch)[:, -self.config.lags :].flip(1)
+        last = recent[:, :1]
+        return torch.cat([last, recent[:, 1:] - last], dim=1), last
+
+    @torch.no_grad()
+    def _fit(self, windows: TrainingWindows) -> None:
+        size = self.config.lags + 1
+        gram = torch.zeros(self.spec.horizon, size, size, dtype=torch.float64)
+        moment = torch.zeros(self.spec.horizon, size, dtype=torch.float64)
+        for batch in windows.batches(_BATCH):
+            x, last = (part.double() for part in self._features(batch))
+            x = torch.cat([x, torch.ones_like(last)], dim=1)  # the last column is the constant
+            y = batch["target"].double() - last
+            seen = ~torch.isnan(y)
+            weighted = seen.T.unsqueeze(-1) * x  # (H, B, lags+1)
+            gram += weighted.mT @ x
+            moment += (torch.nan_to_num(y).T.unsqueeze(1) @ x).squeeze(1)
+        solution = _solve(gram, moment, self.config.alpha)
+        self.weight.copy_(solution[:, :-1])
+        self.bias.copy_(solution[:, -1])
+
+
+def _solve(gram: Tensor, moment: Tensor, alpha: float) -> Tensor:
+    """Solve (gram + penalty) w = moment per step; the constant, last, carries no penalty. Raises ValueError."""
+    count = gram[:, -1, -1]
+    lagged = gram.diagonal(dim1=1, dim2=2)[:, 1:-1].sum(1) / (count * max(1, gram.shape[1] - 2)).clamp(min=1)
+    penalty = torch.zeros(gram.shape[:2], dtype=gram.dtype)
+    penalty[:, :-1] = (alpha * lagged).unsqueeze(1)
+    solution, info = torch.linalg.solve_ex((gram + torch.diag_embed(penalty)), moment)
+    if info.any() or not solution.isfinite().all():
+        raise ValueError(
+            f"ridge has no unique solution: the training glucose is constant or there are too few windows "
+            f"({int(count.min())}); bring more data or raise ridge.alpha"
+        )
+    return solution
+
+
+class CMA(PointModel):
+    """The mechanism alone, with intervals from its training residuals."""
+
+    needs_mechanism = True
+
+    def point(self, batch: Batch) -> Tensor:
+        assert "mechanism" in batch, "cut the windows with a mechanism"
+        return batch["mechanism"][:, self.spec.context :].to(self.offsets_mgdl.dtype)

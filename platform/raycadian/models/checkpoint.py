@@ -1,0 +1,112 @@
+"""Models on disk: model.safetensors (weights and preprocessing statistics) and config.json. No pickle.
+
+A folder appears whole or not at all. Loading needs neither the training data nor the source of a pretrained network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from raycadian import config
+from raycadian.models import adapters
+from raycadian.models.base import Model, Spec
+from raycadian.models.build import build
+from raycadian.models.hybrid import Residual
+
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write a checkpoint; one that is there already is replaced only once the new one is complete."""
+    with _replacing(folder) as temporary:
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, temporary / _WEIGHTS)
+        (temporary / _CONFIG).write_text(json.dumps(_description(model, temporary), indent=1), encoding="utf-8")
+
+
+def load(folder: Path) -> Model:
+    """The saved model, in evaluation mode on the CPU. Raises ValueError for what is missing, damaged or mismatching."""
+    raw = _read_description(folder)
+    try:
+        section = TypeAdapter(config.Model).validate_python(raw["model"])
+        model = build(section, Spec.from_dict(raw["spec"]), raw["architecture"])
+        found = _digest(folder / _WEIGHTS)
+        if found != raw["weights_sha256"]:
+            raise ValueError(
+                f"{_WEIGHTS} is not the file that was saved (sha256 {found[:12]}, expected {raw['weights_sha256'][:12]})"
+            )
+        model.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
+    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, ValidationError, ValueError) as error:
+        raise ValueError(f"{folder}: damaged checkpoint: {error}; copy it again, or train again") from error
+    return model.eval()
+
+
+def export_pretrained(model: Model, folder: Path) -> None:
+    """Write the TTM inside `model` as Hugging Face does, LoRA merged: what `ttm.pretrained: <folder>` starts from.
+
+    Its point forecasts are the model's (within a hybrid: its correction's); the layer that gives the other quantiles is
+    ours, not part of the format, and starts afresh. Raises ValueError where there is no TTM inside.
+    """
+    network = getattr(innermost(model), "network", None)
+    if network is None:
+        raise ValueError(f"only a ttm can be exported, alone or in a hybrid; found {config.model_name(model.config)}")
+    with _replacing(folder) as temporary:
+        adapters.merged(network).save_pretrained(temporary)
+
+
+def innermost(model: Model) -> Model:
+    """The model inside all wrappers."""
+    return innermost(model.inner) if isinstance(model, Residual) else model
+
+
+def _description(model: Model, folder: Path) -> dict[str, Any]:
+    network = getattr(innermost(model), "network", None)
+    return {
+        "model": model.config.model_dump(mode="json"),
+        "spec": model.spec.to_dict(),
+        "architecture": None if network is None else network.config.to_dict(),
+        "weights_sha256": _digest(folder / _WEIGHTS),
+    }
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no readable {_CONFIG} ({error}); expected a checkpoint's folder") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{folder}: {_CONFIG} holds {type(raw).__name__}, expected an object")
+    return raw
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        old = folder.with_name(f"{temporary.name}-old")
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

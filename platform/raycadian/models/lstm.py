@@ -1,0 +1,84 @@
+"""bloodTwin's LSTM with quantiles in place of points."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raycadian import config
+from raycadian.models.base import Model, Spec, TrainingWindows, spaced
+from raycadian.models.heads import around
+from raycadian.types import BASAL, BOLUS, GLUCOSE_MAX_MGDL, GLUCOSE_MIN_MGDL, Batch, Prediction
+
+FEATURES = ("glucose", "delta", "basal", "bolus", "hour_sin", "hour_cos", "clipped", "missing")
+_FLAGS = 2  # the last two features are 0 or 1 and stay so
+_SENSOR_MGDL = (40.0, 400.0)  # readings at or beyond these say "Low" or "High", not how much
+_SAMPLE = 4096  # windows that give the scaler's statistics
+
+
+class LSTM(Model):
+    """LSTM(8, hidden, layers) -> last hidden state -> Linear, ReLU, Dropout -> Linear (facts/models.md, bloodTwin).
+
+    Features a point: glucose, its change, basal rate, bolus, sine and cosine of the local hour, a flag where the sensor
+    was at its limit (40 or 400 mg/dL), a flag where nothing was measured. Basal, bolus and hour are zeros where the
+    windows don't carry them; carbohydrates are not used. Scaled by the median and the interquartile range of training
+    windows (flags aside). Ours: the last layer gives the median and increments to the other quantiles, trained by the
+    pinball loss (at 0.5 half of bloodTwin's L1). Forecasts are held within 20-600 mg/dL.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: Spec, config: config.LSTM):
+        super().__init__(spec, config)
+        between = config.dropout if config.layers > 1 else 0.0  # dropout stands between layers
+        self.lstm = nn.LSTM(len(FEATURES), config.hidden, config.layers, batch_first=True, dropout=between)
+        self.head = nn.Sequential(
+            nn.Linear(config.hidden, config.hidden), nn.ReLU(), nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, spec.horizon * len(spec.quantiles)),
+        )  # fmt: skip
+        self.register_buffer("centre", torch.zeros(len(FEATURES)))
+        self.register_buffer("scale", torch.ones(len(FEATURES)))
+
+    def forward(self, batch: Batch) -> Prediction:
+        states, _ = self.lstm((self._features(batch) - self.centre) / self.scale)
+        raw = self.head(states[:, -1]).unflatten(1, (self.spec.horizon, -1)).to(self.scale.dtype)  # (B, H, Q)
+        scaled = around(raw[..., 0], F.softplus(raw[..., 1:]), self.spec.middle)
+        quantiles = scaled * self.scale[0] + self.centre[0]
+        shift = self._shift(batch)[:, self.spec.context :, None]
+        return Prediction(quantiles.clamp(GLUCOSE_MIN_MGDL - shift, GLUCOSE_MAX_MGDL - shift))
+
+    def _features(self, batch: Batch) -> Tensor:
+        """(B, L, 8) in the order of FEATURES, unscaled."""
+        glucose = batch["past"][..., 0].to(self.scale.dtype)
+        absolute = glucose + self._shift(batch)[:, : self.spec.context]
+        columns = [
+            glucose,
+            torch.diff(glucose, prepend=glucose[:, :1]),
+            *(_channel(batch["past"], self.spec.past, name) for name in (BASAL, BOLUS)),
+            *(_channel(batch["known"][:, : self.spec.context], self.spec.known, n) for n in ("hour_sin", "hour_cos")),
+            (absolute <= _SENSOR_MGDL[0]) | (absolute >= _SENSOR_MGDL[1]),
+            ~batch["past_mask"][..., 0],
+        ]
+        return torch.stack([column.to(glucose.dtype) for column in columns], dim=-1)
+
+    def _shift(self, batch: Batch) -> Tensor:
+        """What a hybrid has subtracted from glucose, (B, L+H); zeros without one."""
+        shape = (len(batch["past"]), self.spec.context + self.spec.horizon)
+        return batch.get("shift", self.scale.new_zeros(()).expand(shape)).to(self.scale.dtype)
+
+    @torch.no_grad()
+    def prepare(self, windows: TrainingWindows) -> None:
+        sample = torch.cat([self._features(batch) for batch in spaced(windows, _SAMPLE)])
+        values = sample[..., :-_FLAGS].flatten(0, 1).numpy()
+        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0).astype(np.float32)
+        spread = torch.from_numpy(high - low)
+        self.centre[:-_FLAGS] = torch.from_numpy(middle)
+        self.scale[:-_FLAGS] = torch.where(spread > 0, spread, 1.0)
+
+
+def _channel(values: Tensor, names: tuple[str, ...], name: str) -> Tensor:
+    """One channel of (B, L, C) by name, (B, L); zeros where the windows don't carry it."""
+    return values[..., names.index(name)] if name in names else values.new_zeros(()).expand(values.shape[:2])
