@@ -36,11 +36,12 @@ class Series:
 
     table (1+C, N) float32: row 0 the target, NaN where it was not measured; then the past channels, the target
     first, gaps carried forward (causal: a value never comes from a later reading than an observed point after it).
-    offsets (R+1,) first point of each recording · subject_of (R,) index into `subjects` · number_of (R,) number of
+    observed (N,) bool: where the target was measured · offsets (R+1,) first point of each recording · subject_of (R,) index into `subjects` · number_of (R,) number of
     the recording within its subject · start_s (R,) UTC seconds · utc_offset_min (R,).
     """
 
     table: np.ndarray
+    observed: np.ndarray
     offsets: np.ndarray
     subject_of: np.ndarray
     number_of: np.ndarray
@@ -93,6 +94,7 @@ def _write(source: HasRecordings, channels: tuple[str, ...], folder: Path) -> No
             table[:, position : position + len(recording)] = _rows(recording, channels)
             position += len(recording)
         table.flush()
+        np.save(temporary / "observed.npy", ~np.isnan(table[0]))
         series = _series(table, heads, tuple(source.subjects), channels)
         np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
         meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
@@ -106,10 +108,10 @@ def _write(source: HasRecordings, channels: tuple[str, ...], folder: Path) -> No
 def _read(folder: Path) -> Series:
     meta = json.loads((folder / "series.json").read_text(encoding="utf-8"))
     # copy-on-write: torch wants writable memory, the file is never written
-    table = np.load(folder / "table.npy", mmap_mode="c")
+    table, observed = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("table", "observed"))
     with np.load(folder / "index.npz") as index:
         arrays = {name: index[name] for name in _INDEX}
-    return Series(table, **arrays, subjects=tuple(meta["subjects"]), channels=tuple(meta["channels"]), dt_s=meta["dt_s"])
+    return Series(table, observed, **arrays, subjects=tuple(meta["subjects"]), channels=tuple(meta["channels"]), dt_s=meta["dt_s"])
 
 
 def _require_channels(source: HasRecordings, channels: tuple[str, ...]) -> None:
@@ -161,6 +163,7 @@ def _series(
     number = {s: i for i, s in enumerate(subjects)}
     return Series(
         table=table,
+        observed=~np.isnan(table[0]),
         offsets=np.cumsum([0, *(len(r) for r in recordings)], dtype=np.int64),
         subject_of=np.array([number[r.subject] for r in recordings], dtype=np.int64),
         number_of=np.array([r.index for r in recordings], dtype=np.int64),
