@@ -35,9 +35,7 @@ import pyarrow.parquet as pq
 from raycadian import cluster
 from raycadian.config import Card, Grid, load_card, parse
 from raycadian.data.grid import to_recordings
-from raycadian.data.quality import quality
-from raycadian.data.readers import merge, read_files
-from raycadian.data.tables import (
+from raycadian.data.parquet import (
     EVENT_SCHEMA,
     HEAD_SCHEMA,
     REPAIR,
@@ -50,6 +48,8 @@ from raycadian.data.tables import (
     to_table,
     write_table,
 )
+from raycadian.data.quality import quality
+from raycadian.data.readers import merge, read_files
 from raycadian.types import GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
 FORMAT = 1  # of the manifest and the layout

@@ -1,0 +1,127 @@
+"""How recordings lie in Parquet: the long table of a subject, its events, the table of all recordings, and their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycadian.data.grid import extents, owners, seconds
+from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
+
+REPAIR = "delete the folder and run `raycadian prepare` again"  # the fix that every damage has
+
+EVENT_SCHEMA = pa.schema([(TIME_UTC, pa.timestamp("ms")), ("kind", pa.string()), ("value", pa.float64())])
+# a head is a recording without its values: a row of recordings.parquet
+HEAD_SCHEMA = pa.schema(
+    [
+        (SUBJECT, pa.string()),
+        (RECORDING, pa.int32()),
+        ("start_utc", pa.timestamp("ms")),
+        ("utc_offset_min", pa.int32()),
+        ("dt_s", pa.float64()),
+        ("n_points", pa.int64()),
+    ]
+)
+
+
+def folder_name(subject: str) -> str:
+    """`subject=<id>` with everything but letters, digits and `_.-~` quoted, so no id leaves the folder."""
+    name = f"subject={quote(subject, safe='')}"
+    if len(name) > 240:
+        raise ValueError(f"subject id {subject[:40]!r}... is too long for a file name ({len(name)} bytes); shorten it")
+    return name
+
+
+def to_table(recordings: list[Recording]) -> pa.Table:
+    """Recordings one below the other, in the long format of part-0.parquet."""
+    start_s, n_points = extents(recordings)
+    step_ms = np.concatenate([np.arange(len(r)) * r.dt_s * 1000 for r in recordings]).round().astype(np.int64)
+    columns = {
+        RECORDING: pa.array(np.repeat([r.index for r in recordings], n_points), pa.int32()),
+        TIME_UTC: pa.array(np.repeat(start_s * 1000, n_points) + step_ms, pa.timestamp("ms")),
+        GLUCOSE: _column(recordings, GLUCOSE),
+        OBSERVED: pa.array(np.concatenate([r.observed for r in recordings])),
+    }
+    events = [name for name in EVENT_CHANNELS if name in recordings[0].channels]  # the same in each recording
+    return pa.table(columns | {name: _column(recordings, name) for name in events})
+
+
+def _column(recordings: list[Recording], name: str) -> pa.Array:
+    return pa.array(np.concatenate([r.channels[name] for r in recordings]), pa.float32(), from_pandas=True)
+
+
+def from_table(heads: pd.DataFrame, table: pa.Table, events: pd.DataFrame | None) -> list[Recording]:
+    """The inverse of `to_table`; events return to the recording that they fall in. Raises ValueError."""
+    names = [name for name in (GLUCOSE, *EVENT_CHANNELS) if name in table.column_names]
+    channels = {name: table[name].to_numpy() for name in names}
+    observed = table[OBSERVED].to_numpy()
+    edges = np.cumsum([0, *heads["n_points"]])
+    starts = heads["start_utc"].to_numpy("datetime64[s]")
+    dt_s = float(heads["dt_s"].iloc[0])
+    if edges[-1] != len(table):
+        raise ValueError(f"subject {heads[SUBJECT].iloc[0]!r}: {len(table)} points, expected {edges[-1]}; {REPAIR}")
+    if events is not None:
+        owner = owners(seconds(events[TIME_UTC]), starts.astype(np.int64), heads["n_points"].to_numpy(), dt_s)
+    return [
+        Recording(
+            head.subject, head.recording, starts[i], head.utc_offset_min, dt_s,
+            {name: values[edges[i] : edges[i + 1]] for name, values in channels.items()},
+            observed[edges[i] : edges[i + 1]],
+            None if events is None else events[owner == i].reset_index(drop=True),
+        )
+        for i, head in enumerate(heads.itertuples(index=False))
+    ]  # fmt: skip
+
+
+def heads_table(heads: list[list]) -> pa.Table:
+    """Rows in the order of HEAD_SCHEMA, start_utc as ISO 8601, as recordings.parquet."""
+    columns = dict(zip(HEAD_SCHEMA.names, zip(*heads, strict=True), strict=True))
+    columns["start_utc"] = np.array(columns["start_utc"], dtype="datetime64[ms]")
+    return pa.table(columns, HEAD_SCHEMA)
+
+
+def content_hash(recordings: list[Recording], events: pd.DataFrame) -> str:
+    """SHA-256 over one subject's values: independent of Parquet, of compression, of the machine's byte order."""
+    digest = hashlib.sha256()
+    for r in recordings:
+        head = [r.subject, r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r), sorted(r.channels)]
+        digest.update(json.dumps(head).encode())
+        for name in sorted(r.channels):
+            digest.update(_bytes(r.channels[name], "<f4"))
+        digest.update(r.observed.astype(np.uint8).tobytes())
+    digest.update(json.dumps(events["kind"].tolist()).encode())
+    digest.update(events[TIME_UTC].to_numpy("datetime64[ms]").astype("<i8").tobytes())
+    digest.update(_bytes(events["value"].to_numpy(), "<f8"))
+    return digest.hexdigest()
+
+
+def _bytes(values: np.ndarray, dtype: str) -> bytes:
+    """Little-endian, every NaN the same."""
+    return np.where(np.isnan(values), np.nan, values).astype(dtype).tobytes()
+
+
+def events_table(events: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(events[EVENT_SCHEMA.names], EVENT_SCHEMA, preserve_index=False, safe=False)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: Path, columns: set[str]) -> pa.Table:
+    """One Parquet file, its checksums verified. Raises ValueError where it is damaged or lacks a column."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not readable as Parquet ({error}); {REPAIR}") from None
+    if lacking := columns - set(table.column_names):
+        raise ValueError(f"{path}: lacks the columns {sorted(lacking)}; {REPAIR}")
+    return table
