@@ -35,7 +35,11 @@ def main() -> None:
     rounds = [{name: rate(peer) for name, peer in peers.items()} for _ in range(3)]
     rates = {name: float(np.median([r[name] for r in rounds])) for name in peers}
     rows = [
-        {"peer": name, "windows_per_s": round(rates[name]), "raycadian_over_peer": round(rates["raycadian"] / rates[name], 2)}
+        {
+            "peer": name,
+            "windows_per_s": round(rates[name]),
+            "raycadian_over_peer": round(rates["raycadian"] / rates[name], 2),
+        }
         for name in peers
     ]
     print(json.dumps(rows) if arguments.json else pd.DataFrame(rows).to_string(index=False))
@@ -90,7 +94,9 @@ def tsfm(glucose: np.ndarray) -> Callable[[], int]:
     order = torch.randperm(len(data))
 
     def batch() -> int:
-        rows = [{k: v for k, v in data[int(i)].items() if torch.is_tensor(v)} for i in _next(order)]  # timestamps don't collate
+        rows = [
+            {k: v for k, v in data[int(i)].items() if torch.is_tensor(v)} for i in _next(order)
+        ]  # timestamps don't collate
         return len(torch.utils.data.default_collate(rows)["past_values"])
 
     return batch

@@ -43,7 +43,9 @@ def test_a_wrong_override_says_what_and_how(assignment, message):
 
 
 def test_override_reaches_defaults_and_lists():
-    recipe = parse(Recipe, {**MINIMAL, "compare": [{"kind": "ridge"}]}, ("compare.0.lags=5", "model.mechanism.prior.taug.sd=0.3"))
+    recipe = parse(
+        Recipe, {**MINIMAL, "compare": [{"kind": "ridge"}]}, ("compare.0.lags=5", "model.mechanism.prior.taug.sd=0.3")
+    )
     assert recipe.compare[0].lags == 5
     assert recipe.model.mechanism.prior.taug.sd == 0.3
     assert recipe.model.mechanism.prior.taug.mean == 1.0
@@ -91,7 +93,12 @@ def test_cards_check_zone_and_grid():
 
 
 def test_spaces_check_their_ranges():
-    for wrong in ({"uniform": {"low": 2, "high": 1}}, {"loguniform": {"low": 0, "high": 1}}, {"choice": []}, {"normal": 1}):
+    for wrong in (
+        {"uniform": {"low": 2, "high": 1}},
+        {"loguniform": {"low": 0, "high": 1}},
+        {"choice": []},
+        {"normal": 1},
+    ):
         with pytest.raises(ValueError, match="not a valid searchspace"):
             parse(SearchSpace, {"parameters": {"a": wrong}})
 

@@ -104,4 +104,6 @@ def test_nothing_committed_names_an_address_of_a_registry():
 
 def test_help_is_instant_because_nothing_heavy_is_imported():
     code = "import sys, raycadian.cli; print([m for m in ('torch','ray','pandas','numpy','pydantic','mlflow','rich') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

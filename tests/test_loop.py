@@ -35,9 +35,11 @@ class Small(Model):
 @pytest.fixture(scope="module")
 def windows():
     series = helpers.series(3, 3)
+
     def make(split, stop):
         ranges = tuple(Range(f"p{i}", 0, *stop, split, "id") for i in range(3))
         return cut_windows(series, ranges, WINDOW, 3)
+
     return make("train", (0, 600)), make("val", (600, 850))  # fmt: skip
 
 
@@ -112,7 +114,9 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch(windows):
 
 def test_clipping_bounds_the_gradient(windows):
     model = Small()
-    session = loop._Session(model, *windows, config(clip_norm=1e-3, lr=1.0, schedule="constant", warmup_steps=0), loop.Process())
+    session = loop._Session(
+        model, *windows, config(clip_norm=1e-3, lr=1.0, schedule="constant", warmup_steps=0), loop.Process()
+    )
     session._step(torch.arange(64))
     assert torch.cat([p.grad.flatten() for p in model.parameters()]).norm() <= 1e-3 * 1.001
 

@@ -5,7 +5,16 @@ import sys
 import pytest
 
 from raycadian.config import Recipe, parse
-from raycadian.training.run import Run, experiment_key, find_complete, finish, list_runs, open_run, write_json, writing_folder
+from raycadian.training.run import (
+    Run,
+    experiment_key,
+    find_complete,
+    finish,
+    list_runs,
+    open_run,
+    write_json,
+    writing_folder,
+)
 
 RECIPE = parse(Recipe, {"name": "x", "dataset": "d.yaml", "model": {"kind": "ridge"}})
 
@@ -43,7 +52,10 @@ def test_two_processes_do_not_write_the_same_run(tmp_path):
         folder = tmp_path / ".partial-x-abcd1234"
         folder.mkdir()
         (folder / "lock").write_text(str(other.pid))
-        with pytest.raises(ValueError, match="writing this run already"), writing_folder(tmp_path, "x", "abcd1234", True):
+        with (
+            pytest.raises(ValueError, match="writing this run already"),
+            writing_folder(tmp_path, "x", "abcd1234", True),
+        ):
             pass
     finally:
         other.kill()

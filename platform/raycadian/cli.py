@@ -66,7 +66,10 @@ def doctor(as_json: bool) -> None:
         show_json([vars(f) for f in found])
     else:
         for item in found:
-            click.echo(f"{'ok ' if item.ok else 'MISSING'}  {item.name}: {item.found}" + (f"\n         {item.fix}" if item.fix else ""))
+            click.echo(
+                f"{'ok ' if item.ok else 'MISSING'}  {item.name}: {item.found}"
+                + (f"\n         {item.fix}" if item.fix else "")
+            )
     if not all(item.ok for item in found):
         sys.exit(1)
 
@@ -232,7 +235,9 @@ def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
     if as_json:
         show_json(vars(done))
     else:
-        click.echo(f"{done.run} is {'now' if done.promoted else 'NOT'} the champion of {done.registered}: {done.reason}")
+        click.echo(
+            f"{done.run} is {'now' if done.promoted else 'NOT'} the champion of {done.registered}: {done.reason}"
+        )
     if not done.promoted:
         sys.exit(1)
 
@@ -254,7 +259,9 @@ def serve(run_name: str | None, champion_name: str | None, runs: Path, host: str
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--run", "run_name", help="Run to use; the champion if left out.")
 @click.option("--champion", "champion_name", help="Registered name; the only one if left out.")
-@click.option("--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out.")
+@click.option(
+    "--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out."
+)
 @RUNS
 @JSON
 def forecast(
@@ -278,8 +285,11 @@ def simulate(patients: int, days: float, seed: int, out: Path) -> None:
     from raycadian.data.simulated import simulate_cohort
     from raycadian.terminal import console
 
-    with console.status(f"simulating {patients} patients x {days:g} days"):
-        click.echo(simulate_cohort(patients, days, seed, out))
+    with console.status(f"simulating {patients} patients x {days:g} days") as status:
+        card = simulate_cohort(
+            patients, days, seed, out, lambda done, total: status.update(f"{done} of {total} patients")
+        )
+    click.echo(card)
 
 
 @main.command()
@@ -321,7 +331,9 @@ def _show_run(run: Any, as_json: bool) -> None:
         show_json({"run": run.name, "path": str(run.path), **run.metadata, "metrics": run.summary})
         return
     found = run.summary["test"]["rmse_mgdl"]
-    click.echo(f"{run.path}\n  test RMSE {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] mg/dL, whole horizon")
+    click.echo(
+        f"{run.path}\n  test RMSE {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] mg/dL, whole horizon"
+    )
     click.echo(f"  {run.path / 'report.html'}")
 
 

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_NEEDED = ("ray", "torch", "granite-tsfm", "transformers", "peft", "deepspeed", "pandas", "pyarrow", "scipy", "mlflow", "wandb")
+_NEEDED = (
+    "ray",
+    "torch",
+    "granite-tsfm",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "mlflow",
+    "wandb",
+)
 _OPTIONAL = {"simglucose": "sim", "pytest": "dev", "hypothesis": "dev", "playwright": "dev"}
 _MIN_FREE_GB = 5
 
@@ -26,12 +38,24 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every check, in the order in which people set things up."""
-    return [_python(), *map(_package, _NEEDED), *_optional(), _cpus(), _memory(), _gpu(), _ray(), _storage(), _browser()]
+    return [
+        _python(),
+        *map(_package, _NEEDED),
+        *_optional(),
+        _cpus(),
+        _memory(),
+        _gpu(),
+        _ray(),
+        _storage(),
+        _browser(),
+    ]
 
 
 def _python() -> Finding:
     ok = (3, 11) <= sys.version_info[:2] < (3, 14)
-    return Finding("Python", ok, platform.python_version(), "" if ok else "use Python 3.11 to 3.13 (granite-tsfm's range)")
+    return Finding(
+        "Python", ok, platform.python_version(), "" if ok else "use Python 3.11 to 3.13 (granite-tsfm's range)"
+    )
 
 
 def _package(name: str) -> Finding:
@@ -51,7 +75,9 @@ def _optional() -> list[Finding]:
 
 
 def _cpus() -> Finding:
-    return Finding("CPUs", True, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
+    return Finding(
+        "CPUs", True, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    )
 
 
 def _memory() -> Finding:
@@ -59,7 +85,9 @@ def _memory() -> Finding:
 
     free_gb = psutil.virtual_memory().available / 1e9
     ok = free_gb >= 4
-    return Finding("memory", ok, f"{free_gb:.1f} GB available", "" if ok else "4 GB are needed for Ray with two workers")
+    return Finding(
+        "memory", ok, f"{free_gb:.1f} GB available", "" if ok else "4 GB are needed for Ray with two workers"
+    )
 
 
 def _gpu() -> Finding:
@@ -78,9 +106,13 @@ def _ray() -> Finding:
         ray = connect()
         answer = ray.get(ray.remote(platform.node).remote(), timeout=60)
         resources = ray.cluster_resources()
-        return Finding("Ray", True, f"a task ran on {answer}; {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs")
+        return Finding(
+            "Ray", True, f"a task ran on {answer}; {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+        )
     except Exception as error:  # whatever Ray says is the finding
-        return Finding("Ray", False, f"{type(error).__name__}: {error}", "check RAY_ADDRESS, or unset it to use this machine")
+        return Finding(
+            "Ray", False, f"{type(error).__name__}: {error}", "check RAY_ADDRESS, or unset it to use this machine"
+        )
 
 
 def _storage() -> Finding:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycadian.config import Recipe, Tracking
-from raycadian.training.run import RUNS, Run, list_runs
+from raycadian.training.run import RUNS, Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -34,7 +34,11 @@ class Terminal:
             return
         if self._bar is None or epoch != self._epoch:
             self._end_bar()
-            columns = (TextColumn("  epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[rate]} windows/s"))
+            columns = (
+                TextColumn("  epoch {task.fields[epoch]}"),
+                BarColumn(),
+                TextColumn("{task.fields[rate]} windows/s"),
+            )
             self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=total, epoch=epoch, rate="")

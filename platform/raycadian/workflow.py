@@ -37,7 +37,13 @@ class Outcome:
 
 
 def train(
-    recipe: Recipe, data: Data, progress: Progress, *, runs: Path = RUNS, resume: bool = False, against: Iterable[Run] = ()
+    recipe: Recipe,
+    data: Data,
+    progress: Progress,
+    *,
+    runs: Path = RUNS,
+    resume: bool = False,
+    against: Iterable[Run] = (),
 ) -> Run:
     """Train and score one model, tracked, logged in MLflow. `resume` reuses a complete run of the same recipe and data."""
     done = find_complete(runs, recipe.name, experiment_key(recipe, data.snapshot_id)) if resume else None
@@ -58,7 +64,9 @@ def train(
     return run
 
 
-def run(recipe: Recipe, progress: Progress, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, resume: bool = False) -> Outcome:
+def run(
+    recipe: Recipe, progress: Progress, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, resume: bool = False
+) -> Outcome:
     """Prepare, tune (where the recipe asks), train the model and its peers, score, promote the best, report.
 
     Models are chosen on validation data; the leaderboard shows the test data, once.
@@ -97,7 +105,6 @@ def label(run: Run, among: list[Run]) -> str:
     """The model's name, or the run's where two runs have the same model."""
     name = model_name(run.recipe.model)
     return name if sum(model_name(r.recipe.model) == name for r in among) == 1 else run.name
-
 
 
 class Quiet:

@@ -143,7 +143,9 @@ def _fit_population(series: Series, config: CMAMechanism, train: tuple[Range, ..
     fit = _fit([_profile(series, pieces)], config)
     record = fit.to_records()[0]
     if not record["ok"]:
-        raise ValueError("the CMA can't be fitted to the training data: constant or nearly empty; see `raycadian inspect`")
+        raise ValueError(
+            "the CMA can't be fitted to the training data: constant or nearly empty; see `raycadian inspect`"
+        )
     return record | {"subject": "(population)", "cutoff_local_s": None}
 
 

@@ -111,7 +111,9 @@ def _read(folder: Path) -> Series:
     table, observed = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("table", "observed"))
     with np.load(folder / "index.npz") as index:
         arrays = {name: index[name] for name in _INDEX}
-    return Series(table, observed, **arrays, subjects=tuple(meta["subjects"]), channels=tuple(meta["channels"]), dt_s=meta["dt_s"])
+    return Series(
+        table, observed, **arrays, subjects=tuple(meta["subjects"]), channels=tuple(meta["channels"]), dt_s=meta["dt_s"]
+    )
 
 
 def _require_channels(source: HasRecordings, channels: tuple[str, ...]) -> None:

@@ -81,7 +81,9 @@ def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "")
             ranges = _by_subject(lengths, test, config)
         case "kfold":
             if len(subjects) < config.folds:
-                raise ValueError(f"split: {config.folds} folds need as many subjects; found {len(subjects)}; lower folds")
+                raise ValueError(
+                    f"split: {config.folds} folds need as many subjects; found {len(subjects)}; lower folds"
+                )
             order = np.random.default_rng(config.seed).permutation(subjects)
             ranges = _by_subject(lengths, [str(s) for s in order[config.fold :: config.folds]], config)
     manifest = SplitManifest(config, snapshot, tuple(ranges))
@@ -101,7 +103,9 @@ def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
     for r in ranges:
         by_recording.setdefault((r.subject, r.recording), []).append(r)
         if r.scope == ID and r.subject in held:
-            raise ValueError(f"leakage: subject {r.subject!r} is held out and also in {r.split}; split by whole subjects")
+            raise ValueError(
+                f"leakage: subject {r.subject!r} is held out and also in {r.split}; split by whole subjects"
+            )
     for (subject, number), found in by_recording.items():
         found.sort(key=lambda r: r.start)
         for left, right in zip(found, found[1:], strict=False):

@@ -137,7 +137,9 @@ def latest(series: Series, window: Window, mechanism: "Mechanism | None" = None)
         )
     missing = float(np.isnan(series.table[0, begin:]).mean())
     if missing > window.max_missing:
-        raise ValueError(f"{missing:.0%} of the context is missing, at most {window.max_missing:.0%} may be; fill the gaps")
+        raise ValueError(
+            f"{missing:.0%} of the context is missing, at most {window.max_missing:.0%} may be; fill the gaps"
+        )
     if np.isnan(series.table[0, -1]):
         raise ValueError("the last point of the history was not measured; end the history at a reading")
     ahead = np.full((len(series.table), window.horizon), np.nan, dtype=np.float32)

@@ -60,7 +60,9 @@ def _require_capacity(config: Training) -> None:
     have = int(ray.cluster_resources().get("GPU", 0)) if _use_gpu(config) else cpus()
     if config.workers > have:
         kind = "GPU" if _use_gpu(config) else "CPU"
-        raise ValueError(f"training.workers={config.workers} needs as many {kind}s; the cluster has {have}; lower workers")
+        raise ValueError(
+            f"training.workers={config.workers} needs as many {kind}s; the cluster has {have}; lower workers"
+        )
 
 
 def _use_gpu(config: Training) -> bool:
@@ -82,7 +84,9 @@ def _my_windows(name: str, template: Windows) -> Windows:
     batches = ray.train.get_dataset_shard(name).iter_batches(batch_size=None)
     starts = [np.asarray(block, dtype=np.int64) for batch in batches for block in batch["starts"]]
     # sorted: Ray Data's delivery order isn't deterministic, the epoch's order must be
-    return Windows(template.series, torch.from_numpy(np.sort(np.concatenate(starts))), template.window, template.mechanism)
+    return Windows(
+        template.series, torch.from_numpy(np.sort(np.concatenate(starts))), template.window, template.mechanism
+    )
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -29,7 +29,15 @@ from raycadian.physiology.insights import describe
 from raycadian.training import loop
 from raycadian.training.loop import OnEpoch, OnStep, Trained
 from raycadian.training.run import (
-    RUNS, Clock, Run, environment, experiment_key, finish, write_json, write_recipe, writing_folder,
+    RUNS,
+    Clock,
+    Run,
+    environment,
+    experiment_key,
+    finish,
+    write_json,
+    write_recipe,
+    writing_folder,
 )  # fmt: skip
 from raycadian.types import OOD
 

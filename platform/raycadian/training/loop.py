@@ -82,7 +82,9 @@ class Trained:
 def choose_device(wanted: str) -> torch.device:
     """Raises ValueError where CUDA is asked for and absent."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("training.device=cuda, but no CUDA device is visible; use auto or cpu, or check `raycadian doctor`")
+        raise ValueError(
+            "training.device=cuda, but no CUDA device is visible; use auto or cpu, or check `raycadian doctor`"
+        )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -226,7 +228,9 @@ class _Session:
         for batch in self.val.batches(max(self.local_batch, 256)):
             with self._autocast():
                 loss, found = self.model.loss(self._to_device(batch))
-            sums += torch.stack([loss, found["mse"], found["mae"], torch.ones_like(loss)]).double().cpu() * int(found["n"])
+            sums += torch.stack([loss, found["mse"], found["mae"], torch.ones_like(loss)]).double().cpu() * int(
+                found["n"]
+            )
         return sums.tolist()
 
     def _keep_best(self, metrics: Metrics) -> None:

@@ -25,7 +25,15 @@ from ray.tune.search import Searcher
 
 from raycadian.cluster import connect, cpus
 from raycadian.config import (
-    Choice, LogUniform, RandInt, Recipe, SearchSpace, Tuning, Uniform, load_space, override,
+    Choice,
+    LogUniform,
+    RandInt,
+    Recipe,
+    SearchSpace,
+    Tuning,
+    Uniform,
+    load_space,
+    override,
 )  # fmt: skip
 from raycadian.training.experiment import Data, fit_model
 from raycadian.training.run import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
@@ -74,7 +82,9 @@ def sweep(
 
 def _require_tuning(recipe: Recipe) -> Tuning:
     if recipe.tuning is None:
-        raise ValueError(f"recipe {recipe.name} has no `tuning`; add one, e.g. --set 'tuning={{space: search_spaces/x.yaml}}'")
+        raise ValueError(
+            f"recipe {recipe.name} has no `tuning`; add one, e.g. --set 'tuning={{space: search_spaces/x.yaml}}'"
+        )
     if recipe.training.workers > 1:
         raise ValueError("a sweep's trials train with one worker each; --set training.workers=1 for the sweep")
     return recipe.tuning
@@ -159,7 +169,10 @@ def _examples(distribution: Any) -> list[Any]:
 
 def _encode(params: dict[str, Any]) -> dict[str, Any]:
     """Choices are JSON text for Optuna, which takes plain values only."""
-    return {path: value["choice"] if isinstance(value, dict) and "choice" in value else value for path, value in params.items()}
+    return {
+        path: value["choice"] if isinstance(value, dict) and "choice" in value else value
+        for path, value in params.items()
+    }
 
 
 def _decode(params: dict[str, Any]) -> dict[str, Any]:
