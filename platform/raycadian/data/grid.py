@@ -25,21 +25,31 @@ def to_recordings(readings: Readings, grid: Grid, issues: Issues) -> list[Record
     point at or after them, so that no point knows of a later meal; basal rates hold until the next one (NaN before
     the first). A channel is absent where the subject has no such event. What is dropped is counted in `issues`.
     """
-    time_s, glucose_mgdl, offset_min = _clean(readings, issues)
+    glucose = readings.glucose
+    return arrays_to_recordings(
+        readings.subject, seconds(glucose[TIME_UTC]), glucose[GLUCOSE].to_numpy(np.float64),
+        glucose["utc_offset_min"].to_numpy(np.int64), readings.events, grid, issues,
+    )  # fmt: skip
+
+
+def arrays_to_recordings(
+    subject: str, time_s: np.ndarray, glucose_mgdl: np.ndarray, offset_min: np.ndarray, events: pd.DataFrame | None,
+    grid: Grid, issues: Issues,
+) -> list[Recording]:  # fmt: skip
+    """`to_recordings` of plain arrays (M,), in any order: UTC seconds (int64), mg/dL, minutes ahead of UTC (int64)."""
+    time_s, glucose_mgdl, offset_min = _clean(subject, time_s, glucose_mgdl, offset_min, issues)
     dt_s = grid.dt_min * 60.0
     found: list[Recording] = []
-    for begin, end in _pieces(readings.subject, time_s, offset_min, grid.gap_min * 60.0, issues):
+    for begin, end in _pieces(subject, time_s, offset_min, grid.gap_min * 60.0, issues):
         values, observed = _resample(time_s[begin:end], glucose_mgdl[begin:end], dt_s, grid.interpolate_min * 60.0)
         start_utc = time_s[begin].astype("datetime64[s]")
         if len(values) < grid.min_points:
-            issues.add("recording shorter than min_points", f"subject {readings.subject!r} at {start_utc} UTC")
+            issues.add("recording shorter than min_points", f"subject {subject!r} at {start_utc} UTC")
             continue
         found.append(
-            Recording(
-                readings.subject, len(found), start_utc, int(offset_min[begin]), dt_s, {GLUCOSE: values}, observed
-            )
+            Recording(subject, len(found), start_utc, int(offset_min[begin]), dt_s, {GLUCOSE: values}, observed)
         )
-    return _with_events(found, readings.events, issues) if len(readings.events) else found
+    return found if events is None or not len(events) else _with_events(found, events, issues)
 
 
 def owners(time_s: np.ndarray, start_s: np.ndarray, n_points: np.ndarray, dt_s: float) -> np.ndarray:
@@ -63,15 +73,16 @@ def seconds(times: pd.Series) -> np.ndarray:
     return times.to_numpy("datetime64[s]").astype(np.int64)
 
 
-def _clean(readings: Readings, issues: Issues) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _clean(
+    subject: str, time_s: np.ndarray, glucose_mgdl: np.ndarray, offset_min: np.ndarray, issues: Issues
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measured readings in strictly rising time: seconds, mg/dL, UTC offset in minutes, (M,) each."""
-    frame = readings.glucose[np.isfinite(readings.glucose[GLUCOSE].to_numpy(np.float64))]
-    time_s = seconds(frame[TIME_UTC])
-    order = np.argsort(time_s, kind="stable")
+    measured = np.flatnonzero(np.isfinite(glucose_mgdl))
+    order = measured[np.argsort(time_s[measured], kind="stable")]
     time_s, first = np.unique(time_s[order], return_index=True)
-    issues.add("reading at the same second as another", f"subject {readings.subject!r}", len(order) - len(first))
+    issues.add("reading at the same second as another", f"subject {subject!r}", len(order) - len(first))
     kept = order[first]
-    return time_s, frame[GLUCOSE].to_numpy(np.float64)[kept], frame["utc_offset_min"].to_numpy(np.int64)[kept]
+    return time_s, glucose_mgdl[kept], offset_min[kept]
 
 
 def _pieces(
