@@ -68,7 +68,11 @@ def test_values_converted_from_mmol_fall_in_the_ranges_of_the_consensus():
 def test_coverage_counts_missed_readings():
     q = measure([0, 5, 10, 15, 75, 80, 85, 90], [100, 110] * 4)  # an hour: 11 of 19 readings missed
     assert q["coverage_pct"] == pytest.approx(100 * (1 - 55 / 95), abs=1e-3)
-    assert (q["gaps"], q["longest_gap_h"], q["interval_min"], q["readings"]) == (1, 1.0, 5.0, 8)
+    assert (q["gaps"], q["interruptions"], q["longest_gap_h"], q["interval_min"], q["readings"]) == (1, 1, 1.0, 5.0, 8)
+    assert (
+        measure([0, 5, 10, 20, 25], [100] * 5)["gaps"],
+        measure([0, 5, 10, 20, 25], [100] * 5)["interruptions"],
+    ) == (0, 1)
     assert measure(range(0, 150, 15), [100] * 10)["coverage_pct"] == 100  # 15-minute sensors are not full of gaps
 
 
@@ -133,7 +137,7 @@ def test_the_page_opens_offline_and_shows_everybody(ray_local, tmp_path):
     assert not re.search(r"(src|href)=[\"'](https?:)?//", html)
     assert html.index(">p2<") < html.index(">p10<")  # natural order
     assert "recording shorter than min_points: 1" in html and "under 14 days: 31 of 31 subjects" in html
-    assert "1 more subjects have no usable recording" in html
+    assert "Without a usable recording: 1 more subject." in html
 
 
 @pytest.mark.ray

@@ -34,8 +34,8 @@ RANGES = {
 }
 _SHOWN = 24  # subjects in a figure
 _COVERAGE = {
-    "days": "Days", "readings": "Readings", "interval_min": "Every (min)", "coverage_pct": "Coverage %", "gaps": "Gaps",
-    "longest_gap_h": "Longest gap (h)", "recordings": "Recordings", "points": "Points",
+    "days": "Days", "readings": "Readings", "interval_min": "Every (min)", "coverage_pct": "Coverage %",
+    "interruptions": "Interruptions", "gaps": "Gaps", "longest_gap_h": "Longest gap (h)", "recordings": "Recordings", "points": "Points",
 }  # fmt: skip
 _METRICS = {
     "min_mgdl": "Min", "mean_mgdl": "Mean", "max_mgdl": "Max", "sd_mgdl": "SD", "cv_pct": "CV %", "gmi_pct": "GMI %",
@@ -46,8 +46,8 @@ def quality(readings: Readings, recordings: list[Recording], grid: Grid) -> dict
     """One subject's metrics, ready for JSON; None where there is too little to say.
 
     days: first to last reading · interval_min: median time between readings · coverage_pct: share of that span not lost
-    in missed readings (time between readings beyond 1.5 intervals, less one interval) · gaps: longer than
-    `grid.gap_min` · GMI % = 3.31 + 0.02392 mean · flags: what a researcher should know first.
+    in missed readings (time between readings beyond 1.5 intervals, less one interval) · interruptions: how often readings
+    were missed · gaps: those longer than `grid.gap_min` · GMI % = 3.31 + 0.02392 mean · flags: what a researcher should know first.
     """
     frame = readings.glucose[np.isfinite(readings.glucose[GLUCOSE].to_numpy(np.float64))]
     glucose = frame[GLUCOSE].to_numpy(np.float64)
@@ -58,16 +58,17 @@ def quality(readings: Readings, recordings: list[Recording], grid: Grid) -> dict
 
 def _coverage(time_s: np.ndarray, grid: Grid) -> dict[str, Any]:
     found: dict[str, Any] = {"readings": len(time_s), "days": 0.0, "interval_min": None, "coverage_pct": None}
-    found |= {"gaps": 0, "longest_gap_h": None}
+    found |= {"interruptions": 0, "gaps": 0, "longest_gap_h": None}
     if len(time_s) < 2:
         return found
     apart_s = np.diff(time_s).astype(np.float64)
     interval_s, span_s = float(np.median(apart_s)), float(apart_s.sum())
-    missed_s = float((apart_s[apart_s > 1.5 * interval_s] - interval_s).sum())
+    missed_s = apart_s[apart_s > 1.5 * interval_s] - interval_s
     return found | {
         "days": span_s / 86400,
         "interval_min": interval_s / 60,
-        "coverage_pct": 100 * (1 - missed_s / (span_s + interval_s)),
+        "coverage_pct": 100 * (1 - float(missed_s.sum()) / (span_s + interval_s)),
+        "interruptions": len(missed_s),
         "gaps": int((apart_s > grid.gap_min * 60).sum()),
         "longest_gap_h": float(apart_s.max()) / 3600,
     }
@@ -127,8 +128,8 @@ _PROFILE_CAPTION = (
 )
 _TIMELINE_CAPTION = "Recordings of each subject, in days since the subject's first; white is a gap."
 _COVERAGE_NOTE = (
-    "Coverage: share of the time from first to last reading that no missed reading takes. Gaps are those that end a "
-    "recording. The 2019 consensus asks for 14 days with 70% coverage before time in range is trusted."
+    "Coverage: share of the time from first to last reading that no missed reading takes. Interruptions: how often readings "
+    "were missed; gaps: those long enough to end a recording. The 2019 consensus asks for 14 days with 70% coverage before time in range is trusted."
 )
 _METRICS_NOTE = (
     "mg/dL, and % of readings. Targets of the 2019 consensus for most adults with diabetes: 70–180 above 70% of the time, "
@@ -139,16 +140,17 @@ _METRICS_NOTE = (
 def _summary(snapshot: "Snapshot", found: dict[str, dict]) -> str:
     counts, card = snapshot.manifest["counts"], snapshot.card
     text = (
-        f"{counts['subjects']} subjects, {counts['readings']:,} readings over {sum(q['days'] for q in found.values()):,.1f} "
-        f"days: {counts['recordings']} recordings of {counts['points']:,} points every {card.grid.dt_min:g} min, "
-        f"{100 * counts['observed'] / counts['points']:.1f}% of them measured. {counts['events']:,} events."
+        f"{_plural(counts['subjects'], 'subject')}, {counts['readings']:,} readings over {sum(q['days'] for q in found.values()):,.1f} "
+        f"days: {_plural(counts['recordings'], 'recording')} of {counts['points']:,} points every {card.grid.dt_min:g} min, "
+        f"{100 * counts['observed'] / counts['points']:.1f}% of them measured; {_plural(counts['events'], 'event')}."
     )
     if counts["subjects_without_recording"]:
-        text += f" {counts['subjects_without_recording']} more subjects have no usable recording."
+        text += f" Without a usable recording: {_plural(counts['subjects_without_recording'], 'more subject')}."
     about = " · ".join(filter(None, (card.description, card.source, card.license and f"Licence: {card.license}")))
     flags = pd.Series([flag for q in found.values() for flag in q["flags"]], dtype=object).value_counts()
-    flagged = "; ".join(f"{flag}: {n} of {len(found)} subjects" for flag, n in flags.items())
-    return paragraph(text) + _note(about) + paragraph(f"Flags: {flagged or 'none'}.") + _cohort_table(found)
+    flagged = "; ".join(f"{flag}: {n} of {_plural(len(found), 'subject')}" for flag, n in flags.items())
+    cohort = _cohort_table(found) if len(found) > 1 else ""
+    return paragraph(text) + _note(about) + paragraph(f"Flags: {flagged or 'none'}.") + cohort
 
 
 def _cohort_table(found: dict[str, dict]) -> str:
@@ -186,7 +188,11 @@ def _note(text: str) -> str:
 
 def _folded(table: str, n_rows: int) -> str:
     """Long tables are closed at first."""
-    return f"<details{' open' if n_rows <= _SHOWN else ''}><summary>{n_rows} subjects</summary>{table}</details>"
+    return f"<details{' open' if n_rows <= _SHOWN else ''}><summary>{_plural(n_rows, 'subject')}</summary>{table}</details>"
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' if n != 1 else ''}"
 
 
 def _natural(subject: str) -> list[str | int]:

@@ -358,6 +358,7 @@ def _counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
         "subjects_without_recording": len(rows) - len(usable),
         "recordings": sum(len(row["heads"]) for row in usable),
         "readings": sum(row["quality"]["readings"] for row in rows),
+        "interruptions": sum(row["quality"]["interruptions"] for row in rows),
         "gaps": sum(row["quality"]["gaps"] for row in rows),
         "points": sum(row["quality"]["points"] for row in rows),
         "observed": sum(row["observed"] for row in usable),
