@@ -50,11 +50,17 @@ def test_short_gaps_are_interpolated_long_ones_stay_missing():
 
 def test_points_near_a_reading_at_a_long_gap_take_that_reading():
     r = grid_one([0, 6, 39, 45], [100, 106, 139, 145])  # 33-min gap; readings 1 min from grid points 5 and 40
-    np.testing.assert_allclose(r.channels[GLUCOSE][:3], [100, 105, np.nan])  # 5 lies between two near readings: linear
-    assert r.channels[GLUCOSE][8] == 140 and r.observed[8]  # 40 between 39 and 45: linear
+    np.testing.assert_allclose(r.channels[GLUCOSE][:3], [100, 106, np.nan])
+    assert r.channels[GLUCOSE][8] == 139 and r.observed[8]
     assert np.isnan(r.channels[GLUCOSE][2:8]).all() and not r.observed[2:8].any()
     late = grid_one([0, 4, 38], [100, 104, 138])  # 5 lies in the gap, 1 min after the reading at 4
     assert late.channels[GLUCOSE][1] == 104 and late.observed[1]
+
+
+def test_a_measured_point_does_not_lean_on_the_reading_after_a_short_gap():
+    r = grid_one([0, 9, 24, 30], [100, 109, 400, 400])  # 10 is 1 min after the reading at 9, the next is 15 min on
+    assert r.channels[GLUCOSE][2] == 109 and r.observed[2]
+    assert not r.observed[3] and 109 < r.channels[GLUCOSE][3] < 400  # 15 is filled, and marked so
 
 
 def test_no_interpolation_at_all_when_the_card_says_so():
@@ -164,6 +170,9 @@ def test_any_readings_make_honest_recordings(gaps, seed, dt, interpolate):
             assert v == at[int(p)]  # a reading on the grid is that reading
         inside = ~exact & (minutes[right] - minutes[left] > interpolate) & ~near
         assert np.isnan(r.channels[GLUCOSE][inside]).all()  # never across a longer gap
+        lonely = near & ~exact & (minutes[right] - minutes[left] >= 2 * dt)
+        closest = np.where(points - minutes[left] <= minutes[right] - points, values[left], values[right])
+        np.testing.assert_array_equal(r.channels[GLUCOSE][lonely], np.float32(closest[lonely]))
         filled = ~exact & (minutes[right] - minutes[left] <= interpolate)
         low, high = np.minimum(values[left], values[right]), np.maximum(values[left], values[right])
         v = r.channels[GLUCOSE][filled]
