@@ -142,6 +142,21 @@ def test_an_event_belongs_to_one_recording_where_two_touch():
     assert sum(r.channels[CARBS].sum() for r in found) == 8
 
 
+@settings(max_examples=100, deadline=None)
+@given(jitter_s=st.lists(st.integers(-140, 140), min_size=2, max_size=40), cut=st.integers(0, 39))
+def test_a_history_cut_half_a_step_after_a_point_gives_it_the_same_value(jitter_s, cut):
+    minutes = 5 * np.arange(len(jitter_s)) + np.array(jitter_s) / 60
+    minutes = minutes[np.r_[True, np.random.default_rng(len(jitter_s)).random(len(jitter_s) - 1) > 0.2]]
+    whole = to_recordings(make(minutes), GRID, Issues())[0]
+    point = min(cut, len(whole) - 1)
+    if not whole.observed[point]:
+        return
+    known = minutes[minutes - minutes[0] <= 5 * point + 2.5]
+    short = grid_one(known)
+    assert len(short) == point + 1 and short.observed[-1]
+    np.testing.assert_array_equal(short.channels[GLUCOSE], whole.channels[GLUCOSE][: point + 1])
+
+
 gaps_min = st.lists(st.integers(1, 90), min_size=0, max_size=60)
 amounts = st.lists(
     st.tuples(st.integers(-100, 2000), st.sampled_from([CARBS, BOLUS]), st.floats(0.5, 120)), max_size=12
@@ -163,7 +178,8 @@ def test_any_readings_make_honest_recordings(gaps, seed, dt, interpolate):
         assert start in at
         left, right = np.searchsorted(minutes, points, "right") - 1, np.searchsorted(minutes, points, "left")
         exact = minutes[left] == points
-        near = np.minimum(points - minutes[left], minutes[np.minimum(right, len(minutes) - 1)] - points) <= dt / 2
+        right = np.minimum(right, len(minutes) - 1)
+        near = np.minimum(points - minutes[left], np.abs(minutes[right] - points)) <= dt / 2
         np.testing.assert_array_equal(r.observed, near)
         assert not np.isnan(r.channels[GLUCOSE][r.observed]).any()
         for p, v in zip(points[exact], r.channels[GLUCOSE][exact], strict=True):

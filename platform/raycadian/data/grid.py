@@ -19,11 +19,12 @@ def to_recordings(readings: Readings, grid: Grid, issues: Issues) -> list[Record
     """One subject's readings as recordings in time order.
 
     A gap longer than `gap_min` or a change of the UTC offset ends a recording; the next one has a grid of its own from
-    its first reading. Between readings at most `interpolate_min` apart a grid point takes the value linear in time.
-    In longer gaps a point within half a step of a reading takes that reading, the others stay NaN. `observed` is True
-    where a reading lies within half a step, and only there. Carbohydrate and boluses are summed on the first grid
-    point at or after them, so that no point knows of a later meal; basal rates hold until the next one (NaN before
-    the first). A channel is absent where the subject has no such event. What is dropped is counted in `issues`.
+    its first reading. A point within half a step of a reading takes the nearest, and only there is `observed` True: a
+    history cut half a step after a point gives it the same value as the whole, so that a served forecast equals the
+    scored one. Other points take the value linear in time between readings at most `interpolate_min` apart, or NaN.
+    Carbohydrate and boluses are summed on the first grid point at or after them, so that no point knows of a later meal;
+    basal rates hold until the next one (NaN before the first). A channel is absent where the subject has no such event.
+    What is dropped is counted in `issues`.
     """
     glucose = readings.glucose
     return arrays_to_recordings(
@@ -105,14 +106,14 @@ def _resample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One piece (M,) on its grid: values (N,) float32 with NaN = missing, observed (N,) bool."""
     t = (time_s - time_s[0]).astype(np.float64)
-    points = np.arange(int(t[-1] // dt_s) + 1) * dt_s
+    points = np.arange(int((t[-1] + dt_s / 2) // dt_s) + 1) * dt_s
     left = np.searchsorted(t, points, side="right") - 1
     right = np.minimum(left + 1, len(t) - 1)
     before, after = points - t[left], np.abs(t[right] - points)
     observed = np.minimum(before, after) <= dt_s / 2
-    linear = (t[right] - t[left] <= interpolate_s) | (before == 0)
-    nearest = np.where(observed, np.where(before <= after, values[left], values[right]), np.nan)
-    return np.where(linear, np.interp(points, t, values), nearest).astype(np.float32), observed
+    nearest = np.where(before <= after, values[left], values[right])
+    between = np.where(t[right] - t[left] <= interpolate_s, np.interp(points, t, values), np.nan)
+    return np.where(observed, nearest, between).astype(np.float32), observed
 
 
 def _with_events(recordings: list[Recording], events: pd.DataFrame, issues: Issues) -> list[Recording]:
