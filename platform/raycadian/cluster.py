@@ -34,6 +34,7 @@ def connect(num_cpus: int | None = None) -> Any:
         ray.init(num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING, log_to_driver=False)
     from ray.data import DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not our users' business
     DataContext.get_current().enable_progress_bars = False
     return ray
 
