@@ -6,7 +6,10 @@ at or before its last context point. Until a person has `min_days` of readings, 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import MutableMapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,12 +30,13 @@ _BATCH = 256  # fits at once: bounds the memory
 class Mechanism:
     """Day curves and who uses them. R rows (recording x era), P points a day.
 
-    curves (R, P+L+H-1) float32 mg/dL: a day from the recording's own phase, continued periodically so that a window is
-    one slice · first (R,) position of the first last-context-point that a row serves, ascending · fit_of (R,) the
-    record used; record 0 is the population's · records: what was fitted, JSON-able.
+    curves (R, P+L+H-1) float32 mg/dL: a day from point `begin` (R,) of the recording on, continued periodically so that
+    a window is one slice · first (R,) position of the first last-context-point that a row serves, ascending · fit_of
+    (R,) the record used; record 0 is the population's · records: what was fitted, JSON-able.
     """
 
     curves: Tensor
+    begin: np.ndarray
     first: np.ndarray
     fit_of: np.ndarray
     records: list[dict[str, Any]]
@@ -41,7 +45,7 @@ class Mechanism:
     def cut(self, point: np.ndarray, starts: np.ndarray, context: int, length: int) -> Tensor:
         """(B, L+H) mg/dL for windows that begin at `point` of their recording, position `starts` of the series."""
         row = np.searchsorted(self.first, starts + context - 1, side="right") - 1
-        phase = torch.from_numpy(point % self.points_a_day)
+        phase = torch.from_numpy((point - self.begin[row]) % self.points_a_day)
         return self.curves.unfold(1, length, 1)[torch.from_numpy(row), phase]
 
     @property
@@ -74,13 +78,49 @@ def fit_mechanism(
     if population is None:
         population = _fit_population(series, config, train)
     rows = [row for recording in range(len(series.offsets) - 1) for row in _rows(series, recording, config)]
-    fitted = _fit_rows(series, rows, config)
+    begin = np.zeros(len(rows), np.int64)
+    return _mechanism(
+        series, rows, begin, _fit_rows(series, rows, config, {}), population, _points(series) + length - 1
+    )
+
+
+def fit_latest(
+    series: Series,
+    config: CMAMechanism,
+    context: int,
+    length: int,
+    *,
+    population: dict[str, Any],
+    known: MutableMapping[bytes, dict[str, Any]],
+) -> Mechanism:
+    """The same, for windows whose last context point is a subject's last point, and for those only: what the endpoint
+    needs. `known` remembers fits by what they were fitted to, so that who asks every 5 minutes is fitted once an era.
+    """
+    last = np.flatnonzero(np.diff(series.subject_of, append=-1))
+    rows = [_rows(series, int(recording), config)[-1] for recording in last]
+    begin = np.diff(series.offsets)[last] - context
+    return _mechanism(series, rows, begin, _fit_rows(series, rows, config, known), population, length)
+
+
+def _mechanism(
+    series: Series,
+    rows: list[_Row],
+    begin: np.ndarray,
+    fitted: dict[tuple[int, int], dict[str, Any]],
+    population: dict[str, Any],
+    n: int,
+) -> Mechanism:
+    """Curves of `n` points for each row, by the person's own fit where there is one."""
     number = {key: i for i, key in enumerate(fitted, start=1)}
     records = [population, *fitted.values()]
     fit_of = np.array([number.get((_subject(series, r), r.cutoff_s), 0) for r in rows])
-    points = int(DAY_S // series.dt_s)
-    curves = _curves(series, rows, CMAFit.from_records(records)[torch.from_numpy(fit_of)], points + length - 1)
-    return Mechanism(curves, np.array([r.first for r in rows]), fit_of, records, points)
+    curves = _curves(series, rows, begin, CMAFit.from_records(records)[torch.from_numpy(fit_of)], n)
+    return Mechanism(curves, begin, np.array([r.first for r in rows]), fit_of, records, _points(series))
+
+
+def _points(series: Series) -> int:
+    """Points of a day."""
+    return int(DAY_S // series.dt_s)
 
 
 def _rows(series: Series, recording: int, config: CMAMechanism) -> list[_Row]:
@@ -98,23 +138,34 @@ def _subject(series: Series, row: _Row) -> int:
     return int(series.subject_of[row.recording])
 
 
-def _fit_rows(series: Series, rows: list[_Row], config: CMAMechanism) -> dict[tuple[int, int], dict[str, Any]]:
+def _fit_rows(
+    series: Series, rows: list[_Row], config: CMAMechanism, known: MutableMapping[bytes, dict[str, Any]]
+) -> dict[tuple[int, int], dict[str, Any]]:
     """(subject, cutoff) -> record of the person's own fit, where there are enough readings before the cutoff."""
     needed = config.min_days * DAY_S / series.dt_s
     keys = sorted({(_subject(series, r), r.cutoff_s) for r in rows})
-    ready, profiles = [], []
-    for subject, cutoff_s in keys:
-        profile = _profile_before(series, subject, cutoff_s, config.history_days)
-        if profile.count.sum() >= needed:
-            ready.append((subject, cutoff_s))
-            profiles.append(profile)
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    for begin in range(0, len(ready), _BATCH):
-        fit = _fit(profiles[begin : begin + _BATCH], config)
-        for key, record in zip(ready[begin : begin + _BATCH], fit.to_records(), strict=True):
-            if record["ok"]:
-                found[key] = record | {"subject": series.subjects[key[0]], "cutoff_local_s": key[1]}
-    return found
+    profiles = {key: _profile_before(series, *key, config.history_days) for key in keys}
+    ready = {key: p for key, p in profiles.items() if p.count.sum() >= needed}
+    records = _fit_profiles(list(ready.values()), config, known)
+    return {
+        key: record | {"subject": series.subjects[key[0]], "cutoff_local_s": key[1]}
+        for key, record in zip(ready, records, strict=True)
+        if record["ok"]
+    }
+
+
+def _fit_profiles(
+    profiles: list["_Profile"], config: CMAMechanism, known: MutableMapping[bytes, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A record for each profile; those not yet in `known` are fitted, `_BATCH` at once."""
+    keys = [p.key for p in profiles]
+    found = {key: known.get(key) for key in keys}
+    new = [p for p in {p.key: p for p in profiles}.values() if found[p.key] is None]
+    for begin in range(0, len(new), _BATCH):
+        part = new[begin : begin + _BATCH]
+        for profile, record in zip(part, _fit(part, config).to_records(), strict=True):
+            known[profile.key] = found[profile.key] = record
+    return [found[key] for key in keys]
 
 
 @dataclass(frozen=True)
@@ -124,6 +175,12 @@ class _Profile:
     hour: np.ndarray
     glucose_mgdl: np.ndarray
     count: np.ndarray
+
+    @cached_property
+    def key(self) -> bytes:
+        """What a fit depends on, as a hash."""
+        parts = (self.hour, self.glucose_mgdl, self.count)
+        return hashlib.sha256(b"".join(p.tobytes() for p in parts)).digest()
 
 
 def _fit(profiles: list[_Profile], config: CMAMechanism) -> CMAFit:
@@ -165,7 +222,7 @@ def _profile_before(series: Series, subject: int, cutoff_s: int, history_days: f
 def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> _Profile:
     """Sums by time-of-day bin over pieces (recording, start, stop). The model depends on the hour of day alone, so
     fitting the weighted profile equals fitting every reading, up to a constant of the sum of squares."""
-    points = int(DAY_S // series.dt_s)
+    points = _points(series)
     hour_sum, glucose_sum, count = np.zeros(points), np.zeros(points), np.zeros(points)
     for recording, start, stop in pieces:
         offset = series.offsets[recording]
@@ -182,12 +239,13 @@ def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> _Profile:
     return _Profile(hour, np.where(count > 0, glucose_sum / safe, np.nan), count)
 
 
-def _curves(series: Series, rows: list[_Row], fits: CMAFit, n: int) -> Tensor:
-    """(R, n) mg/dL from each row's recording's own phase of the day on."""
+def _curves(series: Series, rows: list[_Row], begin: np.ndarray, fits: CMAFit, n: int) -> Tensor:
+    """(R, n) mg/dL from point `begin` (R,) of each row's recording on."""
     recording = np.array([r.recording for r in rows])
     first_h = series.local_h(recording, np.zeros(len(rows)))
     step_h = series.dt_s / 3600
-    t_h = torch.from_numpy(first_h)[:, None] + torch.arange(n, dtype=torch.float64) * step_h
+    point = torch.from_numpy(begin % _points(series))[:, None] + torch.arange(n, dtype=torch.float64)
+    t_h = torch.from_numpy(first_h)[:, None] + point * step_h
     chunks = [
         fits[torch.arange(b, min(b + _BATCH, len(rows)))].glucose_mgdl(t_h[b : b + _BATCH])
         for b in range(0, len(rows), _BATCH)

@@ -123,29 +123,39 @@ def _valid_starts(measured: np.ndarray, begin: int, end: int, window: Window, st
 
 
 def latest(series: Series, window: Window, mechanism: "Mechanism | None" = None) -> Batch:
-    """The batch (B=1) that forecasts from the series' last point: what the endpoint cuts.
+    """The batch that forecasts from each subject's last point, in the order of subjects: what the endpoint cuts.
 
-    The same cutter over the series continued by an unmeasured horizon. Raises ValueError where the last recording
-    is too short, its last point was not measured, or too much of the context is missing.
+    The same cutter over each last recording continued by an unmeasured horizon. Raises ValueError as `require_context`.
     """
-    begin = int(series.offsets[-1]) - window.context
-    if begin < series.offsets[-2]:
-        have, minutes = int(series.offsets[-1] - series.offsets[-2]), series.dt_s / 60
+    last = np.flatnonzero(np.diff(series.subject_of, append=-1))
+    begin, stop = series.offsets[last], series.offsets[last + 1]
+    for b, s in zip(begin, stop, strict=True):
+        require_context(series.observed[b:s], window, series.dt_s)
+    length = window.context + window.horizon
+    tails = np.full((len(series.table), len(last), length), np.nan, dtype=np.float32)
+    for i, s in enumerate(stop):
+        tails[:, i, : window.context] = series.table[:, s - window.context : s]
+    tails = tails.reshape(len(tails), -1)
+    windows = Windows(series, torch.from_numpy(stop - window.context), window, mechanism)
+    return _what(tails, ~np.isnan(tails[0]), torch.arange(len(last)) * length, window) | windows._when(windows.starts)
+
+
+def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:
+    """Raises ValueError where a recording (N,), True where measured, can't be forecast from: it is shorter than the
+    context, its last point was not measured, or too much of the context is missing."""
+    have, hours = len(observed), dt_s / 3600
+    if have < window.context:
         raise ValueError(
-            f"a forecast needs {window.context} points ({window.context * minutes / 60:g} h) without a long gap; the last "
-            f"unbroken stretch has {have} ({have * minutes / 60:.1f} h); send a longer history"
+            f"a forecast needs {window.context} points ({window.context * hours:g} h) without a long gap; the last "
+            f"unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
         )
-    missing = float(np.isnan(series.table[0, begin:]).mean())
+    missing = 1 - float(observed[-window.context :].mean())
     if missing > window.max_missing:
         raise ValueError(
             f"{missing:.0%} of the context is missing, at most {window.max_missing:.0%} may be; fill the gaps"
         )
-    if np.isnan(series.table[0, -1]):
+    if not observed[-1]:
         raise ValueError("the last point of the history was not measured; end the history at a reading")
-    ahead = np.full((len(series.table), window.horizon), np.nan, dtype=np.float32)
-    tail = np.concatenate([series.table[:, begin:], ahead], axis=1)
-    windows = Windows(series, torch.tensor([begin]), window, mechanism)
-    return _what(tail, ~np.isnan(tail[0]), torch.tensor([0]), window) | windows._when(windows.starts)
 
 
 def _what(table: np.ndarray, observed: np.ndarray, starts: Tensor, window: Window) -> Batch:
