@@ -1,123 +1,192 @@
-"""How recordings lie in Parquet: the long table of a subject, its events, the table of all recordings, and their hash."""
+"""Tables with one reading a row: CSV and Parquet with the columns that the card names, and GlucoBench's CSV."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from pathlib import Path
-from urllib.parse import quote
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from raycadian.data.grid import extents, owners, seconds
-from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
+from raycadian.config import Card, Columns
+from raycadian.data.clock import offset_at
+from raycadian.data.source import MAX_BYTES, Source, delimiter_of, open_bytes, split
+from raycadian.data.tidy import MGDL, MMOLL, Tidy
+from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
 
-REPAIR = "delete the folder and run `raycadian prepare` again"  # the fix that every damage has
-
-EVENT_SCHEMA = pa.schema([(TIME_UTC, pa.timestamp("ms")), ("kind", pa.string()), ("value", pa.float64())])
-# a head is a recording without its values: a row of recordings.parquet
-HEAD_SCHEMA = pa.schema(
-    [
-        (SUBJECT, pa.string()),
-        (RECORDING, pa.int32()),
-        ("start_utc", pa.timestamp("ms")),
-        ("utc_offset_min", pa.int32()),
-        ("dt_s", pa.float64()),
-        ("n_points", pa.int64()),
-    ]
-)
+GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
+_BLOCK_BYTES = 1024**2  # of text at a time: memory doesn't grow with the file
+_BATCH_ROWS = 32_768
+_SUBJECT_NAMES = ("subject", "subject_id", "patient", "patient_id", "participant", "participant_id")
 
 
-def folder_name(subject: str) -> str:
-    """`subject=<id>` with everything but letters, digits and `_.-~` quoted, so no id leaves the folder."""
-    name = f"subject={quote(subject, safe='')}"
-    if len(name) > 240:
-        raise ValueError(f"subject id {subject[:40]!r}... is too long for a file name ({len(name)} bytes); shorten it")
-    return name
+def read_generic(source: Source, card: Card, issues: Issues) -> Iterator[Readings]:
+    """A CSV or Parquet table with the columns of `card.columns`. Raises ValueError."""
+    return _read(source, card, card.columns, None, issues)
 
 
-def to_table(recordings: list[Recording]) -> pa.Table:
-    """Recordings one below the other, in the long format of part-0.parquet."""
-    start_s, n_points = extents(recordings)
-    step_ms = np.concatenate([np.arange(len(r)) * r.dt_s * 1000 for r in recordings]).round().astype(np.int64)
-    columns = {
-        RECORDING: pa.array(np.repeat([r.index for r in recordings], n_points), pa.int32()),
-        TIME_UTC: pa.array(np.repeat(start_s * 1000, n_points) + step_ms, pa.timestamp("ms")),
-        GLUCOSE: _column(recordings, GLUCOSE),
-        OBSERVED: pa.array(np.concatenate([r.observed for r in recordings])),
-    }
-    events = [name for name in EVENT_CHANNELS if name in recordings[0].channels]  # the same in each recording
-    return pa.table(columns | {name: _column(recordings, name) for name in events})
+def read_glucobench(source: Source, card: Card, issues: Issues) -> Iterator[Readings]:
+    """id, time, gl in mg/dL on a local clock; events too where the card names their columns. Raises ValueError."""
+    columns = GLUCOBENCH.model_copy(update={kind: getattr(card.columns, kind) for kind in EVENT_CHANNELS})
+    return _read(source, card, columns, MGDL, issues)
 
 
-def _column(recordings: list[Recording], name: str) -> pa.Array:
-    return pa.array(np.concatenate([r.channels[name] for r in recordings]), pa.float32(), from_pandas=True)
+def header_at(source: Source) -> int:
+    """Number of lines before the header: the first line that is neither blank nor a # comment."""
+    for number, line in enumerate(source.lines):
+        if line.strip() and not line.startswith("#"):
+            return number
+    raise ValueError(f"{source.path}: no header found in its first {len(source.lines)} lines")
 
 
-def from_table(heads: pd.DataFrame, table: pa.Table, events: pd.DataFrame | None) -> list[Recording]:
-    """The inverse of `to_table`; events return to the recording that they fall in. Raises ValueError."""
-    names = [name for name in (GLUCOSE, *EVENT_CHANNELS) if name in table.column_names]
-    channels = {name: table[name].to_numpy() for name in names}
-    observed = table[OBSERVED].to_numpy()
-    edges = np.cumsum([0, *heads["n_points"]])
-    starts = heads["start_utc"].to_numpy("datetime64[s]")
-    dt_s = float(heads["dt_s"].iloc[0])
-    if edges[-1] != len(table):
-        raise ValueError(f"subject {heads[SUBJECT].iloc[0]!r}: {len(table)} points, expected {edges[-1]}; {REPAIR}")
-    if events is not None:
-        owner = owners(seconds(events[TIME_UTC]), starts.astype(np.int64), heads["n_points"].to_numpy(), dt_s)
-    return [
-        Recording(
-            head.subject, head.recording, starts[i], head.utc_offset_min, dt_s,
-            {name: values[edges[i] : edges[i + 1]] for name, values in channels.items()},
-            observed[edges[i] : edges[i + 1]],
-            None if events is None else events[owner == i].reset_index(drop=True),
+def header_of(source: Source) -> list[str]:
+    """The names of a table's columns. Raises ValueError."""
+    if source.is_parquet:
+        return pq.read_schema(source.path).names
+    line = source.lines[header_at(source)]
+    return split(line, delimiter_of(line))
+
+
+def csv_chunks(
+    source: Source, tidy: Tidy, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
+) -> Iterator[pd.DataFrame]:
+    """The wanted columns (name -> position) of a CSV below its first `skip` lines, as text, in blocks, with `line`.
+    Rows with too few or too many fields are counted."""
+    misshapen: list[int] = []
+
+    def skip_row(row: pacsv.InvalidRow) -> str:
+        misshapen.append(row.number)
+        return "skip"
+
+    names = [str(i) for i in range(n_columns)]
+    used = [str(i) for i in wanted.values()]
+    options = {
+        "read_options": pacsv.ReadOptions(
+            use_threads=False, block_size=_BLOCK_BYTES, skip_rows=skip, column_names=names,
+            encoding="utf-8" if source.encoding == "utf-8-sig" else source.encoding,
+        ),
+        "parse_options": pacsv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip_row
+        ),
+        "convert_options": pacsv.ConvertOptions(
+            column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
+        ),
+    }  # fmt: skip
+    seen = reported = 0
+    with open_bytes(source.path) as stream, pacsv.open_csv(stream, **options) as reader:
+        for batch in reader:
+            rows = pd.DataFrame({name: batch.column(i).to_numpy(False) for i, name in enumerate(wanted)})
+            rows["line"] = _lines(seen, len(rows), skip + 1, misshapen)
+            seen += len(rows)
+            tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+            reported = len(misshapen)
+            blank = (rows[list(wanted)] == "").all(axis=1)
+            tidy.note("blank row", rows["line"][blank])
+            yield rows[~blank].reset_index(drop=True)
+    tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+
+
+def _lines(seen: int, n: int, first: int, misshapen: list[int]) -> np.ndarray:
+    """Line numbers (n,) of well-formed rows: those after `seen`, misshapen lines between them left out."""
+    row = seen + np.arange(n)
+    before = np.array(misshapen, dtype=np.int64) - first - np.arange(len(misshapen))
+    return first + row + np.searchsorted(before, row, side="right")
+
+
+def _read(source: Source, card: Card, columns: Columns, unit: str | None, issues: Issues) -> Iterator[Readings]:
+    header = header_of(source)
+    wanted = _positions(source, header, columns)
+    unit = unit or unit_named(header[wanted["glucose"]])
+    tidy = Tidy(source.path, card, issues, unit, place=" row " if source.is_parquet else ":")
+    chunks = _parquet_chunks if source.is_parquet else _text_chunks
+    for rows in chunks(source, tidy, wanted, len(header)):
+        if SUBJECT not in wanted:
+            rows[SUBJECT] = card.subject or source.stem
+        yield from tidy.readings(_typed(rows, tidy))
+    tidy.finish()
+
+
+def unit_named(text: str) -> str | None:
+    """The unit of glucose that a column's name states, if any."""
+    if re.search(r"mg[ /_]?dl", text, re.IGNORECASE):
+        return MGDL
+    return MMOLL if re.search(r"mmol", text, re.IGNORECASE) else None
+
+
+def _positions(source: Source, header: Sequence[str], columns: Columns) -> dict[str, int]:
+    """Our name -> position of the columns that the card names. Raises ValueError."""
+    named = {SUBJECT: columns.subject, "time": columns.time, "glucose": columns.glucose}
+    named |= {CARBS: columns.carbs_g, BOLUS: columns.bolus_u, BASAL: columns.basal_uph}
+    wanted = {ours: theirs for ours, theirs in named.items() if theirs is not None}
+    absent = [theirs for theirs in wanted.values() if theirs not in header]
+    if absent:
+        raise ValueError(
+            f"{source.path}: no column {', '.join(map(repr, absent))}; found {', '.join(map(repr, header[:20]))}; "
+            "name the columns in the card (columns: {subject, time, glucose, ...})"
         )
-        for i, head in enumerate(heads.itertuples(index=False))
-    ]  # fmt: skip
+    unnamed = [name for name in header if name.lower() in _SUBJECT_NAMES]
+    if columns.subject is None and unnamed:
+        raise ValueError(
+            f"{source.path}: the column {unnamed[0]!r} seems to tell people apart; name it in the card "
+            f"(columns: {{subject: {unnamed[0]}}})"
+        )
+    return {ours: list(header).index(theirs) for ours, theirs in wanted.items()}
 
 
-def heads_table(heads: list[list]) -> pa.Table:
-    """Rows in the order of HEAD_SCHEMA, start_utc as ISO 8601, as recordings.parquet."""
-    columns = dict(zip(HEAD_SCHEMA.names, zip(*heads, strict=True), strict=True))
-    columns["start_utc"] = np.array(columns["start_utc"], dtype="datetime64[ms]")
-    return pa.table(columns, HEAD_SCHEMA)
+def _text_chunks(source: Source, tidy: Tidy, wanted: dict[str, int], n_columns: int) -> Iterator[pd.DataFrame]:
+    start = header_at(source)
+    delimiter = delimiter_of(source.lines[start])
+    yield from csv_chunks(source, tidy, start + 1, n_columns, delimiter, wanted)
 
 
-def content_hash(recordings: list[Recording], events: pd.DataFrame) -> str:
-    """SHA-256 over one subject's values: independent of Parquet, of compression, of the machine's byte order."""
-    digest = hashlib.sha256()
-    for r in recordings:
-        head = [r.subject, r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r), sorted(r.channels)]
-        digest.update(json.dumps(head).encode())
-        for name in sorted(r.channels):
-            values = np.asarray(r.channels[name], dtype="<f4")
-            digest.update(np.where(np.isnan(values), np.float32(np.nan), values).astype("<f4").tobytes())
-        digest.update(r.observed.astype(np.uint8).tobytes())
-    digest.update(json.dumps(events["kind"].tolist()).encode())
-    digest.update(events[TIME_UTC].to_numpy("datetime64[ms]").astype("<i8").tobytes())
-    digest.update(events["value"].to_numpy("<f8").tobytes())
-    return digest.hexdigest()
+def _parquet_chunks(source: Source, tidy: Tidy, wanted: dict[str, int], n_columns: int) -> Iterator[pd.DataFrame]:
+    with pq.ParquetFile(source.path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        if sum(group.total_byte_size for group in groups) > MAX_BYTES:
+            raise ValueError(f"{source.path}: more than {MAX_BYTES / 1024**3:.0f} GiB when unpacked; split the file")
+        names = [file.schema_arrow.names[i] for i in wanted.values()]
+        seen = 0
+        for batch in file.iter_batches(_BATCH_ROWS, columns=names):
+            table = {ours: batch.column(name) for ours, name in zip(wanted, names, strict=True)}
+            rows = pd.DataFrame({ours: values.to_pandas() for ours, values in table.items()})
+            rows["line"] = seen + 1 + np.arange(len(rows))
+            seen += len(rows)
+            yield rows
 
 
-def events_table(events: pd.DataFrame) -> pa.Table:
-    return pa.Table.from_pandas(events[EVENT_SCHEMA.names], EVENT_SCHEMA, preserve_index=False, safe=False)
+def _typed(rows: pd.DataFrame, tidy: Tidy) -> pd.DataFrame:
+    """Rows as tidy.py wants them."""
+    typed = {SUBJECT: _ids(rows[SUBJECT]), "line": rows["line"]}
+    typed["clock"], typed["offset_min"] = _clocks(rows["time"], tidy)
+    for name in ("glucose", *EVENT_CHANNELS):
+        if name in rows:
+            typed[name] = tidy.numbers(rows[name], rows["line"], name)
+    tidy.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
+    return pd.DataFrame(typed)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+def _empty(values: pd.Series) -> np.ndarray:
+    return values.isna().to_numpy() | (values == "").to_numpy(bool)
 
 
-def read_table(path: Path, columns: set[str]) -> pa.Table:
-    """One Parquet file, its checksums verified. Raises ValueError where it is damaged or lacks a column."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: not readable as Parquet ({error}); {REPAIR}") from None
-    if lacking := columns - set(table.column_names):
-        raise ValueError(f"{path}: lacks the columns {sorted(lacking)}; {REPAIR}")
-    return table
+def _ids(ids: pd.Series) -> pd.Series:
+    """Whole numbers are written without a fraction: a table with a gap turns 7 into 7.0."""
+    codes, found = pd.factorize(ids)
+    names = [re.sub(r"^(\d+)\.0+$", r"\1", str(name).strip()) for name in found]
+    return pd.Series(np.array([*names, ""], dtype=object)[codes])  # code -1, missing, is the last
+
+
+def _clocks(times: pd.Series, tidy: Tidy) -> tuple[np.ndarray, np.ndarray]:
+    """Clocks and offsets of a column of text or, in Parquet, of timestamps with or without a zone."""
+    if not pd.api.types.is_datetime64_any_dtype(times):
+        return tidy.times(times)
+    if times.dt.tz is None:
+        return times.to_numpy("datetime64[ns]"), np.full(len(times), np.nan)
+    utc = times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[ns]")
+    known = ~np.isnat(utc)
+    offset_min = np.zeros(len(utc))
+    offset_min[known] = offset_at(utc[known], str(times.dt.tz))
+    return utc + (offset_min * 60).astype("timedelta64[s]"), offset_min

@@ -1,0 +1,144 @@
+"""Files from strangers: opened with limits, looked at before they are trusted."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+HEAD_BYTES = 64 * 1024
+MAX_BYTES = 20 * 1024**3  # decompressed; a CGM of one person is about 3 MB a year
+MAX_RATIO = 200  # CSV of glucose compresses 5 to 30 times; beyond this it is a bomb
+_RATIO_FROM = 64 * 1024**2  # small files may compress as they like
+_SUFFIXES = re.compile(r"(\.(csv|tsv|txt|json|ndjson|xml|parquet|gz))+$", re.IGNORECASE)
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_FOREIGN = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
+    b"%PDF": "a PDF document; export the readings as CSV",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"SQLite format 3": "an SQLite database; export the readings as CSV",
+    b"\x89HDF": "an HDF5 file; export the readings as CSV or Parquet",
+    b"\x93NUMPY": "a NumPy array; export the readings as CSV or Parquet",
+    b"\x80\x04": "a pickle, which is never loaded; export the readings as CSV or Parquet",
+    b"\x80\x05": "a pickle, which is never loaded; export the readings as CSV or Parquet",
+    b"BZh": "a bzip2 archive; unpack it",
+    b"\xfd7zXZ": "an xz archive; unpack it",
+    b"7z\xbc\xaf": "a 7-Zip archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it",
+}
+
+
+class _Limited(io.RawIOBase):
+    """A stream that ends in a ValueError when it gives more than a file of its size may hold."""
+
+    def __init__(self, stream: BinaryIO, path: Path):
+        self._stream, self._path, self._given = stream, path, 0
+        self._most = min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * path.stat().st_size))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._stream.read(len(buffer))
+        self._given += len(data)
+        if self._given > self._most:
+            raise ValueError(
+                f"{self._path}: more than {self._most / 1024**2:.0f} MiB when unpacked from "
+                f"{self._path.stat().st_size / 1024**2:.2f} MiB; split it into smaller files, or unpack it yourself"
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, gunzipped by content, at most MAX_BYTES and MAX_RATIO times its size."""
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        yield io.BufferedReader(_Limited(stream, path), 1024**2)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file and its first HEAD_BYTES, decompressed."""
+
+    path: Path
+    head: bytes
+
+    @classmethod
+    def of(cls, path: Path) -> "Source":
+        """Raises ValueError for a file that is absent, empty or of a foreign kind."""
+        if not path.is_file():
+            raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+        with open_bytes(path) as stream:
+            head = stream.read(HEAD_BYTES)
+        if not head.strip():
+            raise ValueError(f"{path}: the file is empty")
+        for magic, what in _FOREIGN.items():
+            if head.startswith(magic):
+                raise ValueError(f"{path}: this is {what}")
+        return cls(path, head)
+
+    @property
+    def stem(self) -> str:
+        return stem_of(self.path)
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.head.startswith(b"PAR1")
+
+    @cached_property
+    def encoding(self) -> str:
+        """By byte-order mark; else UTF-8; else Windows-1252, what old exports in Western languages use."""
+        for mark, name in _BOMS:
+            if self.head.startswith(mark):
+                return name
+        if _CONTROL.search(self.head):
+            raise ValueError(f"{self.path}: neither text nor Parquet (it begins with {self.head[:8]!r})")
+        for name in ("utf-8", "cp1252"):
+            try:
+                codecs.getincrementaldecoder(name)().decode(self.head)
+                return name
+            except UnicodeDecodeError:
+                pass
+        raise ValueError(f"{self.path}: neither UTF-8 nor Windows-1252 text; save it as UTF-8")
+
+    @cached_property
+    def text(self) -> str:
+        """The head as text."""
+        return codecs.getincrementaldecoder(self.encoding)().decode(self.head).lstrip("\ufeff")
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The head's whole lines; the last may be cut and is left out where others exist."""
+        lines = self.text.splitlines()
+        return lines[:-1] if len(self.head) == HEAD_BYTES and len(lines) > 1 else lines
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without the endings of its format."""
+    return _SUFFIXES.sub("", path.name) or path.name
+
+
+def delimiter_of(line: str) -> str:
+    """The separator that a line of a table uses most."""
+    unquoted = re.sub(r'"[^"]*"', "", line)
+    return max(",;\t|", key=unquoted.count)
+
+
+def split(line: str, delimiter: str) -> list[str]:
+    """The fields of one line, unquoted and stripped."""
+    return [field.strip() for field in next(csv.reader([line], delimiter=delimiter), [])]
