@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,7 +127,7 @@ def spec_of(recipe: Recipe, dt_s: float) -> base.Spec:
 @torch.inference_mode()
 def predict(model: base.Model, windows: Windows, held_out: set[str], batch_size: int = 1024) -> Predictions:
     """Forecast every window, in order. `held_out`: subjects of scope ood."""
-    model.eval()
+    model = deepcopy(model).double().eval()  # in float64 no forecast depends on its batch: the served one is the same
     columns: dict[str, list[np.ndarray]] = {}
     for batch in windows.batches(batch_size):
         found = model(batch)
