@@ -14,7 +14,7 @@ from raycadian import config
 
 def apply(
     adapter: config.Adapter, network: nn.Module, backbone: nn.Module, layers: Sequence[nn.Module], head: nn.Module
-):
+) -> None:
     """Freeze `network` in place but for what `adapter` says. Raises ValueError.
 
     full: nothing is frozen · head: the backbone is frozen · last_n: so it is, but for the last n of its mixer `layers` ·

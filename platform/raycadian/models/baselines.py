@@ -92,7 +92,8 @@ class Ridge(PointModel):
 
     def point(self, batch: Batch) -> Tensor:
         x, last = self._features(batch)
-        return last + self.bias + x @ self.weight.T
+        # not a matrix product: autocast would round that to bfloat16
+        return last + self.bias + (x.unsqueeze(1) * self.weight).sum(-1)
 
     def prepare(self, windows: TrainingWindows) -> None:
         self._fit(windows)

@@ -6,6 +6,7 @@ The one door to granite-tsfm.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +55,25 @@ class TTM(Model):
 
 
 class Steps(nn.Module):
-    """Positive steps between neighbouring quantiles, from the decoder's state and the window's standard deviation."""
+    """Positive steps between neighbouring quantiles from the decoder's state, in the window's standard deviations.
+
+    Granite's own `multi_quantile_head` sees the shape of the forecast alone, and takes symmetric levels only.
+    """
 
     def __init__(self, spec: Spec, network: TinyTimeMixerConfig):
         super().__init__()
         self.shape = (spec.horizon, len(spec.quantiles) - 1)
         width = network.decoder_d_model if network.use_decoder else network.d_model
-        self.linear = nn.Linear(network.num_patches * width + 1, spec.horizon * (len(spec.quantiles) - 1))
+        steps = math.prod(self.shape)
+        self.linear = (
+            nn.Linear(network.num_patches * width, steps) if steps else None
+        )  # none: the median alone is wanted
 
     def forward(self, state: Tensor, scale: Tensor) -> Tensor:
         """state (B, patches, width), scale (B, 1, 1) mg/dL -> (B, H, Q-1) mg/dL."""
-        features = torch.cat([state.flatten(1), scale.flatten(1).log()], dim=1)
-        return F.softplus(self.linear(features)).unflatten(1, self.shape).to(scale.dtype) * scale
+        if self.linear is None:
+            return scale.new_empty(len(scale), *self.shape)
+        return F.softplus(self.linear(state.flatten(1))).unflatten(1, self.shape).to(scale.dtype) * scale
 
 
 def random_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPrediction:
@@ -165,8 +173,9 @@ def _require_fit(found: TinyTimeMixerConfig, spec: Spec, config: config.TTM) -> 
         "ttm.layers": (found.num_layers, config.layers),
     }
     wrong = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    if spec.horizon > found.prediction_length:
-        wrong["window.horizon"] = (f"{found.prediction_length} at most", spec.horizon)
+    longest = found.prediction_filter_length or found.prediction_length  # steps beyond the filter were not trained
+    if spec.horizon > longest:
+        wrong["window.horizon"] = (f"{longest} at most", spec.horizon)
     if found.num_input_channels not in (1, len(spec.past)):
         wrong["window.past"] = (f"{found.num_input_channels} channels", f"{len(spec.past)} channels")
     if wrong:

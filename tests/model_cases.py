@@ -1,0 +1,62 @@
+"""Every model, small, on windows of synthetic people with a mechanism: shared by the tests of models and checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import helpers
+import numpy as np
+import torch
+
+from raycadian import config
+from raycadian.data.split import Range
+from raycadian.data.windows import Windows, cut_windows
+from raycadian.models.base import Model, Spec
+from raycadian.models.build import build
+
+WINDOW = config.Window(context=288, horizon=6)
+SPEC = Spec(288, 6, 5.0, WINDOW.past, WINDOW.known, (0.05, 0.5, 0.8, 0.95))  # asymmetric on purpose
+
+TTM = config.TTM(patch_length=48, d_model=8, layers=2)
+LORA = TTM.model_copy(update={"adapter": config.Lora(rank=2)})
+CASES: dict[str, config.Model] = {
+    "persistence": config.Persistence(),
+    "seasonal": config.Seasonal(),
+    "ridge": config.Ridge(lags=6),
+    "cma": config.CMA(),
+    "lstm": config.LSTM(hidden=8),
+    "ttm": TTM,
+    "ttm-lora": LORA,
+    "ttm-head": TTM.model_copy(update={"adapter": config.HeadOnly()}),
+    "ttm-last": TTM.model_copy(update={"adapter": config.LastN(n=1)}),
+    "residual-ridge": config.Residual(inner=config.Ridge(lags=6)),
+    "residual-lstm": config.Residual(inner=config.LSTM(hidden=8)),
+    "residual-ttm-lora": config.Residual(inner=LORA),
+    "residual-residual-ttm": config.Residual(inner=config.Residual(inner=TTM)),
+}
+
+
+@dataclass(frozen=True)
+class Sine:
+    """A mechanism that is one sine a day for everybody, with the interface that the cutter asks for."""
+
+    level_mgdl: float = 110.0
+    swing_mgdl: float = 20.0
+
+    def cut(self, point: np.ndarray, starts: np.ndarray, context: int, length: int) -> torch.Tensor:
+        hour = (torch.from_numpy(point)[:, None] + torch.arange(length)) / 12
+        return self.level_mgdl + self.swing_mgdl * torch.sin(hour * (2 * torch.pi / 24))
+
+
+def windows(mechanism: Sine = Sine(), stop: int = 800) -> Windows:
+    """About 500 windows of three people, the first 800 points of each."""
+    ranges = tuple(Range(f"p{i}", 0, 0, stop, "train", "id") for i in range(3))
+    return cut_windows(helpers.series(3, 3), ranges, WINDOW, 3, mechanism)
+
+
+def prepared(section: config.Model, training: Windows, seed: int = 0) -> Model:
+    """An untrained model with its statistics, ready to forecast."""
+    torch.manual_seed(seed)
+    model = build(section, SPEC)
+    model.prepare(training)
+    return model.eval()
