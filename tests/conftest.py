@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from raycadian.cluster import prepare_environment
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
+prepare_environment()  # before any test imports Ray
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never wait for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
 

@@ -40,6 +40,9 @@ class Verbs(click.Group):
 @click.version_option(package_name="raycadian")
 def main() -> None:
     """Distributed experimentation on Ray for physiological time series."""
+    from raycadian.cluster import prepare_environment
+
+    prepare_environment()
 
 
 @main.command()

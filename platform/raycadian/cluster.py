@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
-# Set before Ray is imported. Explicit, because the default of token authentication differs between Ray's versions.
+# Explicit, because the default of token authentication differs between Ray's versions.
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unless the user says so
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours show instead
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing at verbose=0
 }
+
+
+def prepare_environment() -> None:
+    """Ray's switches, for this process and those it starts. Ray reads some when it is imported: later is too late, so
+    a process that has imported it already keeps Ray's own defaults."""
+    if "ray" not in sys.modules:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
 
 
 def connect(num_cpus: int | None = None) -> Any:
@@ -20,8 +30,7 @@ def connect(num_cpus: int | None = None) -> Any:
     Inside a job, or where RAY_ADDRESS says so, that cluster; else one is started on this machine (and ends with
     this process). The dashboard stays on: without it early-stopped trials leak placement groups (facts/ray.md).
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     import logging
 
     import ray

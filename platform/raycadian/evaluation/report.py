@@ -60,13 +60,13 @@ def _examples(p: Predictions) -> str:
     error = np.sqrt(np.nanmean((p.median - p.truth) ** 2, axis=1))
     order = np.argsort(np.nan_to_num(error, nan=-1.0))
     order = order[np.isfinite(error[order])]
-    chosen = order[np.linspace(0, len(order) - 1, min(_EXAMPLES, len(order))).astype(int)]
+    ranks = np.linspace(0, len(order) - 1, min(_EXAMPLES, len(order))).astype(int)
     figure, axes = new_figure(11, 6.5, nrows=2, ncols=3, squeeze=False)
-    for axis, i in zip(axes.flat, chosen, strict=False):
+    for axis, rank in zip(axes.flat, ranks, strict=False):
+        i = order[rank]
         _draw_example(axis, p, i)
-        rank = int(100 * np.searchsorted(order, i, sorter=np.argsort(order)) / max(len(order) - 1, 1)) if len(order) else 0
-        axis.set_title(f"{p.subject[i]} · RMSE {error[i]:.0f} · rank {rank}%", fontsize=9)
-    for axis in axes.flat[len(chosen) :]:
+        axis.set_title(f"{p.subject[i]} · RMSE {error[i]:.0f} · rank {100 * rank / max(len(order) - 1, 1):.0f}%", fontsize=9)
+    for axis in axes.flat[len(ranks) :]:
         axis.set_visible(False)
     axes.flat[0].legend(fontsize=7, loc="upper left")
     caption = "Forecasts from the best (rank 0%) to the worst (100%) by RMSE in mg/dL, at even ranks; minutes from the forecast"
@@ -78,12 +78,10 @@ def _draw_example(axis: Any, p: Predictions, i: int) -> None:
     if p.past is not None:
         shown = p.past[i][-36:]
         axis.plot(p.dt_min * np.arange(1 - len(shown), 1), shown, color="#4a5560", lw=1)
-    n = len(p.levels)
     for low, high in metrics.intervals(p.levels):
         share = p.levels[high] - p.levels[low]
         axis.fill_between(ahead, p.quantiles[i, :, low], p.quantiles[i, :, high], color=_COLORS[0], alpha=0.18, lw=0,
                           label=f"{share:.0%} interval")  # fmt: skip
-    assert n == p.quantiles.shape[2]
     axis.plot(ahead, p.median[i], color=_COLORS[0], label="median")
     axis.plot(ahead, p.truth[i], "o", ms=2.5, color="#1b2733", label="measured")
     if "mechanism" in p.parts:
@@ -161,10 +159,10 @@ def _calibration(p: Predictions) -> str:
     axes[1].set(xlabel="minutes ahead", ylabel="covered, %", ylim=(0, 100), title="coverage")
     axes[1].legend(fontsize=8)
     edges, share = pit(p)
-    axes[2].stairs(share, edges, fill=True, color=_COLORS[0], alpha=0.6)
-    axes[2].stairs(np.diff(edges), edges, color="#1b2733", lw=1)
-    axes[2].set(xlabel="between quantile levels", ylabel="share of truth", title="where truth falls")
-    return figure_html(figure, "Calibration: reliability of quantiles, coverage by horizon (dotted: nominal), shares between levels")
+    axes[2].stairs(share / np.diff(edges), edges, fill=True, color=_COLORS[0], alpha=0.6)
+    axes[2].axhline(1, color="#1b2733", lw=1)
+    axes[2].set(xlabel="between quantile levels", ylabel="density of truth", title="where truth falls (1 = calibrated)")
+    return figure_html(figure, "Calibration: reliability of quantiles, coverage by horizon (dotted: nominal), density between levels")
 
 
 def _insights(insights: list[dict[str, Any]]) -> str:
