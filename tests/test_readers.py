@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from raycadian.config import Card, Columns
@@ -92,12 +92,16 @@ def test_columns_that_the_card_names_and_events(tmp_path):
         ("08:00", BASAL, 0.8), ("08:00", BOLUS, 4.5), ("08:00", CARBS, 45.0), ("08:10", BASAL, 1.1), ("08:10", CARBS, 30),
     ]  # fmt: skip
     assert set(found["p2"].events["kind"]) == {BOLUS, BASAL}
-    assert issues.counts["row without a glucose value"] == 1 and issues.examples["row without a glucose value"] == ["x.csv:4"]
+    assert issues.counts["row without a glucose value"] == 1 and issues.examples["row without a glucose value"] == [
+        "x.csv:4"
+    ]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "x.parquet"])
 def test_text_gzip_and_parquet_give_the_same(tmp_path, name):
-    frame = pd.DataFrame({"person": ["7", "7", "8"], "time": pd.to_datetime(clock(3)), "glucose": [100.0, 105.5, 250.0]})
+    frame = pd.DataFrame(
+        {"person": ["7", "7", "8"], "time": pd.to_datetime(clock(3)), "glucose": [100.0, 105.5, 250.0]}
+    )
     if name.endswith("parquet"):
         frame.to_parquet(tmp_path / name)
     else:
@@ -133,7 +137,9 @@ def test_separators_decimal_commas_encodings_and_marks(tmp_path):
     text = "time;glucose;name\n2024-01-10 08:00;5,5;Zoë\n2024-01-10 08:15;6,1;Zoë\n"
     for name, encoding in (("a", "utf-8-sig"), ("b", "cp1252"), ("c", "utf-16")):
         path = write(tmp_path / f"{name}.csv", text.encode(encoding))
-        (found,) = read([path]).values()
+        issues = Issues()
+        (found,) = read([path], issues).values()
+        assert ("text that is not UTF-8 (read as Windows-1252)" in issues.counts) == (encoding == "cp1252")
         np.testing.assert_allclose(values_of(found), [5.5 * MGDL_PER_MMOLL, 6.1 * MGDL_PER_MMOLL])
 
 
@@ -172,9 +178,11 @@ def test_blocks_of_a_big_table_change_nothing(tmp_path, monkeypatch):
 def test_what_is_written_is_read_in_either_unit(tmp_path, data, unit, people):
     """Any times in any order, any values: read back sorted, to the precision of the file."""
     start = pd.Timestamp("2024-01-10")
-    frame = pd.DataFrame(data, columns=["minute", "value"]).assign(person=lambda d: "p" + (d.index % people).astype(str))
-    if frame["value"].median() < 30 or unit == "mmol/L" and frame["value"].median() / MGDL_PER_MMOLL >= 30:
-        return  # implausible on purpose, tested below
+    frame = pd.DataFrame(data, columns=["minute", "value"]).assign(
+        person=lambda d: "p" + (d.index % people).astype(str)
+    )
+    shown = frame["value"].median() / (MGDL_PER_MMOLL if unit == "mmol/L" else 1)
+    assume(shown >= 30 if unit == "mg/dL" else shown < 30)  # the others contradict the unit: tested below
     frame["time"] = start + pd.to_timedelta(frame["minute"], unit="min")
     frame["glucose"] = frame["value"] / (MGDL_PER_MMOLL if unit == "mmol/L" else 1)
     frame[["person", "time", "glucose"]].to_csv(tmp_path / "x.csv", index=False)
@@ -233,7 +241,8 @@ def test_one_person_in_another_unit_is_refused(tmp_path):
     [
         ("empty.csv", b"", r"empty\.csv: the file is empty"),
         ("blank.csv", b"\n  \n", r"blank\.csv: the file is empty"),
-        ("header.csv", b"time,glucose\n", r"header\.csv: .*no rows|header\.csv: no glucose reading in 0 rows"),
+        ("header.csv", b"time,glucose\n", r"header\.csv: no glucose reading in 0 rows"),
+        ("cut.csv", b"time,glucose", r"cut\.csv: no glucose reading in 0 rows"),
         ("book.xlsx", b"PK\x03\x04" + bytes(500), r"book\.xlsx: this is a ZIP archive or an Excel workbook"),
         ("a.pkl", b"\x80\x04\x95" + bytes(50), r"a\.pkl: this is a pickle, which is never loaded"),
         ("noise.csv", bytes(range(256)) * 20, r"noise\.csv: neither text nor Parquet"),
@@ -282,7 +291,9 @@ def test_no_reading_at_all_is_an_error_that_says_what_was_found(tmp_path, values
 
 def test_missing_columns_name_those_found(tmp_path):
     path = write(tmp_path / "x.csv", table(clock(2), [1, 2], "when,sugar"))
-    with pytest.raises(ValueError, match=r"no column 'time', 'glucose'; found 'when', 'sugar'; name the columns in the card"):
+    with pytest.raises(
+        ValueError, match=r"no column 'time', 'glucose'; found 'when', 'sugar'; name the columns in the card"
+    ):
         read([path], format="generic")
 
 
@@ -323,12 +334,39 @@ def test_malformed_rows_are_counted_by_kind_and_line(tmp_path):
     }
 
 
+def test_a_quote_that_is_not_closed_loses_no_line_in_silence(tmp_path):
+    issues, t = Issues(), clock(6)
+    lines = ["time,glucose", *(f"{a},{100 + i}" for i, a in enumerate(t))]
+    lines[3] = f'"{t[2]},102'
+    (found,) = read([write(tmp_path / "x.csv", "\n".join(lines))], issues).values()
+    lost = (
+        issues.counts["row without its 2 fields"]
+        + issues.counts["line inside the row before (a quote that isn't closed)"]
+    )
+    assert len(found.glucose) + lost == 6
+
+
+def test_a_column_named_twice_is_refused(tmp_path):
+    path = write(tmp_path / "x.csv", "time,glucose,glucose\n2024-01-10,100,5\n")
+    with pytest.raises(ValueError, match=r"x\.csv: several columns are called 'glucose'; rename all but one"):
+        read([path])
+
+
+def test_one_file_named_twice_is_read_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.csv", table(clock(2), [100, 101]))
+    monkeypatch.chdir(tmp_path)
+    (found,) = read([path, path.relative_to(tmp_path)]).values()
+    assert values_of(found) == [100, 101]
+
+
 def test_low_and_high_are_the_nearest_values_outside_the_range(tmp_path):
     issues = Issues()
     values = ["Low", "100", "High", "<40", ">400", "bajo"]
     (found,) = read([write(tmp_path / "x.csv", table(clock(6), values))], issues).values()
     assert values_of(found) == [39, 100, 401, 39, 401, 39]
-    assert issues.counts["low"] == 3 and issues.counts["high"] == 2 and issues.examples["high"] == ["x.csv:4", "x.csv:6"]
+    assert (
+        issues.counts["low"] == 3 and issues.counts["high"] == 2 and issues.examples["high"] == ["x.csv:4", "x.csv:6"]
+    )
 
 
 def test_readings_outside_20_600_are_set_missing_and_counted(tmp_path):
@@ -404,7 +442,9 @@ def test_files_that_overlap_with_other_readings_are_an_error(tmp_path, shift):
         two = people(tmp_path / "2.csv", "a", t[2:], [102, 109, 104, 105])
     else:
         two = people(tmp_path / "2.csv", "a", clock(4, "2024-01-10 08:11:00"), [102, 103, 104, 105])
-    with pytest.raises(ValueError, match=r"1\.csv and .*2\.csv: subject 'a' is in both from .* with different readings"):
+    with pytest.raises(
+        ValueError, match=r"1\.csv and .*2\.csv: subject 'a' is in both from .* with different readings"
+    ):
         read([one, two], columns=PEOPLE)
 
 
@@ -424,7 +464,9 @@ def test_one_export_under_two_names_is_pointed_out(tmp_path):
     for name in ("export.csv", "export (1).csv"):
         write(tmp_path / name, table(clock(3), [100, 101, 102]))
     read(sorted(tmp_path.glob("*.csv")), issues)
-    assert issues.examples["two subjects with identical readings (one person under two names?)"] == ["export (1), export"]
+    assert issues.examples["two subjects with identical readings (one person under two names?)"] == [
+        "export (1), export"
+    ]
 
 
 def test_merge_joins_parts_and_counts(tmp_path):
@@ -439,7 +481,9 @@ def test_merge_joins_parts_and_counts(tmp_path):
 # --- real files ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "subjects", "rows"), [("iglu", 5, 13_866), ("colas", 208, 114_253), ("dubosson", 9, 8_055)])
+@pytest.mark.parametrize(
+    ("name", "subjects", "rows"), [("iglu", 5, 13_866), ("colas", 208, 114_253), ("dubosson", 9, 8_055)]
+)
 def test_glucobench_files(shared, name, subjects, rows):
     path, issues = shared / "cgm" / "glucobench" / f"{name}.csv.gz", Issues()
     assert recognise(Source.of(path), card()) == "glucobench"

@@ -43,7 +43,8 @@ class Readings:
     """One subject's raw readings as a reader found them: irregular in time, units already converted.
 
     `glucose` has columns time_utc (datetime64[ns], sorted or not) and glucose_mgdl (float, NaN = missing).
-    `events` has columns time_utc, kind (one of EVENT_CHANNELS), value. Basal events hold until the next one.
+    `events` has columns time_utc, kind (one of EVENT_CHANNELS), value. Basal events hold until the next one; a basal
+    rate of NaN is unknown from there on.
     `utc_offset_min` is the subject's offset at each reading (local = UTC + offset): physiology needs local hours.
     """
 

@@ -21,7 +21,7 @@ _TIDEPOOL = re.compile(
     r'"type"\s*:\s*"(cbg|smbg|basal|bolus|wizard|food|upload|pumpSettings|cgmSettings|deviceEvent|physicalActivity)"'
 )
 _NIGHTSCOUT = re.compile(r'"(sgv|eventType|dateString|created_at)"\s*:')
-_NIGHTSCOUT_TIMES = ("dateString", "created_at", "timestamp", "sysTime")
+_NIGHTSCOUT_TIMES = ("dateString", "created_at", "timestamp", "sysTime", "date")
 _APART = np.timedelta64(90, "s")  # a rate that ends this near to the next is taken over by it
 
 
@@ -69,7 +69,7 @@ def _nightscout_rows(
     records: list[dict], at: list[int], fields: Sequence[str], subject: str, tidy: Tidy
 ) -> pd.DataFrame:
     rows = _frame(records, at, (*fields, "date", "mills", "utcOffset", "eventType"), subject)
-    text = [next((records[i][t] for t in _NIGHTSCOUT_TIMES if records[i].get(t)), "") for i in at]
+    text = [next((records[i][t] for t in _NIGHTSCOUT_TIMES if isinstance(records[i].get(t), str)), "") for i in at]
     clock, stated = tidy.times(pd.Series(text, dtype=object))
     epoch_ms = _numeric(rows["date"])
     epoch_ms = np.where(np.isfinite(epoch_ms), epoch_ms, _numeric(rows["mills"]))
@@ -208,4 +208,4 @@ def _held(rates: pd.DataFrame) -> pd.DataFrame:
     following = rates["clock"].shift(-1)
     alone = ~(following <= rates["end"] + _APART)
     after = rates[alone].assign(clock=rates["end"][alone], value=np.nan)
-    return pd.concat([rates, after]) if len(after) else rates
+    return pd.concat([rates, after]).sort_values("clock", kind="stable") if len(after) else rates

@@ -83,9 +83,10 @@ def _basal(sections: dict, subject: str, tidy: Tidy) -> pd.DataFrame:
     hidden = _inside(base["clock"].to_numpy(), temporary["clock"].to_numpy(), ended.to_numpy())
     back = temporary.assign(clock=ended)[~(following <= ended)]  # no other temporary rate takes over
     scheduled = np.searchsorted(base["clock"].to_numpy(), back["clock"].to_numpy(), side="right") - 1
-    rates = np.append(base["value"].to_numpy(np.float64), np.nan)  # index -1, before the schedule begins: unknown
-    back = back.assign(value=rates[scheduled])
-    return pd.concat([f for f in (base[~hidden], temporary, back) if len(f)] or [base]).assign(kind=BASAL)
+    in_turn = np.append(base["value"].to_numpy(np.float64), np.nan)  # index -1, before the schedule begins: unknown
+    back = back.assign(value=in_turn[scheduled])
+    rates = pd.concat([rates for rates in (base[~hidden], temporary, back) if len(rates)] or [base])
+    return rates.sort_values("clock", kind="stable").assign(kind=BASAL)
 
 
 def _inside(times: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:

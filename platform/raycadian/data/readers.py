@@ -47,7 +47,7 @@ def read_files(paths: list[Path], card: Card, issues: Issues) -> Iterator[Readin
     Raises ValueError for a file that can't be understood, holds no reading, or contradicts its unit; after the last
     one, for files that disagree about a subject where they overlap. What was yielded before is then not to be used.
     """
-    paths = list(dict.fromkeys(Path(path) for path in paths))
+    paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
     if not paths:
         raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
     formats = _formats(paths, card, issues)
@@ -219,8 +219,13 @@ def _check_overlaps(spans: _Spans, formats: dict[Path, str], card: Card) -> None
             between = " to ".join(str(np.datetime64(t, "s")) for t in (begin, end))
             raise ValueError(
                 f"{one} and {other}: subject {subject!r} is in both from {between} UTC with different readings "
-                f"({counts}); keep one of the files, or give two people two ids"
+                f"({counts}); keep one of the files, or give two people two ids{_hint(card)}"
             )
+
+
+def _hint(card: Card) -> str:
+    # without a zone each export's clock begins at offset 0, also after a journey or a DST change
+    return "" if card.timezone else "; if they are exports of one sensor, set `timezone` in the card"
 
 
 Overlap = tuple[str, Path, Path, int, int]  # subject, files, first and last second that both cover

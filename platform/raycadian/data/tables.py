@@ -8,18 +8,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from raycadian.config import Card, Columns
 from raycadian.data.clock import offset_at
-from raycadian.data.source import MAX_BYTES, Source, delimiter_of, open_bytes, split
+from raycadian.data.source import HEAD_BYTES, MAX_BYTES, Source, delimiter_of, open_bytes, split
 from raycadian.data.tidy import MGDL, MMOLL, Tidy
 from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
 
 GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
 _BLOCK_BYTES = 1024**2  # of text at a time: memory doesn't grow with the file
 _BATCH_ROWS = 32_768
+_SWALLOWED = "line inside the row before (a quote that isn't closed)"
 _SUBJECT_NAMES = ("subject", "subject_id", "patient", "patient_id", "participant", "participant_id")
 
 
@@ -59,8 +61,11 @@ def csv_chunks(
 
     def skip_row(row: pacsv.InvalidRow) -> str:
         misshapen.append(row.number)
+        tidy.issues.add(_SWALLOWED, f"{source.path.name}:{row.number}", row.text.count("\n"))
         return "skip"
 
+    if len(source.head) < HEAD_BYTES and len(source.lines) <= skip:
+        return  # nothing below the header
     names = [str(i) for i in range(n_columns)]
     used = [str(i) for i in wanted.values()]
     options = {
@@ -75,18 +80,30 @@ def csv_chunks(
             column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
         ),
     }  # fmt: skip
+    if source.encoding == "cp1252":
+        tidy.issues.add("text that is not UTF-8 (read as Windows-1252)", source.path.name)
     seen = reported = 0
     with open_bytes(source.path) as stream, pacsv.open_csv(stream, **options) as reader:
         for batch in reader:
             rows = pd.DataFrame({name: batch.column(i).to_numpy(False) for i, name in enumerate(wanted)})
             rows["line"] = _lines(seen, len(rows), skip + 1, misshapen)
             seen += len(rows)
+            torn = sum(pc.sum(pc.count_substring(column, "\n")).as_py() or 0 for column in batch.columns)
+            tidy.issues.add(_SWALLOWED, source.path.name, torn)
             tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
             reported = len(misshapen)
             blank = (rows[list(wanted)] == "").all(axis=1)
             tidy.note("blank row", rows["line"][blank])
             yield rows[~blank].reset_index(drop=True)
     tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+
+
+def csv_rows(
+    source: Source, tidy: Tidy, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
+) -> pd.DataFrame:
+    """`csv_chunks` of one person's file in one piece."""
+    chunks = list(csv_chunks(source, tidy, skip, n_columns, delimiter, wanted))
+    return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=[*wanted, "line"], dtype=object)
 
 
 def _lines(seen: int, n: int, first: int, misshapen: list[int]) -> np.ndarray:
@@ -127,6 +144,9 @@ def _positions(source: Source, header: Sequence[str], columns: Columns) -> dict[
             f"{source.path}: no column {', '.join(map(repr, absent))}; found {', '.join(map(repr, header[:20]))}; "
             "name the columns in the card (columns: {subject, time, glucose, ...})"
         )
+    twice = [theirs for theirs in wanted.values() if list(header).count(theirs) > 1]
+    if twice:
+        raise ValueError(f"{source.path}: several columns are called {twice[0]!r}; rename all but one")
     unnamed = [name for name in header if name.lower() in _SUBJECT_NAMES]
     if columns.subject is None and unnamed:
         raise ValueError(

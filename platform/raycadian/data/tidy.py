@@ -40,7 +40,7 @@ LOCAL_CLOCK = "local clock without a time zone (kept, its UTC offset taken as 0)
 _EVENT_MAX = {CARBS: 1000.0, BOLUS: 100.0, BASAL: 50.0}  # beyond any pump's or person's
 _MMOLL_BELOW, _MGDL_FROM = 30.0, 40.0  # medians: mmol/L lies in 2..25, mg/dL in 50..400
 _CONTRADICTS_MMOLL = GLUCOSE_MAX_MGDL / MGDL_PER_MMOLL
-_JUDGED = 12  # values that one subject needs before their median is held against the unit
+_JUDGED = 12  # values needed before their median is held against the unit
 _YEARS = np.datetime64("1990-01-01"), np.datetime64("2100-01-01")  # a clock that was never set is outside
 # what sensors write for values outside their range, in the languages of their exports
 _LOW_WORDS = (
@@ -88,7 +88,7 @@ class Tidy:
         self._place, self._high_mgdl, self._events_suffice = place, high_mgdl, events_suffice
         self._in_repeated_hour: dict[str, tuple[np.datetime64, bool]] = {}
         self._rows = self._untimed = self._readings = self._events = self._excluded = self._local = self._nowhere = 0
-        self._odd_time = ""
+        self._odd_time, self._judged = "", False
 
     def note(self, kind: str, lines: np.ndarray | pd.Series) -> None:
         """Count `kind` once for each line."""
@@ -130,11 +130,6 @@ class Tidy:
 
     def finish(self) -> None:
         """The file's end. Raises ValueError if it gave nothing."""
-        name = self.path.name
-        self.issues.add(LOCAL_CLOCK, name, self._local)
-        self.issues.add(
-            "UTC time without a time zone (local hours unknown, UTC offset taken as 0)", name, self._nowhere
-        )
         if self._untimed * 2 > self._rows:
             self._refuse_times()
         if not self._readings and not (self._events and self._events_suffice) and not self._excluded:
@@ -143,6 +138,11 @@ class Tidy:
                 f"{GLUCOSE_MIN_MGDL:.0f}-{GLUCOSE_MAX_MGDL:.0f} mg/dL (1.1-33.3 mmol/L) with a time; found "
                 f"{self._found()}"
             )
+        name = self.path.name
+        self.issues.add(LOCAL_CLOCK, name, self._local)
+        self.issues.add(
+            "UTC time without a time zone (local hours unknown, UTC offset taken as 0)", name, self._nowhere
+        )
 
     def _found(self) -> str:
         """What was counted in this file, for the message."""
@@ -186,7 +186,9 @@ class Tidy:
         if self._unit is None:
             self._unit, self._stated = self._guess(median), "the median of the first rows"
             self.issues.add(f"unit taken from the values: {self._unit}", self.path.name)
-        self._check(median, "")
+        if len(values) >= _JUDGED or not self._judged:  # a last block of few rows says little
+            self._check(median, "")
+        self._judged = True
         found = values.groupby(rows[SUBJECT]).agg(["median", "size"])
         for subject, row in found[found["size"] >= _JUDGED].iterrows():
             self._check(row["median"], f" of subject {subject!r}")
@@ -201,8 +203,7 @@ class Tidy:
         return MMOLL if median < _MMOLL_BELOW else MGDL
 
     def _check(self, median: float, whose: str) -> None:
-        wrong = median < _MMOLL_BELOW if self._unit == MGDL else median >= _CONTRADICTS_MMOLL
-        if wrong:
+        if contradicts(self._unit, median):
             other = MMOLL if self._unit == MGDL else MGDL
             fix = {
                 "the card": f"set `unit: {other}` in the card",
@@ -290,6 +291,11 @@ class Tidy:
         kept = ~wild & ((value != 0) | (kind == BASAL))
         self._events += int(kept.sum())
         return (kind[kept], value[kept]), of_row[kept]
+
+
+def contradicts(unit: str | None, median: float) -> bool:
+    """Whether a median of glucose says that the unit is plainly the other one."""
+    return median < _MMOLL_BELOW if unit == MGDL else median >= _CONTRADICTS_MMOLL
 
 
 def merge(parts: list[Readings], issues: Issues) -> Readings:

@@ -15,7 +15,7 @@ import pandas as pd
 from raycadian.config import Card
 from raycadian.data.clock import offset_by_elapsed
 from raycadian.data.source import Source, delimiter_of, split
-from raycadian.data.tables import csv_chunks, unit_named
+from raycadian.data.tables import csv_chunks, csv_rows, unit_named
 from raycadian.data.tidy import LOCAL_CLOCK, MGDL, Tidy, parse_numbers
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
 
@@ -63,7 +63,7 @@ def read_clarity(source: Source, card: Card, issues: Issues) -> Iterator[Reading
     tidy = Tidy(source.path, card, issues, unit_named(names[7]))
     wanted = _CLARITY | {name: i for name, i in _CLARITY_SENSOR.items() if i < len(names)}
     skip = start + 1 + _patient_lines(source, start + 1)
-    rows = pd.concat(csv_chunks(source, tidy, skip, len(names), delimiter, wanted), ignore_index=True)
+    rows = csv_rows(source, tidy, skip, len(names), delimiter, wanted)
     rows = rows[(rows["time"].str.strip() != "") | (rows["type"] == "EGV")].reset_index(drop=True)
     rows[SUBJECT] = card.subject or source.stem
     rows["clock"], rows["offset_min"] = tidy.times(rows["time"])
@@ -134,7 +134,7 @@ def read_libreview(source: Source, card: Card, issues: Issues) -> Iterator[Readi
     names = split(header, delimiter)
     tidy = Tidy(source.path, card, issues, unit_named(" ".join(names[4:6])), high_mgdl=_LIBRE_HIGH_MGDL)
     wanted = _LIBRE | {name: i for name, i in _LIBRE_PARTS.items() if i < len(names)}
-    rows = pd.concat(csv_chunks(source, tidy, start + 1, len(names), delimiter, wanted), ignore_index=True)
+    rows = csv_rows(source, tidy, start + 1, len(names), delimiter, wanted)
     rows[SUBJECT] = card.subject or source.stem
     rows["clock"], rows["offset_min"] = _libre_times(rows["time"], source.path, card, tidy)
     kind = rows["type"].str.strip()
@@ -197,7 +197,9 @@ def read_pump(source: Source, card: Card, issues: Issues) -> Iterator[Readings]:
     wanted = {ours: names.index(theirs) for ours, theirs in (_PUMP | _PUMP_FLAGS).items() if theirs in names}
     subject = card.subject or pump_serial(source)
     if not subject:
-        raise ValueError(f"{source.path}: no `# pump_serial:` line and no folder pump_SERIAL; set `subject` in the card")
+        raise ValueError(
+            f"{source.path}: no `# pump_serial:` line and no folder pump_SERIAL; set `subject` in the card"
+        )
     tidy = Tidy(source.path, card, issues, MGDL)
     for rows in csv_chunks(source, tidy, start + 1, len(names), delimiter, wanted):
         yield from tidy.readings(_pump_rows(rows, subject, tidy))
