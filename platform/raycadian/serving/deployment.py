@@ -1,0 +1,98 @@
+"""The endpoint on Ray Serve: one deployment that answers requests together. The one door to ray.serve, with launch.py."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from raycadian.config import model_name
+from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
+from raycadian.serving.web import api_key, create_app, digest
+from raycadian.training.run import RUNS, Run
+
+log = logging.getLogger("ray.serve")
+BATCH = 64
+
+
+@serve.deployment(name="forecaster", max_ongoing_requests=4 * BATCH, health_check_period_s=10)
+@serve.ingress()
+class Endpoint:
+    """One process that holds a model. `user_config` says which; a new one is taken over without a restart.
+
+    user_config: {run: path}, or {champion: registered name or null, runs: folder}.
+    """
+
+    def __init__(self, key_sha256: str):
+        self._key_sha256 = key_sha256
+        self._forecaster: Forecaster | None = None
+        self._description: dict[str, Any] | None = None
+        self._rejected: str | None = None
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return create_app(self, self._key_sha256)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load a run beside the one that answers, then change over. A run that can't be loaded is not taken over: the
+        old one goes on, and /v1/model says why; without an old one this fails."""
+        try:
+            loaded = await asyncio.to_thread(_load, user_config)
+        except ValueError as error:
+            if self._forecaster is None:
+                raise
+            log.error("promotion rejected, %s goes on: %s", self._forecaster.name, error)
+            self._rejected = str(error)
+            return
+        self._forecaster, self._description = loaded
+        self._rejected = None
+        log.info("serving %s", self._forecaster.name)
+
+    def describe(self) -> dict[str, Any] | None:
+        return self._description and self._description | {"rejected": self._rejected}
+
+    async def answer(self, history: History) -> Forecast | ValueError:
+        return await self._together(history)
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.0)
+    async def _together(self, histories: list[History]) -> list[Forecast | ValueError]:
+        """What has arrived while the last batch was computed; in a thread, so that the next requests are read meanwhile."""
+        assert self._forecaster is not None
+        return await asyncio.to_thread(self._forecaster.forecast_batch, histories)
+
+
+def application(args: dict[str, str]) -> Any:
+    """The Serve application that `import_path` names. args: `key_sha256` of the key, else this machine's key is used."""
+    return Endpoint.bind(args.get("key_sha256") or digest(api_key()))
+
+
+def _load(user_config: dict[str, Any]) -> tuple[Forecaster, dict[str, Any]]:
+    run = _run_of(user_config)
+    forecaster = Forecaster.load(run.path)
+    return forecaster, _description(run, forecaster)
+
+
+def _run_of(user_config: dict[str, Any]) -> Run:
+    if "run" in user_config:
+        return Run(Path(user_config["run"]))
+    from raycadian.registry import champion  # MLflow, only where it is asked
+
+    return champion(user_config.get("champion"), runs=Path(user_config.get("runs", RUNS)))
+
+
+def _description(run: Run, forecaster: Forecaster) -> dict[str, Any]:
+    spec = forecaster.model.spec
+    return {
+        "model": run.name,
+        "kind": model_name(forecaster.model.config),
+        "snapshot": run.metadata["snapshot"],
+        "context": spec.context,
+        "horizon": spec.horizon,
+        "dt_min": spec.dt_min,
+        "quantiles": list(spec.quantiles),
+        "past": list(spec.past),
+        "metrics": run.summary.get("test", {}),
+        "note": NOTE,
+    }

@@ -1,0 +1,286 @@
+"""From one person's readings to a forecast: a run's model behind the code that cut its training windows. No Ray, no HTTP.
+
+M readings of a person, B people of a batch; L, H, Q as in types.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from raycadian.config import Card, CMAMechanism, Grid, Window, load_card
+from raycadian.data.grid import arrays_to_recordings, seconds
+from raycadian.data.mechanism import Mechanism, fit_latest
+from raycadian.data.readers import merge, read_files
+from raycadian.data.series import build_series
+from raycadian.data.windows import latest, require_context
+from raycadian.models import checkpoint
+from raycadian.models.base import Model
+from raycadian.training.run import Run
+from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings, Recording
+
+NOTE = "A statistical forecast for research: not a medical device, not a diagnosis, no basis for treatment."
+_DECIMALS = 6  # of mg/dL in answers
+_FITS = 4096  # people whose fits are remembered, about 1 kB each
+
+
+@dataclass(frozen=True)
+class History:
+    """One person's past in plain arrays, in any order.
+
+    subject may be None · time_s (M,) int64 UTC seconds · glucose_mgdl (M,) float64, NaN = no reading · utc_offset_min (M,) int64 ·
+    events: as in Readings, or none · issues: what was repaired on the way here.
+    """
+
+    subject: str | None
+    time_s: np.ndarray
+    glucose_mgdl: np.ndarray
+    utc_offset_min: np.ndarray
+    events: pd.DataFrame | None = None
+    issues: Issues = field(default_factory=Issues)
+
+    @staticmethod
+    def of(readings: Readings, issues: Issues | None = None) -> "History":
+        glucose = readings.glucose
+        return History(
+            readings.subject, seconds(glucose[TIME_UTC]), glucose[GLUCOSE].to_numpy(np.float64),
+            glucose["utc_offset_min"].to_numpy(np.int64), readings.events, issues or Issues(),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected after a person's last reading, in mg/dL.
+
+    origin_utc: the last context point, datetime64[s] · quantiles (H, Q) at `levels` · parts name -> (H,), which add up
+    to the median · fit: whose mechanism served, "own" or "population" (None: no mechanism) · warnings: repairs, counted.
+    """
+
+    subject: str | None
+    model: str
+    origin_utc: np.datetime64
+    utc_offset_min: int
+    dt_s: float
+    levels: tuple[float, ...]
+    quantiles: np.ndarray
+    parts: dict[str, np.ndarray]
+    fit: str | None
+    warnings: dict[str, int]
+
+    @property
+    def title(self) -> str:
+        return f"forecast for {self.subject or 'one person'} from {self.origin_utc}Z by {self.model}; mg/dL. {NOTE}"
+
+    @property
+    def time_utc(self) -> np.ndarray:
+        """(H,) datetime64[s]."""
+        steps = np.arange(1, len(self.quantiles) + 1) * self.dt_s
+        return self.origin_utc + steps.astype("timedelta64[s]")
+
+    @property
+    def median(self) -> np.ndarray:
+        """(H,): the point forecast."""
+        return self.quantiles[:, self.levels.index(0.5)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as the endpoint answers."""
+        local = self.time_utc + np.timedelta64(self.utc_offset_min, "m")
+        zone = _zone(self.utc_offset_min)
+        return {
+            "subject": self.subject,
+            "model": self.model,
+            "origin_utc": f"{self.origin_utc}Z",
+            "time_utc": [f"{t}Z" for t in np.datetime_as_string(self.time_utc).tolist()],
+            "time_local": [t + zone for t in np.datetime_as_string(local).tolist()],
+            "median_mgdl": _plain(self.median),
+            "quantiles_mgdl": {f"{q:g}": v for q, v in zip(self.levels, _plain(self.quantiles.T), strict=True)},
+            "parts_mgdl": {name: _plain(part) for name, part in self.parts.items()},
+            "mechanism_fit": self.fit,
+            "warnings": self.warnings,
+            "note": NOTE,
+        }
+
+    def as_frame(self) -> pd.DataFrame:
+        """One row a step."""
+        found = self.as_dict()
+        columns = {"time_local": found["time_local"], "median": found["median_mgdl"]}
+        columns |= {f"q{level}": values for level, values in found["quantiles_mgdl"].items()}
+        return pd.DataFrame(columns | found["parts_mgdl"])
+
+
+class Forecaster:
+    """A run's model with its grid, window and mechanism: answers batches of people at once."""
+
+    def __init__(
+        self, name: str, model: Model, grid: Grid, window: Window, mechanism: CMAMechanism | None = None,
+        population: dict[str, Any] | None = None,
+    ):  # fmt: skip
+        """`name`: the run. `population`: the mechanism's fit that serves people without one of their own."""
+        # in float64 a person's forecast is the same in any batch, so that it equals the scored one to 1e-5 mg/dL
+        self.name, self.model = name, model.double().eval()
+        self.grid, self.window, self.mechanism, self.population = grid, window, mechanism, population
+        self._any_length = grid.model_copy(update={"min_points": 1})
+        self._fits = Recent(_FITS)
+
+    @staticmethod
+    def load(run_path: Path | str) -> "Forecaster":
+        """The forecaster of a complete run. Raises ValueError for what is missing or damaged."""
+        run = Run(Path(run_path))
+        folder = run.path / "checkpoint"
+        model = checkpoint.load(folder)
+        raw = _read_preprocessing(folder / "preprocessing.json")
+        try:
+            mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])
+            grid, window = Grid.model_validate(raw["grid"]), Window.model_validate(raw["window"])
+            return Forecaster(run.name, model, grid, window, mechanism, raw["population"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder}/preprocessing.json: damaged: {error}; copy the run again") from error
+
+    def forecast(self, history: History) -> Forecast:
+        """One person's forecast. Raises ValueError where the history can't be forecast from."""
+        (found,) = self.forecast_batch([history])
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+    def forecast_batch(self, histories: Sequence[History]) -> list[Forecast | ValueError]:
+        """A forecast or the reason against one for each history, in order: one pass of the model for all."""
+        found: list[Any] = [self._gridded(h) for h in histories]
+        ready = [i for i, person in enumerate(found) if isinstance(person, _Person)]
+        if ready:
+            for i, forecast in zip(ready, self._forecast([found[i] for i in ready]), strict=True):
+                found[i] = forecast
+        return found
+
+    def _gridded(self, history: History) -> "_Person | ValueError":
+        """One history on the grid of the training data, ending at a reading."""
+        issues = Issues(dict(history.issues.counts), dict(history.issues.examples))
+        try:
+            recordings = self._recordings(history, issues)
+            require_context(recordings[-1].observed, self.window, recordings[-1].dt_s)
+        except ValueError as error:
+            return error
+        filled = int((~recordings[-1].observed[-self.window.context :]).sum())
+        issues.add("point of the context without a reading (interpolated or carried forward)", n=filled)
+        return _Person(history.subject, recordings, issues.counts)
+
+    def _recordings(self, history: History, issues: Issues) -> list[Recording]:
+        """As in a snapshot; of the last recording the shortness does not matter, and its end is its last reading."""
+        found = arrays_to_recordings(
+            history.subject or "", history.time_s, history.glucose_mgdl, history.utc_offset_min, history.events,
+            self._any_length, issues,
+        )  # fmt: skip
+        if not found:
+            raise ValueError(f"no glucose reading in {len(history.time_s)} rows; send at least {self.window.context}")
+        return [r for r in found[:-1] if len(r) >= self.grid.min_points] + found[-1:]
+
+    @torch.inference_mode()
+    def _forecast(self, people: list["_Person"]) -> list[Forecast | ValueError]:
+        series = build_series(_Source(people), self.window.past)
+        mechanism = self._fitted(series)
+        batch = latest(series, self.window, mechanism)
+        prediction = self.model(batch)
+        origin = batch["time_s"].numpy().astype("datetime64[s]")
+        quantiles = prediction.quantiles.numpy()
+        parts = {name: part.numpy() for name, part in prediction.parts.items()}
+        finite = np.isfinite(quantiles).all(axis=(1, 2))
+        return [
+            Forecast(
+                person.subject, self.name, origin[i], person.recordings[-1].utc_offset_min, series.dt_s,
+                self.model.spec.quantiles, quantiles[i], {name: part[i] for name, part in parts.items()},
+                None if mechanism is None else "own" if mechanism.fit_of[i] else "population", person.warnings,
+            )
+            if finite[i]
+            else ValueError("the model gives no finite forecast for these readings; check them for constant stretches")
+            for i, person in enumerate(people)
+        ]  # fmt: skip
+
+    def _fitted(self, series: Any) -> Mechanism | None:
+        if self.mechanism is None:
+            return None
+        window = self.window
+        return fit_latest(
+            series, self.mechanism, window.context, window.context + window.horizon, population=self.population,
+            known=self._fits,
+        )  # fmt: skip
+
+
+class Recent(OrderedDict):
+    """A mapping that forgets what was not used for longest, once it holds more than `most`."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self._most = most
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        if key in self:
+            self.move_to_end(key)
+        return super().get(key, default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self._most:
+            self.popitem(last=False)
+
+
+def read_history(path: Path, card: Path | None = None) -> History:
+    """One person's history from a file of any known format. Raises ValueError."""
+    issues = Issues()
+    how = load_card(card) if card else Card(name="history", files=(path.name,))
+    parts: dict[str, list[Readings]] = {}
+    for readings in read_files([path], how, issues):
+        parts.setdefault(readings.subject, []).append(readings)
+    if len(parts) != 1:
+        raise ValueError(
+            f"{path}: expected one person, found {len(parts)} ({', '.join(sorted(parts)[:5])}); cut it out"
+        )
+    return History.of(merge(next(iter(parts.values())), issues), issues)
+
+
+@dataclass(frozen=True)
+class _Person:
+    """A history on its grid."""
+
+    subject: str | None
+    recordings: list[Recording]
+    warnings: dict[str, int]
+
+
+class _Source:
+    """People of one batch as a source of a series; by number, since two requests may name the same subject."""
+
+    id = "request"
+
+    def __init__(self, people: list[_Person]):
+        self._people = people
+        self.subjects = [str(i) for i in range(len(people))]
+
+    def recordings(self, subject: str) -> list[Recording]:
+        return [replace(r, subject=subject) for r in self._people[int(subject)].recordings]
+
+
+def _read_preprocessing(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable ({error}); expected the folder of a complete run") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected an object, found {type(raw).__name__}")
+    return raw
+
+
+def _plain(values: np.ndarray) -> Any:
+    return np.round(values.astype(np.float64), _DECIMALS).tolist()
+
+
+def _zone(offset_min: int) -> str:
+    hours, minutes = divmod(abs(offset_min), 60)
+    return f"{'-' if offset_min < 0 else '+'}{hours:02}:{minutes:02}"

@@ -1,0 +1,273 @@
+"""What the endpoint takes and gives: the words of requests and responses, with their limits.
+
+Times are RFC 3339. One without an offset is local to `timezone` or `utc_offset_min`, and UTC where neither is given;
+one with an offset is taken as it says, and its local hour by `timezone` or `utc_offset_min` where given.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Required
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator, model_validator
+from typing_extensions import TypedDict
+
+from raycadian.data import clock
+from raycadian.data.tidy import MGDL, MMOLL, contradicts
+from raycadian.serving.forecaster import NOTE, History
+from raycadian.types import (
+    BASAL,
+    BOLUS,
+    CARBS,
+    GLUCOSE_MAX_MGDL,
+    GLUCOSE_MIN_MGDL,
+    MGDL_PER_MMOLL,
+    TIME_UTC,
+    Issues,
+)  # fmt: skip
+
+MAX_BYTES = 1_000_000
+MAX_READINGS = 20_000  # 69 days at 5 minutes; a forecast looks back 21 days at most
+MAX_EVENTS = 20_000
+_WHOLE = 19  # characters of a time up to the second
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+_TIME = r"^(19|20)\d{2}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-](0\d|1[0-4]):[0-5]\d)?$"
+Time = Annotated[str, Field(pattern=_TIME, description="RFC 3339, seconds included; the offset may be left out")]
+
+
+class Reading(TypedDict):  # not a model: a request holds thousands, and dictionaries are read twice as fast
+    __pydantic_config__ = _STRICT
+    time: Time
+    glucose: Annotated[float, Field(description="in `unit`; outside 20-600 mg/dL it is dropped and counted")]
+
+
+class Meal(TypedDict):
+    __pydantic_config__ = _STRICT
+    time: Time
+    carbs_g: Annotated[float, Field(ge=0, le=1000, description="carbohydrate, grams")]
+
+
+class Insulin(TypedDict, total=False):
+    __pydantic_config__ = _STRICT
+    time: Required[Time]
+    bolus_u: Annotated[float, Field(ge=0, le=100, description="units delivered at once")]
+    basal_uph: Annotated[float, Field(ge=0, le=50, description="rate from now on, units an hour")]
+
+
+class ForecastRequest(BaseModel):
+    """One person's recent past. Lists may be in any order; what is repaired is counted in the answer's `warnings`."""
+
+    model_config = _STRICT
+
+    unit: Literal["mg/dL", "mmol/L"]
+    """Unit of `glucose`; answers are always in mg/dL."""
+    readings: Annotated[list[Reading], FailFast()] = Field(min_length=1, max_length=MAX_READINGS)
+    """Sensor readings. The model's context is needed without a long gap; three weeks give the person's own mechanism."""
+    meals: Annotated[list[Meal], FailFast()] = Field([], max_length=MAX_EVENTS)
+    insulin: Annotated[list[Insulin], FailFast()] = Field([], max_length=MAX_EVENTS)
+    timezone: str | None = Field(None, min_length=1, max_length=64)
+    """IANA name of the person's zone, such as Europe/Madrid."""
+    utc_offset_min: int | None = Field(None, ge=-840, le=840)
+    """Minutes that local time is ahead of UTC; instead of `timezone`."""
+    subject: str | None = Field(None, max_length=100)
+    """Returned as sent; not logged, not stored."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, value: str | None) -> str | None:
+        try:
+            return value and ZoneInfo(value).key
+        except (LookupError, ValueError, OSError):  # absent, a path out of the folder, a folder
+            raise ValueError("not an IANA time zone such as Europe/Madrid") from None
+
+    @field_validator("insulin")
+    @classmethod
+    def _timed(cls, doses: list[Insulin]) -> list[Insulin]:
+        if not all(len(dose) > 1 for dose in doses):
+            raise ValueError("each has a time and bolus_u, basal_uph or both")
+        return doses
+
+    @model_validator(mode="after")
+    def _one_clock(self) -> "ForecastRequest":
+        if self.timezone is not None and self.utc_offset_min is not None:
+            raise ValueError("timezone and utc_offset_min exclude one another; send one")
+        return self
+
+
+class ForecastResponse(BaseModel):
+    """Lists run over the horizon, in time order."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    subject: str | None
+    model: str
+    """The run that answered."""
+    origin_utc: str
+    """The last point of the history on the model's grid, within half a step of the last reading."""
+    time_utc: list[str]
+    time_local: list[str]
+    median_mgdl: list[float]
+    quantiles_mgdl: dict[str, list[float]]
+    """By level: 0.05 is exceeded in 95 of 100 cases."""
+    parts_mgdl: dict[str, list[float]]
+    """What the median is the sum of: `mechanism` and `correction` for a hybrid, nothing for a plain model."""
+    mechanism_fit: Literal["own", "population"] | None
+    """Whose physiology the mechanism was fitted to; one's own needs a day of readings before the last refit."""
+    warnings: dict[str, int]
+    """What was repaired, counted."""
+    note: str
+
+
+class ModelResponse(BaseModel):
+    """What is served."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    model: str
+    kind: str
+    """Such as residual-ttm."""
+    snapshot: str
+    context: int
+    """Points of history a forecast needs."""
+    horizon: int
+    dt_min: float
+    quantiles: list[float]
+    past: list[str]
+    """Channels that the model reads; others are ignored."""
+    metrics: dict[str, Any]
+    """Scores on the run's test data: value and interval over people."""
+    rejected: str | None
+    """Why the last promotion was not taken over, if it was not."""
+    note: str
+
+
+class Problem(BaseModel):
+    """Every answer that is not 2xx."""
+
+    error: str
+    """A word for machines."""
+    detail: str
+    """What is wrong, what was expected, what to do."""
+
+
+def to_history(request: ForecastRequest) -> History:
+    """The request in plain arrays, mg/dL and UTC. Raises ValueError for impossible times and a contradicted unit."""
+    issues = Issues()
+    time_s, offset_min = _instants([r["time"] for r in request.readings], request, issues)
+    glucose = np.fromiter((r["glucose"] for r in request.readings), np.float64, len(request.readings))
+    issues.add("reading out of time order (sorted)", n=int((np.diff(time_s) < 0).sum()))
+    events = _events(request, issues) if request.meals or request.insulin else None
+    return History(request.subject, time_s, _mgdl(glucose, request.unit, issues), offset_min, events, issues)
+
+
+def explain(error: ValidationError) -> str:
+    """A failed validation in words, without what was sent: it is health data, and may hold no JSON value."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}" for e in found[:5]]
+    return "; ".join(lines) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def _mgdl(glucose: np.ndarray, unit: str, issues: Issues) -> np.ndarray:
+    """In mg/dL, NaN outside 20-600. Raises ValueError where the values contradict the unit."""
+    positive = glucose[glucose > 0]
+    median = float(np.median(positive)) if len(positive) else math.nan
+    if contradicts(unit, median):
+        other = MMOLL if unit == MGDL else MGDL
+        raise ValueError(
+            f"unit says {unit}, but the readings have a median of {median:.4g}: plainly {other}; correct unit"
+        )
+    mgdl = glucose * (MGDL_PER_MMOLL if unit == MMOLL else 1.0)
+    outside = (mgdl < GLUCOSE_MIN_MGDL) | (mgdl > GLUCOSE_MAX_MGDL)
+    issues.add("glucose outside 20-600 mg/dL (set missing)", n=int(outside.sum()))
+    return np.where(outside, np.nan, mgdl)
+
+
+def _events(request: ForecastRequest, issues: Issues) -> pd.DataFrame:
+    """Meals and insulin as in types.Readings."""
+    rows = [(m["time"], CARBS, m["carbs_g"]) for m in request.meals]
+    rows += [(d["time"], BOLUS, d["bolus_u"]) for d in request.insulin if "bolus_u" in d]
+    rows += [(d["time"], BASAL, d["basal_uph"]) for d in request.insulin if "basal_uph" in d]
+    times, kinds, values = zip(*rows, strict=True)
+    time_s, _ = _instants(list(times), request, issues)
+    return pd.DataFrame(
+        {TIME_UTC: time_s.astype("datetime64[s]").astype("datetime64[ns]"), "kind": kinds, "value": values}
+    )
+
+
+def _instants(times: list[str], request: ForecastRequest, issues: Issues) -> tuple[np.ndarray, np.ndarray]:
+    """UTC seconds and minutes ahead of UTC, int64 (M,) each."""
+    clocks, stated = _clocks(times)
+    if request.timezone is not None:
+        return _in_zone(clocks, stated, request.timezone, issues)
+    local = np.isnan(stated)
+    if request.utc_offset_min is not None:
+        stated = np.where(local, request.utc_offset_min, stated)
+        offset_min = np.full(len(times), request.utc_offset_min)
+    else:
+        issues.add("time without a zone (its hour taken as the local hour)", n=int((local | (stated == 0)).sum()))
+        stated = np.nan_to_num(stated)
+        offset_min = stated.astype(np.int64)
+    return clocks - (stated * 60).astype(np.int64), offset_min
+
+
+def _clocks(times: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of what the clock showed, int64, and the offset in minutes that it stated, NaN where none."""
+    clocks = np.array([t[:_WHOLE] for t in times], dtype="datetime64[s]").astype(np.int64)
+    ends = [t[_WHOLE:] for t in times]
+    offset_of = {end: _offset_min(end.lstrip(".0123456789")) for end in set(ends)}
+    return clocks, np.array([offset_of[end] for end in ends])
+
+
+def _offset_min(text: str) -> float:
+    if len(text) < 2:
+        return 0.0 if text else math.nan
+    return (-1 if text[0] == "-" else 1) * (60.0 * int(text[1:3]) + int(text[4:6]))
+
+
+def _in_zone(clocks: np.ndarray, stated: np.ndarray, zone: str, issues: Issues) -> tuple[np.ndarray, np.ndarray]:
+    """`_instants` in a zone whose offset changes over the year."""
+    shown = clocks.astype("datetime64[s]").astype("datetime64[ns]")
+    utc = clock.shift(shown, -stated)
+    local = np.isnan(stated)
+    if local.any():
+        twice = clock.repeated(shown[local], zone)
+        utc[local], exists = clock.to_utc(shown[local], zone, clock.second_time(shown[local], twice, None))
+        issues.add("local time that happens twice (told by the order)", n=int(twice.sum()))
+        issues.add("local time that the clock skipped (kept the offset from before)", n=int((~exists).sum()))
+    return utc.astype("datetime64[s]").astype(np.int64), clock.offset_at(utc, zone)
+
+
+def _example() -> dict[str, Any]:
+    """A day of readings every 5 minutes, with a meal and its bolus."""
+    start = np.datetime64("2026-03-02T06:00:00")
+    hours = np.arange(288) / 12
+    glucose = 115 + 40 * np.exp(-((hours - 3) ** 2) / 2) + 55 * np.exp(-((hours - 13) ** 2) / 3)
+    times = [f"{start + np.timedelta64(5 * i, 'm')}+01:00" for i in range(288)]
+    return {
+        "unit": "mg/dL",
+        "timezone": "Europe/Madrid",
+        "subject": "anyone",
+        "readings": [{"time": t, "glucose": round(float(g), 1)} for t, g in zip(times, glucose, strict=True)],
+        "meals": [{"time": "2026-03-02T18:30:00+01:00", "carbs_g": 60.0}],
+        "insulin": [{"time": "2026-03-02T18:25:00+01:00", "bolus_u": 5.5}],
+    }
+
+
+EXAMPLE_REQUEST = _example()
+EXAMPLE_RESPONSE = {
+    "subject": "anyone",
+    "model": "hybrid-cgm-20260302T101500-1a2b3c4d",
+    "origin_utc": "2026-03-03T04:55:00Z",
+    "time_utc": ["2026-03-03T05:00:00Z", "2026-03-03T05:05:00Z"],
+    "time_local": ["2026-03-03T06:00:00+01:00", "2026-03-03T06:05:00+01:00"],
+    "median_mgdl": [115.2, 115.6],
+    "quantiles_mgdl": {"0.05": [104.1, 101.8], "0.5": [115.2, 115.6], "0.95": [126.9, 130.2]},
+    "parts_mgdl": {"mechanism": [118.0, 118.1], "correction": [-2.8, -2.5]},
+    "mechanism_fit": "population",
+    "warnings": {"point of the context without a reading (interpolated or carried forward)": 2},
+    "note": NOTE,
+}

@@ -1,0 +1,238 @@
+"""The endpoint as a web application: paths, key, limits, errors. FastAPI alone; who computes is handed in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from raycadian.serving.forecaster import Forecast, History
+from raycadian.serving.schemas import (
+    EXAMPLE_REQUEST,
+    EXAMPLE_RESPONSE,
+    MAX_BYTES,
+    ForecastRequest,
+    ForecastResponse,
+    ModelResponse,
+    Problem,
+    explain,
+    to_history,
+)  # fmt: skip
+
+KEY_VARIABLE = "RAYCADIAN_API_KEY"
+KEY_FILE = Path("~/.config/raycadian/api_key")
+_KEY_CHARACTERS = 16  # at least
+_JSON = "application/json"
+
+
+class Service(Protocol):
+    """Who computes the answers."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """The model as in ModelResponse; None while none is loaded."""
+
+    async def answer(self, history: History) -> Forecast | ValueError:
+        """A forecast, or why there can be none."""
+
+
+class Refused(Exception):
+    """An answer that is not 2xx."""
+
+    def __init__(self, status: int, error: str, detail: str, headers: dict[str, str] | None = None):
+        super().__init__(detail)
+        self.status, self.error, self.detail, self.headers = status, error, detail, headers
+
+
+def create_app(service: Service, key_sha256: str) -> FastAPI:
+    """The application. `key_sha256`: hex digest of the API key, which is itself never kept."""
+    # no documentation pages: their scripts come from a third party; /openapi.json is for any tool
+    app = FastAPI(
+        title="Raycadian forecasts", version="1", docs_url=None, redoc_url=None,
+        description="Glucose forecasts from recent readings. Research only: not a medical device.",
+    )  # fmt: skip
+    app.include_router(_open_paths(service))
+    app.include_router(_guarded_paths(service), prefix="/v1", dependencies=[Depends(_guard(key_sha256))])
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unforeseen)
+    _describe_request(app)
+    return app
+
+
+def _open_paths(service: Service) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def alive() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "alive"}
+
+    @router.get("/readyz", responses={503: {"model": Problem}})
+    async def ready() -> dict[str, str]:
+        """A model is loaded."""
+        return {"status": "ready", "model": _loaded(service)["model"]}
+
+    return router
+
+
+def _guarded_paths(service: Service) -> APIRouter:
+    problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 413, 422, 503)}
+    router = APIRouter(tags=["forecast"], responses=problems)
+    example = {"content": {_JSON: {"example": EXAMPLE_RESPONSE}}, "model": ForecastResponse}
+
+    @router.post("/forecast", responses={200: example}, response_class=Response)
+    async def forecast(request: Request) -> Response:
+        """Forecast from the last reading. Requests that arrive together are computed together."""
+        # read and validated here rather than by FastAPI: limits before parsing, and half the time
+        history = _parsed(await _limited_body(request))
+        _loaded(service)
+        found = await service.answer(history)
+        if isinstance(found, ValueError):
+            raise Refused(422, "cannot_forecast", str(found))
+        return Response(to_json(found.as_dict()), media_type=_JSON)
+
+    @router.get("/model", response_model=ModelResponse)
+    async def model() -> dict[str, Any]:
+        """What is served, and how good it is."""
+        return _loaded(service)
+
+    return router
+
+
+def _loaded(service: Service) -> dict[str, Any]:
+    found = service.describe()
+    if found is None:
+        raise Refused(503, "not_ready", "no model is loaded yet; ask again in a few seconds", {"Retry-After": "5"})
+    return found
+
+
+async def _limited_body(request: Request) -> bytes:
+    """The body, at most MAX_BYTES; whoever announces more is refused before sending it."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MAX_BYTES:
+        raise _too_large(f"{int(announced):,}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise _too_large("more")
+    return bytes(body)
+
+
+def _too_large(found: str) -> Refused:
+    detail = f"the body may have {MAX_BYTES:,} bytes, found {found}; three weeks of readings suffice"
+    return Refused(413, "too_large", detail, {"Connection": "close"})
+
+
+def _parsed(body: bytes) -> History:
+    try:
+        return to_history(ForecastRequest.model_validate_json(body))
+    except ValidationError as error:
+        raise Refused(422, "invalid_request", explain(error)) from None
+    except ValueError as error:
+        raise Refused(422, "invalid_request", str(error)) from None
+
+
+# --- the key --------------------------------------------------------------------------------------------------------
+
+
+def _guard(key_sha256: str) -> Any:
+    """A dependency that lets nobody in without the key; compared in constant time."""
+    bearer = HTTPBearer(auto_error=False, description=f"the key of {KEY_VARIABLE} or {KEY_FILE}")
+
+    async def guard(found: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008
+        shown = digest(found.credentials) if found else ""
+        if not secrets.compare_digest(shown, key_sha256):
+            detail = f"send `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
+            raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
+
+    return guard
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def api_key() -> str:
+    """The server's key: from the environment, else from a file that only its owner reads, made on first use.
+
+    Raises ValueError for a key that is too short or a file that others may read.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    if key is None:
+        key = _key_in(KEY_FILE.expanduser())
+    if len(key) < _KEY_CHARACTERS or not key.isascii() or not key.isprintable():
+        raise ValueError(
+            f"{key_source()}: a key has {_KEY_CHARACTERS} or more printable ASCII characters; found {len(key)}"
+        )
+    return key
+
+
+def key_source() -> str:
+    """Where the key comes from."""
+    return f"environment {KEY_VARIABLE}" if KEY_VARIABLE in os.environ else str(KEY_FILE)
+
+
+def _key_in(path: Path) -> str:
+    """The key in a file, made whole or not at all where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        with suppress(FileExistsError):  # another process was quicker: its key stands
+            os.link(temporary, path)
+        temporary.unlink()
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise ValueError(f"{path}: others may read the key (mode {mode:o}); run `chmod 600 {path}`")
+    return path.read_text(encoding="utf-8").strip()
+
+
+# --- errors and documentation -----------------------------------------------------------------------------------------
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    return _problem(error.status, error.error, error.detail, error.headers)
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    """Unknown paths and methods, in our words."""
+    name = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    return _problem(error.status_code, name, f"{request.method} {request.url.path}: {error.detail}", error.headers)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    return _problem(500, "internal", "the server failed; its log says why")  # nothing of the request
+
+
+def _problem(status: int, error: str, detail: str, headers: Any = None) -> Response:
+    return JSONResponse({"error": error, "detail": detail}, status, headers)
+
+
+def _describe_request(app: FastAPI) -> None:
+    """Add the body of POST /v1/forecast, which FastAPI does not parse, to the OpenAPI description."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = describe()
+            schema = ForecastRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas = found["components"]["schemas"]
+            schemas |= schema.pop("$defs")
+            schemas["ForecastRequest"] = schema
+            content = {_JSON: {"schema": {"$ref": "#/components/schemas/ForecastRequest"}, "example": EXAMPLE_REQUEST}}
+            found["paths"]["/v1/forecast"]["post"]["requestBody"] = {"required": True, "content": content}
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
