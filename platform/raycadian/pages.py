@@ -18,7 +18,7 @@ h1{font-size:1.7rem;margin:.2em 0}h2{font-size:1.2rem;margin:2em 0 .4em;border-b
 p.note,small{color:var(--soft)}.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}
 th,td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}
 thead th{background:var(--panel);position:sticky;top:0}figure{margin:1em 0;background:#fff;border:1px solid var(--line);padding:8px;border-radius:6px}
-figure svg,figure img{width:100%;height:auto;display:block}nav a{margin-right:1em;color:var(--accent)}details{margin:.5em 0}
+figure svg,figure img{width:100%;height:auto;display:block}nav a{margin-right:1em;color:var(--accent)}details{margin:.5em 0}pre{white-space:pre-wrap;overflow-x:auto;font-size:.85rem}
 """
 
 
