@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raycadian.types import ID, OOD
+
+_PER_WINDOW = ("subject", "time_utc", "local_h", "truth", "quantiles", "scope", "past")  # parts beside them
+_META = "raycadian"
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """W windows, H horizon steps, Q quantile levels; glucose in mg/dL. Raises ValueError where shapes disagree.
+    """W windows, H horizon steps, Q quantile levels; glucose in mg/dL.
 
     subject (W,) str · time_utc (W,) datetime64[s] of the last context point · local_h (W,) its local hour · truth (W, H),
-    NaN where not measured · quantiles (W, H, Q), non-decreasing in Q · levels (Q,), rising, with 0.5 · parts: additive
-    decomposition of the median, name -> (W, H) · dt_min: minutes a step · scope (W,) id (subject seen in training) or
-    ood (held out whole) · past (W, P) the last points before the forecast, or none.
+    NaN where not measured · quantiles (W, H, Q), finite, non-decreasing in Q · levels (Q,), rising, with 0.5 · parts:
+    additive decomposition of the median, name -> (W, H) · dt_min: minutes a step · scope (W,) id (subject seen in
+    training) or ood (held out whole); all id where none is given · past (W, P) the last points before the forecast, or none.
+
+    Raises ValueError where shapes disagree or a forecast is not finite: a forecast that is missing can't be scored, and
+    to leave it out would reward it.
     """
 
     subject: np.ndarray
@@ -36,21 +46,46 @@ class Predictions:
 
     def __post_init__(self) -> None:
         if self.scope is None:
-            object.__setattr__(self, "scope", np.full(len(self.subject), "id"))
+            object.__setattr__(self, "scope", np.full(len(self.subject), ID))
+        self._check_shapes()
+        self._check_levels()
+        self._check_values()
+
+    def _check_shapes(self) -> None:
+        if self.truth.ndim != 2:
+            raise ValueError(f"predictions.truth: expected (windows, steps), found shape {self.truth.shape}")
         windows, steps = self.truth.shape
-        expected = {
-            "subject": (windows,), "time_utc": (windows,), "local_h": (windows,), "scope": (windows,),
-            "quantiles": (windows, steps, len(self.levels)),
-        }  # fmt: skip
-        for name, shape in expected.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ValueError(f"predictions.{name}: expected shape {shape}, found {found}")
+        expected: dict[str, tuple] = dict.fromkeys(("subject", "time_utc", "local_h", "scope"), (windows,))
+        expected["quantiles"] = (windows, steps, len(self.levels))
+        found = {name: getattr(self, name).shape for name in expected}
         for name, part in self.parts.items():
-            if part.shape != (windows, steps):
-                raise ValueError(f"predictions.parts[{name!r}]: expected shape {(windows, steps)}, found {part.shape}")
-        if list(self.levels) != sorted(set(self.levels)) or 0.5 not in self.levels:
-            raise ValueError(f"predictions.levels must rise and contain 0.5; found {list(self.levels)}")
+            expected[f"parts[{name!r}]"], found[f"parts[{name!r}]"] = (windows, steps), part.shape
+        if self.past is not None:
+            expected["past"], found["past"] = (windows, *self.past.shape[1:2]), self.past.shape
+        for name, shape in expected.items():
+            if found[name] != shape:
+                raise ValueError(f"predictions.{name}: expected shape {shape}, found {found[name]}")
+
+    def _check_levels(self) -> None:
+        levels = [float(v) for v in self.levels]
+        if levels != sorted(set(levels)) or 0.5 not in levels or not all(0 < v < 1 for v in levels):
+            raise ValueError(f"predictions.levels rise strictly inside (0, 1) and contain 0.5; found {levels}")
+
+    def _check_values(self) -> None:
+        if not self.dt_min > 0:
+            raise ValueError(f"predictions.dt_min: expected minutes above 0, found {self.dt_min}")
+        self._refuse(~np.isfinite(self.quantiles).all((1, 2)), "the forecast is not finite: the model diverged")
+        self._refuse((np.diff(self.quantiles, axis=-1) < 0).any((1, 2)), "quantiles decrease with their level")
+        self._refuse(np.isinf(self.truth).any(1), "the truth is infinite")
+        odd = sorted(set(self.scope.tolist()) - {ID, OOD})
+        if odd:
+            raise ValueError(f"predictions.scope: expected {ID} or {OOD}, found {odd}")
+
+    def _refuse(self, wrong: np.ndarray, what: str) -> None:
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            where = f"first window {i}, {self.subject[i]} at {self.time_utc[i]}"
+            raise ValueError(f"predictions: {what} in {int(wrong.sum())} of {len(self)} windows ({where})")
 
     def __len__(self) -> int:
         return len(self.subject)
@@ -66,12 +101,28 @@ class Predictions:
         return self.dt_min * np.arange(1, self.truth.shape[1] + 1)
 
     def select(self, mask: np.ndarray) -> "Predictions":
-        """The windows where `mask` (W,) is true, or the windows that an index names."""
+        """The windows where `mask` (W,) is true, or the windows that an index names, in its order."""
         taken = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("subject", "time_utc", "local_h", "truth", "quantiles", "scope", "past"):
-            taken[name] = None if taken[name] is None else taken[name][mask]
+        taken |= {name: taken[name][mask] for name in _PER_WINDOW if taken[name] is not None}
         taken["parts"] = {name: part[mask] for name, part in self.parts.items()}
         return Predictions(**taken)
+
+    @staticmethod
+    def concat(pieces: Sequence["Predictions"]) -> "Predictions":
+        """One after the other. Raises ValueError where levels, steps, parts or past differ."""
+        first = pieces[0]
+        for i, other in enumerate(pieces):
+            if _layout(other) != _layout(first):
+                raise ValueError(
+                    f"predictions to join differ: {_layout(first)} at first, {_layout(other)} in piece {i}"
+                )
+        joined = {
+            name: np.concatenate([getattr(p, name) for p in pieces])
+            for name in _PER_WINDOW
+            if getattr(first, name) is not None
+        }
+        parts = {name: np.concatenate([p.parts[name] for p in pieces]) for name in first.parts}
+        return Predictions(**joined, parts=parts, levels=first.levels, dt_min=first.dt_min)
 
     def write_parquet(self, path: Path) -> None:
         """One row a window; horizon arrays as lists, one column a quantile (`q0.05` ...). Whole or not at all."""
@@ -83,25 +134,26 @@ class Predictions:
         columns |= {f"part:{name}": _lists(part) for name, part in self.parts.items()}
         if self.past is not None:
             columns["past"] = _lists(self.past)
-        meta = {"levels": [float(v) for v in self.levels], "dt_min": self.dt_min}
-        table = pa.table(columns).replace_schema_metadata({"raycadian": json.dumps(meta)})
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
+        meta = {"levels": [float(v) for v in self.levels], "dt_min": float(self.dt_min)}
+        table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta)})
+        with written_whole(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
 
     @staticmethod
     def read_parquet(path: Path) -> "Predictions":
-        """Raises ValueError for a file that is missing or no table of predictions."""
+        """Raises ValueError for a file that is missing, damaged or no table of predictions."""
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise ValueError(f"{path}: not readable as predictions: {error}") from None
-        meta = json.loads((table.schema.metadata or {}).get(b"raycadian", b"{}"))
+        meta = json.loads((table.schema.metadata or {}).get(_META.encode(), b"{}"))
         if "levels" not in meta:
-            raise ValueError(f"{path}: no table of predictions (written by `raycadian train`); found {table.column_names}")
+            raise ValueError(
+                f"{path}: no table of predictions (written by `raycadian train`); columns {table.column_names}"
+            )
         names = table.column_names
         return Predictions(
-            subject=np.array(table["subject"].to_pylist(), dtype=object).astype(str),
+            subject=np.array(table["subject"].to_pylist(), dtype=str),
             time_utc=table["time_utc"].to_numpy().astype("datetime64[s]"),
             local_h=table["local_h"].to_numpy(),
             truth=_matrix(table["truth"]),
@@ -109,9 +161,27 @@ class Predictions:
             levels=np.array(meta["levels"]),
             parts={name[5:]: _matrix(table[name]) for name in names if name.startswith("part:")},
             dt_min=meta["dt_min"],
-            scope=np.array(table["scope"].to_pylist(), dtype=object).astype(str),
+            scope=np.array(table["scope"].to_pylist(), dtype=str),
             past=_matrix(table["past"]) if "past" in names else None,
         )
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it at the end; an error leaves what was at `path` before."""
+    temporary = Path(path).with_name(f".{Path(path).name}-{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _layout(p: Predictions) -> dict[str, Any]:
+    past = None if p.past is None else p.past.shape[1]
+    return {
+        "levels": [float(v) for v in p.levels], "steps": p.truth.shape[1], "dt_min": p.dt_min, "parts": sorted(p.parts), "past": past,
+    }  # fmt: skip
 
 
 def _lists(matrix: np.ndarray) -> pa.Array:
@@ -120,5 +190,9 @@ def _lists(matrix: np.ndarray) -> pa.Array:
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    flat = (
+        pa.concat_arrays([c.flatten() for c in column.chunks])
+        if column.num_chunks
+        else pa.array([], column.type.value_type)
+    )
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)

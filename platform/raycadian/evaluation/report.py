@@ -65,7 +65,9 @@ def _examples(p: Predictions) -> str:
     for axis, rank in zip(axes.flat, ranks, strict=False):
         i = order[rank]
         _draw_example(axis, p, i)
-        axis.set_title(f"{p.subject[i]} · RMSE {error[i]:.0f} · rank {100 * rank / max(len(order) - 1, 1):.0f}%", fontsize=9)
+        axis.set_title(
+            f"{p.subject[i]} · RMSE {error[i]:.0f} · rank {100 * rank / max(len(order) - 1, 1):.0f}%", fontsize=9
+        )
     for axis in axes.flat[len(ranks) :]:
         axis.set_visible(False)
     axes.flat[0].legend(fontsize=7, loc="upper left")
@@ -159,10 +161,12 @@ def _calibration(p: Predictions) -> str:
     axes[1].set(xlabel="minutes ahead", ylabel="covered, %", ylim=(0, 100), title="coverage")
     axes[1].legend(fontsize=8)
     edges, share = pit(p)
-    axes[2].stairs(share / np.diff(edges), edges, fill=True, color=_COLORS[0], alpha=0.6)
+    axes[2].stairs(share, edges, fill=True, color=_COLORS[0], alpha=0.6)
     axes[2].axhline(1, color="#1b2733", lw=1)
     axes[2].set(xlabel="between quantile levels", ylabel="density of truth", title="where truth falls (1 = calibrated)")
-    return figure_html(figure, "Calibration: reliability of quantiles, coverage by horizon (dotted: nominal), density between levels")
+    return figure_html(
+        figure, "Calibration: reliability of quantiles, coverage by horizon (dotted: nominal), density between levels"
+    )
 
 
 def _insights(insights: list[dict[str, Any]]) -> str:
