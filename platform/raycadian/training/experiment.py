@@ -175,7 +175,9 @@ def train_run(
         checkpoint.save(fitted.model, folder / "checkpoint")
         write_json(folder / "checkpoint" / "preprocessing.json", preprocessing(data, recipe, fitted.mechanism))
         with clock.stage("predict"):
-            predictions = _predict_splits(data, recipe, fitted)
+            # the saved model, in float64: the endpoint's forecast of the same window is then the same to 1e-9 mg/dL
+            saved = checkpoint.load(folder / "checkpoint").double()
+            predictions = _predict_splits(data, recipe, saved, fitted.mechanism)
         for split, found in predictions.items():
             found.write_parquet(folder / _predictions_file(split))
         with clock.stage("score"):
@@ -207,13 +209,13 @@ def _mechanism_config(model: Model) -> CMAMechanism:
     return config
 
 
-def _predict_splits(data: Data, recipe: Recipe, fitted: Fitted) -> dict[str, Predictions]:
+def _predict_splits(
+    data: Data, recipe: Recipe, model: base.Model, mechanism: Mechanism | None
+) -> dict[str, Predictions]:
     held_out = {r.subject for r in data.split.ranges if r.scope == OOD}
+    stride = recipe.window.eval_stride
     return {
-        split: predict(
-            fitted.model, windows_of(data, recipe, split, recipe.window.eval_stride, fitted.mechanism), held_out
-        )
-        for split in ("val", "test")
+        split: predict(model, windows_of(data, recipe, split, stride, mechanism), held_out) for split in ("val", "test")
     }
 
 
