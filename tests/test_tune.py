@@ -79,7 +79,7 @@ def test_a_complete_sweep_is_reused_and_extended(place, ray_local):
     [
         ({"tuning": None}, "has no `tuning`"),
         ({"training.workers": 2}, "training.workers=1"),
-        ({"model": {"kind": "ridge"}}, "search space at model.mechanism"),
+        ({"model": {"kind": "ridge"}}, "search space at model"),
     ],
 )
 def test_a_sweep_that_cannot_run_says_why_before_it_starts(place, change, message):
