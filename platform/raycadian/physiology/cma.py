@@ -83,7 +83,9 @@ def _aligned(t_h: Tensor, tM: Tensor, **parameters: Parameter) -> tuple[Tensor, 
     batch = max(t_h.ndim - 1, tM.ndim - 1, *(v.ndim for name, v in p.items() if name != "taug"))
     per_meal = p["taug"].ndim > batch
     if p["taug"].ndim > batch + 1 or (per_meal and p["taug"].shape[-1] not in (1, tM.shape[-1])):
-        raise ValueError(f"taug has one value a fit, or one for each of {tM.shape[-1]} meals; found {tuple(p['taug'].shape)}")
+        raise ValueError(
+            f"taug has one value a fit, or one for each of {tM.shape[-1]} meals; found {tuple(p['taug'].shape)}"
+        )
     aligned = {name: v[..., None, None] for name, v in p.items()}
     if per_meal:
         aligned["taug"] = p["taug"][..., None]

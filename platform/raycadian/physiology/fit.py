@@ -1,8 +1,11 @@
 """Fitting the CMA model to glucose in mg/dL: batched, bounded, several starts, optional priors.
 
 Observation model: glucose = offset + gain * G(t), G the periodic day of `cma.periodic`, gain >= 0. Offset and gain are
-linear, so they are solved in closed form for every trial value of the six parameters (variable projection). A meal of
-the curve never rises by more than the range of the data: else a response too short to be sampled fits anything.
+linear, so they are solved in closed form for every trial value of the six parameters (variable projection).
+
+Two limits keep out responses that no reading has seen (else a spike between two readings, and a huge gain, fit anything):
+a response lasts at least one sampling interval at half its height, which for 5-minute data means taug >= 0.30, above the
+model's own bound of 0.1; and the gain is at most 1.3 times the range of the data, more than a sampled meal can need.
 
 Objective, minimised over theta = (d, taup, taug, B, Cm, toff) inside the bounds:
 
@@ -36,17 +39,20 @@ from raycadian.physiology import cma
 MIN_POINTS = 12  # fewer can't carry eight unknowns
 CELL_H = 2.0  # residuals of a daily curve are correlated over about this long
 
-_CHUNK = 32  # fits at once: keeps the arrays in the processor's cache
+_CHUNK = 64  # fits at once: large enough to hide the cost of a call, small enough for the cache
 _COARSE_BINS = 96  # starts are screened and compared on 15-minute means
 _COARSE_STEPS, _STEPS = 12, 60
 _MOVED = 1e-11  # of a parameter's range: converged
 _FLAT = 1e-14  # variance of a G that doesn't vary
+_WIDTH = (math.exp(math.sqrt(math.log(2.0))) - math.exp(-math.sqrt(math.log(2.0)))) / 2.0  # of K at half its height
+_GAIN_PER_RANGE = 1.3  # a meal's peak raises G by 1.3 / (1 + I_E), and I_E < 0.69 in the bounds: by 1 / 1.3 at least
 
 # Where starts are looked for. Cm = 0 is left out: G has no slope in Cm or toff there, and no search leaves it.
 _GRID = {
-    "d": (-10.0, -6.0, -2.5, 0.5, 3.5, 7.5, 11.5), "taup": (0.8, 1.8), "taug": (0.25, 0.5, 0.8, 1.1, 1.4, 1.8, 2.3, 2.8),
+    "d": (-10.0, -6.0, -2.5, 0.5, 3.5, 7.5, 11.5), "taup": (0.8, 1.8), "taug": (0.3, 0.5, 0.8, 1.1, 1.4, 1.8, 2.3, 2.8),
     "B": (0.03, 0.1, 0.3), "Cm": (0.15, 0.4, 0.65, 0.9, 1.15, 1.4, 1.65, 1.9), "toff": (-2.5, -1.25, 0.0, 1.25, 2.5),
 }  # fmt: skip
+MAX_STARTS = len(_GRID["Cm"]) * len(_GRID["toff"])
 
 
 # --- what a caller sees ---------------------------------------------------------------------------------------------
@@ -190,7 +196,7 @@ def fit_cma(
     that are infinite, and for negative weights.
     """
     t_h, glucose, weight, tM = _checked(t_h, glucose_mgdl, weight, tM, starts, prior_weight)
-    reason = [_why_not(*row) for row in zip(glucose, weight > 0, tM, strict=True)]
+    reason = _reasons(glucose, weight > 0, tM)
     ok = torch.tensor([not text for text in reason], device=t_h.device)
     mean, precision = _moments(prior, prior_weight, t_h)
     rows = ok.nonzero()[:, 0]
@@ -201,11 +207,11 @@ def fit_cma(
     if parts:
         found[rows] = torch.cat(parts)
     *parameters, offset, gain, rmse = found.unbind(1)
-    lower, upper = _bounds(found)
-    theta = found[:, : len(lower)]
+    lower, upper = _bounds(t_h, weight > 0)
+    theta = found[:, : len(cma.PARAMETERS)]
     return CMAFit(
         *parameters, tM=tM, offset_mgdl=offset, gain_mgdl=gain, rmse_mgdl=rmse, n_points=(weight > 0).sum(1),
-        at_bound=(theta == lower) | (theta == upper), ok=ok, reason=tuple(reason),
+        at_bound=(theta == lower) | (theta == upper), ok=ok, reason=reason,
     )  # fmt: skip
 
 
@@ -214,8 +220,8 @@ def fit_cma(
 
 def _checked(t_h, glucose, weight, tM, starts: int, prior_weight: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Float64 t_h, glucose, weight (S, T; weight 0 where glucose is missing) and tM (S, M). Raises ValueError."""
-    if starts < 1 or not prior_weight >= 0:
-        raise ValueError(f"expected starts >= 1 and prior_weight >= 0, found {starts} and {prior_weight}")
+    if not 1 <= starts <= MAX_STARTS or not 0 <= prior_weight < math.inf:
+        raise ValueError(f"expected 1 to {MAX_STARTS} starts and prior_weight >= 0, found {starts} and {prior_weight}")
     glucose = torch.as_tensor(glucose).double()
     if glucose.ndim != 2:
         raise ValueError(f"glucose_mgdl is (S, T), one row a fit; found {tuple(glucose.shape)}")
@@ -232,34 +238,48 @@ def _checked(t_h, glucose, weight, tM, starts: int, prior_weight: float) -> tupl
     ):  # fmt: skip
         if bad.any():
             where = tuple(bad.nonzero()[0].tolist())
-            raise ValueError(f"{name} has {int(bad.sum())} values that are not finite or negative, the first at {where}")
+            raise ValueError(
+                f"{name} has {int(bad.sum())} values that are not finite or negative, the first at {where}"
+            )
     weight = torch.where(glucose.isnan(), 0.0, weight)
     return t_h.expand_as(glucose).remainder(24.0), glucose, weight, tM.expand(len(glucose), -1)
 
 
-def _why_not(glucose: Tensor, seen: Tensor, tM: Tensor) -> str:
-    """Why one series can't be fitted; empty if it can."""
-    n = int(seen.sum())
-    if n < MIN_POINTS:
-        return f"{n} points; at least {MIN_POINTS} are needed" if n else "all missing"
-    values = glucose[seen]
-    if values.max() - values.min() <= 1e-9 * values.abs().max():
-        return f"constant at {values[0].item():g} mg/dL"
-    return "" if tM.isfinite().all() else "meal times unknown: too few 2-hour bins of the day hold readings"
+def _reasons(glucose: Tensor, seen: Tensor, tM: Tensor) -> tuple[str, ...]:
+    """Why each series can't be fitted; empty where it can."""
+    n = seen.sum(1)
+    high, low = torch.where(seen, glucose, -torch.inf).amax(1), torch.where(seen, glucose, torch.inf).amin(1)
+    constant = high - low <= 1e-9 * torch.maximum(high.abs(), low.abs())
+    few, timeless = n < MIN_POINTS, ~tM.isfinite().all(1)
+    reasons = [""] * len(n)
+    for i in (few | constant | timeless).nonzero()[:, 0].tolist():
+        if few[i]:
+            reasons[i] = f"{int(n[i])} points; at least {MIN_POINTS} are needed" if n[i] else "all missing"
+        elif constant[i]:
+            reasons[i] = f"constant at {high[i].item():g} mg/dL"
+        else:
+            reasons[i] = "meal times unknown: too few 2-hour bins of the day hold readings"
+    return tuple(reasons)
 
 
 def _moments(prior: Prior | None, weight: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and precision (P,) of the prior; precision 0 where there is none."""
+    """Mean and precision (P,) of the prior; precision 0 where there is none, 1e12 (the parameter is fixed) at most."""
     found = [getattr(prior, name, None) for name in cma.PARAMETERS]
     mean = [p.mean if p else 0.0 for p in found]
-    precision = [weight / p.sd**2 if p else 0.0 for p in found]
+    precision = [weight / max(p.sd, 1e-6) ** 2 if p else 0.0 for p in found]
     return like.new_tensor(mean), like.new_tensor(precision)
 
 
-def _bounds(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds, (P,) each."""
-    both = like.new_tensor([cma.BOUNDS[name] for name in cma.PARAMETERS])
-    return both[:, 0], both[:, 1]
+def _bounds(hour: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds, (S, P) each: the model's, and taug such that a response lasts a sampling interval."""
+    both = hour.new_tensor([cma.BOUNDS[name] for name in cma.PARAMETERS]).expand(len(hour), -1, 2)
+    lower, upper = both[:, :, 0].clone(), both[:, :, 1]
+    gap_h = torch.where(seen, hour, torch.nan).sort(dim=1).values.diff(dim=1)
+    gap_h = torch.where(gap_h > 1e-6, gap_h, torch.nan).nanmedian(dim=1).values.nan_to_num(0.0)
+    shortest = (gap_h / _WIDTH).sqrt()
+    taug = cma.PARAMETERS.index("taug")
+    lower[:, taug] = torch.minimum(torch.maximum(lower[:, taug], shortest), upper[:, taug])
+    return lower, upper
 
 
 # --- one chunk ------------------------------------------------------------------------------------------------------
@@ -267,7 +287,8 @@ def _bounds(like: Tensor) -> tuple[Tensor, Tensor]:
 
 class _Data(NamedTuple):
     """R standardised curves. hour, y (mean 0, variance 1 under w), w (sums to 1) (R, T), y and w 0 where missing ·
-    log_since (R, M * MEAL_DAYS, T) · n (R,) independent values · gain_max (R,) · mean, precision (R, P) of the prior."""
+    log_since (R, M * MEAL_DAYS, T) · n (R,) independent values · gain_max (R,) · bounds lower, upper, and mean and
+    precision of the prior (R, P)."""
 
     hour: Tensor
     y: Tensor
@@ -275,6 +296,8 @@ class _Data(NamedTuple):
     log_since: Tensor
     n: Tensor
     gain_max: Tensor
+    lower: Tensor
+    upper: Tensor
     mean: Tensor
     precision: Tensor
 
@@ -296,33 +319,42 @@ def _fit_chunk(t_h, glucose, weight, tM, mean, precision, starts: int) -> Tensor
     centre = (w * glucose.nan_to_num(0.0)).sum(1, keepdim=True)
     y = torch.where(w > 0, glucose - centre, 0.0)
     scale = (w * y.square()).sum(1, keepdim=True).sqrt()
-    data = _data(t_h, y / scale, w, tM, mean, precision)
-    coarse = _data(*_binned(t_h, y / scale, w, _COARSE_BINS), tM, mean, precision)
-    theta = _screened(coarse, starts)
-    states = _improve(_rows(coarse, torch.arange(len(t_h)).repeat_interleave(starts)), theta.flatten(0, 1), _COARSE_STEPS)
-    best = states.F.view(-1, starts).argmin(1)
-    first = states.theta.view(-1, starts, theta.shape[-1])[torch.arange(len(best)), best]
-    theta = _improve(data, first, _STEPS).theta
+    data = _standardised(t_h, y / scale, w, tM, mean, precision)
+    theta, _ = _improve(data, _best_start(data, tM, starts), _STEPS)
     G = cma.periodic(t_h, **dict(zip(cma.PARAMETERS, theta.unbind(1), strict=True)), tM=tM)["G"]
     G_mean = (w * G).sum(1, keepdim=True)
     away = G - G_mean
-    gain, rss, _ = _solve_gain((w * away.square()).sum(1), (w * away * data.y).sum(1), (w * data.y.square()).sum(1), data.gain_max)
-    observed = torch.stack([centre[:, 0] - gain * scale[:, 0] * G_mean[:, 0], gain * scale[:, 0], rss.sqrt() * scale[:, 0]], 1)
-    return torch.cat([theta, observed], 1)
+    sums = ((w * u * v).sum(1) for u, v in ((away, away), (away, data.y), (data.y, data.y)))
+    gain, rss, _ = _solve_gain(*sums, data.gain_max)
+    linear = torch.stack([-gain * G_mean[:, 0], gain, rss.sqrt()], 1) * scale
+    linear[:, 0] += centre[:, 0]
+    return torch.cat([theta, linear], 1)
 
 
-def _data(hour, y, w, tM, mean, precision) -> _Data:
-    log_since = torch.cat(cma.periodic_log_since(hour[:, None], tM[:, :, None]), 1)
-    cells = torch.zeros(len(w), round(24 / CELL_H), dtype=w.dtype, device=w.device)
-    n = (cells.scatter_add(1, (hour / CELL_H).long().clamp(max=cells.shape[1] - 1), w) > 0).sum(1).to(w)
+def _best_start(data: _Data, tM: Tensor, starts: int) -> Tensor:
+    """(S, P): the best of several starts, screened and improved on 15-minute means."""
+    hour, y, w = _binned(data.hour, data.y, data.w, _COARSE_BINS)
+    coarse = data._replace(hour=hour, y=y, w=w, log_since=_log_since(hour, tM))
+    theta = _screened(coarse, starts)
+    several = _rows(coarse, torch.arange(len(tM), device=tM.device).repeat_interleave(starts))
+    theta = torch.minimum(torch.maximum(theta.flatten(0, 1), several.lower), several.upper)
+    theta, F = _improve(several, theta, _COARSE_STEPS)
+    best = F.view(-1, starts).argmin(1, keepdim=True)
+    return theta.view(-1, starts, theta.shape[1]).take_along_dim(best[:, :, None], 1)[:, 0]
+
+
+def _standardised(hour, y, w, tM, mean, precision) -> _Data:
     seen = w > 0
+    cells = w.new_zeros(len(w), round(24 / CELL_H))
+    n = (cells.scatter_add(1, (hour / CELL_H).long().clamp(max=cells.shape[1] - 1), w) > 0).sum(1).to(w)
     span = torch.where(seen, y, -torch.inf).amax(1) - torch.where(seen, y, torch.inf).amin(1)
     every = (value.expand(len(w), -1) for value in (mean, precision))
-    return _Data(hour, y, w, log_since, n, span * _GAIN_PER_RANGE, *every)
+    return _Data(hour, y, w, _log_since(hour, tM), n, span * _GAIN_PER_RANGE, *_bounds(hour, seen), *every)
 
 
-_GAIN_PER_RANGE = 1.3
-"""A meal rises by gain * 1.3 / (1 + I_E) at most, and I_E < 0.69 inside the bounds: so by at least gain / 1.3."""
+def _log_since(hour: Tensor, tM: Tensor) -> Tensor:
+    """(R, M * MEAL_DAYS, T)."""
+    return torch.cat(cma.periodic_log_since(hour[:, None], tM[:, :, None]), 1)
 
 
 def _binned(hour: Tensor, y: Tensor, w: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -337,13 +369,16 @@ def _binned(hour: Tensor, y: Tensor, w: Tensor, bins: int) -> tuple[Tensor, Tens
 # --- the objective and its derivatives ------------------------------------------------------------------------------
 
 
-class _State(NamedTuple):
-    """Where each row stands: theta (R, P), F (R,), half of F's gradient (R, P), half its Gauss-Newton Hessian (R, P, P)."""
+class _Search(NamedTuple):
+    """Where each row stands: theta (R, P), F (R,), half of F's gradient (R, P), half its Gauss-Newton Hessian (R, P, P);
+    and what the search has learnt: the correction of that Hessian (R, P, P), damping (R,)."""
 
     theta: Tensor
     F: Tensor
     gradient: Tensor
     hessian: Tensor
+    correction: Tensor
+    damping: Tensor
 
 
 def _columns(data: _Data, theta: Tensor) -> Tensor:
@@ -366,8 +401,8 @@ def _columns(data: _Data, theta: Tensor) -> Tensor:
     return out.mul_(data.w.sqrt()[:, None])
 
 
-def _evaluate(data: _Data, theta: Tensor) -> _State:
-    """F, its gradient and Hessian from inner products of the columns, offset and gain projected out."""
+def _evaluate(data: _Data, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """F, half its gradient and Hessian, from inner products of the columns, offset and gain projected out."""
     columns = _columns(data, theta)
     gram = columns @ columns.mT
     gram = gram - gram[:, :, :1] * gram[:, :1, :]  # the offset: every column less its weighted mean
@@ -380,7 +415,7 @@ def _evaluate(data: _Data, theta: Tensor) -> _State:
     away = theta - data.mean
     F = data.n * rss.log() + (data.precision * away.square()).sum(-1)
     hessian = strength[:, :, None] * curvature + torch.diag_embed(data.precision)
-    return _State(theta, F, strength * slope + data.precision * away, hessian)
+    return F, strength * slope + data.precision * away, hessian
 
 
 def _solve_gain(variance: Tensor, covariance: Tensor, total: Tensor, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -399,8 +434,6 @@ def _screened(data: _Data, starts: int) -> Tensor:
     F, sizes = _grid_objective(data)
     value, inner = F.flatten(1, 4).min(1)  # over d, taup, taug, B: (R, Cm * toff)
     pair = value.argsort(dim=1, stable=True)[:, :starts]
-    if pair.shape[1] < starts:  # more starts than pairs: the best again, which costs time and changes nothing
-        pair = torch.cat([pair, pair[:, :1].expand(-1, starts - pair.shape[1])], 1)
     at = torch.unravel_index(inner.gather(1, pair), sizes[:4]) + torch.unravel_index(pair, sizes[4:])
     return torch.stack([F.new_tensor(grid)[i] for grid, i in zip(_GRID.values(), at, strict=True)], -1)
 
@@ -439,61 +472,58 @@ def _centred(shape: Tensor, w: Tensor) -> Tensor:
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
-def _improve(data: _Data, theta: Tensor, steps: int) -> _State:
-    """Bounded, damped Newton steps for all rows at once; rows that have converged drop out.
+def _improve(data: _Data, theta: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """theta (R, P) after at most `steps` steps of every row, and F (R,). Rows that have converged drop out."""
+    F, gradient, hessian = _evaluate(data, theta)
+    search = _Search(theta, F, gradient, hessian, torch.zeros_like(hessian), torch.full_like(F, 0.3))
+    theta, F, row = theta.clone(), F.clone(), torch.arange(len(theta), device=theta.device)
+    for _ in range(steps):
+        search, moving = _advance(data, search)
+        theta[row], F[row] = search.theta, search.F
+        if not moving.all():
+            keep = moving.nonzero()[:, 0]
+            data, search, row = _rows(data, keep), _rows(search, keep), row[keep]
+        if not len(row):
+            break
+    return theta, F
+
+
+def _advance(data: _Data, search: _Search) -> tuple[_Search, Tensor]:
+    """One bounded, damped Newton step of every row, kept where F falls; and which rows still move.
 
     Gauss-Newton alone crawls here, for residuals are large: a symmetric rank-one secant correction supplies the second
     derivatives of G (as in NL2SOL: Dennis, Gay and Welsch 1981), absolute eigenvalues keep the step downhill.
     """
-    state = _evaluate(data, theta)
-    final = _State(*(part.clone() for part in state))
-    correction = torch.zeros_like(state.hessian)
-    damping = torch.full_like(state.F, 0.3)
-    row = torch.arange(len(theta), device=theta.device)
-    lower, upper = _bounds(theta)
-    for _ in range(steps):
-        trial = _evaluate(data, _step(state, correction, damping))
-        better = trial.F < state.F + 1e-12  # at the end rounding decides, where the gradient is still exact
-        correction = _secant(correction, state, trial)
-        damping = torch.where(better, 0.2 * damping, 5.0 * damping).clamp(1e-12, 1e12)
-        moving = ((trial.theta - state.theta) / (upper - lower)).abs().amax(1) > _MOVED
-        state = _State(*(torch.where(_as(better, new), new, old) for new, old in zip(trial, state, strict=True)))
-        if not moving.all():
-            for whole, part in zip(final, state, strict=True):
-                whole[row] = part
-            keep = moving.nonzero()[:, 0]
-            data, state, correction, damping, row = (
-                _rows(data, keep), _rows(state, keep), correction[keep], damping[keep], row[keep],
-            )  # fmt: skip
-            if not len(row):
-                break
-    for whole, part in zip(final, state, strict=True):
-        whole[row] = part
-    return final
+    theta = _step(data, search)
+    trial = (theta, *_evaluate(data, theta))
+    better = trial[1] < search.F + 1e-12  # at the end F is rounding while the gradient is still exact
+    kept = (
+        torch.where(better.view(-1, *(1,) * (new.ndim - 1)), new, old) for new, old in zip(trial, search, strict=False)
+    )
+    damping = torch.where(better, 0.2 * search.damping, 5.0 * search.damping).clamp(1e-12, 1e12)
+    moving = ((theta - search.theta) / (data.upper - data.lower)).abs().amax(1) > _MOVED
+    return _Search(*kept, _secant(search, theta, *trial[2:]), damping), moving
 
 
-def _as(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *(1,) * (like.ndim - 1))
-
-
-def _step(state: _State, correction: Tensor, damping: Tensor) -> Tensor:
+def _step(data: _Data, search: _Search) -> Tensor:
     """The next theta, (R, P). A parameter at a bound that its gradient pushes against stays there."""
-    theta, g = state.theta, state.gradient
-    lower, upper = _bounds(theta)
-    free = ~(((theta <= lower) & (g > 0)) | ((theta >= upper) & (g < 0)))
-    flat = 1e-9 / (upper - lower).square()  # for a direction without any slope, such as toff at Cm = 0
-    unit = torch.where(free, (state.hessian.diagonal(dim1=-2, dim2=-1) + flat).rsqrt(), 0.0)
-    scaled = (state.hessian + correction) * unit[:, :, None] * unit[:, None, :] + torch.diag_embed((~free).to(unit))
+    theta, g = search.theta, search.gradient
+    free = ~(((theta <= data.lower) & (g > 0)) | ((theta >= data.upper) & (g < 0)))
+    flat = 1e-9 / (data.upper - data.lower).square()  # for a direction without any slope, such as toff at Cm = 0
+    unit = torch.where(free, (search.hessian.diagonal(dim1=-2, dim2=-1) + flat).rsqrt(), 0.0)
+    scaled = (search.hessian + search.correction) * unit[:, :, None] * unit[:, None, :] + torch.diag_embed(
+        (~free).to(unit)
+    )
     value, vector = torch.linalg.eigh(scaled)
-    along = (vector.mT @ (g * unit)[..., None])[..., 0] / (value.abs().clamp(min=1e-8) + damping[:, None])
+    along = (vector.mT @ (g * unit)[..., None])[..., 0] / (value.abs().clamp(min=1e-8) + search.damping[:, None])
     step = -(vector @ along[..., None])[..., 0] * unit
-    return torch.minimum(torch.maximum(theta + step, lower), upper)
+    return torch.minimum(torch.maximum(theta + step, data.lower), data.upper)
 
 
-def _secant(correction: Tensor, old: _State, new: _State) -> Tensor:
+def _secant(search: _Search, theta: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
     """The rank-one update that makes Hessian + correction map this step to this change of gradient."""
-    step = (new.theta - old.theta)[..., None]
-    missing = (new.gradient - old.gradient)[..., None] - (new.hessian + correction) @ step
+    step = (theta - search.theta)[..., None]
+    missing = (gradient - search.gradient)[..., None] - (hessian + search.correction) @ step
     scale = (missing * step).sum(1, keepdim=True)
     sound = scale.abs() > 1e-8 * missing.norm(dim=1, keepdim=True) * step.norm(dim=1, keepdim=True)
-    return correction + torch.where(sound, missing @ missing.mT / torch.where(sound, scale, 1.0), 0.0)
+    return search.correction + torch.where(sound, missing @ missing.mT / torch.where(sound, scale, 1.0), 0.0)

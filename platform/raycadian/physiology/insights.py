@@ -1,35 +1,52 @@
-"""The CMA's parameters in words, by the thresholds of its authors (facts: cma). Never a diagnosis."""
+"""What the parameters of a fit say, in words, by the thresholds of the reference implementation. Not a diagnosis."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 DISCLAIMER = "not a diagnosis"
 
-# upper edges and what lies below them; the last word has no edge
-_WORDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
-    "d": ((-0.5, 0.5), ("advanced (morning type)", "aligned", "delayed (evening type)")),
-    "taup": ((1.5, 2.5), ("normal photoperiod", "extended light", "very long light")),
-    "taug": ((0.8, 1.5), ("rapid clearance", "normal clearance", "slow clearance")),
-    "B": ((0.08, 0.15), ("normal baseline", "elevated baseline", "high baseline")),
-    "Cm": ((0.3, 1.0), ("low cortisol sensitivity", "normal cortisol sensitivity", "high cortisol sensitivity")),
+# parameter: what it measures, unit, thresholds, and one more reading than thresholds
+_READINGS: dict[str, tuple[str, str, tuple[float, ...], tuple[str, ...]]] = {
+    "d": ("circadian phase", " h", (-0.5, 0.5), ("advanced (morning type)", "aligned", "delayed (evening type)")),
+    "taup": ("exposure to light", "", (1.5, 2.5), ("normal", "extended", "very long")),
+    "taug": ("glucose clearance after meals", "", (0.8, 1.5), ("rapid", "normal", "slow")),
+    "B": ("glucose baseline", "", (0.08, 0.15), ("normal", "elevated", "high")),
+    "Cm": ("sensitivity to cortisol", "", (0.3, 1.0), ("low", "normal", "high")),
 }
 
 
-def word(parameter: str, value: float) -> str:
-    """The word for a parameter's value, e.g. d = 1.2 h -> delayed (evening type)."""
-    edges, words = _WORDS[parameter]
-    if parameter == "d" and value == -0.5:
-        return words[1]  # |d| = 0.5 is on neither side
-    return words[sum(value >= edge if parameter != "d" else value > edge for edge in edges)]
+@dataclass(frozen=True)
+class Insight:
+    """One parameter in words. `at_bound`: the fit stopped at the edge of what the model allows; the value says little."""
+
+    parameter: str
+    value: float
+    reading: str
+    sentence: str
+    at_bound: bool
 
 
-def describe(record: dict[str, Any]) -> dict[str, Any]:
-    """One fitted record (CMAFit.to_records) as a row for people: who, each parameter with its word, fit error."""
-    row: dict[str, Any] = {"subject": record.get("subject", "")}
-    row |= {name: f"{record[name]:.2f}: {word(name, record[name])}" for name in _WORDS}
-    row["meals"] = ", ".join(f"{t % 24:.1f} h" for t in record["tM"])
-    row["fit RMSE, mg/dL"] = round(record["rmse_mgdl"], 1)
-    row["at a bound"] = ", ".join(record["at_bound"])
-    row["note"] = DISCLAIMER
-    return row
+def insights(record: Mapping[str, Any]) -> list[Insight]:
+    """One for each of d, taup, taug, B, Cm of a fit's record (`CMAFit.to_records`). Every sentence ends "not a diagnosis".
+
+    A value on a threshold takes the higher reading, except d = -0.5 and 0.5, which are aligned.
+    Raises ValueError for a record of a fit that failed.
+    """
+    if not record.get("ok", True):
+        raise ValueError(f"nothing can be said of a fit that failed: {record.get('reason') or 'no reason given'}")
+    return [_insight(name, float(record[name]), name in record.get("at_bound", ())) for name in _READINGS]
+
+
+def _insight(name: str, value: float, at_bound: bool) -> Insight:
+    subject, unit, thresholds, readings = _READINGS[name]
+    if name == "d" and abs(value) == 0.5:
+        reading = "aligned"
+    else:
+        reading = readings[bisect_right(thresholds, value)]
+    caution = "; at the edge of what the model allows, so with caution" if at_bound else ""
+    sentence = f"{subject.capitalize()}: {reading} ({name} = {value:.2f}{unit}{caution}); {DISCLAIMER}."
+    return Insight(name, value, reading, sentence, at_bound)
