@@ -26,7 +26,7 @@ from raycadian.evaluation.compare import leaderboard
 from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
-from raycadian.physiology.insights import describe
+from raycadian.physiology.insights import insights
 from raycadian.training import loop
 from raycadian.training.loop import OnEpoch, OnStep, Trained
 from raycadian.training.run import (
@@ -255,7 +255,7 @@ def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], aga
     records = _records(folder)
     return report.write_report(
         folder, title=recipe.name, subtitle=recipe.description or f"{recipe.dataset}, {recipe.split.kind} split",
-        leaderboard=board, predictions=named, insights=[describe(r) for r in records], metadata=metadata,
+        leaderboard=board, predictions=named, insights=[_in_words(r) for r in records], metadata=metadata,
     )  # fmt: skip
 
 
@@ -278,6 +278,14 @@ def _records(folder: Path) -> list[dict[str, Any]]:
         return []
     latest = {r["subject"]: r for r in json.loads(path.read_text(encoding="utf-8"))}
     return list(latest.values())
+
+
+def _in_words(record: dict[str, Any]) -> dict[str, Any]:
+    """One fit as a row for people."""
+    edge = " (at a bound)"
+    row = {i.parameter: f"{i.value:.2f}: {i.reading}{edge if i.at_bound else ''}" for i in insights(record)}
+    meals = ", ".join(f"{hour:.1f} h" for hour in record["tM"])
+    return {"subject": record["subject"], **row, "meals": meals, "fit RMSE, mg/dL": record["rmse_mgdl"]}
 
 
 def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> dict[str, Any]:
