@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -192,6 +193,7 @@ def _run(
     done: list[dict], interrupted: list[dict], on_trial: OnTrial,
 ) -> None:  # fmt: skip
     connect()
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's error is in its record
     payload = ray.put((recipe, data, str(folder.absolute())))  # one copy of the series for all trials
     gpus = ray.cluster_resources().get("GPU", 0) if recipe.training.device != "cpu" else 0
     metric = f"best/{tuning.metric}"
