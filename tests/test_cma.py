@@ -223,7 +223,7 @@ def test_the_periodic_day_is_the_day_plus_what_is_left_of_meals_before():
 
 
 def _at_midnight(values: dict[str, float]) -> float:
-    edge = torch.tensor([24 - 1e-9, 24.0], dtype=torch.float64)
+    edge = torch.tensor([24 - 1e-5, 24.0], dtype=torch.float64)
     before, after = cma.periodic(edge, **values, tM=TM)["G"]
     return abs(before - after).item()
 
@@ -234,9 +234,18 @@ def test_where_the_periodic_day_steps():
         assert _at_midnight(cma.DEFAULTS | {"Cm": Cm, "toff": 1.0}) < 2e-3
     assert 0.01 < _at_midnight(cma.DEFAULTS | {"Cm": 0.3, "toff": 1.0}) <= 3 * cma.DEFAULTS["B"]
     for taug, most in ((1.0, 1e-6), (1.5, 1e-6), (3.0, 5e-3)):
-        edge = torch.tensor([7 - 1e-9, 7 + 1e-9], dtype=torch.float64)
+        edge = torch.tensor([7 - 1e-5, 7 + 1e-9], dtype=torch.float64)
         before, after = cma.periodic(edge, **(cma.DEFAULTS | {"taug": taug}), tM=TM)["G"]
         assert abs(before - after) < most
+
+
+def test_rounding_does_not_cross_a_step():
+    """A grid counted in steps reaches midnight, and a meal, from below by rounding: it gets the same values."""
+    p = cma.DEFAULTS | {"Cm": 0.3, "toff": 1.0, "taug": 3.0}
+    for edge in (24.0, 7.0):
+        t_h = torch.tensor([edge - 1e-11, edge, edge + 1e-11], dtype=torch.float64)
+        below, at, above = cma.periodic(t_h, **p, tM=TM)["G"]
+        assert abs(below - at) < 1e-9 and abs(above - at) < 1e-9
 
 
 def test_a_meal_time_may_lie_in_any_day():

@@ -25,6 +25,7 @@ MEAL_TIMES_H = (7.0, 11.0, 17.5)
 MEAL_DAYS = 2  # a meal of the periodic day acts for this many days; past it K(48 / taug^2) < 0.004, at taug = 3
 
 _EPS = 1e-18
+_ROUNDING_H = 1e-6  # a clock this close before midnight (or before a meal) shows midnight (or the meal)
 _TINY_H = 1e-30  # stands for "not after the meal": K of it is exactly 0, and so is its gradient
 
 Parameter = float | Tensor
@@ -60,7 +61,7 @@ def periodic(
     ago ends: below 1e-6 for taug <= 1.5, 0.005 at taug = 3.
     """
     t, tM, p = _aligned(t_h, tM, d=d, taup=taup, taug=taug, B=B, Cm=Cm, toff=toff)
-    hour = t.remainder(24.0)
+    hour = clock(t)
     response = sum(meal_response(log, p["taug"]) for log in periodic_log_since(hour, tM))
     return _signals(hour, response, p)
 
@@ -125,6 +126,12 @@ def _evening_hour(t: Tensor, d: Tensor) -> Tensor:
     return 0.7 * (27.0 - t + d) - 12.0 - d
 
 
+def clock(t: Tensor) -> Tensor:
+    """Hours modulo 24. What rounding left just below 24 is taken as 0, for the day may step there."""
+    hour = t.remainder(24.0)
+    return torch.where(hour > 24.0 - _ROUNDING_H, hour - 24.0, hour)
+
+
 def log_since(since_h: Tensor) -> Tensor:
     """ln(2 (t - tM)) of hours since a meal; so low before the meal that the response is exactly 0."""
     return torch.log(2.0 * since_h.clamp(min=_TINY_H))
@@ -132,7 +139,7 @@ def log_since(since_h: Tensor) -> Tensor:
 
 def periodic_log_since(hour: Tensor, tM: Tensor) -> list[Tensor]:
     """`log_since` for the latest meal at each clock time tM, and for the same meal of the days before."""
-    since_h = (hour - tM).remainder(24.0)
+    since_h = clock(hour - tM)
     return [log_since(since_h + 24.0 * day) for day in range(MEAL_DAYS)]
 
 

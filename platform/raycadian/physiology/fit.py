@@ -161,13 +161,17 @@ def day_profile(local_h: Tensor | np.ndarray, glucose_mgdl: Tensor | np.ndarray,
     For readings on the grid the residual sum of squares of any daily curve f splits into
     sum_i (y_i - f(t_i))^2 = sum_b count_b (mean_b - f(t_b))^2 + (scatter within bins, which no curve can change):
     fit the profile with `weight=count` in place of all the readings. NaN readings don't count.
-    Raises ValueError unless dt divides the day.
+    Raises ValueError unless dt divides the day and the shapes agree.
     """
     bins = round(24 * 60 / dt_min)
     if bins < 1 or not math.isclose(bins * dt_min, 24 * 60):
         raise ValueError(f"dt_min must divide a day of 1440 minutes, found {dt_min}")
     glucose = torch.as_tensor(glucose_mgdl, dtype=torch.float64)
-    hour = torch.as_tensor(local_h, dtype=torch.float64).remainder(24.0)
+    hour = cma.clock(torch.as_tensor(local_h, dtype=torch.float64))
+    if hour.shape != glucose.shape or hour.ndim != 1:
+        raise ValueError(
+            f"expected hours and glucose of one shape (N,); found {tuple(hour.shape)} and {tuple(glucose.shape)}"
+        )
     seen = ~glucose.isnan()
     means = _binned(hour[seen][None], glucose[seen][None], torch.ones_like(hour[seen])[None], bins)
     hour, glucose, count = (value[0] for value in means)
@@ -242,7 +246,7 @@ def _checked(t_h, glucose, weight, tM, starts: int, prior_weight: float) -> tupl
                 f"{name} has {int(bad.sum())} values that are not finite or negative, the first at {where}"
             )
     weight = torch.where(glucose.isnan(), 0.0, weight)
-    return t_h.expand_as(glucose).remainder(24.0), glucose, weight, tM.expand(len(glucose), -1)
+    return cma.clock(t_h).expand_as(glucose), glucose, weight, tM.expand(len(glucose), -1)
 
 
 def _reasons(glucose: Tensor, seen: Tensor, tM: Tensor) -> tuple[str, ...]:
@@ -359,7 +363,7 @@ def _log_since(hour: Tensor, tM: Tensor) -> Tensor:
 
 def _binned(hour: Tensor, y: Tensor, w: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted mean hour and y, and sum of w, in each bin of the day, (R, bins). Empty: middle of the bin, 0, 0."""
-    index = (hour * (bins / 24.0)).long().clamp(max=bins - 1)
+    index = (hour * (bins / 24.0) + 1e-6).long().clamp(max=bins - 1)  # a reading on an edge begins its bin
     hour_sum, y_sum, total = (w.new_zeros(len(w), bins).scatter_add(1, index, v) for v in (w * hour, w * y, w))
     middle = (torch.arange(bins, dtype=w.dtype, device=w.device) + 0.5) * (24.0 / bins)
     safe = torch.where(total > 0, total, 1.0)

@@ -27,14 +27,14 @@ def meal_times(t_h: Tensor | np.ndarray, glucose_mgdl: Tensor | np.ndarray, n: i
         raise ValueError(f"t_h {tuple(hour.shape)} and glucose {tuple(glucose.shape)} differ in their number of points")
     rise = _bin_means(hour.expand_as(glucose), glucose, bins).diff(dim=-1)
     order = rise.nan_to_num(-torch.inf).argsort(dim=-1, descending=True, stable=True)[..., :n]
-    start_h = BIN_H * (order + 1) - LEAD_H
+    start_h = BIN_H * (order + 1).double() - LEAD_H
     return torch.where(rise.gather(-1, order).isnan(), torch.nan, start_h).sort(dim=-1).values  # NaN sorts last
 
 
 def _bin_means(hour: Tensor, glucose: Tensor, bins: int) -> Tensor:
     """Mean of the readings in each bin of the day, (..., bins); NaN where there is none."""
     seen = ~glucose.isnan()
-    bin_of = (hour.remainder(24.0) / BIN_H).long().clamp(max=bins - 1)
+    bin_of = ((hour / BIN_H + 1e-9).floor().long()) % bins  # 5.999... is 6 o'clock in rounding
     zeros = glucose.new_zeros((*glucose.shape[:-1], bins))
     total = zeros.scatter_add(-1, bin_of, glucose.nan_to_num(0.0))
     return total / zeros.scatter_add(-1, bin_of, seen.to(zeros.dtype))  # 0 / 0 is NaN, as wanted
