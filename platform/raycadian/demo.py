@@ -33,7 +33,7 @@ def run_demo(runs: Path, snapshots: Path, port: int, progress: workflow.Progress
     base = _train_base(runs, snapshots, progress)
     pretrained = _exported(base, runs)
     recipe = override(load_recipe(_HYBRID), {"model.inner.pretrained": str(pretrained)})
-    outcome = workflow.run(recipe, progress, runs=runs, snapshots=snapshots, resume=True)
+    outcome = workflow.run(recipe, progress, runs=runs, snapshots=snapshots, resume=True, also=[base])
     show_outcome(outcome)
     _serve_once(outcome, recipe, runs, snapshots, port, progress)
     click.echo(f"demo finished in {time.perf_counter() - began:.0f} s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,11 +65,13 @@ def train(
 
 
 def run(
-    recipe: Recipe, progress: Progress, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, resume: bool = False
-) -> Outcome:
+    recipe: Recipe, progress: Progress, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, resume: bool = False,
+    also: Sequence[Run] = (),
+) -> Outcome:  # fmt: skip
     """Prepare, tune (where the recipe asks), train the model and its peers, score, promote the best, report.
 
-    Models are chosen on validation data; the leaderboard shows the test data, once.
+    `also`: complete runs on the same windows that compete too. Models are chosen on validation data; the leaderboard
+    shows the test data, once.
     """
     progress.stage(f"prepare {recipe.dataset}")
     data = load_data(recipe, snapshots)
@@ -80,7 +82,7 @@ def run(
         progress.stage(f"tune {recipe.tuning.trials} trials")
         sweep = run_sweep(recipe, data, runs=runs, resume=resume, on_trial=progress.trial)
         recipe = override(recipe, sweep.best, f"{recipe.name}, best trial")
-    peers = [train(r, data, progress, runs=runs, resume=resume) for r in peers_of(recipe)]
+    peers = [*also, *(train(r, data, progress, runs=runs, resume=resume) for r in peers_of(recipe))]
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
     ranked = sorted([main, *peers], key=lambda r: r.summary["val"]["rmse_mgdl"]["value"])
     promotion = registry.promote(ranked[0], runs=runs)

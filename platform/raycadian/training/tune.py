@@ -1,8 +1,8 @@
 """Sweeps on Ray Tune: trials in their own processes, one shared series, resumable from our own records.
 
 The truth of a sweep is `trials/<id>/trial.json`, written when a trial starts and when it ends. Resuming reads those
-(never Tune's pickles): finished trials teach the search and are not run again; interrupted ones run first, each
-from its last epoch.
+(never Tune's pickles): finished trials teach the search and are not run again; interrupted and failed ones run
+first, from their last epoch.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ def sweep(
     _check_space(recipe, space)
     key = _key(recipe, space, data.snapshot_id)
     complete = find_complete(runs / "sweeps", recipe.name, key) if resume else None
-    if complete is not None and len(_read_records(complete)) >= tuning.trials:
+    if complete is not None and sum(r["status"] == "finished" for r in _read_records(complete)) >= tuning.trials:
         return Sweep(complete, *_table(_read_records(complete), tuning.metric))
     with writing_folder(runs / "sweeps", recipe.name, key, resume) as folder:
         write_recipe(folder / "recipe.yaml", recipe)
         write_json(folder / "space.json", space.model_dump(mode="json"))
         records = _read_records(folder)
-        done = [r for r in records if r["status"] != "running"]
+        done = [r for r in records if r["status"] == "finished"]
         if len(done) < tuning.trials:
-            _run(recipe, tuning, space, data, folder, done, [r for r in records if r["status"] == "running"], on_trial)
+            _run(recipe, tuning, space, data, folder, done, [r for r in records if r not in done], on_trial)
         table, best = _table(_read_records(folder), tuning.metric)
         table.to_csv(folder / "trials.csv", index=False)
         write_json(folder / "best.json", best)
@@ -214,7 +214,7 @@ def _run(
         ),
     )  # fmt: skip
     tuner.fit()
-    if not any(r["status"] != "failed" for r in _read_records(folder)):
+    if not any(r["status"] == "finished" for r in _read_records(folder)):
         first = next((r for r in _read_records(folder) if r.get("error")), {})
         raise ValueError(f"every trial of the sweep failed; the first: {first.get('error', 'no error was recorded')}")
 
