@@ -351,7 +351,8 @@ def show_outcome(outcome: Any, as_json: bool = False) -> None:
             "promotion": vars(outcome.promotion), "report": str(report), "sweep": outcome.sweep,
         })  # fmt: skip
         return
-    show_table(outcome.leaderboard, "test data, identical windows, intervals over subjects")
+    columns = ["model", "rmse_mgdl", "low", "high", "difference", "diff_low", "diff_high", "verdict", "mae_mgdl"]
+    show_table(outcome.leaderboard[columns], "test data, identical windows, intervals over subjects")
     done = outcome.promotion
     click.echo(f"champion of {done.registered}: {done.run if done.promoted else done.previous} ({done.reason})")
     click.echo(f"report: {os.path.relpath(report)}")

@@ -15,7 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-console = Console(stderr=True, highlight=False)  # progress goes to stderr; stdout carries results
+console = Console(stderr=True, highlight=False, soft_wrap=True)  # progress goes to stderr; stdout carries results
 
 
 class Terminal:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
@@ -110,6 +111,7 @@ def pretrained_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPredic
     if spec.horizon < found.prediction_length:
         changes["prediction_filter_length"] = spec.horizon
     found.update(changes)
+    transformers.utils.logging.disable_progress_bar()  # 84 small tensors need no bar
     try:
         network, info = TinyTimeMixerForPrediction.from_pretrained(
             folder, config=found, output_loading_info=True, use_safetensors=True, local_files_only=True

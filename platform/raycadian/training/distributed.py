@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from raycadian.models.base import Model
 from raycadian.training import loop
 from raycadian.training.loop import OnEpoch, Trained
 
+_EPOCHS = "epochs.jsonl"
 _BLOCKS_PER_WORKER = 8  # each worker gets as many: an equal split then loses no row
 
 
@@ -32,7 +38,9 @@ def train(
     """
     connect()
     _require_capacity(config)
-    payload = ray.put((model, train_windows.subset(torch.empty(0, dtype=torch.long)), config))
+    state.mkdir(parents=True, exist_ok=True)
+    template = train_windows.subset(torch.empty(0, dtype=torch.long))
+    payload = ray.put((model, template, config, state.absolute() / _EPOCHS))
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"payload": payload},
@@ -45,13 +53,12 @@ def train(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    result = trainer.fit()
+    with _following(state / _EPOCHS, on_epoch):
+        result = trainer.fit()
     with result.checkpoint.as_directory() as folder:
         saved = loop.read_state(Path(folder))
     model.load_state_dict(saved.best)
     model.eval()
-    for metrics in saved.history:
-        on_epoch(metrics)
     return Trained(saved.history, saved.best_epoch, **saved.how, stopped_early=len(saved.history) < config.epochs)
 
 
@@ -89,9 +96,37 @@ def _my_windows(name: str, template: Windows) -> Windows:
     )
 
 
+@contextmanager
+def _following(epochs: Path, on_epoch: OnEpoch) -> Iterator[None]:
+    """Tell the driver's side of every epoch that rank 0 notes on the shared storage, while the driver waits in `fit`."""
+    seen = len(epochs.read_text(encoding="utf-8").splitlines()) if epochs.is_file() else 0
+    ended = threading.Event()
+
+    def tell() -> None:
+        nonlocal seen
+        lines = epochs.read_text(encoding="utf-8").split("\n")[:-1] if epochs.is_file() else []
+        for line in lines[seen:]:
+            on_epoch(json.loads(line))
+        seen = len(lines)
+
+    def follow() -> None:
+        while not ended.wait(0.5):
+            tell()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        tell()
+
+
 def _worker(config: dict[str, Any]) -> None:
     """One Ray Train worker."""
-    model, template, training = ray.get(config["payload"])
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
+    model, template, training, epochs = ray.get(config["payload"])
     context = ray.train.get_context()
     process = loop.Process(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     loop.seed_everything(training.seed)
@@ -102,6 +137,9 @@ def _worker(config: dict[str, Any]) -> None:
     def report(metrics: loop.Metrics) -> None:
         mine = ray.train.Checkpoint.from_directory(str(folder)) if process.rank == 0 else None
         ray.train.report(metrics, checkpoint=mine)
+        if process.rank == 0:
+            with epochs.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
 
     loop.train(
         model, _my_windows("train", template), _my_windows("val", template), training,

@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,6 +231,7 @@ def _scheduler(recipe: Recipe, tuning: Tuning) -> Any:
 
 def _trial(params: dict[str, Any], payload: list[Any]) -> None:
     """One trial, in its own process: train and report every epoch."""
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
     recipe, data, folder = ray.get(payload[0])
     place = Path(folder) / "trials" / _trial_id(params)
     best: dict[str, float] = {}
