@@ -50,7 +50,7 @@ def leaderboard(
             row["verdict"] = "reference" if reference else "best"
         rows.append(row | _at_steps(first, metric, sums[name], horizons) | _beside(named[name], metric))
     board = pd.DataFrame(rows).assign(n_subjects=len(people.subjects), n_windows=len(first))
-    board.attrs["confidence"] = confidence
+    board.attrs = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}  # for those who score beside it
     return board
 
 

@@ -220,7 +220,7 @@ def _block(
 def _event_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataFrame]:
     for excursion in EXCURSIONS:
         actual = measured_event(p.truth, excursion, p.dt_min)
-        for rule, position in _rules(p.levels, excursion):
+        for rule, position in alarm_rules(p.levels, excursion):
             alarm = forecast_event(p.quantiles[..., position], excursion, p.dt_min)
             found = alarm_ratios(actual, alarm)
             found["false_alarms_per_day"] = false_alarms_per_day(p.subject, p.time_utc, actual, alarm)
@@ -228,7 +228,7 @@ def _event_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataF
                 yield _event_row(p, f"{excursion.name}{rule}_{name}", people, above, below, np.isnan(actual))
 
 
-def _rules(levels: np.ndarray, excursion: Excursion) -> Iterator[tuple[str, int]]:
+def alarm_rules(levels: np.ndarray, excursion: Excursion) -> Iterator[tuple[str, int]]:
     """What may raise the alarm: the median, and each quantile on the threshold's side of it."""
     middle = list(levels).index(0.5)
     for i in (middle, *(range(middle + 1, len(levels)) if excursion.above else range(middle))):

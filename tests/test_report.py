@@ -1,0 +1,194 @@
+"""report.html as a person meets it: opened in a real browser, without network, on light and dark ground."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prediction_cases import forecasts, shifted
+
+from raycadian.evaluation import figures
+from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.compare import leaderboard
+from raycadian.evaluation.metrics import score
+from raycadian.evaluation.report import write_report
+
+CHROMIUM = Path("/usr/bin/chromium")
+INSIGHTS = [{"subject": "person-0", "d": "0.62: delayed", "meals": "7.1 h, 12.0 h", "fit RMSE, mg/dL": 21.234}]
+METADATA = {
+    "status": "complete",
+    "training": {"best": 3, "history": [{"loss": 1.0}] * 50},
+    "versions": {"torch": "2.10"},
+}
+
+
+def report(folder: Path, named: dict, insights=None, **board) -> Path:
+    table = leaderboard(named, **board)
+    return write_report(
+        folder,
+        title="a run",
+        subtitle="of a test",
+        leaderboard=table,
+        predictions=named,
+        insights=insights,
+        metadata=METADATA,
+    )
+
+
+@pytest.fixture(scope="module")
+def named():
+    p = forecasts(people=4, windows=30)
+    return {"residual-ttm": p, "ridge": shifted(p, 12)}
+
+
+@pytest.fixture(scope="module")
+def path(named, tmp_path_factory):
+    return report(tmp_path_factory.mktemp("report"), named, INSIGHTS)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is absent (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+def opened(browser, path: Path, **options):
+    """The page, the addresses that it asked for, and what it complained about."""
+    page = browser.new_page(**options)
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(path.as_uri())
+    return page, requests, complaints
+
+
+def test_opens_offline_with_all_its_parts(browser, path):
+    page, requests, complaints = opened(browser, path)
+    assert [r for r in requests if not r.startswith("data:")] == [path.as_uri()]
+    assert complaints == []
+    assert page.locator("h2").all_inner_texts() == [
+        "At a glance", "Leaderboard", "Example forecasts", "Error by horizon", "Seen and held-out people",
+        "Error by hour of day", "Clarke error grid", "Lows and highs", "Calibration", "Mechanism in words", "All scores",
+        "Run", "Definitions",
+    ]  # fmt: skip
+    assert page.locator("figure").count() == 5
+    for figure in page.locator("figure").all():
+        box = figure.locator("svg").bounding_box()
+        assert box["width"] > 600 and box["height"] > 150
+        caption = figure.locator("figcaption").inner_text()
+        assert figure.locator("svg").get_attribute("aria-label") == caption and len(caption) > 40
+    page.close()
+
+
+def test_nothing_overflows_a_telephone(browser, path):
+    page, *_ = opened(browser, path, viewport={"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+CONTRAST = """() => {
+  const rgb = c => c.match(/[\\d.]+/g).map(Number);
+  const lum = c => rgb(c).slice(0, 3).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const ratio = (a, b) => { const [x, y] = [lum(a), lum(b)].sort((p, q) => q - p); return (x + .05) / (y + .05) };
+  return [...document.querySelectorAll('figure')].flatMap(f => {
+    const ground = getComputedStyle(f).backgroundColor;
+    const texts = [...f.querySelectorAll('svg text')].map(t => ratio(getComputedStyle(t).fill, ground));
+    return [...texts, ratio(getComputedStyle(f.querySelector('figcaption small')).color, ground)];
+  })
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_in_figures_reads_on_its_ground(browser, path, scheme):
+    page, *_ = opened(browser, path, color_scheme=scheme)
+    ratios = page.evaluate(CONTRAST)
+    assert len(ratios) > 100 and min(ratios) >= 4.5  # WCAG 2.1 AA
+    page.close()
+
+
+def test_numbers_are_those_of_the_scores(path, named):
+    html = path.read_text(encoding="utf-8")
+    for p in named.values():
+        table = score(p)
+        table = table[table.scope == "all"]
+        rows = table[(table.metric == "rmse_mgdl") & (table.horizon_min == 60)]
+        whole = rows[rows.kind == "cumulative"].iloc[0]
+        assert f"{whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}]" in html
+    own = score(named["residual-ttm"])
+    alarm = own[(own.scope == "all") & (own.metric == "hypo70_sensitivity_pct")].iloc[0]
+    assert 0 < alarm.value < 100 and f"{alarm.value:.1f} [{alarm.low:.1f}, {alarm.high:.1f}]" in html
+    at = rows[rows.kind == "step"].iloc[0]
+    assert f"<td>{at.value:.2f}</td>" in html
+    assert "worse" in html and "0.62: delayed" in html and "Not a diagnosis" in html and "versions.torch" in html
+    assert "training.history" not in html
+
+
+def test_the_same_data_give_the_same_page(path, named, tmp_path):
+    assert report(tmp_path, named, INSIGHTS).read_bytes() == path.read_bytes()
+    assert len(path.read_bytes()) < 2_000_000
+
+
+def test_names_are_text_not_markup(browser, named, tmp_path):
+    p = named["residual-ttm"]
+    evil = "<img src=x onerror=alert(1)> $\\frac{"
+    p = replace(p, subject=np.where(p.subject == "person-1", evil, p.subject))
+    path = report(tmp_path, {"a & <b>": p, "$x$": shifted(p, 5)}, [{"subject": evil, "d": "<b>"}])
+    page, requests, complaints = opened(browser, path)
+    assert len([r for r in requests if not r.startswith("data:")]) == 1 and complaints == []
+    assert page.locator("img").count() == 0 and page.locator("td", has_text="a & <b>").count() > 0
+    page.close()
+
+
+def test_too_few_people_and_nothing_optional(tmp_path):
+    """One person, no history, no parts, the median alone: intervals are not invented, absent parts are left out."""
+    p = forecasts(people=1, windows=4, levels=[0.5], missing=0.3)
+    html = report(tmp_path, {"ridge": replace(p, parts={}, past=None)}).read_text(encoding="utf-8")
+    assert "fewer than 3 people" in html
+    assert not re.search(r"\d \[\d", html)
+    heads = re.findall(r"<h2>(.*?)</h2>", html)
+    assert "Mechanism in words" not in heads and "Seen and held-out people" not in heads and "Calibration" in heads
+    assert html.count("<figure") == 5
+
+
+def test_a_named_confidence_and_reference_are_said(named, tmp_path):
+    html = report(tmp_path, named, reference="ridge", confidence=0.8, metric="mae_mgdl", bootstrap=100).read_text()
+    assert "80% intervals" in html and "95% intervals" not in html
+    assert "The difference is to ridge" in html and "MAE, mg/dL</th>" in html and "better" in html
+
+
+def test_examples_are_chosen_by_rank_alone():
+    p = forecasts(people=2, windows=51, missing=0)
+    truth = p.truth.copy()
+    truth[7, :7] = np.nan  # less than half of it is measured
+    truth[8] = np.nan
+    error, chosen = figures._ranked_examples(replace(p, truth=truth))
+    ranked = sorted((error[i], i) for i in range(102) if i not in (7, 8))
+    assert [i for _, i in chosen] == [ranked[k][1] for k in (0, 25, 50, 74, 94, 99)]
+    assert [what for what, _ in chosen][::5] == ["best", "worst"]
+    one = p.select(np.arange(1))
+    assert [what for what, _ in figures._ranked_examples(one)[1]] == ["worst"]
+
+
+def test_errors_by_hour_are_those_of_the_hour_measured():
+    p = forecasts(people=3, windows=100, missing=0.1)
+    people = SubjectBootstrap(p.subject, resamples=2)
+    found = people.estimate(*figures._sums_by_hour(p, people), root=True)[0]
+    squared: dict[int, list[float]] = {}
+    for i in range(len(p)):
+        for k in range(12):
+            if not np.isnan(p.truth[i, k]):
+                hour = int((p.local_h[i] + 5 * (k + 1) / 60) % 24)
+                squared.setdefault(hour, []).append((p.median[i, k] - p.truth[i, k]) ** 2)
+    for hour in range(24):
+        assert found[hour] == pytest.approx(np.sqrt(np.mean(squared[hour])))
