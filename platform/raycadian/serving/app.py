@@ -49,7 +49,9 @@ def prepare_environment() -> None:
 
 def _private_places() -> dict[str, str]:
     """HAProxy's files and side ports away from those of other people on this machine, readable by us alone."""
-    folder = os.environ.setdefault(_SCRATCH, tempfile.mkdtemp(prefix="raycadian-serve-"))
+    folder = os.environ.setdefault(
+        _SCRATCH, tempfile.mkdtemp(prefix="raycadian-", dir="/tmp")
+    )  # a socket has 97 letters
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
@@ -59,6 +61,7 @@ def _private_places() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_worker_niceness": "0",  # 15 by default: replicas would wait for everybody else on the machine
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # 30 by default: nobody waits that long for Ctrl-C
     }
 

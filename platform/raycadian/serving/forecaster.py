@@ -92,13 +92,13 @@ class Forecast:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as the endpoint answers."""
-        local = self.time_utc + np.timedelta64(self.utc_offset_min, "m")
-        zone = _zone(self.utc_offset_min)
+        utc, zone = self.time_utc, _zone(self.utc_offset_min)
+        local = utc + np.timedelta64(self.utc_offset_min, "m")
         return {
             "subject": self.subject,
             "model": self.model,
             "origin_utc": f"{self.origin_utc}Z",
-            "time_utc": [f"{t}Z" for t in np.datetime_as_string(self.time_utc).tolist()],
+            "time_utc": [t + "Z" for t in np.datetime_as_string(utc).tolist()],
             "time_local": [t + zone for t in np.datetime_as_string(local).tolist()],
             "median_mgdl": _plain(self.median),
             "quantiles_mgdl": {f"{q:g}": v for q, v in zip(self.levels, _plain(self.quantiles.T), strict=True)},

@@ -7,6 +7,7 @@ one with an offset is taken as it says, and its local hour by `timezone` or `utc
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal, Required
 from zoneinfo import ZoneInfo
 
@@ -32,11 +33,19 @@ from raycadian.types import (
 MAX_BYTES = 1_000_000
 MAX_READINGS = 20_000  # 69 days at 5 minutes; a forecast looks back 21 days at most
 MAX_EVENTS = 20_000
-_WHOLE = 19  # characters of a time up to the second
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
-_TIME = r"^(19|20)\d{2}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-](0\d|1[0-4]):[0-5]\d)?$"
-Time = Annotated[str, Field(pattern=_TIME, description="RFC 3339, seconds included; the offset may be left out")]
+_FORM = "0000-00-00T00:00:00"  # 0 stands for a digit
+_LETTERS = np.array([_FORM]).view(np.uint32)
+_OFFSET = re.compile(r"(?:\.\d{1,9})?(Z|[+-](?:0\d|1[0-4]):[0-5]\d)?")  # after the seconds; a fraction is dropped
+_YEARS = "1990", "2100"  # a clock that was never set is outside
+# the form is checked for all times at once (`_clocks`): a pattern here would take most of a request's time
+Time = Annotated[
+    str,
+    Field(max_length=40, description="RFC 3339 with seconds; the offset may be left out", json_schema_extra={
+        "format": "date-time", "pattern": r"^(19|20)\d{2}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})?$",
+    }),
+]  # fmt: skip
 
 
 class Reading(TypedDict):  # not a model: a request holds thousands, and dictionaries are read twice as fast
@@ -173,8 +182,8 @@ def explain(error: ValidationError) -> str:
 
 def _mgdl(glucose: np.ndarray, unit: str, issues: Issues) -> np.ndarray:
     """In mg/dL, NaN outside 20-600. Raises ValueError where the values contradict the unit."""
-    positive = glucose[glucose > 0]
-    median = float(np.median(positive)) if len(positive) else math.nan
+    positive = np.sort(glucose[glucose > 0])
+    median = float(positive[len(positive) // 2]) if len(positive) else math.nan
     if contradicts(unit, median):
         other = MMOLL if unit == MGDL else MGDL
         raise ValueError(
@@ -215,17 +224,37 @@ def _instants(times: list[str], request: ForecastRequest, issues: Issues) -> tup
 
 
 def _clocks(times: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of what the clock showed, int64, and the offset in minutes that it stated, NaN where none."""
-    clocks = np.array([t[:_WHOLE] for t in times], dtype="datetime64[s]").astype(np.int64)
-    ends = [t[_WHOLE:] for t in times]
-    offset_of = {end: _offset_min(end.lstrip(".0123456789")) for end in set(ends)}
-    return clocks, np.array([offset_of[end] for end in ends])
+    """Seconds of what the clock showed, int64, and the offset in minutes that it stated, NaN where none. Raises
+    ValueError for what is no time."""
+    n = len(_FORM)
+    heads, ends = np.array([t[:n] for t in times], dtype=f"U{n}"), [t[n:] for t in times]
+    letters = heads.view(np.uint32).reshape(-1, n)
+    digits = (letters >= ord("0")) & (letters <= ord("9"))
+    formed = np.where(
+        ord("0") == _LETTERS, digits, (letters == _LETTERS) | (letters == ord(" ")) & (ord("T") == _LETTERS)
+    )
+    offset_of = {end: _offset_min(end) for end in set(ends)}
+    offsets = np.array([offset_of[end] for end in ends])
+    odd = np.flatnonzero(~formed.all(axis=1) | np.isinf(offsets))
+    if len(odd):
+        raise ValueError(f"time {times[odd[0]]!r}: expected RFC 3339 with seconds, such as 2026-03-02T06:00:00+01:00")
+    clocks = heads.astype("datetime64[s]")  # raises for 2026-02-30
+    if clocks.min() < np.datetime64(_YEARS[0]) or clocks.max() >= np.datetime64(_YEARS[1]):
+        raise ValueError(
+            f"times are from {_YEARS[0]} on and before {_YEARS[1]}; found {clocks.min()} to {clocks.max()}"
+        )
+    return clocks.astype(np.int64), offsets
 
 
 def _offset_min(text: str) -> float:
-    if len(text) < 2:
-        return 0.0 if text else math.nan
-    return (-1 if text[0] == "-" else 1) * (60.0 * int(text[1:3]) + int(text[4:6]))
+    """NaN where none is stated, infinity for what is no offset."""
+    found = _OFFSET.fullmatch(text)
+    if found is None:
+        return math.inf
+    stated = found[1]
+    if stated is None or stated == "Z":
+        return math.nan if stated is None else 0.0
+    return (-1 if stated[0] == "-" else 1) * (60.0 * int(stated[1:3]) + int(stated[4:6]))
 
 
 def _in_zone(clocks: np.ndarray, stated: np.ndarray, zone: str, issues: Issues) -> tuple[np.ndarray, np.ndarray]:

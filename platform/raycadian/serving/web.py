@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -60,40 +59,37 @@ def create_app(service: Service, key_sha256: str) -> FastAPI:
         title="Raycadian forecasts", version="1", docs_url=None, redoc_url=None,
         description="Glucose forecasts from recent readings. Research only: not a medical device.",
     )  # fmt: skip
-    app.include_router(_open_paths(service))
-    app.include_router(_guarded_paths(service), prefix="/v1", dependencies=[Depends(_guard(key_sha256))])
+    _add_open_paths(app, service)
+    _add_guarded_paths(app, service, key_sha256)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
-    _describe_request(app)
+    _complete_description(app)
     return app
 
 
-def _open_paths(service: Service) -> APIRouter:
-    router = APIRouter(tags=["health"])
-
-    @router.get("/healthz")
+def _add_open_paths(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz")
     async def alive() -> dict[str, str]:
         """The process answers."""
         return {"status": "alive"}
 
-    @router.get("/readyz", responses={503: {"model": Problem}})
+    @app.get("/readyz", responses={503: {"model": Problem}})
     async def ready() -> dict[str, str]:
         """A model is loaded."""
         return {"status": "ready", "model": _loaded(service)["model"]}
 
-    return router
 
-
-def _guarded_paths(service: Service) -> APIRouter:
+def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
+    """Key, limits and validation are called here, not declared as dependencies: the limit comes before parsing, the key
+    before both, and the whole costs a third."""
     problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 413, 422, 503)}
-    router = APIRouter(tags=["forecast"], responses=problems)
     example = {"content": {_JSON: {"example": EXAMPLE_RESPONSE}}, "model": ForecastResponse}
 
-    @router.post("/forecast", responses={200: example}, response_class=Response)
+    @app.post("/v1/forecast", responses=problems | {200: example}, response_class=Response)
     async def forecast(request: Request) -> Response:
         """Forecast from the last reading. Requests that arrive together are computed together."""
-        # read and validated here rather than by FastAPI: limits before parsing, and half the time
+        _require_key(request, key_sha256)
         history = _parsed(await _limited_body(request))
         _loaded(service)
         found = await service.answer(history)
@@ -101,12 +97,11 @@ def _guarded_paths(service: Service) -> APIRouter:
             raise Refused(422, "cannot_forecast", str(found))
         return Response(to_json(found.as_dict()), media_type=_JSON)
 
-    @router.get("/model", response_model=ModelResponse)
-    async def model() -> dict[str, Any]:
+    @app.get("/v1/model", response_model=ModelResponse, responses={code: problems[code] for code in (401, 503)})
+    async def model(request: Request) -> dict[str, Any]:
         """What is served, and how good it is."""
+        _require_key(request, key_sha256)
         return _loaded(service)
-
-    return router
 
 
 def _loaded(service: Service) -> dict[str, Any]:
@@ -146,17 +141,12 @@ def _parsed(body: bytes) -> History:
 # --- the key --------------------------------------------------------------------------------------------------------
 
 
-def _guard(key_sha256: str) -> Any:
-    """A dependency that lets nobody in without the key; compared in constant time."""
-    bearer = HTTPBearer(auto_error=False, description=f"the key of {KEY_VARIABLE} or {KEY_FILE}")
-
-    async def guard(found: HTTPAuthorizationCredentials | None = Security(bearer)) -> None:  # noqa: B008
-        shown = digest(found.credentials) if found else ""
-        if not secrets.compare_digest(shown, key_sha256):
-            detail = f"send `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
-            raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
-
-    return guard
+def _require_key(request: Request, key_sha256: str) -> None:
+    """Let nobody in without the key; compared in constant time."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secrets.compare_digest(digest(key.strip()), key_sha256):
+        detail = f"send `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
+        raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
 
 def digest(key: str) -> str:
@@ -220,19 +210,21 @@ def _problem(status: int, error: str, detail: str, headers: Any = None) -> Respo
     return JSONResponse({"error": error, "detail": detail}, status, headers)
 
 
-def _describe_request(app: FastAPI) -> None:
-    """Add the body of POST /v1/forecast, which FastAPI does not parse, to the OpenAPI description."""
+def _complete_description(app: FastAPI) -> None:
+    """Add to the OpenAPI description what FastAPI does not see: the key, and the body of POST /v1/forecast."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             found = describe()
             schema = ForecastRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas = found["components"]["schemas"]
-            schemas |= schema.pop("$defs")
-            schemas["ForecastRequest"] = schema
+            found["components"]["schemas"] |= schema.pop("$defs") | {"ForecastRequest": schema}
+            found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             content = {_JSON: {"schema": {"$ref": "#/components/schemas/ForecastRequest"}, "example": EXAMPLE_REQUEST}}
-            found["paths"]["/v1/forecast"]["post"]["requestBody"] = {"required": True, "content": content}
+            found["paths"]["/v1/forecast"]["post"] |= {"requestBody": {"required": True, "content": content}}
+            for path, methods in found["paths"].items():
+                for operation in methods.values():
+                    operation["security"] = [{"key": []}] if path.startswith("/v1/") else []
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,66 @@
+"""A small trained run and the readings behind it, for tests of what is served. A plain module, as helpers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pandas as pd
+
+from raycadian.config import TTM, CMAMechanism, Evaluation, Grid, Recipe, Residual, Split, Tracking, Training, Window
+from raycadian.data.grid import to_recordings
+from raycadian.data.series import build_series
+from raycadian.data.split import make_split
+from raycadian.training.experiment import Data, train_run
+from raycadian.training.run import Run
+from raycadian.types import CARBS, Issues, Readings
+
+GRID = Grid()
+KEY = "a key that tests know"
+
+
+def people(n: int = 4, days: float = 6) -> dict[str, Readings]:
+    """Readings as sensors give them: off the grid by up to a minute, some missing, meals beside them."""
+    return {f"p{i}": _person(f"p{i}", days, seed=i) for i in range(n)}
+
+
+def _person(subject: str, days: float, seed: int) -> Readings:
+    rng = np.random.default_rng(seed)
+    glucose = helpers.day_curve(days, phase_h=seed, seed=seed)
+    kept = rng.random(len(glucose)) > 0.06
+    kept[1000:1020] = False  # longer than the gap rule allows
+    jitter_s = rng.integers(-60, 61, len(glucose))
+    time = np.datetime64("2026-01-05T00:00", "s") + 300 * np.arange(len(glucose)) + jitter_s
+    table = {
+        "time_utc": time[kept].astype("datetime64[ns]"),
+        "glucose_mgdl": glucose[kept].round(1),
+        "utc_offset_min": 60,
+    }
+    meals = {"time_utc": time[100::96].astype("datetime64[ns]"), "kind": CARBS, "value": 40.0}
+    return Readings(subject, pd.DataFrame(table), pd.DataFrame(meals))
+
+
+def make_run(
+    folder: Path, readings: dict[str, Readings], seed: int = 0, past: tuple[str, ...] = ("glucose_mgdl",)
+) -> Run:
+    """A residual TTM trained for a few steps, as `raycadian train` writes it."""
+    recipe = Recipe(
+        name="served", dataset="none.yaml", split=Split(kind="time"), window=Window(context=36, horizon=6, past=past),
+        model=Residual(
+            mechanism=CMAMechanism(refit_days=2), inner=TTM(d_model=8, layers=1, patch_length=12),
+        ),
+        training=Training(epochs=1, max_steps_per_epoch=5, batch_size=64, device="cpu", precision="fp32", seed=seed),
+        evaluation=Evaluation(bootstrap=10), tracking=Tracking(mlflow="off", tensorboard=False),
+    )  # fmt: skip
+    recordings = {s: to_recordings(r, GRID, Issues()) for s, r in readings.items()}
+    series = build_series(helpers.People(recordings), past)
+    lengths = {s: [len(r) for r in found] for s, found in recordings.items()}
+    return train_run(recipe, Data("made-up", series, make_split(lengths, recipe.split, "made-up"), GRID), runs=folder)
+
+
+def until(readings: Readings, time_utc: np.datetime64) -> Readings:
+    """What was known half a step after a point of the grid."""
+    end = time_utc + np.timedelta64(150, "s")
+    known = readings.glucose[readings.glucose["time_utc"] <= end]
+    return Readings(readings.subject, known, readings.events[readings.events["time_utc"] <= end])
