@@ -22,7 +22,7 @@ import yaml
 from raycadian.config import Recipe, load_recipe
 
 RUNS = Path("runs")
-_PACKAGES = ("raycadian", "ray", "torch", "granite-tsfm", "transformers", "peft", "numpy", "pandas")
+_PACKAGES = ("ray", "torch", "granite-tsfm", "transformers", "peft", "numpy", "pandas")
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,23 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and the git commit that a run records."""
+    """Versions, hardware, the git commit and the source that a run records."""
     return {
         "python": platform.python_version(),
+        "source": source_hash(),
         "packages": {name: version(name) for name in _PACKAGES},
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "git": _git(),
     }
+
+
+def source_hash(package: Path = Path(__file__).parents[1]) -> str:
+    """Hash of the package's source: in a job there is no commit, and what pip knows may be an older copy."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _git() -> dict[str, Any] | None:

@@ -1,0 +1,226 @@
+"""`ray job submit` to a cluster whose Python knows the dependencies, but not the package, or an older copy of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import write_csv
+
+from raycadian.training.run import list_runs, source_hash
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+ROOT = Path(__file__).parents[1]
+UPLOAD_MB = 4  # unpacked: code, recipes, cards, the demo cohort
+
+CARD = """\
+name: tiny
+files: [tiny.csv]
+unit: mg/dL
+columns: {subject: subject, time: time, glucose: glucose}
+"""
+RECIPE = """\
+name: job
+dataset: datasets/tiny.yaml
+window: {context: 24, horizon: 6, stride: 6}
+model: {kind: persistence}
+evaluation: {bootstrap: 20}
+tracking: {mlflow: off, tensorboard: false}
+"""
+WHERE = """\
+import json, sys
+from raycadian.cluster import connect
+from raycadian.training.run import source_hash
+
+ray = connect()
+
+class Actor:
+    def source(self):
+        return source_hash()
+
+task = ray.remote(num_cpus=0)(lambda: source_hash())
+actor = ray.remote(num_cpus=0)(Actor).remote()
+found = {"driver": source_hash(), "task": ray.get(task.remote()), "actor": ray.get(actor.source.remote())}
+open(sys.argv[1], "w").write(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    address: str
+    folder: Path
+    python: Path
+    environment: dict[str, str]
+
+    def submit(self, tree: Path, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+        """What a user types in the root of a working tree, with the user's own Python."""
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.address]
+        upload = ["--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
+        return subprocess.run(
+            [*ray, *upload, "--", "python", *entrypoint],
+            cwd=tree, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+        )  # fmt: skip
+
+    @property
+    def site(self) -> Path:
+        return next(self.python.parents[1].glob("lib/python*/site-packages"))
+
+    @property
+    def uploads(self) -> Path:
+        return self.folder / "ray" / "session_latest" / "runtime_resources"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head of its own, on free ports, in its own process group; Ray's sockets need a short path."""
+    folder = Path(tempfile.mkdtemp(prefix="raycadian-"))
+    port, dashboard, agent, client = _free_ports(4)
+    python = _python_without_the_package(folder / "venv")
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_TOKEN_PATH")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
+    command = [
+        python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", "--temp-dir", folder / "ray",
+        "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}", "--object-store-memory=200000000",
+    ]  # fmt: skip
+    with (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(
+            [str(part) for part in command], cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
+        )  # fmt: skip
+    try:
+        _wait_for(dashboard, head, folder / "head.log")
+        yield Cluster(f"http://127.0.0.1:{dashboard}", folder, python, environment)
+    finally:
+        _end_group(head)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(n: int) -> list[int]:
+    held = [socket.socket() for _ in range(n)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def _python_without_the_package(folder: Path) -> Path:
+    """A virtual environment with everything that this one has, by links, but raycadian and its metadata."""
+    venv.create(folder, symlinks=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    for source in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(source).iterdir():
+            if "raycadian" not in entry.name and not (site / entry.name).exists():
+                (site / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+def _wait_for(port: int, head: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while head.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.3)
+    raise AssertionError(f"the head did not come up (exit status {head.poll()}):\n{log.read_text()}")
+
+
+def _end_group(head: subprocess.Popen) -> None:
+    for number, patience_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(head.pid, number)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline and head.poll() is None:
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A working tree as a user has it: edited code, a small data set, and folders that must not travel."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("platform", "jobs", "datasets", "search_spaces"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree / name)
+    for name in (".git", ".venv", "runs", "snapshots", "mlruns", "tests", "docs", "benchmarks", "wandb"):
+        (tree / name).mkdir()
+        (tree / name / "heavy.bin").write_bytes(secrets.token_bytes(2_000_000))
+    with (tree / "platform" / "raycadian" / "__init__.py").open("a") as file:
+        file.write(f'\nUPLOADED = "{secrets.token_hex(8)}"\n')  # so that it is neither the checkout nor an old upload
+    (tree / "datasets" / "tiny.yaml").write_text(CARD)
+    write_csv(tree / "datasets" / "tiny.csv", n=4, days=3)
+    (tree / "jobs" / "recipes" / "tiny.yaml").write_text(RECIPE)
+    (tree / "jobs" / "where.py").write_text(WHERE)
+    return tree
+
+
+def _installed(cluster: Cluster) -> str:
+    """What the cluster's own Python imports as raycadian."""
+    code = "import raycadian; print(raycadian.MARK)"
+    found = subprocess.run(
+        [cluster.python, "-c", code], cwd="/", env=cluster.environment, capture_output=True, text=True
+    )
+    return found.stdout.strip() or found.stderr.splitlines()[-1]
+
+
+def test_submitted_training_runs_the_upload_where_the_package_is_absent(cluster, tree, tmp_path):
+    assert _installed(cluster) == "ModuleNotFoundError: No module named 'raycadian'"
+    storage = ["--runs", str(tmp_path / "runs"), "--snapshots", str(tmp_path / "snapshots")]
+    job = cluster.submit(tree, "jobs/train.py", "jobs/recipes/tiny.yaml", "--set", "model.kind=ridge", *storage)
+    assert job.returncode == 0, job.stdout
+    assert "val RMSE" in job.stdout, job.stdout
+    (run,) = list_runs(tmp_path / "runs")
+    uploaded = source_hash(tree / "platform" / "raycadian")
+    assert run.metadata["model"] == "ridge"
+    assert run.metadata["environment"]["source"] == uploaded != source_hash()
+    assert str(run.path) in job.stdout
+
+
+def test_driver_task_and_actor_run_the_upload_over_an_older_copy(cluster, tree, tmp_path):
+    older = cluster.site / "raycadian"
+    older.mkdir()
+    (older / "__init__.py").write_text('MARK = "older"\n')
+    assert _installed(cluster) == "older"
+    job = cluster.submit(tree, "jobs/where.py", str(tmp_path / "where.json"))
+    assert job.returncode == 0, job.stdout
+    uploaded = source_hash(tree / "platform" / "raycadian")
+    found = json.loads((tmp_path / "where.json").read_text())
+    assert found == {"driver": uploaded, "task": uploaded, "actor": uploaded}
+
+
+def test_a_failing_job_says_why_and_returns_not_zero(cluster, tree):
+    job = cluster.submit(tree, "jobs/train.py", "jobs/recipes/tiny.yaml", "--set", "model.knid=ridge")
+    assert job.returncode == 1, job.stdout
+    assert "model.persistence.knid: unknown key; did you mean 'kind'?" in job.stdout, job.stdout
+    assert "exit code 2" in job.stdout, job.stdout
+
+
+def test_the_upload_is_small_and_has_the_cards(cluster, tree):
+    job = cluster.submit(tree, "jobs/train.py", "--help")
+    assert job.returncode == 0, job.stdout
+    (root,) = (p for p in (cluster.uploads / "working_dir_files").iterdir() if p.is_dir())
+    (package,) = (p for p in (cluster.uploads / "py_modules_files").iterdir() if p.is_dir())
+    files = [p for folder in (root, package) for p in folder.rglob("*") if p.is_file()]
+    assert not [p for p in files if p.name == "heavy.bin"]
+    assert sum(p.stat().st_size for p in files) < UPLOAD_MB * 1e6
+    assert {p.name for p in (root / "datasets").iterdir()} == {p.name for p in (tree / "datasets").iterdir()}
+    assert {p.name for p in (root / "jobs" / "recipes").iterdir()} >= {"demo.yaml", "tiny.yaml"}
+    assert (package / "raycadian" / "__init__.py").is_file()
