@@ -11,6 +11,7 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unless the user says so
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait sleep: spinning ones made a shared machine 30 times slower
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours show instead
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a recipe's relative paths mean the same in a trial
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing at verbose=0

@@ -184,7 +184,7 @@ def train_run(
             _write_scores(folder, recipe, predictions)
         if fitted.mechanism is not None:
             write_json(folder / "mechanism.json", fitted.mechanism.records)
-        metadata = _metadata(recipe, data, fitted, began)
+        metadata = _metadata(recipe, data, fitted, began) | {"against": [other.name for other in against]}
         with clock.stage("report"):
             write_run_report(folder, recipe, metadata, against)
         write_json(folder / "metadata.json", metadata | {"seconds": clock.seconds, "finished_utc": datetime.now(UTC)})
@@ -260,9 +260,12 @@ def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], aga
 
 
 def rescore(run: Run) -> Run:
-    """Score a complete run's predictions again and rewrite its tables and report."""
+    """Score a complete run's predictions again and rewrite its tables and report, beside the runs that it was set against
+    and that are still there."""
+    others = [Run(run.path.parent / name) for name in run.metadata["against"]]
+    others = [other for other in others if (other.path / "metadata.json").is_file()]
     _write_scores(run.path, run.recipe, {split: read_predictions(run, split) for split in ("val", "test")})
-    write_run_report(run.path, run.recipe, run.metadata, ())
+    write_run_report(run.path, run.recipe, run.metadata, others)
     return run
 
 
