@@ -146,8 +146,8 @@ def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:
     have, hours = len(observed), dt_s / 3600
     if have < window.context:
         raise ValueError(
-            f"a forecast needs {window.context} points ({window.context * hours:g} h) without a long gap; the last "
-            f"unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
+            f"a forecast needs {window.context} points ({window.context * hours:g} h) without a long gap or a change of the "
+            f"clock; the last unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
         )
     missing = 1 - float(observed[-window.context :].mean())
     if missing > window.max_missing:

@@ -1,0 +1,367 @@
+"""The endpoint's words, limits and errors, with the real model and without Ray."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from zoneinfo import ZoneInfo
+
+import jsonschema
+import numpy as np
+import pytest
+import served
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from raycadian.serving import web
+from raycadian.serving.forecaster import Forecaster, History
+from raycadian.serving.schemas import (
+    EXAMPLE_REQUEST,
+    EXAMPLE_RESPONSE,
+    MAX_BYTES,
+    ForecastRequest,
+    ForecastResponse,
+    Problem,
+    to_history,
+)  # fmt: skip
+
+AUTH = {"Authorization": f"Bearer {served.KEY}"}
+PATH = "/v1/forecast"
+
+
+class Direct:
+    """The service without batches."""
+
+    def __init__(self, forecaster: Forecaster | None):
+        self.forecaster = forecaster
+
+    def describe(self):
+        return {
+            "model": self.forecaster.name, "kind": "residual-ttm", "snapshot": "made-up", "context": 36, "horizon": 6,
+            "dt_min": 5.0, "quantiles": [0.5], "past": ["glucose_mgdl"], "metrics": {}, "rejected": None, "note": "",
+        } if self.forecaster else None  # fmt: skip
+
+    async def answer(self, history: History):
+        return self.forecaster.forecast_batch([history])[0]
+
+
+@pytest.fixture(scope="module")
+def forecaster(tmp_path_factory):
+    return Forecaster.load(served.make_run(tmp_path_factory.mktemp("runs"), served.people(3, 4)).path)
+
+
+@pytest.fixture(scope="module")
+def client(forecaster):
+    return TestClient(
+        web.create_app(Direct(forecaster), web.digest(served.KEY)), headers=AUTH, raise_server_exceptions=False
+    )
+
+
+def body(n=60, unit="mg/dL", **more):
+    times = np.datetime64("2026-02-02T08:00:00") + 300 * np.arange(n)
+    glucose = 120 + 30 * np.sin(np.arange(n) / 9)
+    glucose = glucose / 18.0182 if unit == "mmol/L" else glucose
+    readings = [{"time": f"{t}Z", "glucose": float(g)} for t, g in zip(times, glucose, strict=True)]
+    return {"unit": unit, "utc_offset_min": 0, "readings": readings} | more
+
+
+def refused(answer, status, error, text=""):
+    """Every refusal is plain JSON of two words."""
+    assert answer.status_code == status, answer.text
+    problem = Problem.model_validate_json(answer.text, strict=True, extra="forbid")
+    assert problem.error == error and re.search(text, problem.detail), problem
+    json.loads(answer.text, parse_constant=pytest.fail)
+    return problem
+
+
+# --- what is answered -------------------------------------------------------------------------------------------------
+
+
+def test_a_forecast(client, forecaster):
+    answer = client.post(PATH, json=body(subject="me"))
+    assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
+    found = ForecastResponse.model_validate_json(answer.text)
+    assert found.subject == "me" and found.model == forecaster.name and found.warnings == {}
+    assert len(found.time_utc) == len(found.median_mgdl) == 6 and found.mechanism_fit == "population"
+    direct = forecaster.forecast(to_history(ForecastRequest.model_validate(body())))
+    np.testing.assert_allclose(found.median_mgdl, direct.median, rtol=0, atol=1e-5)
+    total = np.add(found.parts_mgdl["mechanism"], found.parts_mgdl["correction"])
+    np.testing.assert_allclose(total, found.median_mgdl, rtol=0, atol=3e-6)
+
+
+def test_units_are_converted(client):
+    mgdl, mmol = (client.post(PATH, json=body(unit=u)).json() for u in ("mg/dL", "mmol/L"))
+    np.testing.assert_allclose(mgdl["median_mgdl"], mmol["median_mgdl"], atol=1e-3)
+
+
+def test_order_duplicates_and_wild_values_are_repaired_and_counted(client):
+    clean = client.post(PATH, json=body()).json()
+    request = body()
+    request["readings"] = request["readings"][::-1] + request["readings"][:3]
+    request["readings"] += [{"time": "2026-02-02T08:02:00Z", "glucose": g} for g in (-5.0, 0.0, 19.0, 601.0, 1e300)]
+    found = client.post(PATH, json=request).json()
+    assert found["median_mgdl"] == clean["median_mgdl"]
+    assert found["warnings"]["reading out of time order (sorted)"] > 50
+    assert found["warnings"]["reading at the same second as another"] == 3
+    assert found["warnings"]["glucose outside 20-600 mg/dL (set missing)"] == 5
+
+
+def test_a_missing_reading_is_counted(client):
+    request = body()
+    del request["readings"][50:52]
+    found = client.post(PATH, json=request).json()
+    assert found["warnings"] == {"point of the context without a reading (interpolated or carried forward)": 2}
+
+
+def test_the_same_instants_in_other_words(client):
+    expected = client.post(PATH, json=body()).json()
+    words = {
+        "+02:00": lambda t: f"{t + np.timedelta64(2, 'h')}+02:00",
+        "fraction": lambda t: f"{t}.250Z",
+        "blank": lambda t: str(t).replace("T", " ") + "Z",
+        "local": str,
+    }
+    for name, word in words.items():
+        request = body()
+        for reading in request["readings"]:
+            reading["time"] = word(np.datetime64(reading["time"][:-1]))
+        assert client.post(PATH, json=request).json()["median_mgdl"] == expected["median_mgdl"], name
+
+
+def test_health_needs_no_key_and_waits_for_a_model(client):
+    bare = TestClient(client.app)
+    assert bare.get("/healthz").json() == {"status": "alive"}
+    assert bare.get("/readyz").status_code == 200
+    empty = TestClient(web.create_app(Direct(None), web.digest(served.KEY)), headers=AUTH)
+    assert empty.get("/healthz").status_code == 200
+    for answer in (empty.get("/readyz"), empty.get("/v1/model"), empty.post(PATH, json=body())):
+        refused(answer, 503, "not_ready")
+    assert client.get("/v1/model").json()["context"] == 36
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {served.KEY}", served.KEY, f"Bearer {served.KEY}x", "Bearer ké"])  # fmt: skip
+def test_nobody_gets_in_without_the_key(client, header):
+    bare = TestClient(client.app)
+    headers = {} if header is None else {"Authorization": header.encode()}
+    for answer in (bare.post(PATH, json=body(), headers=headers), bare.get("/v1/model", headers=headers)):
+        problem = refused(answer, 401, "unauthorized")
+        assert served.KEY not in problem.detail and answer.headers["www-authenticate"] == "Bearer"
+
+
+def raw(text):
+    return text.encode() if isinstance(text, str) else text
+
+
+def altered(**changes):
+    """The request with its last reading changed."""
+    request = body()
+    request["readings"][-1] |= changes
+    return json.dumps(request)
+
+
+INVALID = {
+    "empty": ("", "body: Invalid JSON"),
+    "not JSON": ("time,glucose\n", "body: Invalid JSON"),
+    "not text": (b"\xff\xfe\x00", "body: Invalid JSON"),
+    "cut off": (json.dumps(body())[:-9], "body: Invalid JSON"),
+    "too deep": ("[" * 100_000, "recursion"),
+    "a list": ("[]", "body: "),
+    "NaN": (altered(glucose=float("nan")), "readings.59.glucose: .*finite"),
+    "Infinity": (altered(glucose=float("inf")), "readings.59.glucose: .*finite"),
+    "-Infinity": (altered(glucose=float("-inf")), "readings.59.glucose: .*finite"),
+    "too large to be a number": (altered(glucose=1).replace('"glucose": 1}', '"glucose": 1e999}'), "finite"),
+    "text for a number": (altered(glucose="120"), "readings.59.glucose: .*number"),
+    "a truth for a number": (altered(glucose=True), "readings.59.glucose: .*number"),
+    "null for a number": (altered(glucose=None), "readings.59.glucose: .*number"),
+    "a number for a time": (altered(time=1770000000), "readings.59.time: .*string"),
+    "no time": (altered(time="yesterday"), "'yesterday': expected RFC 3339"),
+    "NaT": (altered(time="NaT"), "expected RFC 3339"),
+    "no seconds": (altered(time="2026-02-02T08:00Z"), "expected RFC 3339"),
+    "no such month": (altered(time="2026-13-02T08:00:00Z"), "[Mm]onth"),
+    "no such day": (altered(time="2026-02-30T08:00:00Z"), "[Dd]ay"),
+    "no such offset": (altered(time="2026-02-02T08:00:00+25:00"), "expected RFC 3339"),
+    "a clock never set": (altered(time="1970-01-01T00:00:00Z"), "from 1990 on"),
+    "other digits": (altered(time="２026-02-02T08:00:00Z"), "expected RFC 3339"),
+    "an unknown key": (altered(sugar=1), "readings.59.sugar: Extra"),
+    "an unknown word": (json.dumps(body(glucose_unit="mg/dL")), "glucose_unit: Extra"),
+    "no unit": (json.dumps({k: v for k, v in body().items() if k != "unit"}), "unit: Field required"),
+    "another unit": (json.dumps(body() | {"unit": "mg/dl"}), "unit: .*'mg/dL' or 'mmol/L'"),
+    "no readings": (json.dumps(body() | {"readings": []}), "readings: .*at least 1"),
+    "two clocks": (json.dumps(body(timezone="Europe/Madrid")), "exclude one another"),
+    "no such zone": (json.dumps(body(timezone="Mars/Olympus") | {"utc_offset_min": None}), "timezone: not an IANA"),
+    "a path for a zone": (json.dumps(body(timezone="../../etc/passwd")), "timezone: not an IANA"),
+    "a folder for a zone": (json.dumps(body(timezone="Europe")), "timezone: not an IANA"),
+    "an offset of days": (json.dumps(body() | {"utc_offset_min": 6000}), "utc_offset_min"),
+    "a meal of tons": (json.dumps(body(meals=[{"time": "2026-02-02T08:00:00Z", "carbs_g": 1e6}])), "meals.0.carbs_g"),
+    "a dose of nothing": (json.dumps(body(insulin=[{"time": "2026-02-02T08:00:00Z"}])), "insulin: .*bolus_u"),
+    "a dose before time": (json.dumps(body(insulin=[{"bolus_u": 1.0}])), "insulin.0.time"),
+    "mmol/L called mg/dL": (json.dumps(body(unit="mmol/L") | {"unit": "mg/dL"}), "plainly mmol/L"),
+    "mg/dL called mmol/L": (json.dumps(body() | {"unit": "mmol/L"}), "plainly mg/dL"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_requests(client, name):
+    text, message = INVALID[name]
+    refused(client.post(PATH, content=raw(text)), 422, "invalid_request", message)
+
+
+@pytest.mark.parametrize(
+    ("readings", "message"),
+    [
+        (1, r"needs 36 points \(3 h\) .* has 1 .*send a longer history"),
+        (35, "needs 36 points .* has 35 "),
+    ],
+)
+def test_too_few_points(client, readings, message):
+    refused(client.post(PATH, json=body(readings)), 422, "cannot_forecast", message)
+
+
+def test_nothing_measured(client):
+    request = body()
+    for reading in request["readings"]:
+        reading["glucose"] = 700.0
+    refused(client.post(PATH, json=request), 422, "cannot_forecast", "no glucose reading in 60 rows")
+
+
+def test_too_many_readings(client):
+    request = {"unit": "mg/dL", "readings": [{"time": "", "glucose": 9}] * 20_001}
+    text = json.dumps(request, separators=(",", ":"))
+    assert len(text) < MAX_BYTES
+    refused(client.post(PATH, content=text.encode()), 422, "invalid_request", "20000")
+
+
+def test_too_many_bytes_are_not_parsed(client):
+    def chunks():
+        for _ in range(50):
+            yield b" " * 1_000_000
+
+    for content in (b"{" * (MAX_BYTES + 1), b" " * 50_000_000, chunks()):
+        refused(client.post(PATH, content=content), 413, "too_large", "1,000,000 bytes")
+    exact = json.dumps(body()).encode()
+    assert client.post(PATH, content=exact.ljust(MAX_BYTES)).status_code == 200
+
+
+def test_wrong_paths_and_methods(client):
+    refused(client.get("/v2/forecast"), 404, "not_found")
+    refused(client.get(PATH), 405, "method_not_allowed")
+    refused(client.get("/docs"), 404, "not_found")
+
+
+def test_a_failure_of_ours_says_nothing_of_the_request(client, monkeypatch):
+    def broken(self, histories):
+        raise RuntimeError(f"secret {histories}")
+
+    monkeypatch.setattr(Forecaster, "forecast_batch", broken)
+    problem = refused(client.post(PATH, json=body()), 500, "internal")
+    assert "secret" not in problem.detail
+
+
+# --- times ---------------------------------------------------------------------------------------------------------------
+
+
+def history_in(zone, local_times):
+    readings = [{"time": t, "glucose": 100.0} for t in local_times]
+    return to_history(ForecastRequest(unit="mg/dL", timezone=zone, readings=readings))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    zone=st.sampled_from(["Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "UTC"]),
+    start_s=st.integers(1_700_000_000, 1_760_000_000), n=st.integers(2, 200),
+)  # fmt: skip
+def test_local_times_in_a_zone_equal_zoneinfo(zone, start_s, n):
+    from datetime import UTC, datetime
+
+    instants = start_s + 300 * np.arange(n)
+    local = [datetime.fromtimestamp(int(s), UTC).astimezone(ZoneInfo(zone)) for s in instants]
+    if sum(t.fold for t in local) in range(1, n) and local[0].fold:
+        return  # a history that begins in the second time of a repeated hour can't be told from its clock
+    h = history_in(zone, [t.strftime("%Y-%m-%dT%H:%M:%S") for t in local])
+    changes = len({t.utcoffset() for t in local}) > 1
+    if not changes:
+        if not any(
+            t.fold or ZoneInfo(zone).utcoffset(t.replace(tzinfo=None, fold=1 - t.fold)) != t.utcoffset() for t in local
+        ):
+            np.testing.assert_array_equal(h.time_s, instants)
+        return
+    np.testing.assert_array_equal(h.time_s, instants)
+    np.testing.assert_array_equal(h.utc_offset_min, [t.utcoffset().total_seconds() / 60 for t in local])
+
+
+def test_a_change_of_the_clock_ends_the_history(client):
+    # Madrid, 2026-03-29: 02:00 becomes 03:00; 4 h before and 2 h after, but the model needs 3 h of one clock
+    times = np.datetime64("2026-03-28T21:00:00") + 300 * np.arange(72)
+    request = {
+        "unit": "mg/dL",
+        "timezone": "Europe/Madrid",
+        "readings": [{"time": f"{t}Z", "glucose": 110.0} for t in times],
+    }
+    refused(client.post(PATH, json=request), 422, "cannot_forecast", "change of the clock.* has 24 ")
+    later = request | {"readings": [{"time": f"{t}Z", "glucose": 110.0} for t in times + np.timedelta64(4, "h")]}
+    found = client.post(PATH, json=later).json()
+    assert (
+        found["time_local"][0].endswith("+02:00") and found["warnings"]["change of the UTC offset (DST or travel)"] == 1
+    )
+
+
+def test_times_without_any_zone_are_told(client):
+    request = body()
+    del request["utc_offset_min"]
+    found = client.post(PATH, json=request).json()
+    assert found["warnings"] == {"time without a zone (its hour taken as the local hour)": 60}
+
+
+# --- description and key --------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_are_true(client):
+    described = client.get("/openapi.json").json()
+    operation = described["paths"][PATH]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    assert content["example"] == EXAMPLE_REQUEST and operation["security"] == [{"key": []}]
+    root = {"components": described["components"]}
+    jsonschema.Draft202012Validator(root | content["schema"]).validate(EXAMPLE_REQUEST)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(root | content["schema"]).validate(
+            copy.deepcopy(EXAMPLE_REQUEST) | {"unit": "x"}
+        )
+    ForecastResponse.model_validate(EXAMPLE_RESPONSE)
+    answered = operation["responses"]["200"]["content"]["application/json"]
+    assert answered["example"] == EXAMPLE_RESPONSE
+    jsonschema.Draft202012Validator(root | answered["schema"]).validate(EXAMPLE_RESPONSE)
+    answer = client.post(PATH, json=EXAMPLE_REQUEST)
+    assert answer.status_code == 200
+    jsonschema.Draft202012Validator(root | answered["schema"]).validate(answer.json())
+    assert described["paths"]["/healthz"]["get"]["security"] == []
+
+
+def test_the_key_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv(web.KEY_VARIABLE, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    key = web.api_key()
+    path = tmp_path / ".config" / "raycadian" / "api_key"
+    assert len(key) >= 32 and path.read_text() == key and path.stat().st_mode & 0o777 == 0o600
+    assert web.api_key() == key and [p.name for p in path.parent.iterdir()] == ["api_key"]
+    path.chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        web.api_key()
+
+
+@pytest.mark.parametrize("key", ["", "short", "long enough but ké", "two\nlines of a long key"])
+def test_keys_that_are_no_keys(monkeypatch, key):
+    monkeypatch.setenv(web.KEY_VARIABLE, key)
+    with pytest.raises(ValueError, match=web.KEY_VARIABLE):
+        web.api_key()
+
+
+def test_the_key_of_the_environment_comes_first(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(web.KEY_VARIABLE, served.KEY)
+    assert web.api_key() == served.KEY and not os.listdir(tmp_path)
