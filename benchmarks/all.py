@@ -1,0 +1,175 @@
+"""Every benchmark in turn, as one table in Markdown: what was measured against whom, and whether the target was met.
+
+    python benchmarks/all.py [--only windows memory] [--update-readme]
+
+`--update-readme` writes the table between `<!-- benchmarks -->` and `<!-- /benchmarks -->` of README.md. A benchmark that
+can't run here stands in the table with its reason. Targets are those of the project: nothing here changes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+HEADER = ("benchmark", "what", "ours", "peer", "ratio", "target", "met")
+FLAT = 1.1  # what "does not grow" allows for at 16 times the subjects: allocator and sampling
+
+
+class Row(NamedTuple):
+    benchmark: str
+    what: str
+    ours: str
+    peer: str
+    ratio: float
+    target: str
+    met: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--update-readme", action="store_true")
+    arguments = parser.parse_args()
+    lines = [line for name in arguments.only for line in table_lines(name)]
+    text = "\n".join([machine(), "", _line(HEADER), _line(["---"] * len(HEADER)), *lines])
+    print(text)
+    if arguments.update_readme:
+        update_readme(text)
+
+
+def table_lines(name: str) -> list[str]:
+    """Lines of the table for one benchmark; one with the reason where it did not run."""
+    print(f"running benchmarks/{name}.py ...", file=sys.stderr, flush=True)
+    try:
+        return [_line(_cells(row)) for row in ROWS[name](run(name))]
+    except (RuntimeError, KeyError, json.JSONDecodeError) as error:
+        reason = f"did not run: {error}".replace("|", "/").replace("\n", " ")
+        return [_line([name, reason, "", "", "", "", "**no**"])]
+
+
+def run(name: str) -> Any:
+    """What a script prints with --json. Raises RuntimeError with the last line of what it said where it fails."""
+    script = HERE / f"{name}.py"
+    if not script.is_file():
+        raise RuntimeError(f"{script.name} is absent")
+    done = subprocess.run([sys.executable, str(script), "--json"], capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        raise RuntimeError(f"status {done.returncode}, {said[-1]}")
+    return json.loads(done.stdout)
+
+
+def machine() -> str:
+    """When and where."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory_gb = psutil.virtual_memory().total / 1e9
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray"))
+    return (
+        f"Measured {datetime.now(UTC):%Y-%m-%d} with `python benchmarks/all.py` on {cores} cores of {_processor()}, "
+        f"{memory_gb:.0f} GB; Python {platform.python_version()}, {versions}."
+    )
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    names = [line for line in file.read_text().splitlines() if line.startswith("model name")] if file.is_file() else []
+    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+
+
+def update_readme(text: str) -> None:
+    """Replace what stands between the marks. Raises SystemExit where they are not there once each, in order."""
+    body = README.read_text(encoding="utf-8")
+    if body.count(BEGIN) != 1 or body.count(END) != 1 or body.index(BEGIN) > body.index(END):
+        raise SystemExit(f"{README} needs one `{BEGIN}` and after it one `{END}`")
+    before, rest = body.split(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _cells(row: Row) -> list[str]:
+    ratio = f"{row.ratio:,.0f}" if row.ratio >= 100 else f"{row.ratio:.3g}"
+    return [row.benchmark, row.what, row.ours, row.peer, ratio, row.target, "yes" if row.met else "**no**"]
+
+
+# --- a benchmark's JSON as rows ---------------------------------------------------------------------------------------
+
+
+def at_least(benchmark: str, what: str, ours: str, peer: str, ratio: float, target: float) -> Row:
+    return Row(benchmark, what, ours, peer, ratio, f"≥ {target:.3g}", ratio >= target)
+
+
+def at_most(benchmark: str, what: str, ours: str, peer: str, ratio: float, target: float) -> Row:
+    return Row(benchmark, what, ours, peer, ratio, f"≤ {target:.3g}", ratio <= target)
+
+
+def windows_rows(found: list[dict[str, Any]]) -> list[Row]:
+    by_peer = {row["peer"]: row for row in found}
+    ours = f"{by_peer['raycadian']['windows_per_s']:,}"
+    return [
+        at_least(
+            "windows", "windows per second", ours, f"{peer}: {by_peer[peer]['windows_per_s']:,}",
+            by_peer[peer]["raycadian_over_peer"], target,
+        )
+        for peer, target in (("ForecastDFDataset", 100), ("plain copy", 1 / 3))
+    ]  # fmt: skip
+
+
+def serve_rows(found: dict[str, Any]) -> list[Row]:
+    """At 64 clients, against the plain application that does better."""
+    at = {row["peer"]: row for row in found["rows"] if row["clients"] == 64}
+    ours, rows = at["raycadian"], []
+    for ratio in (r for r in found["ratios"] if r["clients"] == 64):
+        peer = at[ratio["against"]]
+        what, name = "64 clients, " + found["client"], ratio["against"]
+        rows += [
+            at_least(
+                "serve", f"requests/s, {what}", f"{ours['requests_per_s']:,}", f"{name}: {peer['requests_per_s']:,}",
+                ratio["requests_per_s"], 10,
+            ),
+            at_most(
+                "serve", f"p99, {what}", f"{ours['p99_ms']:,} ms", f"{name}: {peer['p99_ms']:,} ms", ratio["p99"], 1 / 3
+            ),
+        ]  # fmt: skip
+    return rows
+
+
+def memory_rows(found: dict[str, Any]) -> list[Row]:
+    """Peak at 16 times the subjects over the peak at 1x: the peer is ourselves."""
+    what = {"driver_mb": "driver, private", "worker_mb": "largest worker, private", "anonymous_mb": "process, private",
+            "rss_mb": "process, with pages of the mapped series"}  # fmt: skip
+    rows = []
+    for stage, growth in found["growth_16x_over_1x"].items():
+        first, last = found[stage][0], found[stage][-1]
+        for name, ratio in growth.items():
+            ours = f"{last[name]:,.0f} MB at {last['subjects']} subjects"
+            peer = f"{first[name]:,.0f} MB at {first['subjects']}"
+            rows.append(at_most("memory", f"{stage}: {what[name]}, peak", ours, peer, ratio, FLAT))
+    return rows
+
+
+ROWS: dict[str, Callable[[Any], list[Row]]] = {
+    "windows": windows_rows,
+    "serve": serve_rows,
+    "memory": memory_rows,
+}
+
+
+if __name__ == "__main__":
+    main()
