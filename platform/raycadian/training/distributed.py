@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -130,7 +131,14 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     process = loop.Process(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     loop.seed_everything(training.seed)
-    folder = Path("state").absolute()
+    with tempfile.TemporaryDirectory(prefix="raycadian-state-") as folder:
+        _train_in(Path(folder), model, template, training, process, epochs)
+
+
+def _train_in(
+    folder: Path, model: Model, template: Windows, training: Training, process: loop.Process, epochs: Path
+) -> None:
+    """Train with the resume state in this worker's own `folder`, which begins as the last checkpoint, if there is one."""
     if checkpoint := ray.train.get_checkpoint():
         checkpoint.to_directory(str(folder))
 
