@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
-_START_S, _PROMOTE_S = 180.0, 120.0
+_START_S, _PROMOTE_S = 300.0, 120.0
 # HAProxy in front of the replicas and one event loop in each: five times the requests (facts/ray.md)
 _SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 _SCRATCH = "RAYCADIAN_SERVE_SCRATCH"
