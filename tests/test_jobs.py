@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import runpy
 import secrets
 import shutil
 import signal
@@ -21,10 +23,11 @@ from pathlib import Path
 import pytest
 from helpers import write_csv
 
-from raycadian.training.run import list_runs, source_hash
+from raycadian.training.run import Run, list_runs, source_hash
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
+JOB_S = 240  # a job takes 5 to 10 s; on a machine with eight times its load up to 80 s
 UPLOAD_MB = 4  # unpacked: code, recipes, cards, the demo cohort
 
 CARD = """\
@@ -70,10 +73,12 @@ class Cluster:
         """What a user types in the root of a working tree, with the user's own Python."""
         ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.address]
         upload = ["--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
-        return subprocess.run(
-            [*ray, *upload, "--", "python", *entrypoint],
-            cwd=tree, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
-        )  # fmt: skip
+        command = [*ray, *upload, "--", "python", *entrypoint]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        try:
+            return subprocess.run(command, cwd=tree, env=self.environment, timeout=JOB_S, **pipes)
+        except subprocess.TimeoutExpired as late:
+            raise AssertionError(f"no end after {JOB_S} s:\n{(late.output or b'').decode()}") from None
 
     @property
     def site(self) -> Path:
@@ -87,7 +92,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head of its own, on free ports, in its own process group; Ray's sockets need a short path."""
-    folder = Path(tempfile.mkdtemp(prefix="raycadian-"))
+    folder = Path(tempfile.mkdtemp(prefix="rc-jobs-"))
     port, dashboard, agent, client = _free_ports(4)
     python = _python_without_the_package(folder / "venv")
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_TOKEN_PATH")}
@@ -111,13 +116,14 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _free_ports(n: int) -> list[int]:
-    held = [socket.socket() for _ in range(n)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
+    """Above Ray's own range for workers, below the system's for outgoing connections: nobody takes them meanwhile."""
+    found: list[int] = []
+    while len(found) < n:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as one:
+            if port not in found and one.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
 
 
 def _python_without_the_package(folder: Path) -> Path:
@@ -142,7 +148,7 @@ def _wait_for(port: int, head: subprocess.Popen, log: Path) -> None:
 
 
 def _end_group(head: subprocess.Popen) -> None:
-    for number, patience_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+    for number, patience_s in ((signal.SIGTERM, 8), (signal.SIGKILL, 5)):
         try:
             os.killpg(head.pid, number)
         except ProcessLookupError:
@@ -181,24 +187,38 @@ def _installed(cluster: Cluster) -> str:
     return found.stdout.strip() or found.stderr.splitlines()[-1]
 
 
-def test_submitted_training_runs_the_upload_where_the_package_is_absent(cluster, tree, tmp_path):
+@pytest.fixture(scope="module")
+def trained(cluster, tree, tmp_path_factory) -> tuple[str, Run]:
+    """What a training job printed, and its run, where the package is absent."""
     assert _installed(cluster) == "ModuleNotFoundError: No module named 'raycadian'"
-    storage = ["--runs", str(tmp_path / "runs"), "--snapshots", str(tmp_path / "snapshots")]
-    job = cluster.submit(tree, "jobs/train.py", "jobs/recipes/tiny.yaml", "--set", "model.kind=ridge", *storage)
+    storage = tmp_path_factory.mktemp("storage")
+    folders = ["--runs", str(storage / "runs"), "--snapshots", str(storage / "snapshots")]
+    job = cluster.submit(tree, "jobs/train.py", "jobs/recipes/tiny.yaml", "--set", "model.kind=ridge", *folders)
     assert job.returncode == 0, job.stdout
-    assert "val RMSE" in job.stdout, job.stdout
-    (run,) = list_runs(tmp_path / "runs")
-    uploaded = source_hash(tree / "platform" / "raycadian")
-    assert run.metadata["model"] == "ridge"
-    assert run.metadata["environment"]["source"] == uploaded != source_hash()
-    assert str(run.path) in job.stdout
+    (run,) = list_runs(storage / "runs")
+    return job.stdout, run
 
 
-def test_driver_task_and_actor_run_the_upload_over_an_older_copy(cluster, tree, tmp_path):
+@pytest.fixture
+def older_copy(cluster) -> Iterator[None]:
+    """An older raycadian that the cluster has installed."""
     older = cluster.site / "raycadian"
     older.mkdir()
     (older / "__init__.py").write_text('MARK = "older"\n')
     assert _installed(cluster) == "older"
+    yield
+    shutil.rmtree(older)
+
+
+def test_training_runs_the_upload_where_the_package_is_absent(trained, tree):
+    printed, run = trained
+    assert run.metadata["model"] == "ridge"  # as --set says, not the recipe
+    assert run.metadata["environment"]["source"] == source_hash(tree / "platform" / "raycadian") != source_hash()
+    assert str(run.path) in printed, printed
+
+
+@pytest.mark.usefixtures("older_copy")
+def test_driver_task_and_actor_run_the_upload_over_an_older_copy(cluster, tree, tmp_path):
     job = cluster.submit(tree, "jobs/where.py", str(tmp_path / "where.json"))
     assert job.returncode == 0, job.stdout
     uploaded = source_hash(tree / "platform" / "raycadian")
@@ -213,9 +233,8 @@ def test_a_failing_job_says_why_and_returns_not_zero(cluster, tree):
     assert "exit code 2" in job.stdout, job.stdout
 
 
+@pytest.mark.usefixtures("trained")
 def test_the_upload_is_small_and_has_the_cards(cluster, tree):
-    job = cluster.submit(tree, "jobs/train.py", "--help")
-    assert job.returncode == 0, job.stdout
     (root,) = (p for p in (cluster.uploads / "working_dir_files").iterdir() if p.is_dir())
     (package,) = (p for p in (cluster.uploads / "py_modules_files").iterdir() if p.is_dir())
     files = [p for folder in (root, package) for p in folder.rglob("*") if p.is_file()]
@@ -224,3 +243,12 @@ def test_the_upload_is_small_and_has_the_cards(cluster, tree):
     assert {p.name for p in (root / "datasets").iterdir()} == {p.name for p in (tree / "datasets").iterdir()}
     assert {p.name for p in (root / "jobs" / "recipes").iterdir()} >= {"demo.yaml", "tiny.yaml"}
     assert (package / "raycadian" / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "jobs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_script_is_its_verb(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert f" {script.stem} [OPTIONS]" in capsys.readouterr().out
