@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import pandas as pd
 
 from raycadian import workflow
 from raycadian.cli import show_outcome
 from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override
+from raycadian.data.snapshot import Snapshot
 from raycadian.models import checkpoint
+from raycadian.terminal import show_table
 from raycadian.training.experiment import load_data
 from raycadian.training.run import Run
 
@@ -65,15 +68,17 @@ def _serve_once(
     with serving(champion, port=port) as endpoint:
         answer = endpoint.post("/v1/forecast", request)
     click.echo(f"POST http://127.0.0.1:{port}/v1/forecast with {len(request['readings'])} readings answered:")
-    click.echo(json.dumps(answer, indent=1)[:3000])
+    show_table(_as_frame(answer), f"{answer['model']} · glucose, mg/dL · {answer['note']}")
+
+
+def _as_frame(answer: dict[str, Any]) -> pd.DataFrame:
+    """The endpoint's answer as rows: minutes ahead, quantiles, parts."""
+    columns = {f"q{level}": values for level, values in answer["quantiles_mgdl"].items()}
+    return pd.DataFrame({"time_local": answer["time_local"]} | columns | answer["parts_mgdl"])
 
 
 def example_request(run: Run, snapshots: Path) -> dict[str, Any]:
     """The last day and a half of a held-out person, as a request."""
-    import numpy as np
-
-    from raycadian.data.snapshot import Snapshot
-
     snapshot = Snapshot.open(snapshots / run.metadata["snapshot"])
     recording = snapshot.recordings(snapshot.subjects[-1])[-1]
     seen = np.flatnonzero(recording.observed)[-432:]
