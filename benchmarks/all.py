@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -100,11 +101,11 @@ def update_readme(text: str) -> None:
 
 
 def _line(cells: Any) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return "| " + " | ".join(str(cell).replace(" | ", " against ") for cell in cells) + " |"
 
 
 def _cells(row: Row) -> list[str]:
-    ratio = f"{row.ratio:,.0f}" if row.ratio >= 100 else f"{row.ratio:.3g}"
+    ratio = "" if math.isnan(row.ratio) else f"{row.ratio:,.0f}" if row.ratio >= 100 else f"{row.ratio:.3g}"
     return [row.benchmark, row.what, row.ours, row.peer, ratio, row.target, "yes" if row.met else "**no**"]
 
 
@@ -131,8 +132,28 @@ def windows_rows(found: list[dict[str, Any]]) -> list[Row]:
     ]  # fmt: skip
 
 
+def cma_rows(found: dict[str, Any]) -> list[Row]:
+    """Speed where the project set a target; sums of squares on the day that came out worst; bounds."""
+    rows = [
+        at_least(
+            "cma", f"{row['what']}, per second", f"{row['raycadian_per_s']:,}", f"pfun-cma-model: {row['reference_per_s']:,}",
+            row["ratio"], row["target"],
+        )
+        for row in found["speed"] if row["target"]
+    ]  # fmt: skip
+    fitted = found["days"] - found["reference_failed"]  # a day that the reference gave up on can't be compared
+    for row in found["sum_of_squares"]:
+        what = f"sum of squares, worst of {fitted} days ({row['what']})"
+        median = f"median ratio {row['median_ours_over_reference']}, {row['days_no_worse']} days no worse"
+        rows.append(at_most("cma", what, median, "pfun-cma-model", row["worst"], 1))
+    outside = found["fits_outside_bounds"]
+    ours, theirs = outside["raycadian"], outside["reference"]
+    rows.append(Row("cma", "fits outside the bounds", str(ours), f"pfun-cma-model: {theirs}", math.nan, "0", ours == 0))
+    return rows
+
+
 def serve_rows(found: dict[str, Any]) -> list[Row]:
-    """At 64 clients, against the plain application that does better."""
+    """At 64 clients, against either way of writing the plain application."""
     at = {row["peer"]: row for row in found["rows"] if row["clients"] == 64}
     ours, rows = at["raycadian"], []
     for ratio in (r for r in found["ratios"] if r["clients"] == 64):
@@ -166,6 +187,7 @@ def memory_rows(found: dict[str, Any]) -> list[Row]:
 
 ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "windows": windows_rows,
+    "cma": cma_rows,
     "serve": serve_rows,
     "memory": memory_rows,
 }
