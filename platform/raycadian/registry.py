@@ -50,6 +50,8 @@ def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> Promotion:
     """
     name = registered_name(run.recipe)
     present = champion(name, runs=runs, missing_ok=True)
+    if present is not None and present.name == run.name:
+        return Promotion(True, name, run.name, run.name, "the champion already")
     reason = _reason_against(run, present)
     if reason and not force:
         return Promotion(False, name, run.name, present.name if present else None, reason)
@@ -124,7 +126,7 @@ def _metric_rows(run: Run) -> list[tuple[str, float, int, int]]:
 
 def _reason_against(run: Run, present: Run | None) -> str:
     """Why `run` must not replace the champion; empty if it may."""
-    if present is None or present.name == run.name:
+    if present is None:
         return ""
     if (run.metadata["snapshot"], run.recipe.split) != (present.metadata["snapshot"], present.recipe.split):
         return f"the champion {present.name} was scored on another snapshot or split: not comparable; --force to replace it"
