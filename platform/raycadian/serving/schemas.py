@@ -35,8 +35,8 @@ MAX_READINGS = 20_000  # 69 days at 5 minutes; a forecast looks back 21 days at 
 MAX_EVENTS = 20_000
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
-_FORM = "0000-00-00T00:00:00"  # 0 stands for a digit
-_LETTERS = np.array([_FORM]).view(np.uint32)
+_WHOLE = len("2026-03-02T06:00:00")
+_MARKS = [4, 7, 10, 13, 16]  # where its marks stand
 _OFFSET = re.compile(r"(?:\.\d{1,9})?(Z|[+-](?:0\d|1[0-4]):[0-5]\d)?")  # after the seconds; a fraction is dropped
 _YEARS = "1990", "2100"  # a clock that was never set is outside
 # the form is checked for all times at once (`_clocks`): a pattern here would take most of a request's time
@@ -226,16 +226,13 @@ def _instants(times: list[str], request: ForecastRequest, issues: Issues) -> tup
 def _clocks(times: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of what the clock showed, int64, and the offset in minutes that it stated, NaN where none. Raises
     ValueError for what is no time."""
-    n = len(_FORM)
-    heads, ends = np.array([t[:n] for t in times], dtype=f"U{n}"), [t[n:] for t in times]
-    letters = heads.view(np.uint32).reshape(-1, n)
-    digits = (letters >= ord("0")) & (letters <= ord("9"))
-    formed = np.where(
-        ord("0") == _LETTERS, digits, (letters == _LETTERS) | (letters == ord(" ")) & (ord("T") == _LETTERS)
-    )
+    heads, ends = np.array([t[:_WHOLE] for t in times], dtype=f"U{_WHOLE}"), [t[_WHOLE:] for t in times]
+    letters = heads.view(np.uint32).reshape(-1, _WHOLE)
+    marked = ((letters[:, _MARKS] == _marks("--T::")) | (letters[:, _MARKS] == _marks("-- ::"))).all(axis=1)
+    formed = marked & (letters[:, -1] >= ord("0")) & (letters.max(axis=1) <= ord("T"))
     offset_of = {end: _offset_min(end) for end in set(ends)}
     offsets = np.array([offset_of[end] for end in ends])
-    odd = np.flatnonzero(~formed.all(axis=1) | np.isinf(offsets))
+    odd = np.flatnonzero(~formed | np.isinf(offsets))
     if len(odd):
         raise ValueError(f"time {times[odd[0]]!r}: expected RFC 3339 with seconds, such as 2026-03-02T06:00:00+01:00")
     clocks = heads.astype("datetime64[s]")  # raises for 2026-02-30
@@ -244,6 +241,10 @@ def _clocks(times: list[str]) -> tuple[np.ndarray, np.ndarray]:
             f"times are from {_YEARS[0]} on and before {_YEARS[1]}; found {clocks.min()} to {clocks.max()}"
         )
     return clocks.astype(np.int64), offsets
+
+
+def _marks(text: str) -> np.ndarray:
+    return np.array([text]).view(np.uint32)
 
 
 def _offset_min(text: str) -> float:
