@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
@@ -9,7 +11,7 @@ from raycadian.config import Card, Recipe, SearchSpace, load_card, load_recipe, 
 MINIMAL = {"name": "x", "dataset": "datasets/x.yaml", "model": {"kind": "residual", "inner": {"kind": "ttm"}}}
 
 
-@pytest.mark.parametrize("path", sorted(p for p in __import__("pathlib").Path("jobs/recipes").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", sorted(p for p in Path("jobs/recipes").glob("*.yaml")), ids=str)
 def test_recipes_in_the_repository_are_valid(path):
     recipe = load_recipe(path)
     assert load_card(recipe.dataset).name
@@ -119,3 +121,11 @@ def test_with_value_sets_exactly_one_path(path, value):
 def test_schemas_are_json():
     for schema in config.SCHEMAS.values():
         assert schema.model_json_schema()["properties"]
+
+
+@pytest.mark.parametrize("path", sorted(Path("search_spaces").glob("*.yaml")), ids=str)
+def test_every_value_of_every_space_fits_a_hybrid_recipe(path):
+    from raycadian.training.tune import _check_space
+
+    recipe = load_recipe("jobs/recipes/demo.yaml")
+    _check_space(recipe, load_space(path))
