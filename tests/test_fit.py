@@ -206,6 +206,16 @@ def test_a_response_lasts_a_sampling_interval():
     assert quarter.taug >= math.sqrt(15 / 60 / 0.94)
 
 
+def test_a_few_finger_sticks_a_day_are_fitted():
+    """Three times of day, many days: the gap between them must not shut the range of taug."""
+    t_h = torch.tensor([2.0, 10.8, 19.6], dtype=torch.float64).repeat(10)
+    glucose = 100 + 20 * torch.sin(t_h) + torch.arange(30) % 7
+    found = fit_cma(t_h, glucose[None], tM=torch.tensor([1.5, 10.0, 19.0]), prior=Prior())
+    within = glucose.view(10, 3).var(0, correction=0).mean().sqrt()
+    assert found.ok.all() and _inside(found)
+    assert found.rmse_mgdl < 1.2 * within and found.taug < UPPER[2]
+
+
 # --- invariances ------------------------------------------------------------------------------------------------------
 
 

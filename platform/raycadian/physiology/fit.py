@@ -63,7 +63,7 @@ class CMAFit:
     """S fitted people (or days). Parameters are NaN where `ok` is False, and `reason` says why.
 
     d, taup, taug, B, Cm, toff, offset_mgdl, gain_mgdl, rmse_mgdl (weighted) (S,) · tM (S, M) h · n_points (S,) int ·
-    at_bound (S, P) bool, in the order of cma.PARAMETERS · ok (S,) bool · reason: one text a fit, empty where ok.
+    at_bound (S, P) bool, in the order of cma.PARAMETERS, at a bound of the fit · ok (S,) bool · reason: one text a fit, empty where ok.
     """
 
     d: Tensor
@@ -193,11 +193,11 @@ def fit_cma(
     t_h (S, T) or (T,) local hours: one day, or a `day_profile`; glucose_mgdl (S, T), NaN = missing; weight (S, T), the
     number of readings behind a point (1 unless given); tM (S, M) or (M,) meal times in hours (meals.meal_times).
     `starts` points, the best of a screened grid, are improved by a bounded Newton-like search; the best of them is
-    carried to convergence. Bounds are cma.BOUNDS, and hold exactly.
+    carried to convergence. The bounds are cma.BOUNDS, but for taug as said above, and hold exactly.
 
     A series that can't be fitted (fewer than MIN_POINTS points, constant, meal times unknown) doesn't stop the others:
     its `ok` is False and its `reason` says why. Raises ValueError for shapes that differ, for times, weights or glucose
-    that are infinite, and for negative weights.
+    that are infinite, and for negative weights. Small arrays gain nothing from threads: OMP_NUM_THREADS=1 is best.
     """
     t_h, glucose, weight, tM = _checked(t_h, glucose_mgdl, weight, tM, starts, prior_weight)
     reason = _reasons(glucose, weight > 0, tM)
@@ -280,9 +280,9 @@ def _bounds(hour: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     lower, upper = both[:, :, 0].clone(), both[:, :, 1]
     gap_h = torch.where(seen, hour, torch.nan).sort(dim=1).values.diff(dim=1)
     gap_h = torch.where(gap_h > 1e-6, gap_h, torch.nan).nanmedian(dim=1).values.nan_to_num(0.0)
-    shortest = (gap_h / _WIDTH).sqrt()
+    shortest = (gap_h / _WIDTH).sqrt().clamp(max=cma.DEFAULTS["taug"])  # sparse data keep the usual response
     taug = cma.PARAMETERS.index("taug")
-    lower[:, taug] = torch.minimum(torch.maximum(lower[:, taug], shortest), upper[:, taug])
+    lower[:, taug] = torch.maximum(lower[:, taug], shortest)
     return lower, upper
 
 
@@ -530,4 +530,6 @@ def _secant(search: _Search, theta: Tensor, gradient: Tensor, hessian: Tensor) -
     missing = (gradient - search.gradient)[..., None] - (hessian + search.correction) @ step
     scale = (missing * step).sum(1, keepdim=True)
     sound = scale.abs() > 1e-8 * missing.norm(dim=1, keepdim=True) * step.norm(dim=1, keepdim=True)
-    return search.correction + torch.where(sound, missing @ missing.mT / torch.where(sound, scale, 1.0), 0.0)
+    update = missing @ missing.mT / torch.where(sound, scale, 1.0)
+    sound = sound & update.isfinite().all(2, keepdim=True).all(1, keepdim=True)
+    return search.correction + torch.where(sound, update, 0.0)
