@@ -97,6 +97,7 @@ def cluster() -> Iterator[Cluster]:
     python = _python_without_the_package(folder / "venv")
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_TOKEN_PATH")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
+    environment["RAY_worker_niceness"] = "0"  # 15 by default: beside other tests the workers would starve
     command = [
         python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", "--temp-dir", folder / "ray",
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
@@ -148,7 +149,7 @@ def _wait_for(port: int, head: subprocess.Popen, log: Path) -> None:
 
 
 def _end_group(head: subprocess.Popen) -> None:
-    for number, patience_s in ((signal.SIGTERM, 8), (signal.SIGKILL, 5)):
+    for number, patience_s in ((signal.SIGTERM, 3), (signal.SIGKILL, 5)):
         try:
             os.killpg(head.pid, number)
         except ProcessLookupError:
