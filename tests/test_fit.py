@@ -174,7 +174,9 @@ def test_the_bounds_are_never_left(seed, points, kind, scale, missing, with_prio
         prior=Prior(d=Normal(mean=30.0, sd=0.1)) if with_prior else None, starts=2,
     )  # fmt: skip
     assert _inside(found)
-    assert (found.gain_mgdl[found.ok] >= 0).all()
+    span = torch.tensor(np.nanmax(glucose, 1, initial=-np.inf) - np.nanmin(glucose, 1, initial=np.inf))
+    assert (found.gain_mgdl >= 0)[found.ok].all()
+    assert (found.gain_mgdl <= 1.3 * scale * span * (1 + 1e-6))[found.ok].all()
     assert found.glucose_mgdl(T_H)[found.ok].isfinite().all() and found.rmse_mgdl[found.ok].isfinite().all()
     assert found.ok.tolist() == [not reason for reason in found.reason]
 
