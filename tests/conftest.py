@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -33,18 +32,3 @@ def ray_local():
     ray = connect(num_cpus=2)
     yield ray
     ray.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A real Chromium; the test skips where none is installed (`apt-get install chromium`)."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        found = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield found
-        found.close()

@@ -20,10 +20,12 @@ _ENVIRONMENT = {
 
 def prepare_environment() -> None:
     """Ray's switches, for this process and those it starts. Ray reads some when it is imported: later is too late, so
-    a process that has imported it already keeps Ray's own defaults."""
+    a process that has imported it already keeps Ray's own defaults. On a cluster that RAY_ADDRESS names, that cluster
+    decides about tokens."""
     if "ray" not in sys.modules:
         for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+            if not (name == "RAY_AUTH_MODE" and os.environ.get("RAY_ADDRESS")):
+                os.environ.setdefault(name, value)
 
 
 def connect(num_cpus: int | None = None) -> Any:
@@ -42,7 +44,9 @@ def connect(num_cpus: int | None = None) -> Any:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
-        ray.init(num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(
+            address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING, log_to_driver=False
+        )
     from ray.data import DataContext
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not our users' business

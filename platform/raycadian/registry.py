@@ -49,7 +49,7 @@ def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> Promotion:
     `force` skips the comparison. Runs that can't be compared are refused, with the reason.
     """
     name = registered_name(run.recipe)
-    present = champion(name, runs=runs, missing_ok=True)
+    present = champion(name, runs=runs, missing_ok=True, tracking=run.recipe.tracking)
     if present is not None and present.name == run.name:
         return Promotion(True, name, run.name, run.name, "the champion already")
     reason = _reason_against(run, present)
@@ -61,10 +61,14 @@ def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> Promotion:
     return Promotion(True, name, run.name, present.name if present else None, why)
 
 
-def champion(name: str | None = None, *, runs: Path = RUNS, missing_ok: bool = False, uri: str | None = None) -> Any:
+def champion(
+    name: str | None = None, *, runs: Path = RUNS, missing_ok: bool = False, tracking: Tracking | None = None
+) -> Any:
     """The champion's run; without a name, the only registered model's. Raises ValueError."""
-    client = _client(Tracking(mlflow=uri) if uri else Tracking(), runs)
-    found = {m.name: m.aliases.get(ALIAS) for m in client.search_registered_models() if ALIAS in m.aliases}
+    tracking = tracking or Tracking()
+    client = _client(tracking, runs) if _exists(tracking, runs) else None
+    models = client.search_registered_models() if client else []
+    found = {m.name: m.aliases.get(ALIAS) for m in models if ALIAS in m.aliases}
     if name is None and len(found) == 1:
         (name,) = found
     if name not in found:
@@ -72,6 +76,7 @@ def champion(name: str | None = None, *, runs: Path = RUNS, missing_ok: bool = F
             return None
         wanted = f"no champion of {name!r}" if name else "which champion? name one"
         raise ValueError(f"{wanted}; registered: {', '.join(found) or 'none: run `raycadian promote RUN` first'}")
+    assert client is not None
     path = runs / client.get_model_version(name, found[name]).tags["run"]
     if not (path / "metadata.json").is_file():
         raise ValueError(f"the champion of {name!r} is {path}, which is gone; promote another run")
@@ -80,6 +85,8 @@ def champion(name: str | None = None, *, runs: Path = RUNS, missing_ok: bool = F
 
 def champions(runs: Path = RUNS) -> dict[str, str]:
     """Registered name -> the champion's run name."""
+    if not _exists(Tracking(), runs):
+        return {}
     client = _client(Tracking(), runs)
     models = [m for m in client.search_registered_models() if ALIAS in m.aliases]
     return {m.name: client.get_model_version(m.name, m.aliases[ALIAS]).tags["run"] for m in models}
@@ -158,6 +165,11 @@ def _register(client: "MlflowClient", name: str, run: Run) -> None:
             raise
     version = client.create_model_version(name, source=run.path.absolute().as_uri(), tags={"run": run.name})
     client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _exists(tracking: Tracking, runs: Path) -> bool:
+    """Whether there can be anything to look up: asking must not make an empty store."""
+    return tracking.mlflow not in ("auto", "off") or (runs / "mlflow.db").is_file()
 
 
 def _client(tracking: Tracking, runs: Path) -> "MlflowClient":

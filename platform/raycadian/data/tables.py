@@ -19,7 +19,7 @@ from raycadian.data.tidy import MGDL, MMOLL, Tidy
 from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
 
 GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
-_BLOCK_BYTES = 1024**2  # of text at a time: memory doesn't grow with the file
+_BLOCK_BYTES = 256 * 1024  # of text at a time, several of them read ahead: memory doesn't grow with the file
 _BATCH_ROWS = 65_536
 _SWALLOWED = "line inside the row before (a quote that isn't closed)"
 _SUBJECT_NAMES = ("subject", "subject_id", "patient", "patient_id", "participant", "participant_id")
