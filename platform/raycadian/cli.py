@@ -9,10 +9,13 @@ from typing import Any
 
 import click
 
-RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), help="Folder of the runs.")
-SNAPSHOTS = click.option(
-    "--snapshots", type=click.Path(path_type=Path), default=Path("snapshots"), help="Folder of the snapshots."
+RUNS = click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), envvar="RAYCADIAN_RUNS", help="Folder of the runs."
 )
+SNAPSHOTS = click.option(
+    "--snapshots", type=click.Path(path_type=Path), default=Path("snapshots"), envvar="RAYCADIAN_SNAPSHOTS",
+    help="Folder of the snapshots.",
+)  # fmt: skip
 SET = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. training.epochs=3.")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
 RESUME = click.option("--resume", is_flag=True, help="Go on with work that was interrupted; reuse what is complete.")
@@ -127,12 +130,13 @@ def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:
 @JSON
 def train(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
     """Train and score the recipe's model; one worker in this process, more on Ray Train."""
-    from raycadian import workflow
     from raycadian.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides)  # a typo is told before anything heavy is imported
+    from raycadian import workflow
     from raycadian.terminal import Terminal
     from raycadian.training.experiment import load_data
 
-    loaded = load_recipe(recipe, overrides)
     run = workflow.train(loaded, load_data(loaded, snapshots), Terminal(), runs=runs, resume=resume)
     _show_run(run, as_json)
 
@@ -147,11 +151,12 @@ def train(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path,
 def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
     """Sweep the recipe's search space on Ray Tune; choose on validation data."""
     from raycadian.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
     from raycadian.terminal import Terminal, show_json, show_table
     from raycadian.training.experiment import load_data
     from raycadian.training.tune import sweep
 
-    loaded = load_recipe(recipe, overrides)
     found = sweep(loaded, load_data(loaded, snapshots), runs=runs, resume=resume, on_trial=Terminal().trial)
     if as_json:
         show_json({"path": str(found.path), "best": found.best, "trials": found.table.to_dict("records")})
@@ -169,11 +174,13 @@ def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, 
 @JSON
 def run(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
     """Prepare, tune, train the model and its peers, score, promote the best, report."""
-    from raycadian import workflow
     from raycadian.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from raycadian import workflow
     from raycadian.terminal import Terminal
 
-    outcome = workflow.run(load_recipe(recipe, overrides), Terminal(), runs=runs, snapshots=snapshots, resume=resume)
+    outcome = workflow.run(loaded, Terminal(), runs=runs, snapshots=snapshots, resume=resume)
     show_outcome(outcome, as_json)
 
 
@@ -253,9 +260,11 @@ def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
 @click.option("--port", default=8000, show_default=True)
 def serve(run_name: str | None, champion_name: str | None, runs: Path, host: str, port: int) -> None:
     """Serve forecasts on Ray Serve until interrupted; the API key's place is printed."""
+    from raycadian.registry import champion
     from raycadian.serving.app import serve_forever
 
-    serve_forever(_chosen(run_name, champion_name, runs), host=host, port=port)
+    follow = None if run_name else lambda: champion(champion_name, runs=runs)  # a promoted champion is taken over
+    serve_forever(_chosen(run_name, champion_name, runs), host=host, port=port, follow=follow)
 
 
 @main.command()

@@ -56,7 +56,7 @@ class Endpoint:
     async def answer(self, history: History) -> Forecast | ValueError:
         return await self._together(history)
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.0)
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.002)
     async def _together(self, histories: list[History]) -> list[Forecast | ValueError]:
         """What has arrived while the last batch was computed. On the event loop: a thread would wait for the interpreter's
         lock after each of the model's operations, and was measured three times slower."""

@@ -167,7 +167,7 @@ def to_history(request: ForecastRequest) -> History:
     """The request in plain arrays, mg/dL and UTC. Raises ValueError for impossible times and a contradicted unit."""
     issues = Issues()
     time_s, offset_min = _instants([r["time"] for r in request.readings], request, issues)
-    glucose = np.fromiter((r["glucose"] for r in request.readings), np.float64, len(request.readings))
+    glucose = np.array([r["glucose"] for r in request.readings], dtype=np.float64)
     issues.add("reading out of time order (sorted)", n=int((np.diff(time_s) < 0).sum()))
     events = _events(request, issues) if request.meals or request.insulin else None
     return History(request.subject, time_s, _mgdl(glucose, request.unit, issues), offset_min, events, issues)
