@@ -227,10 +227,11 @@ def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> _Profile:
     for recording, start, stop in pieces:
         offset = series.offsets[recording]
         glucose = series.table[0, offset + start : offset + stop].astype(np.float64)
-        hour = series.local_h(np.full(stop - start, recording), np.arange(start, stop))
+        begin_s = series.start_s[recording] + 60 * series.utc_offset_min[recording]
+        local_s = (begin_s + np.arange(start, stop) * series.dt_s) % DAY_S  # whole seconds: bins don't hang on rounding
         seen = ~np.isnan(glucose)
-        bins = np.minimum((hour[seen] * 3600 / series.dt_s).astype(int), points - 1)
-        hour_sum += np.bincount(bins, hour[seen], points)
+        bins = (local_s[seen] // series.dt_s).astype(int)
+        hour_sum += np.bincount(bins, local_s[seen] / 3600, points)
         glucose_sum += np.bincount(bins, glucose[seen], points)
         count += np.bincount(bins, minlength=points)
     middle = (np.arange(points) + 0.5) * series.dt_s / 3600

@@ -1,0 +1,85 @@
+import helpers
+import numpy as np
+import pytest
+import torch
+
+from raycadian.config import CMAMechanism, Window
+from raycadian.data.mechanism import fit_mechanism
+from raycadian.data.series import build_series
+from raycadian.data.split import Range
+from raycadian.data.windows import cut_windows
+from raycadian.physiology.fit import CMAFit
+
+CONFIG = CMAMechanism(refit_days=1, history_days=3, min_days=0.5, starts=2)
+WINDOW = Window(context=24, horizon=6)
+LENGTH = 30
+
+
+def series_of(glucose, start="2026-01-05T00:00"):
+    return build_series(helpers.People({"a": [helpers.recording(glucose, start=start)]}), ("glucose_mgdl",))
+
+
+def fitted(series, train_points=400):
+    train = (Range("a", 0, 0, train_points, "train", "id"),)
+    return fit_mechanism(series, CONFIG, LENGTH, train=train)
+
+
+def test_a_window_never_sees_a_fit_to_data_after_its_last_context_point():
+    """Change everything after a point: the mechanism of windows that end before it stays the same."""
+    glucose = helpers.day_curve(5)
+    changed = glucose.copy()
+    changed[900:] = 400 - changed[900:]
+    one, two = fitted(series_of(glucose)), fitted(series_of(changed))
+    starts = np.arange(0, len(glucose) - LENGTH)
+    before = starts + WINDOW.context - 1 < 900
+    curves = [m.cut(starts, starts, WINDOW.context, LENGTH) for m in (one, two)]
+    assert torch.equal(curves[0][before], curves[1][before])
+    assert not torch.equal(curves[0][starts > 1152], curves[1][starts > 1152])
+
+
+def test_each_window_is_served_by_the_last_midnight_before_it():
+    series = series_of(helpers.day_curve(3), start="2026-01-05T06:00")
+    found = fitted(series)
+    cutoffs = [found.records[i]["cutoff_local_s"] for i in found.fit_of]
+    assert cutoffs[0] is None  # the population serves until there is half a day of readings before a midnight
+    midnights = np.datetime64("2026-01-06T00:00", "s").astype(int) + 86400 * np.arange(3)
+    assert cutoffs[1:] == midnights.tolist()
+    assert found.first.tolist() == [0, 216, 216 + 288, 216 + 576]
+
+
+def test_curves_are_the_fit_at_the_windows_own_hours():
+    series = series_of(helpers.day_curve(3), start="2026-01-05T01:17")
+    found = fitted(series)
+    starts = np.array([300, 500, 700])
+    cut = found.cut(starts, starts, WINDOW.context, LENGTH)
+    row = np.searchsorted(found.first, starts + WINDOW.context - 1, side="right") - 1
+    hours = (1 + 17 / 60 + (starts[:, None] + np.arange(LENGTH)) * 5 / 60) % 24
+    fits = CMAFit.from_records(found.records)[torch.from_numpy(found.fit_of[row])]
+    assert torch.allclose(cut, fits.glucose_mgdl(torch.from_numpy(hours)).float(), atol=1e-3)
+
+
+def test_it_comes_along_in_a_batch():
+    series = series_of(helpers.day_curve(3))
+    mechanism = fitted(series)
+    windows = cut_windows(series, (Range("a", 0, 0, 800, "train", "id"),), WINDOW, 7, mechanism)
+    batch = windows.batch(torch.arange(5))
+    assert batch["mechanism"].shape == (5, LENGTH)
+    assert torch.isfinite(batch["mechanism"]).all()
+
+
+def test_a_held_out_person_uses_the_population_given():
+    trained = fitted(series_of(helpers.day_curve(3)))
+    served = fit_mechanism(series_of(helpers.day_curve(0.3, seed=9)), CONFIG, LENGTH, population=trained.population)
+    assert served.records == [trained.population]
+
+
+def test_grids_that_do_not_divide_a_day_are_refused():
+    recording = helpers.recording(helpers.day_curve(1))
+    odd = helpers.People({"a": [type(recording)(**{**vars(recording), "dt_s": 420.0})]})
+    with pytest.raises(ValueError, match="divides 24 h"):
+        fit_mechanism(build_series(odd, ("glucose_mgdl",)), CONFIG, LENGTH, train=())
+
+
+def test_training_data_without_a_shape_are_refused():
+    with pytest.raises(ValueError, match="can't be fitted"):
+        fitted(series_of(np.full(600, 110.0)))
