@@ -71,7 +71,9 @@ def run(name: str) -> Any:
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise RuntimeError(f"status {done.returncode}, {said[-1]}")
-    return json.loads(done.stdout)
+    lines = done.stdout.splitlines()
+    first = next((i for i, line in enumerate(lines) if line.startswith(("{", "["))), len(lines))  # Ray may speak first
+    return json.loads("\n".join(lines[first:]))
 
 
 def machine() -> str:
