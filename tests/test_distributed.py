@@ -4,8 +4,7 @@ import helpers
 import pytest
 import torch
 
-from raycadian.config import Training, Window, parse
-from raycadian.config import Recipe
+from raycadian.config import Recipe, Training, Window, parse
 from raycadian.data.split import Range
 from raycadian.data.windows import cut_windows
 from raycadian.models.base import Spec

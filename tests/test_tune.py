@@ -108,7 +108,9 @@ def test_a_killed_sweep_goes_on(place):
     first.wait()
     before = finished()
     assert 2 <= len(before) < 5
-    second = subprocess.run([*command, "--resume", "--json"], env=environment, capture_output=True, text=True, timeout=300)
+    second = subprocess.run(
+        [*command, "--resume", "--json"], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert second.returncode == 0, second.stderr[-2000:]
     trials = {t["trial"]: t for t in json.loads(second.stdout)["trials"]}
     assert len(trials) == 5

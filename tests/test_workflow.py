@@ -62,7 +62,11 @@ def test_a_run_folder_holds_everything(outcome):
         "recipe.yaml", "metadata.json", "split.json", "checkpoint", "predictions.parquet", "predictions_val.parquet",
         "metrics_summary.json", "detailed_results.csv", "leaderboard.csv", "mechanism.json", "report.html",
     }  # fmt: skip
-    assert {p.name for p in (outcome.main.path / "checkpoint").iterdir()} >= {"model.safetensors", "config.json", "preprocessing.json"}
+    assert {p.name for p in (outcome.main.path / "checkpoint").iterdir()} >= {
+        "model.safetensors",
+        "config.json",
+        "preprocessing.json",
+    }
     metadata = outcome.main.metadata
     assert metadata["training"]["engine"] == "in-process"
     assert metadata["snapshot"].startswith("people-")
@@ -152,8 +156,16 @@ def test_verbs_read_the_runs(outcome, place):
 def test_export_starts_another_recipe(outcome, place):
     target = place / "exported"
     cli(place, "export", outcome.main.name, "--to", target)
-    model = {"kind": "ttm", "d_model": 16, "layers": 2, "pretrained": str(target), "adapter": {"kind": "lora", "rank": 2}}
-    recipe = override(load_recipe(place / "recipe.yaml"), {"name": "tuned", "model": model, "compare": [], "training.epochs": 1})
+    model = {
+        "kind": "ttm",
+        "d_model": 16,
+        "layers": 2,
+        "pretrained": str(target),
+        "adapter": {"kind": "lora", "rank": 2},
+    }
+    recipe = override(
+        load_recipe(place / "recipe.yaml"), {"name": "tuned", "model": model, "compare": [], "training.epochs": 1}
+    )
     run = workflow.train(recipe, load_data(recipe, place / "snapshots"), workflow.Quiet(), runs=place / "runs")
     assert run.metadata["trainable"] < run.metadata["parameters"]
     assert checkpoint.load(run.path / "checkpoint").config.pretrained == str(target)

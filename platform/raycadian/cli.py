@@ -162,7 +162,7 @@ def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, 
         show_json({"path": str(found.path), "best": found.best, "trials": found.table.to_dict("records")})
         return
     shown = found.table.drop(columns=["error", "status", "best/val/mae", "best/val/loss"])
-    shown = shown.rename(columns=lambda path: ".".join(path.split(".")[-2:]))  # taug.sd for model.mechanism.prior.taug.sd
+    shown = shown.rename(columns=lambda path: ".".join(path.split(".")[-2:]))  # adapter.rank for model.inner...
     show_table(shown, f"{len(shown)} trials, best first: {found.path}")
     click.echo("best: " + " ".join(f"--set {path}={value}" for path, value in found.best.items()))
 

@@ -45,7 +45,11 @@ def connect(num_cpus: int | None = None) -> Any:
         ray.init(logging_level=logging.WARNING)
     else:
         ray.init(
-            address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING, log_to_driver=False
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=True,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
         )
     from ray.data import DataContext
 
