@@ -5,6 +5,7 @@ A range belongs to one split. Windows are cut inside ranges only, so no window c
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -108,7 +109,7 @@ def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
             )
     for (subject, number), found in by_recording.items():
         found.sort(key=lambda r: r.start)
-        for left, right in zip(found, found[1:], strict=False):
+        for left, right in itertools.pairwise(found):
             if right.start < left.stop:
                 raise ValueError(
                     f"leakage: {left.split} [{left.start}, {left.stop}) and {right.split} [{right.start}, {right.stop}) "
@@ -150,8 +151,8 @@ def _whole(subject: str, lengths: list[int], split: str, scope: str) -> list[Ran
 def _by_time(subject: str, lengths: list[int], config: Split) -> list[Range]:
     """Cut a person's points, in time order over all recordings, into train, val, test."""
     total = sum(lengths)
-    first_test = total - int(round(total * config.test_fraction))
-    first_val = first_test - int(round(total * config.val_fraction))
+    first_test = total - round(total * config.test_fraction)
+    first_val = first_test - round(total * config.val_fraction)
     edges = dict(zip(SPLITS, ((0, first_val), (first_val, first_test), (first_test, total)), strict=True))
     ranges, offset = [], 0
     for number, length in enumerate(lengths):
