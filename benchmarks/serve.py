@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from raycadian.cluster import connect
 from raycadian.config import TTM, Grid, Recipe, Residual
 from raycadian.models import checkpoint
 from raycadian.models.base import Spec
@@ -54,6 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a run")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 64])
+    parser.add_argument(
+        "--replicas", type=int, default=1, help="of ours; the plain peer is one process that takes all cores"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of load for each figure")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--json", action="store_true")
@@ -80,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         body.write_text(json.dumps(request(run)), encoding="utf-8")
         rows = []
         for peer in arguments.peers:
-            with serving_peer(peer, run) as url:
+            with serving_peer(peer, run, arguments.replicas) as url:
                 for clients in arguments.clients:
                     load(url, clients, 2.0, body)  # warm
                     rows.append({"peer": peer, "clients": clients} | load(url, clients, arguments.seconds, body))
@@ -94,9 +98,10 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "against": peer, "clients": clients,
-            "requests_per_s": round(ours["requests_per_s"] / at[peer, clients]["requests_per_s"], 2),
-            "p50": round(ours["p50_ms"] / at[peer, clients]["p50_ms"], 3),
-            "p99": round(ours["p99_ms"] / at[peer, clients]["p99_ms"], 3),
+            **{
+                name: round(ours[key] / at[peer, clients][key], 3) if at[peer, clients][key] else None
+                for name, key in (("requests_per_s", "requests_per_s"), ("p50", "p50_ms"), ("p99", "p99_ms"))
+            },
         }
         for (name, clients), ours in at.items() if name == PEERS[0]
         for peer in PEERS[1:] if (peer, clients) in at
@@ -139,13 +144,14 @@ def curve(n: int) -> np.ndarray:
 
 
 @contextmanager
-def serving_peer(peer: str, run: Run) -> Iterator[str]:
+def serving_peer(peer: str, run: Run, replicas: int) -> Iterator[str]:
     """The address that answers forecasts, for the length of a block."""
     port = free_port()
     if peer == PEERS[0]:
-        with serving(run, port=port) as server:
+        with serving(run, port=port, replicas=replicas) as server:
             print(server.proxy, file=sys.stderr)
             yield f"{server.url}/v1/forecast"
+        connect().shutdown()  # the peers have the machine to themselves
         return
     kind = peer.removeprefix("plain ")
     process = subprocess.Popen([sys.executable, __file__, "--run", str(run.path), "--plain", str(port), kind])

