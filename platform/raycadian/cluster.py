@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Explicit, because the default of token authentication differs between Ray's versions.
@@ -58,6 +60,96 @@ def connect(num_cpus: int | None = None) -> Any:
     return ray
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What the connected cluster has, or may grow to where Ray's autoscaler runs."""
+
+    cpus: int
+    gpus: int
+    driver: bool
+    """Some node has the resource `driver`: trials' drivers belong there, off the nodes that may be taken away."""
+    autoscaling: bool
+
+
 def cpus() -> int:
-    """CPUs of the connected cluster."""
-    return int(connect().cluster_resources().get("CPU", 0))
+    """CPUs that the connected cluster has or may grow to."""
+    return capacity().cpus
+
+
+def capacity() -> Capacity:
+    """The most that can run at once, counted from the nodes that are up and from the autoscaler's limits.
+
+    The limits are what a platform has reported to Ray, else the autoscaler's own file on the head (`ray up`), else
+    the head's labels raycadian.io/max-cpus and max-gpus (KubeRay keeps its limits where no job can read them).
+    """
+    ray = connect()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    (head,) = (node for node in nodes if _HEAD in node["Resources"])
+    limits = _reported_limits() or _limits_of_file(head) or _limits_of_labels(head)
+    most = {name: _most(name, nodes, head, limits) for name in ("CPU", "GPU", "driver")}
+    autoscaling = limits is not None
+    return Capacity(int(most["CPU"]), int(most["GPU"]), driver=most["driver"] > 0, autoscaling=autoscaling)
+
+
+_HEAD = "node:__internal_head__"  # Ray's own mark
+
+
+def _most(resource: str, nodes: list[dict], head: dict, limits: dict[str, float] | None) -> float:
+    now = sum(node["Resources"].get(resource, 0) for node in nodes)
+    return max(now, head["Resources"].get(resource, 0) + (limits or {}).get(resource, 0))
+
+
+def _reported_limits() -> dict[str, float] | None:
+    """What all workers together may have, where the platform that starts nodes has told Ray."""
+    from ray._private.state import state  # Ray Train's own capacity check reads the same
+
+    return state.get_max_resources_from_cluster_config()
+
+
+def _limits_of_file(head: dict) -> dict[str, float] | None:
+    """From the file that the head's autoscaler was started with: read here, or by a task where the head is elsewhere."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    address = ray.get_runtime_context().gcs_address
+    if ray.get_runtime_context().get_node_id() == head["NodeID"]:
+        return _read_limits(address)
+    task = ray.remote(num_cpus=0, scheduling_strategy=On(head["NodeID"], soft=False))(_read_limits)
+    return ray.get(task.remote(address))
+
+
+def _read_limits(gcs_address: str) -> dict[str, float] | None:
+    """Runs on the head. None where its monitor has no file, so nothing grows."""
+    import psutil
+    import yaml
+
+    for process in psutil.process_iter(["cmdline"]):
+        options = dict(
+            word.split("=", 1) for word in process.info["cmdline"] or () if word.startswith("--") and "=" in word
+        )
+        if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
+            return worker_limits(yaml.safe_load(Path(options["--autoscaling-config"]).expanduser().read_text()))
+    return None
+
+
+def worker_limits(config: dict[str, Any]) -> dict[str, float]:
+    """The most of each resource that all workers of a `ray up` configuration have together.
+
+    The cluster-wide `max_workers` binds too: each resource is counted on the nodes that have the most of it. Where a
+    type says no `max_workers` of its own, `ray up` takes the cluster's, and 0 for the head's type.
+    """
+    everywhere = config.get("max_workers", 0)
+    counts = {
+        name: 0 if name == config.get("head_node_type") else everywhere for name in config["available_node_types"]
+    }
+    nodes: list[dict[str, float]] = []
+    for name, spec in config["available_node_types"].items():
+        nodes += [spec.get("resources") or {}] * min(spec.get("max_workers", counts[name]), everywhere)
+    found = {resource for node in nodes for resource in node}
+    return {name: sum(sorted((n.get(name, 0) for n in nodes), reverse=True)[:everywhere]) for name in sorted(found)}
+
+
+def _limits_of_labels(head: dict) -> dict[str, float] | None:
+    labels = {"CPU": "raycadian.io/max-cpus", "GPU": "raycadian.io/max-gpus"}
+    said = {resource: float(head["Labels"][label]) for resource, label in labels.items() if label in head["Labels"]}
+    return said or None
