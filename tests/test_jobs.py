@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import runpy
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
-import time
 import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from clusters import Head, start_head
 from helpers import write_csv
 
 from raycadian.training.run import Run, list_runs, source_hash
@@ -64,19 +59,17 @@ open(sys.argv[1], "w").write(json.dumps(found))
 
 @dataclass(frozen=True)
 class Cluster:
-    address: str
-    folder: Path
+    head: Head
     python: Path
-    environment: dict[str, str]
 
     def submit(self, tree: Path, *entrypoint: str) -> subprocess.CompletedProcess[str]:
         """What a user types in the root of a working tree, with the user's own Python."""
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.address]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.head.dashboard]
         upload = ["--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
         command = [*ray, *upload, "--", "python", *entrypoint]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         try:
-            return subprocess.run(command, cwd=tree, env=self.environment, timeout=JOB_S, **pipes)
+            return subprocess.run(command, cwd=tree, env=self.head.environment, timeout=JOB_S, **pipes)
         except subprocess.TimeoutExpired as late:
             raise AssertionError(f"no end after {JOB_S} s:\n{(late.output or b'').decode()}") from None
 
@@ -86,45 +79,14 @@ class Cluster:
 
     @property
     def uploads(self) -> Path:
-        return self.folder / "ray" / "session_latest" / "runtime_resources"
+        return self.head.session / "runtime_resources"
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head of its own, on free ports, in its own process group; Ray's sockets need a short path."""
-    folder = Path(tempfile.mkdtemp(prefix="rc-jobs-"))
-    port, dashboard, agent, client = _free_ports(4)
-    python = _python_without_the_package(folder / "venv")
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_TOKEN_PATH")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
-    environment["RAY_worker_niceness"] = "0"  # 15 by default: beside other tests the workers would starve
-    command = [
-        python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", "--temp-dir", folder / "ray",
-        "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
-        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}", "--object-store-memory=200000000",
-    ]  # fmt: skip
-    with (folder / "head.log").open("wb") as log:
-        head = subprocess.Popen(
-            [str(part) for part in command], cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env=environment | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
-        )  # fmt: skip
-    try:
-        _wait_for(dashboard, head, folder / "head.log")
-        yield Cluster(f"http://127.0.0.1:{dashboard}", folder, python, environment)
-    finally:
-        _end_group(head)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_ports(n: int) -> list[int]:
-    """Above Ray's own range for workers, below the system's for outgoing connections: nobody takes them meanwhile."""
-    found: list[int] = []
-    while len(found) < n:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as one:
-            if port not in found and one.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-    return found
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    python = _python_without_the_package(tmp_path_factory.mktemp("python") / "venv")
+    with start_head("--num-cpus=2", python=python) as head:
+        yield Cluster(head, python)
 
 
 def _python_without_the_package(folder: Path) -> Path:
@@ -136,27 +98,6 @@ def _python_without_the_package(folder: Path) -> Path:
             if "raycadian" not in entry.name and not (site / entry.name).exists():
                 (site / entry.name).symlink_to(entry)
     return folder / "bin" / "python"
-
-
-def _wait_for(port: int, head: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while head.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.3)
-    raise AssertionError(f"the head did not come up (exit status {head.poll()}):\n{log.read_text()}")
-
-
-def _end_group(head: subprocess.Popen) -> None:
-    for number, patience_s in ((signal.SIGTERM, 3), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(head.pid, number)
-        except ProcessLookupError:
-            break
-        deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline and head.poll() is None:
-            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +124,7 @@ def _installed(cluster: Cluster) -> str:
     """What the cluster's own Python imports as raycadian."""
     code = "import raycadian; print(raycadian.MARK)"
     found = subprocess.run(
-        [cluster.python, "-c", code], cwd="/", env=cluster.environment, capture_output=True, text=True
+        [cluster.python, "-c", code], cwd="/", env=cluster.head.environment, capture_output=True, text=True
     )
     return found.stdout.strip() or found.stderr.splitlines()[-1]
 

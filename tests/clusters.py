@@ -1,0 +1,106 @@
+"""Clusters that a test starts for itself: on free ports of 127.0.0.1, in a process group and a folder of their own,
+with a token of their own. A plain module, so that tests import rather than copy."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Head:
+    folder: Path
+    gcs: str
+    """host:port, for RAY_ADDRESS and `ray start --address`."""
+    dashboard: str
+    """http://host:port, for `ray job submit --address`."""
+    environment: dict[str, str]
+    """What every process that talks to this cluster needs, the token included."""
+    process: subprocess.Popen
+
+    @property
+    def session(self) -> Path:
+        return self.folder / "ray" / "session_latest"
+
+
+@contextmanager
+def start_head(
+    *options: str, python: Path | str = sys.executable, environment: Mapping[str, str] = {}, gcs_port: int | None = None
+) -> Iterator[Head]:
+    """`ray start --head` with `options`; everything that it started has ended when the block is left."""
+    free, dashboard, agent, client = free_ports(4)
+    port = gcs_port or free
+    folder = Path(tempfile.mkdtemp(prefix="rc-"))  # Ray's sockets need a short path
+    environment = own_environment() | environment
+    command = [
+        str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={folder / 'ray'}",
+        "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
+        "--object-store-memory=200000000", *options,
+    ]  # fmt: skip
+    path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+    with (folder / "head.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment | {"PATH": path},
+        )  # fmt: skip
+    try:
+        wait_for(dashboard, process, folder / "head.log")
+        yield Head(folder, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment, process)
+    finally:
+        end_group(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment, less what would lead to another cluster, with a fresh token."""
+    others = ("RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_TOKEN_PATH")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
+    return environment | {"RAY_worker_niceness": "0"}  # 15 by default: beside other tests the workers would starve
+
+
+def free_ports(n: int) -> list[int]:
+    """Above Ray's own range for workers, below the system's for outgoing connections: nobody takes them meanwhile."""
+    found: list[int] = []
+    while len(found) < n:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as one:
+            if port not in found and one.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
+
+
+def wait_for(port: int, process: subprocess.Popen, log: Path, patience_s: float = 90) -> None:
+    """Until something listens to `port`; AssertionError with the log where `process` ends before that."""
+    deadline = time.monotonic() + patience_s
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.3)
+    raise AssertionError(f"nothing came up (exit status {process.poll()}):\n{log.read_text()}")
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End a process that leads its own group, and the group."""
+    for number, patience_s in ((signal.SIGTERM, 3), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
