@@ -1,9 +1,12 @@
 import math
+from dataclasses import replace
 
 import helpers
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from raycadian.config import Persistence, Training, Window
@@ -11,6 +14,7 @@ from raycadian.data.split import Range
 from raycadian.data.windows import cut_windows
 from raycadian.models.base import Model, Spec
 from raycadian.training import loop
+from raycadian.training.engines import Process
 from raycadian.types import Prediction
 
 WINDOW = Window(context=24, horizon=6)
@@ -62,13 +66,13 @@ def test_training_lowers_the_error_and_restores_the_best_epoch(windows):
     rmse = [m["val/rmse"] for m in done.history]
     assert rmse[-1] < 0.9 * rmse[0]
     assert done.best_epoch == 1 + int(np.argmin(rmse))
-    again = loop._Session(model, *windows, config(), loop.Process())._validate()
+    again = loop._Session(model, *windows, config(), Process())._validate()
     assert math.isclose(again["val/rmse"], min(rmse), rel_tol=1e-5)
 
 
 def test_validation_is_over_all_points_whatever_the_batch(windows):
     model = Small()
-    found = [loop._Session(model, *windows, config(batch_size=b), loop.Process())._validate() for b in (7, 4096)]
+    found = [loop._Session(model, *windows, config(batch_size=b), Process())._validate() for b in (7, 4096)]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
@@ -105,8 +109,9 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch(windows):
     model.drop.p = 0.0
     index, found = torch.arange(64), []
     for parts in (1, 4):
-        session = loop._Session(model, *windows, config(accumulate=parts, clip_norm=None), loop.Process())
-        session._update = lambda: None  # look at the gradient, don't step
+        session = loop._Session(model, *windows, config(accumulate=parts, clip_norm=None), Process())
+        session.engine.step = lambda: None  # look at the gradient, don't step
+        model.zero_grad()
         session._step(index)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.allclose(*found, rtol=1e-4, atol=1e-7)
@@ -115,8 +120,9 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch(windows):
 def test_clipping_bounds_the_gradient(windows):
     model = Small()
     session = loop._Session(
-        model, *windows, config(clip_norm=1e-3, lr=1.0, schedule="constant", warmup_steps=0), loop.Process()
+        model, *windows, config(clip_norm=1e-3, lr=1.0, schedule="constant", warmup_steps=0), Process()
     )
+    session.engine.optimizer.zero_grad = lambda **options: None  # look at the gradient after the step
     session._step(torch.arange(64))
     assert torch.cat([p.grad.flatten() for p in model.parameters()]).norm() <= 1e-3 * 1.001
 
@@ -151,3 +157,34 @@ def test_steps_are_told(windows):
     fit(windows, config(epochs=1), on_step=lambda epoch, done, total: told.append((epoch, done, total)))
     assert told[-1][1] == told[-1][2]
     assert len(told) == math.ceil(len(windows[0]) / 64)
+
+
+@given(st.integers(1, 500), st.integers(1, 9), st.integers(1, 80), st.integers(0, 3))
+def test_any_number_of_processes_sees_each_window_once_and_the_same_batches(n, world, size, epoch):
+    orders = [loop.Order(n, 7, epoch, Process(rank, world)) for rank in range(world)]
+    alone = loop.Order(n, 7, epoch, Process())
+    seen = []
+    for begin in range(0, n, size):
+        shares = torch.cat([order.share(begin, begin + size) for order in orders]).sort().values
+        assert torch.equal(shares, alone.share(begin, begin + size).sort().values)
+        assert len(shares) == min(size, n - begin)
+        seen += shares.tolist()
+    assert sorted(seen) == list(range(n))
+
+
+def test_epochs_differ_and_processes_read_their_own_parts():
+    first, second = (loop.Order(6400, 7, epoch, Process()).share(0, 6400) for epoch in (1, 2))
+    assert not torch.equal(first, second)
+    mine, other = (set(loop.Order(6400, 7, 1, Process(rank, 2)).share(0, 6400).tolist()) for rank in (0, 1))
+    assert not mine & other
+    assert len({window // 100 for window in mine}) == 32  # whole shards of 100 neighbours
+
+
+def test_a_poisoned_window_is_named(windows):
+    train, val = windows
+    table = train.series.table.copy()
+    table[1, 700 - 20] = np.inf  # an input of subject p0, beyond training
+    table[1, 500] = np.inf
+    poisoned = replace(train, series=replace(train.series, table=table))
+    with pytest.raises(ValueError, match=r"not finite in epoch 1: \d+ windows have values .* e.g. p0 at 20\d\d-"):
+        loop.train(Small(), poisoned, val, config())

@@ -296,10 +296,21 @@ class EarlyStopping(Schema):
     min_delta: float = Field(0.0, ge=0)
 
 
+class Zero(Schema):
+    """DeepSpeed's ZeRO: 1 shards the optimizer's state over the workers, 2 the gradients too, 3 the weights too."""
+
+    stage: Literal[1, 2, 3] = 2
+    offload: bool = False
+    """Keep what is sharded in the memory of the host instead of the GPU's."""
+
+
 class Training(Schema):
-    strategy: Literal["ddp"] = "ddp"
-    """How several workers share the work; one worker trains in its own process."""
-    workers: Count = 1
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """How workers share a model: ddp, a copy each (a single worker trains in its own process) · fsdp, sharded by
+    PyTorch · deepspeed, sharded by DeepSpeed as `zero` says."""
+    zero: Zero = Zero()
+    workers: Count | tuple[Count, Count] = 1
+    """Number of workers, or [least, most]: as many as the cluster has room for, also after losing a node."""
     epochs: Count = 10
     batch_size: Count = 512
     """Windows a step over all workers."""
@@ -315,7 +326,26 @@ class Training(Schema):
     """auto: bf16 where the GPU has it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     early_stopping: EarlyStopping | None = EarlyStopping()
+    max_failures: int = Field(2, ge=0)
+    """How often Ray Train restarts workers that died, from the last epoch's checkpoint."""
     seed: int = 42
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def in_process(self) -> bool:
+        """One worker that shares nothing needs no Ray Train."""
+        return self.workers == 1 and self.strategy == "ddp"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Training":
+        if not isinstance(self.workers, int) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers {list(self.workers)}: [least, most], so the first is the smaller")
+        if self.precision == "fp16" and self.strategy == "fsdp":
+            raise ValueError("precision fp16 isn't available with strategy fsdp; use bf16 or fp32")
+        return self
 
 
 class Tuning(Schema):

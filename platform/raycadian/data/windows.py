@@ -25,33 +25,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of a series, cut lazily. `starts` (W,) int64: position of each window's first context point."""
+    """Windows of a series, cut lazily, kept as runs of evenly spaced starts: memory is flat in their number.
+
+    first (R,) int64 the position where each run's first window begins · before (R+1,) int64 the number of windows before
+    each run, and of all · stride points from one window of a run to the next.
+    """
 
     series: Series
-    starts: Tensor
+    first: np.ndarray
+    before: np.ndarray
+    stride: int
     window: Window
     mechanism: "Mechanism | None" = None
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return int(self.before[-1])
 
     @property
     def length(self) -> int:
         """Points of a window, L + H."""
         return self.window.context + self.window.horizon
 
+    def starts(self, index: Tensor) -> Tensor:
+        """Position of the first context point of the windows `index` (B,) int64, in the series."""
+        run = np.searchsorted(self.before, index.numpy(), side="right") - 1
+        return torch.from_numpy(self.first[run] + (index.numpy() - self.before[run]) * self.stride)
+
     def batch(self, index: Tensor) -> Batch:
         """Cut the windows `index` (B,) int64. See types.Batch for keys and shapes; a horizon that reaches past the
         series' end (forecasting from its last point) is not cut here: see `latest`."""
-        return self._at(self.starts[index])
+        return self._at(self.starts(index))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All windows in order."""
         for begin in range(0, len(self), batch_size):
-            yield self._at(self.starts[begin : begin + batch_size])
-
-    def subset(self, index: Tensor) -> "Windows":
-        return Windows(self.series, self.starts[index], self.window, self.mechanism)
+            yield self.batch(torch.arange(begin, min(begin + batch_size, len(self))))
 
     def _at(self, starts: Tensor) -> Batch:
         return _what(self.series.table, self.series.observed, starts, self.window) | self._when(starts)
@@ -98,15 +106,21 @@ def cut_windows(
     found = []
     for r in ranges:
         offset = series.offsets[position[code[r.subject], r.recording]]
-        found.append(_valid_starts(series.observed, offset + r.start, offset + r.stop, window, stride))
-    starts = np.concatenate(found) if found else np.empty(0, np.int64)
-    if not len(starts):
+        found.append(_runs(_valid_starts(series.observed, offset + r.start, offset + r.stop, window, stride), stride))
+    first, count = np.concatenate(found, axis=1) if found else np.empty((2, 0), np.int64)
+    if not len(first):
         longest = max((r.stop - r.start for r in ranges), default=0)
         raise ValueError(
             f"no window fits: context {window.context} + horizon {window.horizon} points needed, "
             f"the longest stretch has {longest}; shorten the window or bring longer recordings"
         )
-    return Windows(series, torch.from_numpy(starts), window, mechanism)
+    return Windows(series, first, np.cumsum([0, *count]), stride, window, mechanism)
+
+
+def _runs(starts: np.ndarray, stride: int) -> np.ndarray:
+    """(2, R): where each run of starts `stride` apart begins, and how many it has."""
+    begin = np.flatnonzero(np.diff(starts, prepend=-2 * stride - 1) != stride)
+    return np.stack([starts[begin], np.diff(begin, append=len(starts))])
 
 
 def _valid_starts(measured: np.ndarray, begin: int, end: int, window: Window, stride: int) -> np.ndarray:
@@ -136,8 +150,10 @@ def latest(series: Series, window: Window, mechanism: "Mechanism | None" = None)
     for i, s in enumerate(stop):
         tails[:, i, : window.context] = series.table[:, s - window.context : s]
     tails = tails.reshape(len(tails), -1)
-    windows = Windows(series, torch.from_numpy(stop - window.context), window, mechanism)
-    return _what(tails, ~np.isnan(tails[0]), torch.arange(len(last)) * length, window) | windows._when(windows.starts)
+    starts = stop - window.context
+    windows = Windows(series, starts, np.arange(len(starts) + 1), 1, window, mechanism)
+    when = windows._when(torch.from_numpy(starts))
+    return _what(tails, ~np.isnan(tails[0]), torch.arange(len(last)) * length, window) | when
 
 
 def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:

@@ -82,8 +82,10 @@ def fit_model(
     state: Path | None = None,
     on_epoch: OnEpoch = lambda metrics: None,
     on_step: OnStep = lambda epoch, done, total: None,
+    callbacks: Sequence[Any] = (),
 ) -> Fitted:
-    """Fit the mechanism, prepare and train `recipe.model`: what a run and a trial both do. Raises ValueError."""
+    """Fit the mechanism, prepare and train `recipe.model`: what a run and a trial both do. `callbacks`: Ray Train's,
+    where it trains. Raises ValueError."""
     loop.seed_everything(recipe.training.seed)
     mechanism = fit_mechanism_of(data, recipe)
     train = windows_of(data, recipe, "train", recipe.window.stride, mechanism)
@@ -91,11 +93,13 @@ def fit_model(
     model = build(recipe.model, spec_of(recipe, data.series.dt_s))
     model.prepare(train)
     trains = any(p.requires_grad for p in model.parameters())
-    if recipe.training.workers > 1 and trains:
+    if trains and not recipe.training.in_process:
         from raycadian.training import distributed  # the one door to ray.train
 
         assert state is not None, "workers need a folder for their state"
-        trained = distributed.train(model, train, val, recipe.training, state=state, on_epoch=on_epoch)
+        trained = distributed.train(
+            model, train, val, recipe.training, state=state, on_epoch=on_epoch, callbacks=callbacks
+        )
     else:
         trained = loop.train(model, train, val, recipe.training, state=state, on_epoch=on_epoch, on_step=on_step)
     return Fitted(model.cpu(), trained, mechanism)

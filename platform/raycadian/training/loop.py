@@ -1,63 +1,44 @@
 """The only training loop: any model, one process or many, exact resume.
 
-With several processes the gradient is the mean over the global batch, whatever share each process holds: losses are
-weighted by their number of valid target points, and a process that runs out of windows takes part with weight 0.
+The order of the windows depends on the seed and the epoch alone, and a step is the mean over its global batch, whatever
+share of it each process holds: any number of processes follows the same curve. Windows are dealt in contiguous shards,
+so that each process reads its own part of the series (subjects lie one after the other).
 """
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from raycadian.config import Training
 from raycadian.data.windows import Windows
 from raycadian.models.base import Model
+from raycadian.training.engines import Engine, Process, make
 from raycadian.types import Batch
 
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
 OnStep = Callable[[int, int, int], None]  # epoch, windows done, windows of the epoch
+METRICS = ("val/rmse", "val/mae", "val/loss")  # what a sweep may choose by
+SHARDS = 64  # the order of windows is made of as many: the limit of the number of processes
 _STATE = "state.pt"
-
-
-@dataclass(frozen=True)
-class Process:
-    """This process among those that train together. `dist` is initialised by the caller where world > 1."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def total(self, *values: float) -> list[float]:
-        """Sums over all processes."""
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        if self.world > 1:
-            dist.all_reduce(sums)
-        return sums.tolist()
-
-    def largest(self, value: int) -> int:
-        found = torch.tensor(value, device=self.device)
-        if self.world > 1:
-            dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return int(found)
 
 
 @dataclass
 class _Progress:
-    """What resuming needs beside weights, optimizer, schedule and random states."""
+    """What resuming needs beside weights, optimizer and schedule."""
 
     epoch: int = 0  # finished epochs
     best: float = math.inf
@@ -68,14 +49,14 @@ class _Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """Outcome: the model carries the best epoch's weights. history holds one row an epoch."""
+    """Outcome: the model carries the best epoch's weights. history holds one row an epoch.
+
+    how: what really ran, from the engine's own objects: engine, optimizer, backend, workers, precision, device.
+    """
 
     history: list[Metrics]
     best_epoch: int
-    engine: str
-    workers: int
-    precision: str
-    device: str
+    how: dict[str, Any]
     stopped_early: bool
 
 
@@ -115,105 +96,118 @@ def train(
     on_epoch: OnEpoch = lambda metrics: None,
     on_step: OnStep = lambda epoch, done, total: None,
 ) -> Trained:
-    """Train `model` (already prepared) in place and restore its best epoch by val/rmse.
+    """Train `model` (already prepared) in place; a process that trains alone gets its best epoch by val/rmse back.
 
     `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly
-    where it was. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (mg/dL), windows_per_s, lr.
+    where it was. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (mg/dL), windows, windows_per_s, lr, and the least so far of
+    each of METRICS as best/... Raises ValueError, in every process alike, where the loss is not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
-    session = _Session(model, train_windows, val_windows, config, process)
-    if state is not None:
-        session.load(state)
+    session = _Session(model, train_windows, val_windows, config, process, state)
     while not session.done:
         metrics = session.epoch(on_step)
-        if state is not None and process.rank == 0:
+        if state is not None:
             session.save(state)
         on_epoch(metrics)
     return session.finish()
 
 
 class _Session:
-    """One training: its optimizer, schedule, and progress."""
+    """One training: its engine, its order of windows, its progress."""
 
-    def __init__(self, model: Model, train: Windows, val: Windows, config: Training, process: Process):
+    def __init__(
+        self, model: Model, train: Windows, val: Windows, config: Training, process: Process, state: Path | None = None
+    ):
         self.model, self.train, self.val, self.config, self.process = model, train, val, config, process
-        self.precision = choose_precision(config.precision, process.device)
-        model.to(process.device)
-        self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.wrapped: nn.Module = _Loss(model)
-        if process.world > 1 and self.weights:
-            self.wrapped = DistributedDataParallel(self.wrapped)
-        self.local_batch = max(1, config.batch_size // process.world)
-        longest = process.largest(len(train))
-        self.steps = min(math.ceil(longest / self.local_batch), config.max_steps_per_epoch or math.inf)
-        self.progress = _Progress()
-        self.best_state = _state_of(model)
-        if self.weights:
-            self.optimizer = torch.optim.AdamW(self.weights, lr=config.lr, weight_decay=config.weight_decay)
-            self.schedule = _schedule(self.optimizer, config, self.steps)
-            self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.precision == "fp16")
+        saved = _read(state) if state is not None and (state / _STATE).is_file() else None
+        if saved is not None:
+            model.load_state_dict(saved["model"])
+        self.steps = min(math.ceil(len(train) / config.batch_size), config.max_steps_per_epoch or math.inf)
+        self.engine: Engine = make(
+            model, config, int(self.steps), process, choose_precision(config.precision, process.device)
+        )
+        self.progress = _Progress(**saved["progress"]) if saved is not None else _Progress()
+        self.best_state = saved["best"] if saved is not None else self.engine.weights()
+        if saved is not None:
+            self.engine.load(saved["engine"])
 
     @property
     def done(self) -> bool:
         patience = self.config.early_stopping
-        epochs = self.config.epochs if self.weights else 1  # closed-form models are only scored
+        epochs = self.config.epochs if self.engine.trains else 1  # closed-form models are only scored
         return self.progress.epoch >= epochs or (patience is not None and self.progress.stale >= patience.patience)
 
     def epoch(self, on_step: OnStep) -> Metrics:
         began = time.perf_counter()
         number = self.progress.epoch + 1
-        loss, seen = self._train_epoch(number, on_step) if self.weights else (math.nan, 0.0)
+        loss, seen = self._train_epoch(number, on_step) if self.engine.trains else (math.nan, 0.0)
         seconds = time.perf_counter() - began
         metrics = {"epoch": float(number), "train/loss": loss} | self._validate()
-        metrics["windows_per_s"] = seen / seconds
-        metrics["lr"] = self.optimizer.param_groups[0]["lr"] if self.weights else 0.0
-        if self.weights and self.config.schedule == "plateau":
-            self.schedule.step(metrics["val/loss"])
+        metrics |= {"windows": seen, "windows_per_s": seen / seconds}
+        metrics["lr"] = self.engine.adam.param_groups[0]["lr"] if self.engine.trains else 0.0
+        if self.engine.trains and self.config.schedule == "plateau":
+            self.engine.schedule.step(metrics["val/loss"])
+        earlier = self.progress.history
+        metrics |= {f"best/{name}": min([metrics[name], *(m[name] for m in earlier)]) for name in METRICS}
         self._keep_best(metrics)
         return metrics
 
     def _train_epoch(self, number: int, on_step: OnStep) -> tuple[float, float]:
         """(mean loss, windows seen), both over all processes."""
-        self.wrapped.train()
-        sums = torch.zeros(3, dtype=torch.float64)  # loss x points, points, windows
-        order = _order(len(self.train), self.config.seed, number, self.process.rank)
+        torch.manual_seed(_seed(self.config.seed, number, self.process.rank))  # dropout: the same after a resume
+        self.engine.module.train()
+        sums = np.zeros(3)  # loss x points, points, windows
+        size = self.config.batch_size
+        order = Order(len(self.train), self.config.seed, number, self.process)
         for step in range(int(self.steps)):
-            index = order[step * self.local_batch : (step + 1) * self.local_batch]
-            sums += torch.tensor(self._step(index), dtype=torch.float64)
-            on_step(number, (step + 1) * self.local_batch, int(self.steps) * self.local_batch)
-        loss, points, windows = self.process.total(*sums.tolist())
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the training loss is not finite in epoch {number}; lower training.lr (now {self.config.lr}) "
-                "or check the data with `raycadian inspect`"
-            )
+            sums += self._step(order.share(step * size, (step + 1) * size))
+            on_step(number, min((step + 1) * size, len(self.train)), min(int(self.steps) * size, len(self.train)))
+        loss, points, windows = self.process.total(*sums)
         return loss / max(points, 1), windows
 
     def _step(self, index: Tensor) -> tuple[float, float, float]:
         """One optimizer step over this process's share; (loss x points, points, windows)."""
         parts = index.tensor_split(self.config.accumulate)
-        micro = [self._to_device(self.train.batch(_never_empty(part))) for part in parts]
-        points = [int((~torch.isnan(b["target"])).sum()) * bool(len(p)) for b, p in zip(micro, parts, strict=True)]
-        (total,) = self.process.total(sum(points)) if self.process.world > 1 else (sum(points),)
-        self.optimizer.zero_grad(set_to_none=True)
+        batches = [self.train.batch(_never_empty(part)) for part in parts]
+        points = [int((~torch.isnan(b["target"])).sum()) * bool(len(p)) for b, p in zip(batches, parts, strict=True)]
+        (total,) = self.process.total(sum(points))
         summed = 0.0
-        for batch, n in zip(micro, points, strict=True):
-            with self._autocast():
-                loss = self.wrapped(batch)
-            # DDP averages over processes; undo it, so that the sum is the mean over the global batch
-            self.scaler.scale(loss * (n * self.process.world / max(total, 1))).backward()
-            summed += float(loss.detach()) * n
-        self._update()
+        for number, (batch, n) in enumerate(zip(batches, points, strict=True), start=1):
+            with self.engine.micro_batch(last=number == len(batches)):
+                loss, _ = self.engine.loss(self._to_device(batch))
+                value = loss.item()
+                self._require_finite(value, batch)
+                # engines average over processes; undo it, so that the sum is the mean over the global batch
+                self.engine.backward(loss * (n * self.process.world / max(total, 1)))
+            summed += value * n
+        self.engine.step()
         return summed, float(sum(points)), float(len(index))
 
-    def _update(self) -> None:
-        self.scaler.unscale_(self.optimizer)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.config.schedule != "plateau":
-            self.schedule.step()
+    def _require_finite(self, loss: float, batch: Batch) -> None:
+        """Every process raises where one has to: none is left waiting for the others."""
+        if not any(self.process.total(0.0 if math.isfinite(loss) else 1.0)):
+            return
+        culprits = self._culprits(batch) if not math.isfinite(loss) else ""
+        where = "; ".join(dict.fromkeys(text for text in self.process.gathered(culprits) if text))
+        raise ValueError(
+            f"the training loss is not finite in epoch {self.progress.epoch + 1}{where and ': ' + where}; lower "
+            f"training.lr (now {self.config.lr}) or look at the data with `raycadian inspect`; the last epoch's "
+            "checkpoint is kept, and --resume goes on from it"
+        )
+
+    def _culprits(self, batch: Batch) -> str:
+        """Windows of a batch whose inputs are not finite, in words; nothing where all are."""
+        bad = torch.zeros(len(batch["past"]), dtype=torch.bool)
+        for name in ("past", "known", "mechanism"):
+            if name in batch:
+                bad |= ~torch.isfinite(batch[name]).flatten(1).all(1)
+        bad |= torch.isinf(batch["target"]).any(1)
+        rows = bad.nonzero().flatten().tolist()
+        named = [
+            f"{self.train.series.subjects[int(batch['subject'][i])]} at {np.datetime64(int(batch['time_s'][i]), 's')} UTC"
+            for i in rows[:3]
+        ]
+        return f"{len(rows)} windows have values that are not finite, e.g. {', '.join(named)}" if rows else ""
 
     def _validate(self) -> Metrics:
         loss, squared, absolute, points = self.process.total(*self._validation_sums())
@@ -221,17 +215,25 @@ class _Session:
         return {"val/loss": loss / points, "val/rmse": math.sqrt(squared / points), "val/mae": absolute / points}
 
     @torch.no_grad()
-    def _validation_sums(self) -> list[float]:
-        """Sums of loss, squared and absolute error, and the number of valid target points."""
-        self.model.eval()
-        sums = torch.zeros(4, dtype=torch.float64)
-        for batch in self.val.batches(max(self.local_batch, 256)):
-            with self._autocast():
-                loss, found = self.model.loss(self._to_device(batch))
-            sums += torch.stack([loss, found["mse"], found["mae"], torch.ones_like(loss)]).double().cpu() * int(
-                found["n"]
-            )
-        return sums.tolist()
+    def _validation_sums(self) -> np.ndarray:
+        """Sums of loss, squared and absolute error, and the number of valid target points, of this process's part."""
+        self.engine.module.eval()
+        sums = np.zeros(4)
+        for index in self._validation_parts(max(self.config.batch_size // self.process.world, 256)):
+            loss, found = self.engine.loss(self._to_device(self.val.batch(_never_empty(index))))
+            if len(index):
+                sums += torch.stack(
+                    [loss, found["mse"], found["mae"], torch.ones_like(loss)]
+                ).double().cpu().numpy() * int(found["n"])
+        return sums
+
+    def _validation_parts(self, size: int) -> Iterator[Tensor]:
+        """This process's contiguous part in batches: as many in each process, since engines may exchange weights."""
+        edges = [len(self.val) * i // self.process.world for i in range(self.process.world + 1)]
+        begin, end = edges[self.process.rank], edges[self.process.rank + 1]
+        longest = max(b - a for a, b in pairwise(edges))
+        for offset in range(0, longest, size):
+            yield torch.arange(min(begin + offset, end), min(begin + offset + size, end))
 
     def _keep_best(self, metrics: Metrics) -> None:
         progress = self.progress
@@ -240,61 +242,60 @@ class _Session:
         margin = self.config.early_stopping.min_delta if self.config.early_stopping else 0.0
         if metrics["val/rmse"] < progress.best - margin:
             progress.best, progress.best_epoch, progress.stale = metrics["val/rmse"], progress.epoch, 0
-            self.best_state = _state_of(self.model)
+            self.best_state = self.engine.weights()
         else:
             progress.stale += 1
 
     def finish(self) -> Trained:
-        self.model.load_state_dict(self.best_state)
-        self.model.eval()
-        epochs = self.config.epochs if self.weights else 1
+        if self.process.world == 1 and self.engine.how["engine"] == "in-process":
+            self.model.load_state_dict(self.best_state)
+            self.model.eval()
+        epochs = self.config.epochs if self.engine.trains else 1
         stopped = self.progress.epoch < epochs
-        return Trained(self.progress.history, self.progress.best_epoch, **self.how, stopped_early=stopped)
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """What really ran, from the engine's own objects."""
-        engine = type(self.wrapped).__name__ if self.process.world > 1 else "in-process"
-        return {"engine": engine, "workers": self.process.world, "precision": self.precision,
-                "device": str(self.process.device)}  # fmt: skip
+        return Trained(self.progress.history, self.progress.best_epoch, self.engine.how, stopped_early=stopped)
 
     def save(self, folder: Path) -> None:
-        """Write the resume state: whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        body: dict[str, Any] = {
-            "model": self.model.state_dict(), "best": self.best_state, "progress": asdict(self.progress),
-            "torch_rng": torch.get_rng_state(), "how": self.how,
+        """Write the resume state: whole or not at all. Every process takes part, rank 0 writes."""
+        body = {
+            "model": self.engine.weights(), "engine": self.engine.state(), "best": self.best_state,
+            "progress": asdict(self.progress), "how": self.engine.how,
         }  # fmt: skip
-        if self.weights:
-            body |= {
-                "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            }  # fmt: skip
-        temporary = folder / f".{_STATE}-{os.getpid()}"
-        torch.save(body, temporary)
-        temporary.replace(folder / _STATE)
-
-    def load(self, folder: Path) -> None:
-        """Go on from a state, if there is one."""
-        if not (folder / _STATE).is_file():
-            return
-        body = _read_state(folder)
-        self.model.load_state_dict(body["model"])
-        self.best_state, self.progress = body["best"], _Progress(**body["progress"])
-        if self.weights:
-            self.optimizer.load_state_dict(body["optimizer"])
-            self.schedule.load_state_dict(body["schedule"])
-            self.scaler.load_state_dict(body["scaler"])
-        torch.set_rng_state(body["torch_rng"])
-
-    def _autocast(self) -> torch.autocast:
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision, torch.float32)
-        return torch.autocast(self.process.device.type, dtype, enabled=self.precision != "fp32")
+        if self.process.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".{_STATE}-{os.getpid()}"
+            torch.save(body, temporary)
+            temporary.replace(folder / _STATE)
 
     def _to_device(self, batch: Batch) -> Batch:
         if self.process.device.type == "cpu":
             return batch
         return {name: value.to(self.process.device, non_blocking=True) for name, value in batch.items()}
+
+
+class Order:
+    """The order of an epoch's windows: position p is the element p // SHARDS of shard p % SHARDS, each shard shuffled.
+
+    Shards are contiguous ranges of windows, equal to one window; process r holds the shards r, r + world, ... It depends
+    on seed and epoch alone, so that the union of the processes' shares is the same batch whatever their number.
+    """
+
+    def __init__(self, n: int, seed: int, epoch: int, process: Process):
+        assert process.world <= SHARDS, process.world
+        edges = np.array([0, *np.cumsum([n // SHARDS + (s < n % SHARDS) for s in range(SHARDS)])])
+        self.n, self.process = n, process
+        self.begin = edges[:-1]
+        self.shuffled = {
+            s: np.random.default_rng([seed, epoch, s]).permutation(np.arange(edges[s + 1] - edges[s], dtype=np.int32))
+            for s in range(process.rank, SHARDS, process.world)
+        }
+
+    def share(self, begin: int, end: int) -> Tensor:
+        """This process's windows among the positions [begin, end) of the epoch."""
+        found = [
+            self.begin[s] + shuffled[-((s - begin) // SHARDS) : -((s - min(end, self.n)) // SHARDS)]
+            for s, shuffled in self.shuffled.items()
+        ]
+        return torch.from_numpy(np.concatenate(found))
 
 
 @dataclass(frozen=True)
@@ -308,49 +309,19 @@ class Saved:
 
 
 def read_state(folder: Path) -> Saved:
-    body = _read_state(folder)
+    body = _read(folder)
     return Saved(body["best"], body["progress"]["history"], body["progress"]["best_epoch"], body["how"])
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> dict[str, Any]:
     return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
 
 
-class _Loss(nn.Module):
-    """The model's loss as a forward pass: what DistributedDataParallel hooks into."""
-
-    def __init__(self, model: Model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.model.loss(batch)[0]
-
-
-def _order(n: int, seed: int, epoch: int, rank: int) -> Tensor:
-    """Windows of an epoch in an order that depends on nothing else."""
-    generator = torch.Generator().manual_seed(hash((seed, epoch, rank)) & 0x7FFFFFFF)
-    return torch.randperm(n, generator=generator)
+def _seed(*parts: int) -> int:
+    """One seed from several numbers, the same in every process and Python."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 
 def _never_empty(index: Tensor) -> Tensor:
     """A process that is out of windows takes part with window 0, at weight 0: every process makes the same calls."""
     return index if len(index) else torch.zeros(1, dtype=torch.long)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, config: Training, steps: float) -> Any:
-    if config.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
-    total = max(1, int(steps) * config.epochs)
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-        if config.schedule == "constant":
-            return warm
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _state_of(model: Model) -> dict[str, Tensor]:
-    return copy.deepcopy({name: value.detach().cpu() for name, value in model.state_dict().items()})
