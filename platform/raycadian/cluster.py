@@ -111,23 +111,23 @@ def _limits_of_file(head: dict) -> dict[str, float] | None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-    address = ray.get_runtime_context().gcs_address
+    port = ray.get_runtime_context().gcs_address.rsplit(":", 1)[1]
     if ray.get_runtime_context().get_node_id() == head["NodeID"]:
-        return _read_limits(address)
+        return _read_limits(port)
     task = ray.remote(num_cpus=0, scheduling_strategy=On(head["NodeID"], soft=False))(_read_limits)
-    return ray.get(task.remote(address))
+    return ray.get(task.remote(port))
 
 
-def _read_limits(gcs_address: str) -> dict[str, float] | None:
-    """Runs on the head. None where its monitor has no file, so nothing grows."""
+def _read_limits(gcs_port: str) -> dict[str, float] | None:
+    """Runs on the head. None where the cluster's monitor has no file, so nothing grows."""
     import psutil
     import yaml
 
     for process in psutil.process_iter(["cmdline"]):
-        options = dict(
-            word.split("=", 1) for word in process.info["cmdline"] or () if word.startswith("--") and "=" in word
-        )
-        if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
+        words = [word.split("=", 1) for word in process.info["cmdline"] or () if word.startswith("--") and "=" in word]
+        options = dict(words)
+        # by port: the address is written in several ways, and a port of the head belongs to one cluster
+        if options.get("--gcs-address", "").rsplit(":", 1)[-1] == gcs_port and "--autoscaling-config" in options:
             return worker_limits(yaml.safe_load(Path(options["--autoscaling-config"]).expanduser().read_text()))
     return None
 
