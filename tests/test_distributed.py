@@ -1,69 +1,54 @@
-"""Ray Train with two DDP workers against one process: same windows, close curves, resumable."""
+"""Ray Train against one process: the same curve, every window once, resumable, refusals."""
 
-import helpers
 import pytest
+import test_engines as cases
 import torch
 
-from raycadian.config import Recipe, Training, Window, parse
-from raycadian.data.split import Range
-from raycadian.data.windows import cut_windows
-from raycadian.models.base import Spec
-from raycadian.models.build import build
 from raycadian.training import loop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-WINDOW = Window(context=24, horizon=6)
-SPEC = Spec(24, 6, 5.0, ("glucose_mgdl",), ("hour_sin", "hour_cos"), (0.25, 0.5, 0.75))
-
-
-def windows():
-    series = helpers.series(3, 3)
-    # recordings of very unequal length: workers get different numbers of windows
-    train = tuple(Range(f"p{i}", 0, 0, stop, "train", "id") for i, stop in enumerate((600, 45, 130)))
-    val = tuple(Range(f"p{i}", 0, 600, 850, "val", "id") for i in range(3))
-    return cut_windows(series, train, WINDOW, 1), cut_windows(series, val, WINDOW, 3)
-
-
-def model():
-    section = parse(Recipe, {"name": "x", "dataset": "x", "window": {"context": 24, "horizon": 6}, "model": {"kind": "ttm", "d_model": 16, "layers": 1, "dropout": 0.0}}).model  # fmt: skip
-    torch.manual_seed(0)
-    return build(section, SPEC)
 
 
 def test_two_workers_follow_one_process(ray_local, tmp_path):
     from raycadian.training import distributed
 
-    train, val = windows()
-    settings = Training(epochs=3, batch_size=64, lr=2e-3, workers=2, warmup_steps=0, early_stopping=None, device="cpu")
-    one, many = model(), model()
-    alone = loop.train(one, train, val, settings)
-    together = distributed.train(many, train, val, settings, state=tmp_path / "state", on_epoch=lambda m: None)
-    assert together.engine == "DistributedDataParallel"
-    assert together.workers == 2
+    train, val = cases.windows()
+    one, many = cases.make_model(cases.FULL), cases.make_model(cases.FULL)
+    alone = loop.train(one, train, val, cases.settings(workers=1))
+    told = []
+    together = distributed.train(many, train, val, cases.settings(), state=tmp_path / "state", on_epoch=told.append)
+    assert (together.how["engine"], together.how["workers"]) == ("DistributedDataParallel", 2)
     for a, b in zip(alone.history, together.history, strict=True):
-        assert b["val/rmse"] == pytest.approx(a["val/rmse"], rel=0.1)
-        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=0.1)
-    found = loop._Session(many, train, val, settings, loop.Process())._validate()
-    best = min(m["val/rmse"] for m in together.history)
-    assert found["val/rmse"] == pytest.approx(best, rel=1e-4)  # the best epoch came back, scored on all of validation
-    again = model()
-    resumed = distributed.train(again, train, val, settings, state=tmp_path / "state", on_epoch=lambda m: None)
+        assert b["val/rmse"] == pytest.approx(a["val/rmse"], rel=cases.TOLERANCE)
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=cases.TOLERANCE)
+        assert b["windows"] == len(train)
+    assert told == together.history
+    for name, weight in one.state_dict().items():  # the best epoch came back
+        assert torch.allclose(many.state_dict()[name], weight, atol=1e-3), name
+    again = cases.make_model(cases.FULL)
+    resumed = distributed.train(again, train, val, cases.settings(), state=tmp_path / "state", on_epoch=told.append)
     assert resumed.history == together.history  # nothing is trained twice
+    assert len(told) == 3
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), many.parameters(), strict=True))
 
 
-def test_shards_hold_every_window_once(ray_local):
-    from raycadian.training.distributed import _shards
+def test_one_deepspeed_worker_is_deepspeed_and_a_poisoned_window_is_the_users_error(ray_local, tmp_path):
+    from raycadian.training import distributed
 
-    train, _ = windows()
-    blocks = [row["starts"] for row in _shards(train, 2).iter_rows()]
-    assert len(blocks) % 2 == 0
-    assert sorted(start for block in blocks for start in block) == train.starts.tolist()
+    train, val = cases.windows()
+    settings = cases.settings(strategy="deepspeed", workers=1, epochs=1, max_failures=0)
+    done = distributed.train(cases.make_model(cases.LORA), train, val, settings, state=tmp_path / "a", on_epoch=print)
+    assert (done.how["engine"], done.how["optimizer"]) == ("DeepSpeedEngine", "DeepSpeedZeroOptimizer")
+    train.series.table[1, 20] = float("inf")
+    with pytest.raises(ValueError, match=r"not finite in epoch 1: .* p0 at"):
+        distributed.train(cases.make_model(cases.LORA), train, val, settings, state=tmp_path / "b", on_epoch=print)
 
 
 def test_more_workers_than_the_cluster_has_is_an_error(ray_local, tmp_path):
     from raycadian.training import distributed
 
-    train, val = windows()
-    with pytest.raises(ValueError, match="the cluster has 2"):
-        distributed.train(model(), train, val, Training(workers=64), state=tmp_path, on_epoch=lambda m: None)
+    train, val = cases.windows()
+    for workers in (64, (50, 64)):
+        with pytest.raises(ValueError, match="the cluster has 2"):
+            settings = cases.settings(workers=workers)
+            distributed.train(cases.make_model(cases.FULL), train, val, settings, state=tmp_path, on_epoch=print)

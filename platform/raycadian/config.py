@@ -352,10 +352,15 @@ class Tuning(Schema):
     space: str
     """Path of a search space, relative to the working directory."""
     trials: Count = 16
-    scheduler: Literal["asha", "fifo"] = "asha"
+    scheduler: Literal["asha", "hyperband", "fifo"] = "asha"
     search: Literal["random", "optuna"] = "optuna"
     metric: Literal["val/rmse", "val/mae", "val/loss"] = "val/rmse"
     max_concurrent: Count | None = None
+    """None: as many as the cluster has room for."""
+    first: tuple[dict[str, Any], ...] = ()
+    """Points (dotted.path: value) that are tried first."""
+    warm_start: tuple[str, ...] = ()
+    """Folders of earlier sweeps: their best points are tried next."""
     seed: int = 42
 
 

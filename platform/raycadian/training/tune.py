@@ -1,4 +1,4 @@
-"""Sweeps on Ray Tune: trials in their own processes, one shared series, resumable from our own records.
+"""Sweeps on Ray Tune: trials in their own processes, or on Ray Train's workers each; resumable from our own records.
 
 The truth of a sweep is `trials/<id>/trial.json`, written when a trial starts and when it ends. Resuming reads those
 (never Tune's pickles): finished trials teach the search and are not run again; interrupted and failed ones run
@@ -22,10 +22,11 @@ import optuna
 import pandas as pd
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler
 from ray.tune.search import Searcher
 
-from raycadian.cluster import connect, cpus
+from raycadian.cluster import capacity, connect
 from raycadian.config import (
     Choice,
     LogUniform,
@@ -38,10 +39,11 @@ from raycadian.config import (
     override,
 )  # fmt: skip
 from raycadian.training.experiment import Data, fit_model
+from raycadian.training.loop import METRICS
 from raycadian.training.run import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
 
 OnTrial = Callable[[dict[str, Any]], None]
-_METRICS = ("val/rmse", "val/mae", "val/loss")
+_ERROR = "error.txt"  # in a trial's folder: what the user has to change; another try can't heal it
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def sweep(
 ) -> Sweep:
     """Run `recipe.tuning`; choose on validation data. `on_trial` gets each trial's record as it ends.
 
-    Raises ValueError for a recipe without tuning, a space whose paths don't fit the recipe, or several workers a trial.
+    Raises ValueError for a recipe without tuning, a space whose paths don't fit the recipe, a cluster without room for
+    one trial, or where every trial failed.
     """
     tuning = _require_tuning(recipe)
     space = load_space(tuning.space)
@@ -87,8 +90,6 @@ def _require_tuning(recipe: Recipe) -> Tuning:
         raise ValueError(
             f"recipe {recipe.name} has no `tuning`; add one, e.g. --set 'tuning={{space: search_spaces/x.yaml}}'"
         )
-    if recipe.training.workers > 1:
-        raise ValueError("a sweep's trials train with one worker each; --set training.workers=1 for the sweep")
     return recipe.tuning
 
 
@@ -127,6 +128,9 @@ class _Search(Searcher):
                 ))  # fmt: skip
         for record in interrupted:
             self.study.enqueue_trial(_encode(record["params"]))
+        if not done and not interrupted:
+            for point in _first_points(tuning, space):
+                self.study.enqueue_trial(point)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         self.asked[trial_id] = self.study.ask(self.space)
@@ -143,6 +147,22 @@ class _Search(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("sweeps resume from their trial records")
+
+
+def _first_points(tuning: Tuning, space: SearchSpace) -> list[dict[str, Any]]:
+    """The points that the recipe names, then the best ones of earlier sweeps, as Optuna takes them."""
+    points = [dict(point) for point in tuning.first]
+    for earlier in tuning.warm_start:
+        records = [r for r in _read_records(Path(earlier)) if r.get(f"best/{tuning.metric}") is not None]
+        if not records:
+            raise ValueError(f"tuning.warm_start: {earlier} has no finished trial; name the folder of a sweep")
+        best = sorted(records, key=lambda r: r[f"best/{tuning.metric}"])[: max(1, tuning.trials // 4)]
+        points += [_values(r["params"]) for r in best]
+    for point in points:
+        if unknown := set(point) - set(space.parameters):
+            raise ValueError(f"a point to start from names {sorted(unknown)}, which the search space lacks")
+    choices = {path for path, distribution in space.parameters.items() if isinstance(distribution, Choice)}
+    return [{path: json.dumps(v) if path in choices else v for path, v in point.items()} for point in points]
 
 
 def _optuna(distribution: Any) -> optuna.distributions.BaseDistribution:
@@ -195,23 +215,21 @@ def _run(
 ) -> None:  # fmt: skip
     connect()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's error is in its record
-    payload = ray.put((recipe, data, str(folder.absolute())))  # one copy of the series for all trials
-    gpus = ray.cluster_resources().get("GPU", 0) if recipe.training.device != "cpu" else 0
-    metric = f"best/{tuning.metric}"
+    payload = ray.put((recipe, data, str(folder.absolute())))  # one copy for all trials
+    at_once, resources = _room(recipe)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, payload=[payload]), {"CPU": 1, "GPU": 1 if gpus else 0}),
+        tune.with_resources(tune.with_parameters(_trial, payload=[payload]), resources),
         tune_config=tune.TuneConfig(
             search_alg=_Search(space, tuning, done, interrupted),
             scheduler=_scheduler(recipe, tuning),
-            metric=None if tuning.scheduler == "asha" else metric,
-            mode=None if tuning.scheduler == "asha" else "min",
             num_samples=tuning.trials - len(done),
-            max_concurrent_trials=tuning.max_concurrent or max(1, int(gpus or cpus())),
-            reuse_actors=True,
+            max_concurrent_trials=min(at_once, tuning.max_concurrent or at_once),
+            reuse_actors=recipe.training.in_process,  # else a stopped trial's workers would live on
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}", storage_path=str((folder / "tune").absolute()), verbose=0,
             callbacks=[_Records(folder, on_trial)],
+            failure_config=tune.FailureConfig(max_failures=recipe.training.max_failures),
         ),
     )  # fmt: skip
     tuner.fit()
@@ -220,28 +238,53 @@ def _run(
         raise ValueError(f"every trial of the sweep failed; the first: {first.get('error', 'no error was recorded')}")
 
 
+def _room(recipe: Recipe) -> tuple[int, dict[str, float]]:
+    """How many trials run at once, and what Tune reserves for one. Raises ValueError where not even one fits.
+
+    A trial that trains on Ray Train's workers only waits for them itself: its place is a node that stays, where the
+    cluster has marked such nodes with the resource `driver`.
+    """
+    have, training = capacity(), recipe.training
+    gpu = have.gpus > 0 and training.device != "cpu"
+    units, kind = (have.gpus, "GPU") if gpu else (have.cpus, "CPU")
+    if training.in_process:
+        return max(1, units), {"CPU": 1, "GPU": 1 if gpu else 0}
+    if units < training.most_workers:
+        raise ValueError(
+            f"a trial of {training.most_workers} workers needs as many {kind}s; the cluster has {units} at most; lower "
+            "training.workers"
+        )
+    return units // training.most_workers, {"CPU": 0, "driver": 0.001} if have.driver else {"CPU": 0}
+
+
 def _scheduler(recipe: Recipe, tuning: Tuning) -> Any:
-    if tuning.scheduler == "fifo":
-        return None
-    return ASHAScheduler(
-        time_attr="epoch", metric=f"best/{tuning.metric}", mode="min", max_t=recipe.training.epochs + 1, grace_period=1,
-        reduction_factor=3,
-    )  # fmt: skip
+    metric, epochs = f"best/{tuning.metric}", recipe.training.epochs
+    match tuning.scheduler:
+        case "fifo":
+            return None
+        case "asha":
+            return ASHAScheduler(
+                time_attr="epoch", metric=metric, mode="min", max_t=epochs + 1, grace_period=1, reduction_factor=3
+            )
+        case "hyperband":
+            return HyperBandScheduler(time_attr="epoch", metric=metric, mode="min", max_t=epochs)
+    raise AssertionError(tuning.scheduler)
 
 
 def _trial(params: dict[str, Any], payload: list[Any]) -> None:
-    """One trial, in its own process: train and report every epoch."""
+    """One trial: train and report every epoch. Started again after its process or node died (or after a scheduler's
+    pause), it goes on from its last epoch."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
     recipe, data, folder = ray.get(payload[0])
     place = Path(folder) / "trials" / _trial_id(params)
-    best: dict[str, float] = {}
-
-    def report(metrics: dict[str, float]) -> None:
-        for name in _METRICS:
-            best[f"best/{name}"] = min(metrics[name], best.get(f"best/{name}", float("inf")))
-        tune.report(metrics | best)
-
-    fit_model(data, override(recipe, _values(params)), state=place / "state", on_epoch=report)
+    try:
+        recipe = override(recipe, _values(params))
+        if recipe.training.in_process:
+            fit_model(data, recipe, state=place / "state", on_epoch=tune.report)
+        else:
+            fit_model(data, recipe, state=place / "state", callbacks=[TuneReportCallback()])
+    except ValueError as error:
+        (place / _ERROR).write_text(str(error), encoding="utf-8")
 
 
 def _trial_id(params: dict[str, Any]) -> str:
@@ -258,19 +301,23 @@ class _Records(tune.Callback):
         self._write(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._write(trial, "finished")
+        self._write(trial, "failed" if (self._place(trial) / _ERROR).is_file() else "finished")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._write(trial, "failed")
 
+    def _place(self, trial: Any) -> Path:
+        return self.folder / "trials" / _trial_id(trial.config)
+
     def _write(self, trial: Any, status: str) -> None:
-        result = trial.last_result or {}
-        place = self.folder / "trials" / _trial_id(trial.config)
+        result, place = trial.last_result or {}, self._place(trial)
         place.mkdir(parents=True, exist_ok=True)
+        if status == "running":
+            (place / _ERROR).unlink(missing_ok=True)
         record = {
             "trial": place.name, "status": status, "epochs": int(result.get("epoch", 0)),
-            **{f"best/{name}": result.get(f"best/{name}") for name in _METRICS},
-            "seconds": result.get("time_total_s"), "params": trial.config, "error": _error(trial),
+            **{f"best/{name}": result.get(f"best/{name}") for name in METRICS},
+            "seconds": result.get("time_total_s"), "params": trial.config, "error": _error(trial, place),
         }  # fmt: skip
         write_json(place / "trial.json", record)
         if status != "running":
@@ -278,7 +325,9 @@ class _Records(tune.Callback):
             self.on_trial(record | {"params": _values(record["params"])})
 
 
-def _error(trial: Any) -> str | None:
+def _error(trial: Any, place: Path) -> str | None:
+    if (place / _ERROR).is_file():
+        return (place / _ERROR).read_text(encoding="utf-8")[:500]
     text = trial.error_file and Path(trial.error_file).is_file() and Path(trial.error_file).read_text(encoding="utf-8")
     return text.strip().splitlines()[-1][:500] if text else None
 
