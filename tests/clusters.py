@@ -18,6 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import write_csv
+
+ROOT = Path(__file__).parents[1]
+CARD = """\
+name: tiny
+files: [tiny.csv]
+unit: mg/dL
+columns: {subject: subject, time: time, glucose: glucose}
+"""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -104,3 +114,23 @@ def end_group(process: subprocess.Popen) -> None:
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
+
+
+def write_tree(folder: Path, people: int = 4, days: float = 3) -> Path:
+    """A working tree to submit from: this one's package, jobs and spaces, and a small data set, datasets/tiny.yaml."""
+    for name in ("platform", "jobs", "datasets", "search_spaces"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "datasets" / "tiny.yaml").write_text(CARD)
+    write_csv(folder / "datasets" / "tiny.csv", n=people, days=days)
+    return folder
+
+
+def submit(head: Head, tree: Path, *entrypoint: str) -> subprocess.Popen[str]:
+    """What a user types in the root of a working tree, with the user's own Python; stdout has everything it prints."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]
+    command = [*ray, "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml", "--", "python", *entrypoint]
+    return subprocess.Popen(
+        command, cwd=tree, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )

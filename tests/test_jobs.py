@@ -15,22 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from clusters import Head, start_head
-from helpers import write_csv
+from clusters import ROOT, Head, start_head, submit, write_tree
 
 from raycadian.training.run import Run, list_runs, source_hash
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-ROOT = Path(__file__).parents[1]
 JOB_S = 240  # a job takes 5 to 10 s; on a machine with eight times its load up to 80 s
 UPLOAD_MB = 4  # unpacked: code, recipes, cards, the demo cohort
 
-CARD = """\
-name: tiny
-files: [tiny.csv]
-unit: mg/dL
-columns: {subject: subject, time: time, glucose: glucose}
-"""
 RECIPE = """\
 name: job
 dataset: datasets/tiny.yaml
@@ -64,14 +56,13 @@ class Cluster:
 
     def submit(self, tree: Path, *entrypoint: str) -> subprocess.CompletedProcess[str]:
         """What a user types in the root of a working tree, with the user's own Python."""
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.head.dashboard]
-        upload = ["--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
-        command = [*ray, *upload, "--", "python", *entrypoint]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        job = submit(self.head, tree, *entrypoint)
         try:
-            return subprocess.run(command, cwd=tree, env=self.head.environment, timeout=JOB_S, **pipes)
-        except subprocess.TimeoutExpired as late:
-            raise AssertionError(f"no end after {JOB_S} s:\n{(late.output or b'').decode()}") from None
+            printed, _ = job.communicate(timeout=JOB_S)
+        except subprocess.TimeoutExpired:
+            job.kill()
+            raise AssertionError(f"no end after {JOB_S} s:\n{job.communicate()[0]}") from None
+        return subprocess.CompletedProcess(job.args, job.returncode, printed)
 
     @property
     def site(self) -> Path:
@@ -103,18 +94,12 @@ def _python_without_the_package(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     """A working tree as a user has it: edited code, a small data set, and folders that must not travel."""
-    tree = tmp_path_factory.mktemp("tree")
-    for name in ("platform", "jobs", "datasets", "search_spaces"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", "pyproject.toml"):
-        shutil.copy(ROOT / name, tree / name)
+    tree = write_tree(tmp_path_factory.mktemp("tree"))
     for name in (".git", ".venv", "runs", "snapshots", "mlruns", "tests", "docs", "benchmarks", "wandb"):
         (tree / name).mkdir()
         (tree / name / "heavy.bin").write_bytes(secrets.token_bytes(2_000_000))
     with (tree / "platform" / "raycadian" / "__init__.py").open("a") as file:
         file.write(f'\nUPLOADED = "{secrets.token_hex(8)}"\n')  # so that it is neither the checkout nor an old upload
-    (tree / "datasets" / "tiny.yaml").write_text(CARD)
-    write_csv(tree / "datasets" / "tiny.csv", n=4, days=3)
     (tree / "jobs" / "recipes" / "tiny.yaml").write_text(RECIPE)
     (tree / "jobs" / "where.py").write_text(WHERE)
     return tree
