@@ -56,13 +56,83 @@ def test_a_sweep_lists_priors_and_ranks_and_leaks_nothing(place, ray_local):
     assert override(recipe, found.best).model.mechanism.prior.taug.sd == found.best["model.mechanism.prior.taug.sd"]
     assert (found.path / "trials.csv").is_file()
     assert not (found.path / "tune").exists()  # Tune's own state is gone with the sweep
-    from ray.util import placement_group_table
+    assert leaked(ray_local, found) == []
 
-    deadline = time.monotonic() + 30
-    while ray_local.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert ray_local.available_resources()["CPU"] == 2
-    assert not [g for g in placement_group_table().values() if g["state"] == "CREATED"]
+
+def leaked(ray, found):
+    """What a sweep left: CPUs that are taken, placement groups, actors, files of Tune or of a trial's training."""
+    from ray.util import placement_group_table
+    from ray.util.state import list_actors
+
+    def left():
+        groups = [str(g) for g in placement_group_table().values() if g["state"] != "REMOVED"]
+        actors = [
+            a.class_name
+            for a in list_actors(address=ray.get_runtime_context().gcs_address)
+            if a.state != "DEAD" and "Serve" not in a.class_name
+        ]
+        taken = [f"{2 - cpus} CPUs"] if (cpus := ray.available_resources().get("CPU", 0)) < 2 else []
+        files = [str(p) for p in (*found.path.glob("tune*"), *found.path.glob("trials/*/state"))]
+        return groups + [a for a in actors if a not in KEPT] + taken + files
+
+    deadline = time.monotonic() + 60
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return left()
+
+
+KEPT = {
+    "AutoscalingCoordinator",
+    "_AutoscalingCoordinatorActor",
+    "_StatsActor",
+    "TrainStateActor",
+    "_ActorLocationTracker",
+    "ActorLocationTracker",
+}
+
+
+def test_trials_of_two_workers_stop_early_and_leave_nothing(place, ray_local):
+    recipe = override(load_recipe(place / "recipe.yaml"), {
+        "name": "wide", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.workers": 2, "training.epochs": 4,
+        "training.early_stopping": None, "tuning.space": str(place / "lr.yaml"), "tuning.trials": 2,
+        "tuning.first": [{"training.lr": 3e-3}, {"training.lr": 1e-7}],
+    })  # fmt: skip
+    (place / "lr.yaml").write_text("parameters: {training.lr: {loguniform: {low: 1.0e-7, high: 1.0e-2}}}")
+    found = sweep(recipe, data_of(place, recipe), runs=place / "runs")
+    assert found.table["training.lr"].tolist() == [3e-3, 1e-7]
+    assert found.table["epochs"].tolist()[0] == 4
+    assert found.table["epochs"].tolist()[1] < 4  # stopped by ASHA
+    assert leaked(ray_local, found) == []
+
+
+def test_the_best_of_an_earlier_sweep_is_tried_first_and_hyperband_pauses(place, ray_local):
+    recipe = override(load_recipe(place / "recipe.yaml"), {"name": "warm", "tuning.search": "random"})
+    data = data_of(place, recipe)
+    earlier = sweep(override(recipe, {"tuning.trials": 2}), data, runs=place / "runs")
+    second = override(
+        recipe, {"tuning.warm_start": [str(earlier.path)], "tuning.scheduler": "hyperband", "name": "next"}
+    )
+    told = []
+    found = sweep(second, data, runs=place / "runs", on_trial=told.append)
+    assert earlier.best in [record["params"] for record in told]
+    assert set(found.table["status"]) == {"finished"}
+    assert leaked(ray_local, found) == []
+
+
+def test_a_trial_that_fails_is_listed_with_its_reason_and_the_others_go_on(place, ray_local):
+    """A width that doesn't fit into memory, one that LoRA can't have, and a good one."""
+    recipe = override(load_recipe(place / "recipe.yaml"), {
+        "name": "failing", "model": {"kind": "ttm", "layers": 1}, "tuning.space": str(place / "width.yaml"), "tuning.trials": 3,
+        "tuning.first": [{"model.d_model": 16}, {"model.d_model": 3_000_000}, {"model.d_model": 17}],
+    })  # fmt: skip
+    (place / "width.yaml").write_text("parameters: {model.d_model: {choice: [16, 17, 3000000]}}")
+    found = sweep(recipe, data_of(place, recipe), runs=place / "runs")
+    rows = found.table.set_index("model.d_model")
+    print(rows.T)
+    assert rows.status[16] == "finished"
+    assert rows.status[3_000_000] == "failed"
+    assert "memory" in rows.error[3_000_000]
+    assert leaked(ray_local, found) == []
 
 
 def test_a_complete_sweep_is_reused_and_extended(place, ray_local):
@@ -78,11 +148,12 @@ def test_a_complete_sweep_is_reused_and_extended(place, ray_local):
     ("change", "message"),
     [
         ({"tuning": None}, "has no `tuning`"),
-        ({"training.workers": 2}, "training.workers=1"),
+        ({"training.workers": 8}, "a trial of 8 workers needs as many CPUs; the cluster has 2"),
+        ({"tuning.first": [{"training.lr": 0.1}]}, "which the search space lacks"),
         ({"model": {"kind": "ridge"}}, "search space at model"),
     ],
 )
-def test_a_sweep_that_cannot_run_says_why_before_it_starts(place, change, message):
+def test_a_sweep_that_cannot_run_says_why_before_it_starts(place, change, message, ray_local):
     recipe = override(load_recipe(place / "recipe.yaml"), change)
     with pytest.raises(ValueError, match=message):
         sweep(recipe, None, runs=place / "never")

@@ -43,6 +43,7 @@ from raycadian.training.loop import METRICS
 from raycadian.training.run import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
 
 OnTrial = Callable[[dict[str, Any]], None]
+_DRIVER_BYTES = 5e8  # what a trial needs that waits for its workers
 _ERROR = "error.txt"  # in a trial's folder: what the user has to change; another try can't heal it
 
 
@@ -67,6 +68,8 @@ def sweep(
     tuning = _require_tuning(recipe)
     space = load_space(tuning.space)
     _check_space(recipe, space)
+    _first_points(tuning, space)
+    _room(recipe)
     key = _key(recipe, space, data.snapshot_id)
     complete = find_complete(runs / "sweeps", recipe.name, key) if resume else None
     if complete is not None and sum(r["status"] == "finished" for r in _read_records(complete)) >= tuning.trials:
@@ -254,7 +257,8 @@ def _room(recipe: Recipe) -> tuple[int, dict[str, float]]:
             f"a trial of {training.most_workers} workers needs as many {kind}s; the cluster has {units} at most; lower "
             "training.workers"
         )
-    return units // training.most_workers, {"CPU": 0, "driver": 0.001} if have.driver else {"CPU": 0}
+    place = {"memory": _DRIVER_BYTES} | ({"driver": 0.001} if have.driver else {})
+    return units // training.most_workers, place
 
 
 def _scheduler(recipe: Recipe, tuning: Tuning) -> Any:
