@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from helpers import write_csv
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +73,34 @@ def start_head(
     finally:
         end_group(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def start_node(head: Head, *options: str) -> Iterator[subprocess.Popen]:
+    """One more node of a cluster, as `ray start --address`, in a process group of its own: `kill_node` is its sudden end."""
+    folder = tempfile.mkdtemp(prefix="n", dir=head.folder)  # as real nodes have: in a shared one they take the same names
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={head.gcs}", f"--temp-dir={folder}",
+        "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", *options,
+    ]  # fmt: skip
+    with Path(folder, "node.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=head.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=head.environment
+        )
+    try:
+        yield process
+    finally:
+        end_group(process)
+
+
+def kill_node(process: subprocess.Popen) -> None:
+    """What a power cut does to a node: every process of its group ends at once. Workers have sessions of their own, so
+    they are found as descendants."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
 
 
 def own_environment() -> dict[str, str]:

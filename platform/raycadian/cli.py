@@ -44,8 +44,10 @@ class Verbs(click.Group):
 def main() -> None:
     """Distributed experimentation on Ray for physiological time series."""
     from raycadian.cluster import prepare_environment
+    from raycadian.telemetry import configure_logs
 
     prepare_environment()
+    configure_logs()
 
 
 @main.command()
@@ -153,11 +155,11 @@ def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, 
     from raycadian.config import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    from raycadian import workflow
     from raycadian.terminal import Terminal, show_json, show_table
     from raycadian.training.experiment import load_data
-    from raycadian.training.tune import sweep
 
-    found = sweep(loaded, load_data(loaded, snapshots), runs=runs, resume=resume, on_trial=Terminal().trial)
+    found = workflow.tune(loaded, load_data(loaded, snapshots), Terminal(), runs=runs, resume=resume)
     if as_json:
         show_json({"path": str(found.path), "best": found.best, "trials": found.table.to_dict("records")})
         return

@@ -6,6 +6,8 @@ The registry's truth is an MLflow registered model with the alias `champion`; a 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from raycadian.training.run import RUNS, Run
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+OnTrial = Callable[[dict[str, Any]], None]
 ALIAS = "champion"
 _METRIC = "rmse_mgdl"
 
@@ -99,8 +102,7 @@ def log_run(run: Run, *, runs: Path = RUNS) -> None:
         return
     client = _client(run.recipe.tracking, runs)
     name = run.recipe.name
-    experiment = client.get_experiment_by_name(name)
-    number = experiment.experiment_id if experiment else client.create_experiment(name)
+    number = _experiment(client, name)
     tags = {"raycadian.run": run.name, "raycadian.snapshot": run.metadata["snapshot"]}
     logged = client.create_run(number, run_name=run.name, tags=tags).info.run_id
     from mlflow.entities import Metric, Param
@@ -109,6 +111,46 @@ def log_run(run: Run, *, runs: Path = RUNS) -> None:
     client.log_batch(logged, params=params[:100])
     client.log_batch(logged, metrics=[Metric(*row) for row in _metric_rows(run)])
     client.set_terminated(logged, "FINISHED")
+
+
+@contextmanager
+def logged_sweep(recipe: Recipe, *, runs: Path = RUNS) -> Iterator[OnTrial]:
+    """A sweep as an MLflow run, each trial, as it ends, as a run below it."""
+    from mlflow.entities import Param
+
+    client = _client(recipe.tracking, runs)
+    number = _experiment(client, recipe.name)
+    sweep = client.create_run(number, run_name=f"{recipe.name}-sweep").info.run_id
+
+    def on_trial(record: dict[str, Any]) -> None:
+        tags = {"mlflow.parentRunId": sweep, "raycadian.trial": record["trial"]}
+        trial = client.create_run(number, run_name=record["trial"], tags=tags).info.run_id
+        client.log_batch(trial, params=[Param(path, str(value)[:500]) for path, value in record["params"].items()])
+        for name, value in trial_metrics(record).items():
+            client.log_metric(trial, name, value)
+        client.set_terminated(trial, "FINISHED" if record["status"] == "finished" else "FAILED")
+        client.log_metric(sweep, "trials", record["ended"], step=record["ended"])
+
+    try:
+        yield on_trial
+    except BaseException:
+        client.set_terminated(sweep, "FAILED")
+        raise
+    client.set_terminated(sweep, "FINISHED")
+
+
+def trial_metrics(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a trial's record."""
+    return {
+        k: float(v)
+        for k, v in record.items()
+        if (k.startswith("best/") or k in ("epochs", "seconds")) and v is not None
+    }
+
+
+def _experiment(client: "MlflowClient", name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    return experiment.experiment_id if experiment else client.create_experiment(name)
 
 
 def flatten(nested: Any, prefix: str = "") -> dict[str, Any]:

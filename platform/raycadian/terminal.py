@@ -23,7 +23,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
-        self._epoch, self._began = 0, 0.0
+        self._epoch, self._began, self._best = 0, 0.0, math.inf
 
     def stage(self, text: str) -> None:
         self._end_bar()
@@ -59,7 +59,12 @@ class Terminal:
         score = record.get("best/val/rmse")
         found = "failed: " + str(record["error"]) if score is None else f"val RMSE {score:.2f}"
         params = ", ".join(f"{path.split('.', 1)[-1]}={_short(value)}" for path, value in record["params"].items())
-        console.print(f"  trial {record['trial']} · {record['epochs']} epochs · {found} · {params}")
+        if score is not None and score < self._best:
+            self._best = score
+        best = "" if math.isinf(self._best) else f" · best so far {self._best:.2f}"
+        console.print(
+            f"  trial {record['trial']} ({record['ended']} of {record['of']}{best}) · {record['epochs']} epochs · {found} · {params}"
+        )
 
     def _end_bar(self) -> None:
         if self._bar is not None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
 from raycadian import registry
 from raycadian.config import Recipe, model_name, override
-from raycadian.tracking import tracked
+from raycadian.tracking import tracked, tracked_sweep
 from raycadian.training.experiment import SNAPSHOTS, Data, board_of, load_data, read_predictions, train_run
 from raycadian.training.run import RUNS, Run, experiment_key, find_complete
+
+if TYPE_CHECKING:
+    from raycadian.training.tune import Sweep
 
 
 class Progress(Protocol):
@@ -64,6 +67,19 @@ def train(
     return run
 
 
+def tune(recipe: Recipe, data: Data, progress: Progress, *, runs: Path = RUNS, resume: bool = False) -> Sweep:
+    """Sweep the recipe's search space, each trial told to the trackers that the recipe turns on as it ends."""
+    from raycadian.training.tune import sweep  # the one door to ray.tune
+
+    with tracked_sweep(recipe, runs) as track:
+
+        def on_trial(record: dict[str, Any]) -> None:
+            track(record)
+            progress.trial(record)
+
+        return sweep(recipe, data, runs=runs, resume=resume, on_trial=on_trial)
+
+
 def run(
     recipe: Recipe, progress: Progress, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, resume: bool = False,
     also: Sequence[Run] = (),
@@ -77,10 +93,8 @@ def run(
     data = load_data(recipe, snapshots)
     sweep = None
     if recipe.tuning is not None:
-        from raycadian.training.tune import sweep as run_sweep  # the one door to ray.tune
-
         progress.stage(f"tune {recipe.tuning.trials} trials")
-        sweep = run_sweep(recipe, data, runs=runs, resume=resume, on_trial=progress.trial)
+        sweep = tune(recipe, data, progress, runs=runs, resume=resume)
         recipe = override(recipe, sweep.best, f"{recipe.name}, best trial")
     peers = [*also, *(train(r, data, progress, runs=runs, resume=resume) for r in peers_of(recipe))]
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)

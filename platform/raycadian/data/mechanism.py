@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycadian import telemetry
 from raycadian.config import CMAMechanism
 from raycadian.data.series import Series
 from raycadian.data.split import Range
@@ -79,6 +80,7 @@ def fit_mechanism(
         population = _fit_population(series, config, train)
     rows = [row for recording in range(len(series.offsets) - 1) for row in _rows(series, recording, config)]
     begin = np.zeros(len(rows), np.int64)
+    telemetry.record("raycadian_fits", len(rows), mechanism=config.kind)
     return _mechanism(
         series, rows, begin, _fit_rows(series, rows, config, {}), population, _points(series) + length - 1
     )

@@ -8,6 +8,8 @@ a restart with another number of workers goes on along the same curve.
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import tempfile
 import threading
 import warnings
@@ -19,6 +21,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from raycadian import telemetry
 from raycadian.cluster import connect, cpus
 from raycadian.config import Training
 from raycadian.data.windows import Windows
@@ -26,8 +29,10 @@ from raycadian.models.base import Model
 from raycadian.training import loop
 from raycadian.training.engines import Process
 from raycadian.training.loop import OnEpoch, Trained
+from raycadian.training.run import patiently
 
-_EPOCHS = "epochs.jsonl"
+log = logging.getLogger(__name__)
+_NAME, _EPOCHS = "ray_train", "epochs.jsonl"
 _WAIT_MIN = 20  # for room in the cluster: Ray Train waits a minute a time, and by default for ever
 
 
@@ -50,14 +55,14 @@ def train(
     connect()
     _require_capacity(config)
     state.mkdir(parents=True, exist_ok=True)
-    payload = ray.put((model, train_windows, val_windows, config, state.absolute() / _EPOCHS))
+    payload = ray.put((model, train_windows, val_windows, config, state.absolute() / _EPOCHS, telemetry.bound_fields()))
     workers = config.workers if isinstance(config.workers, int) else tuple(config.workers)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"payload": [payload]},
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu(config)),
         run_config=ray.train.RunConfig(
-            name="ray_train",
+            name=_NAME,
             storage_path=str(state.absolute()),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=_WAIT_MIN
@@ -79,6 +84,7 @@ def _fit(trainer: TorchTrainer, config: Training) -> Any:
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
+        telemetry.record("raycadian_failures", recipe=str(telemetry.bound_fields().get("recipe", "")), kind="training")
         raise ValueError(
             f"Ray Train gave up ({_last_line(error)}); the last epoch's checkpoint is kept: see the workers' logs in "
             f"Ray's dashboard, then go on with --resume (training.max_failures is {config.max_failures})"
@@ -144,11 +150,14 @@ def _worker(config: dict[str, Any]) -> str | None:
     """One Ray Train worker. Returns what the user has to change, where all workers stopped for that: a failure that
     another try can't heal is none to Ray Train."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
-    model, train_windows, val_windows, training, epochs = ray.get(config["payload"][0])
+    model, train_windows, val_windows, training, epochs, fields = ray.get(config["payload"][0])
+    telemetry.configure_logs()
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it repeats every report, of every worker
     context = ray.train.get_context()
     process = Process(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     loop.seed_everything(training.seed)
-    with tempfile.TemporaryDirectory(prefix="raycadian-state-") as folder:
+    named = telemetry.bound(**fields, rank=process.rank)
+    with named, tempfile.TemporaryDirectory(prefix="raycadian-state-") as folder:
         state = Path(folder)
         if checkpoint := ray.train.get_checkpoint():
             checkpoint.to_directory(folder)
@@ -158,6 +167,7 @@ def _worker(config: dict[str, Any]) -> str | None:
                 process=process, state=state, on_epoch=lambda metrics: _report(metrics, state, process, epochs),
             )  # fmt: skip
         except ValueError as error:
+            log.error("stopped: %s", error)
             return str(error)
     return None
 
@@ -165,7 +175,19 @@ def _worker(config: dict[str, Any]) -> str | None:
 def _report(metrics: loop.Metrics, state: Path, process: Process, epochs: Path) -> None:
     """Hand rank 0's state over as the checkpoint: from here on it outlives the workers."""
     mine = ray.train.Checkpoint.from_directory(str(state)) if process.rank == 0 else None
-    ray.train.report(metrics, checkpoint=mine)
+
+    @patiently
+    def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        target = epochs.parent / _NAME / name
+        shutil.copytree(checkpoint.path, target, dirs_exist_ok=True)
+        return ray.train.Checkpoint.from_directory(str(target))
+
+    ray.train.report(metrics, checkpoint=mine, checkpoint_upload_fn=upload)
     if process.rank == 0:
-        with epochs.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        _note(epochs, metrics)
+
+
+@patiently
+def _note(epochs: Path, metrics: loop.Metrics) -> None:
+    with epochs.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(metrics) + "\n")

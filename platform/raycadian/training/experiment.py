@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raycadian import telemetry
 from raycadian.config import CMAMechanism, Grid, Model, Recipe, mechanism_of, model_name
 from raycadian.data.mechanism import Mechanism, fit_mechanism
 from raycadian.data.series import Series, open_series
@@ -170,8 +171,9 @@ def train_run(
 
     `against`: runs on the same windows that the report's leaderboard sets beside this one.
     """
-    clock, began = Clock(), datetime.now(UTC)
-    with writing_folder(runs, recipe.name, experiment_key(recipe, data.snapshot_id), resume) as folder:
+    clock, began, key = Clock(), datetime.now(UTC), experiment_key(recipe, data.snapshot_id)
+    named = telemetry.bound(recipe=recipe.name, run=f"{recipe.name}-{key}")
+    with named, writing_folder(runs, recipe.name, key, resume) as folder:
         write_recipe(folder / "recipe.yaml", recipe)
         data.split.write(folder / "split.json")
         with clock.stage("train"):
@@ -298,6 +300,7 @@ def _in_words(record: dict[str, Any]) -> dict[str, Any]:
 def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> dict[str, Any]:
     parameters = list(fitted.model.parameters())
     trained = asdict(fitted.trained)
+    trained |= trained.pop("how")
     return {
         "status": "complete",
         "model": model_name(recipe.model),

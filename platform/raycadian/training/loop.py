@@ -8,6 +8,7 @@ so that each process reads its own part of the series (subjects lie one after th
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import random
@@ -22,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycadian import telemetry
 from raycadian.config import Training
 from raycadian.data.windows import Windows
 from raycadian.models.base import Model
 from raycadian.training.engines import Engine, Process, make
+from raycadian.training.run import patiently
 from raycadian.types import Batch
 
+log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
 OnStep = Callable[[int, int, int], None]  # epoch, windows done, windows of the epoch
@@ -108,6 +112,9 @@ def train(
         metrics = session.epoch(on_step)
         if state is not None:
             session.save(state)
+        if process.rank == 0:
+            telemetry.epoch(metrics)
+            log.info("epoch %d ended", session.progress.epoch, extra={"metrics": metrics})
         on_epoch(metrics)
     return session.finish()
 
@@ -261,10 +268,7 @@ class _Session:
             "progress": asdict(self.progress), "how": self.engine.how,
         }  # fmt: skip
         if self.process.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{_STATE}-{os.getpid()}"
-            torch.save(body, temporary)
-            temporary.replace(folder / _STATE)
+            _write(folder, body)
 
     def _to_device(self, batch: Batch) -> Batch:
         if self.process.device.type == "cpu":
@@ -311,6 +315,14 @@ class Saved:
 def read_state(folder: Path) -> Saved:
     body = _read(folder)
     return Saved(body["best"], body["progress"]["history"], body["progress"]["best_epoch"], body["how"])
+
+
+@patiently
+def _write(folder: Path, body: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{_STATE}-{os.getpid()}"
+    torch.save(body, temporary)
+    temporary.replace(folder / _STATE)
 
 
 def _read(folder: Path) -> dict[str, Any]:

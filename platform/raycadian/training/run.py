@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -18,10 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_delay, wait_exponential
 
 from raycadian.config import Recipe, load_recipe
 
 RUNS = Path("runs")
+log = logging.getLogger(__name__)
+
+STORAGE_PATIENCE_S = 300
+patiently = retry(
+    # a full disk doesn't empty itself; everything else that storage says may pass
+    retry=retry_if_exception(lambda e: isinstance(e, OSError) and e.errno not in (errno.ENOSPC, errno.EDQUOT)),
+    wait=wait_exponential(max=15), stop=stop_after_delay(STORAGE_PATIENCE_S),
+    before_sleep=before_sleep_log(log, logging.WARNING), reraise=True,
+)  # fmt: skip
+"""Decorator: try again, up to five minutes, what fails because shared storage is away for a while."""
+
 _PACKAGES = ("ray", "torch", "granite-tsfm", "transformers", "peft", "numpy", "pandas")
 
 
@@ -119,6 +133,7 @@ def _require_unlocked(folder: Path) -> None:
         raise ValueError(f"process {pid} is writing this run already ({folder}); wait for it or end it")
 
 
+@patiently
 def write_json(path: Path, body: Any) -> None:
     """Write JSON whole or not at all."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")

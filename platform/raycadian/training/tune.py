@@ -26,6 +26,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler
 from ray.tune.search import Searcher
 
+from raycadian import telemetry
 from raycadian.cluster import capacity, connect
 from raycadian.config import (
     Choice,
@@ -231,7 +232,7 @@ def _run(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}", storage_path=str((folder / "tune").absolute()), verbose=0,
-            callbacks=[_Records(folder, on_trial)],
+            callbacks=[_Records(folder, recipe, len(done), on_trial)],
             failure_config=tune.FailureConfig(max_failures=recipe.training.max_failures),
         ),
     )  # fmt: skip
@@ -279,14 +280,16 @@ def _trial(params: dict[str, Any], payload: list[Any]) -> None:
     """One trial: train and report every epoch. Started again after its process or node died (or after a scheduler's
     pause), it goes on from its last epoch."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
+    telemetry.configure_logs()
     recipe, data, folder = ray.get(payload[0])
     place = Path(folder) / "trials" / _trial_id(params)
     try:
         recipe = override(recipe, _values(params))
-        if recipe.training.in_process:
-            fit_model(data, recipe, state=place / "state", on_epoch=tune.report)
-        else:
-            fit_model(data, recipe, state=place / "state", callbacks=[TuneReportCallback()])
+        with telemetry.bound(recipe=recipe.name, sweep=Path(folder).name, trial=place.name):
+            if recipe.training.in_process:
+                fit_model(data, recipe, state=place / "state", on_epoch=tune.report)
+            else:
+                fit_model(data, recipe, state=place / "state", callbacks=[TuneReportCallback()])
     except ValueError as error:
         (place / _ERROR).write_text(str(error), encoding="utf-8")
 
@@ -298,8 +301,10 @@ def _trial_id(params: dict[str, Any]) -> str:
 class _Records(tune.Callback):
     """Keeps each trial's record: `running` from its start, its end when it ends."""
 
-    def __init__(self, folder: Path, on_trial: OnTrial):
-        self.folder, self.on_trial = folder, on_trial
+    def __init__(self, folder: Path, recipe: Recipe, ended: int, on_trial: OnTrial):
+        assert recipe.tuning is not None
+        self.folder, self.recipe, self.trials, self.on_trial = folder, recipe.name, recipe.tuning.trials, on_trial
+        self.ended = ended
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._write(trial, "running")
@@ -326,7 +331,11 @@ class _Records(tune.Callback):
         write_json(place / "trial.json", record)
         if status != "running":
             shutil.rmtree(place / "state", ignore_errors=True)
-            self.on_trial(record | {"params": _values(record["params"])})
+            telemetry.record("raycadian_trials", recipe=self.recipe, status=status)
+            if status == "failed":
+                telemetry.record("raycadian_failures", recipe=self.recipe, kind="trial")
+            self.ended += 1
+            self.on_trial(record | {"params": _values(record["params"]), "ended": self.ended, "of": self.trials})
 
 
 def _error(trial: Any, place: Path) -> str | None:
