@@ -1,6 +1,7 @@
 """Several workers: the same loop under Ray Train, over any number of nodes, with DDP, FSDP or DeepSpeed.
 
-Ray Train brings the workers up, joins them (gloo on CPUs, NCCL on GPUs), keeps the checkpoints and restarts what died.
+Ray Train brings the workers up, joins them (gloo on CPUs, NCCL on GPUs) and restarts what died; rank 0 writes the state
+after every epoch to storage that all nodes share.
 What each worker reads is the loop's business: it depends on the worker's rank only, so no window is lost or doubled, and
 a restart with another number of workers goes on along the same curve.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 import threading
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ from raycadian.training.loop import OnEpoch, Trained
 from raycadian.training.run import patiently
 
 log = logging.getLogger(__name__)
-_NAME, _EPOCHS = "ray_train", "epochs.jsonl"
+_EPOCHS = "epochs.jsonl"
+_OUTAGES = 10  # of storage, in one training
 _WAIT_MIN = 20  # for room in the cluster: Ray Train waits a minute a time, and by default for ever
 
 
@@ -54,44 +56,74 @@ def train(
     """
     connect()
     _require_capacity(config)
+    state = state.absolute()
     state.mkdir(parents=True, exist_ok=True)
-    payload = ray.put((model, train_windows, val_windows, config, state.absolute() / _EPOCHS, telemetry.bound_fields()))
-    workers = config.workers if isinstance(config.workers, int) else tuple(config.workers)
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"payload": [payload]},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu(config)),
-        run_config=ray.train.RunConfig(
-            name=_NAME,
-            storage_path=str(state.absolute()),
-            failure_config=ray.train.FailureConfig(
-                max_failures=config.max_failures, controller_failure_limit=_WAIT_MIN
-            ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=list(callbacks),
-        ),
-    )
+    payload = ray.put((model, train_windows, val_windows, config, state, telemetry.bound_fields()))
     with _following(state / _EPOCHS, on_epoch):
-        result = _fit(trainer, config)
-    with result.checkpoint.as_directory() as folder:
-        saved = loop.read_state(Path(folder))
+        _fit(payload, config, state, callbacks)
+    saved = loop.read_state(state)
     model.load_state_dict(saved.best)
     model.eval()
     return Trained(saved.history, saved.best_epoch, saved.how, stopped_early=len(saved.history) < config.epochs)
 
 
-def _fit(trainer: TorchTrainer, config: Training) -> Any:
+def _fit(payload: Any, config: Training, state: Path, callbacks: Sequence[Any]) -> None:
+    """Train until it is done. Storage that is away for a while is waited for; then it goes on from the last epoch."""
+    for _ in range(_OUTAGES):
+        try:
+            with _scratch(state) as folder:
+                result = _trainer(payload, config, folder, callbacks).fit()
+        except ray.train.TrainingFailedError as error:
+            if isinstance(getattr(error, "controller_failure", None), OSError):
+                log.warning("storage failed: %s", error.controller_failure)
+                _await_storage(state)
+                continue
+            telemetry.record(
+                "raycadian_failures", recipe=str(telemetry.bound_fields().get("recipe", "")), kind="training"
+            )
+            raise ValueError(
+                f"Ray Train gave up ({_last_line(error)}); the last epoch's checkpoint is kept: see the workers' logs in "
+                f"Ray's dashboard, then go on with --resume (training.max_failures is {config.max_failures})"
+            ) from error
+        if isinstance(result.return_value, str):
+            raise ValueError(result.return_value)
+        return
+    raise OSError(f"{state}: storage failed {_OUTAGES} times; go on with --resume when it is well")
+
+
+def _trainer(payload: Any, config: Training, folder: Path, callbacks: Sequence[Any]) -> TorchTrainer:
+    """Checkpoints are the loop's own (`state`): what Ray Train registers of them lags behind, and its names make a
+    training that is done stay done. So it gets a folder that nobody goes back to."""
+    workers = config.workers if isinstance(config.workers, int) else tuple(config.workers)
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"payload": [payload]},
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu(config)),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.max_failures, controller_failure_limit=_WAIT_MIN
+            ),
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+@contextmanager
+def _scratch(state: Path) -> Iterator[Path]:
+    folder = state / f"ray-{uuid.uuid4().hex[:8]}"
     try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        telemetry.record("raycadian_failures", recipe=str(telemetry.bound_fields().get("recipe", "")), kind="training")
-        raise ValueError(
-            f"Ray Train gave up ({_last_line(error)}); the last epoch's checkpoint is kept: see the workers' logs in "
-            f"Ray's dashboard, then go on with --resume (training.max_failures is {config.max_failures})"
-        ) from error
-    if isinstance(result.return_value, str):
-        raise ValueError(result.return_value)
-    return result
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@patiently
+def _await_storage(state: Path) -> None:
+    probe = state / f".probe-{uuid.uuid4().hex[:8]}"
+    probe.touch()
+    probe.unlink()
 
 
 def _last_line(error: BaseException) -> str:
@@ -150,41 +182,25 @@ def _worker(config: dict[str, Any]) -> str | None:
     """One Ray Train worker. Returns what the user has to change, where all workers stopped for that: a failure that
     another try can't heal is none to Ray Train."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
-    model, train_windows, val_windows, training, epochs, fields = ray.get(config["payload"][0])
+    model, train_windows, val_windows, training, state, fields = ray.get(config["payload"][0])
     telemetry.configure_logs()
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it repeats every report, of every worker
     context = ray.train.get_context()
     process = Process(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     loop.seed_everything(training.seed)
-    named = telemetry.bound(**fields, rank=process.rank)
-    with named, tempfile.TemporaryDirectory(prefix="raycadian-state-") as folder:
-        state = Path(folder)
-        if checkpoint := ray.train.get_checkpoint():
-            checkpoint.to_directory(folder)
+
+    def report(metrics: loop.Metrics) -> None:
+        if process.rank == 0:
+            _note(state / _EPOCHS, metrics)
+        ray.train.report(metrics)
+
+    with telemetry.bound(**fields, rank=process.rank):
         try:
-            loop.train(
-                model, train_windows, val_windows, training,
-                process=process, state=state, on_epoch=lambda metrics: _report(metrics, state, process, epochs),
-            )  # fmt: skip
+            loop.train(model, train_windows, val_windows, training, process=process, state=state, on_epoch=report)
         except ValueError as error:
             log.error("stopped: %s", error)
             return str(error)
     return None
-
-
-def _report(metrics: loop.Metrics, state: Path, process: Process, epochs: Path) -> None:
-    """Hand rank 0's state over as the checkpoint: from here on it outlives the workers."""
-    mine = ray.train.Checkpoint.from_directory(str(state)) if process.rank == 0 else None
-
-    @patiently
-    def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        target = epochs.parent / _NAME / name
-        shutil.copytree(checkpoint.path, target, dirs_exist_ok=True)
-        return ray.train.Checkpoint.from_directory(str(target))
-
-    ray.train.report(metrics, checkpoint=mine, checkpoint_upload_fn=upload)
-    if process.rank == 0:
-        _note(epochs, metrics)
 
 
 @patiently
