@@ -119,6 +119,23 @@ def test_the_best_of_an_earlier_sweep_is_tried_first_and_hyperband_pauses(place,
     assert leaked(ray_local, found) == []
 
 
+def test_laggards_of_a_population_go_on_from_the_leaders(place, ray_local):
+    recipe = override(load_recipe(place / "recipe.yaml"), {
+        "name": "population", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.epochs": 6,
+        "training.schedule": "constant", "training.early_stopping": None,
+        "tuning": {"space": str(place / "rates.yaml"), "trials": 4, "scheduler": "pbt", "first": [
+            {"training.lr": 3e-3}, {"training.lr": 2e-3}, {"training.lr": 1e-8}, {"training.lr": 1e-8},
+        ]},
+    })  # fmt: skip
+    (place / "rates.yaml").write_text("parameters: {training.lr: {loguniform: {low: 1.0e-8, high: 1.0e-2}}}")
+    found = sweep(recipe, data_of(place, recipe), runs=place / "runs")
+    assert set(found.table["status"]) == {"finished"}
+    assert set(found.table["epochs"]) == {6}
+    assert (found.table["training.lr"] == 1e-8).sum() < 2  # a laggard took other rates
+    assert found.table["best/val/rmse"].max() < 1.5 * found.table["best/val/rmse"].min()  # and a leader's weights
+    assert leaked(ray_local, found) == []
+
+
 def test_a_trial_that_fails_is_listed_with_its_reason_and_the_others_go_on(place, ray_local):
     """A width that doesn't fit into memory, one that LoRA can't have, and a good one."""
     recipe = override(load_recipe(place / "recipe.yaml"), {
@@ -149,6 +166,7 @@ def test_a_complete_sweep_is_reused_and_extended(place, ray_local):
     [
         ({"tuning": None}, "has no `tuning`"),
         ({"training.workers": 8}, "a trial of 8 workers needs as many CPUs; the cluster has 2"),
+        ({"tuning.scheduler": "pbt"}, "in the middle of a training"),
         ({"tuning.first": [{"training.lr": 0.1}]}, "which the search space lacks"),
         ({"model": {"kind": "ridge"}}, "search space at model"),
     ],

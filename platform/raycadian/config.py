@@ -352,7 +352,9 @@ class Tuning(Schema):
     space: str
     """Path of a search space, relative to the working directory."""
     trials: Count = 16
-    scheduler: Literal["asha", "hyperband", "fifo"] = "asha"
+    scheduler: Literal["asha", "hyperband", "pbt", "fifo"] = "asha"
+    """asha, hyperband: stop what lags behind · pbt: a population of `trials` whose laggards go on from the leaders'
+    weights with other rates (only what may change in the middle of a training) · fifo: every trial to its end."""
     search: Literal["random", "optuna"] = "optuna"
     metric: Literal["val/rmse", "val/mae", "val/loss"] = "val/rmse"
     max_concurrent: Count | None = None

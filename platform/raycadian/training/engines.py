@@ -134,7 +134,17 @@ class Engine:
         if self.trains:
             self._load_optimizer(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
+            self._obey_recipe()
             self.scaler.load_state_dict(state["scaler"])
+
+    def _obey_recipe(self) -> None:
+        """Rates are the recipe's, not those that a state remembers: population-based training changes them."""
+        for group in self.adam.param_groups:
+            group["weight_decay"] = self.config.weight_decay
+            if self.config.schedule != "plateau":
+                group["lr"] = self.config.lr * self.schedule.lr_lambdas[0](self.schedule.last_epoch)
+        if self.config.schedule != "plateau":
+            self.schedule.base_lrs = [self.config.lr] * len(self.adam.param_groups)
 
     def _optimizer_state(self) -> State:
         return get_optimizer_state_dict(self.model, self.optimizer, options=_WHOLE)

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ import pandas as pd
 import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler
-from ray.tune.search import Searcher
+from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, PopulationBasedTraining
+from ray.tune.search import BasicVariantGenerator, Searcher
 
 from raycadian import telemetry
 from raycadian.cluster import capacity, connect
@@ -44,6 +45,7 @@ from raycadian.training.loop import METRICS
 from raycadian.training.run import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
 
 OnTrial = Callable[[dict[str, Any]], None]
+_MUTABLE = {"training.lr", "training.weight_decay", "training.clip_norm"}  # in the middle of a training
 _DRIVER_BYTES = 5e8  # what a trial needs that waits for its workers
 _ERROR = "error.txt"  # in a trial's folder: what the user has to change; another try can't heal it
 
@@ -70,6 +72,7 @@ def sweep(
     space = load_space(tuning.space)
     _check_space(recipe, space)
     _first_points(tuning, space)
+    _require_population(recipe, tuning, space)
     _room(recipe)
     key = _key(recipe, space, data.snapshot_id)
     complete = find_complete(runs / "sweeps", recipe.name, key) if resume else None
@@ -95,6 +98,21 @@ def _require_tuning(recipe: Recipe) -> Tuning:
             f"recipe {recipe.name} has no `tuning`; add one, e.g. --set 'tuning={{space: search_spaces/x.yaml}}'"
         )
     return recipe.tuning
+
+
+def _require_population(recipe: Recipe, tuning: Tuning, space: SearchSpace) -> None:
+    """Population-based training changes rates in the middle and copies states between trials: where that works."""
+    if tuning.scheduler != "pbt":
+        return
+    if others := set(space.parameters) - _MUTABLE:
+        raise ValueError(
+            f"tuning.scheduler=pbt changes parameters in the middle of a training; {sorted(others)} can't; it takes "
+            f"{sorted(_MUTABLE)}; use asha for the rest"
+        )
+    if any(not isinstance(d, Uniform | LogUniform) for d in space.parameters.values()):
+        raise ValueError("tuning.scheduler=pbt takes uniform and loguniform ranges")
+    if not recipe.training.in_process or recipe.training.schedule != "constant":
+        raise ValueError("tuning.scheduler=pbt needs training.workers=1, strategy ddp and training.schedule=constant")
 
 
 def _check_space(recipe: Recipe, space: SearchSpace) -> None:
@@ -221,11 +239,13 @@ def _run(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's error is in its record
     payload = ray.put((recipe, data, str(folder.absolute())))  # one copy for all trials
     at_once, resources = _room(recipe)
+    population = tuning.scheduler == "pbt"
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, payload=[payload]), resources),
+        param_space={path: _tune(d) for path, d in space.parameters.items()} if population else {},
         tune_config=tune.TuneConfig(
-            search_alg=_Search(space, tuning, done, interrupted),
-            scheduler=_scheduler(recipe, tuning),
+            search_alg=_population(tuning, space) if population else _Search(space, tuning, done, interrupted),
+            scheduler=_scheduler(recipe, tuning, space),
             num_samples=tuning.trials - len(done),
             max_concurrent_trials=min(at_once, tuning.max_concurrent or at_once),
             reuse_actors=recipe.training.in_process,  # else a stopped trial's workers would live on
@@ -262,7 +282,7 @@ def _room(recipe: Recipe) -> tuple[int, dict[str, float]]:
     return units // training.most_workers, place
 
 
-def _scheduler(recipe: Recipe, tuning: Tuning) -> Any:
+def _scheduler(recipe: Recipe, tuning: Tuning, space: SearchSpace) -> Any:
     metric, epochs = f"best/{tuning.metric}", recipe.training.epochs
     match tuning.scheduler:
         case "fifo":
@@ -273,7 +293,23 @@ def _scheduler(recipe: Recipe, tuning: Tuning) -> Any:
             )
         case "hyperband":
             return HyperBandScheduler(time_attr="epoch", metric=metric, mode="min", max_t=epochs)
+        case "pbt":
+            return PopulationBasedTraining(
+                time_attr="epoch", metric=tuning.metric, mode="min", perturbation_interval=max(1, epochs // 6),
+                hyperparam_mutations={path: _tune(distribution) for path, distribution in space.parameters.items()},
+            )  # fmt: skip
     raise AssertionError(tuning.scheduler)
+
+
+def _population(tuning: Tuning, space: SearchSpace) -> BasicVariantGenerator:
+    """The first members at random; the scheduler changes them from there, which Tune allows with no other search."""
+    return BasicVariantGenerator(points_to_evaluate=_first_points(tuning, space), random_state=tuning.seed)
+
+
+def _tune(distribution: Any) -> Any:
+    if isinstance(distribution, LogUniform):
+        return tune.loguniform(distribution.loguniform.low, distribution.loguniform.high)
+    return tune.uniform(distribution.uniform.low, distribution.uniform.high)
 
 
 def _trial(params: dict[str, Any], payload: list[Any]) -> None:
@@ -282,19 +318,32 @@ def _trial(params: dict[str, Any], payload: list[Any]) -> None:
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
     telemetry.configure_logs()
     recipe, data, folder = ray.get(payload[0])
-    place = Path(folder) / "trials" / _trial_id(params)
+    place = Path(folder) / "trials" / _trial_id(params, recipe, tune.get_context().get_trial_id())
+    report, state = tune.report, place / "state"
+    if recipe.tuning.scheduler == "pbt":
+        report = partial(_report_state, state=state)
+        if checkpoint := tune.get_checkpoint():  # its own, or a leader's
+            checkpoint.to_directory(str(state))
     try:
         recipe = override(recipe, _values(params))
         with telemetry.bound(recipe=recipe.name, sweep=Path(folder).name, trial=place.name):
             if recipe.training.in_process:
-                fit_model(data, recipe, state=place / "state", on_epoch=tune.report)
+                fit_model(data, recipe, state=state, on_epoch=report)
             else:
-                fit_model(data, recipe, state=place / "state", callbacks=[TuneReportCallback()])
+                fit_model(data, recipe, state=state, callbacks=[TuneReportCallback()])
     except ValueError as error:
         (place / _ERROR).write_text(str(error), encoding="utf-8")
 
 
-def _trial_id(params: dict[str, Any]) -> str:
+def _report_state(metrics: dict[str, float], state: Path) -> None:
+    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(state)))
+
+
+def _trial_id(params: dict[str, Any], recipe: Recipe, tune_id: str) -> str:
+    """The same for the same parameters, so that an interrupted trial finds its state; a member of a population, whose
+    parameters change, has Tune's."""
+    if recipe.tuning is not None and recipe.tuning.scheduler == "pbt":
+        return tune_id
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -303,7 +352,7 @@ class _Records(tune.Callback):
 
     def __init__(self, folder: Path, recipe: Recipe, ended: int, on_trial: OnTrial):
         assert recipe.tuning is not None
-        self.folder, self.recipe, self.trials, self.on_trial = folder, recipe.name, recipe.tuning.trials, on_trial
+        self.folder, self.recipe, self.trials, self.on_trial = folder, recipe, recipe.tuning.trials, on_trial
         self.ended = ended
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -316,7 +365,7 @@ class _Records(tune.Callback):
         self._write(trial, "failed")
 
     def _place(self, trial: Any) -> Path:
-        return self.folder / "trials" / _trial_id(trial.config)
+        return self.folder / "trials" / _trial_id(trial.config, self.recipe, trial.trial_id)
 
     def _write(self, trial: Any, status: str) -> None:
         result, place = trial.last_result or {}, self._place(trial)
@@ -331,9 +380,9 @@ class _Records(tune.Callback):
         write_json(place / "trial.json", record)
         if status != "running":
             shutil.rmtree(place / "state", ignore_errors=True)
-            telemetry.record("raycadian_trials", recipe=self.recipe, status=status)
+            telemetry.record("raycadian_trials", recipe=self.recipe.name, status=status)
             if status == "failed":
-                telemetry.record("raycadian_failures", recipe=self.recipe, kind="trial")
+                telemetry.record("raycadian_failures", recipe=self.recipe.name, kind="trial")
             self.ended += 1
             self.on_trial(record | {"params": _values(record["params"]), "ended": self.ended, "of": self.trials})
 
