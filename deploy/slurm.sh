@@ -42,9 +42,10 @@ node() {
   local file=$1 tmp ray
   shift
   tmp=$(mktemp -d /tmp/rc-XXXXXX) # local, and short enough for Ray's sockets
-  trap : TERM # scancel ends Ray itself; this shell lives on to clean up
   "$@" --block --temp-dir="$tmp" &
   ray=$!
+  # scancel and the end of time: everything gets TERM, and KILL soon after, so no leave is taken
+  trap 'kill -KILL "$ray"; sleep 1; rm -rf "$tmp"; exit 143' TERM
   while [ -e "$file" ] && kill -0 "$ray" 2>/dev/null; do sleep 1; done
   kill "$ray" 2>/dev/null
   wait "$ray"
