@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,14 @@ import pytest
 import yaml
 from clusters import Head, kill_node, start_head, start_node
 
+from raycadian import registry
 from raycadian.training.run import Run, list_runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PATIENCE_S = 150
-EPOCHS = 12
-TOLERANCE = 1e-3  # relative, over 12 epochs of float32 sums in another order
+EPOCHS = 25
+TOLERANCE = 1e-3  # relative, over 25 epochs of float32 sums in another order
+WAIT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "25"}  # for nodes that are gone: 60 s by default
 METRICS = ("train/loss", "val/rmse", "val/mae")
 
 
@@ -61,7 +64,7 @@ class Driver:
     """`raycadian VERB recipe.yaml` in a process of its own, and what it has said so far."""
 
     def __init__(self, verb: str, place: Path, runs: str, head: Head | None, *options: str):
-        environment = dict(os.environ if head is None else head.environment | {"RAY_ADDRESS": head.gcs})
+        environment = dict(os.environ if head is None else head.environment | {"RAY_ADDRESS": head.gcs} | WAIT)
         if head is None:
             environment.pop("RAY_ADDRESS", None)
         command = [
@@ -227,3 +230,35 @@ def test_a_head_that_is_killed_and_started_again(place, undisturbed):
         again = Driver("train", place, "head", head, *pair, "--resume")
         assert_same_curve(again.end(), undisturbed)
         assert "epoch 3 " not in again.said
+
+
+PROMOTE = """
+import sys
+from pathlib import Path
+from raycadian import registry
+from raycadian import registry
+from raycadian.training.run import Run
+runs = Path(sys.argv[1])
+for number in range(10_000):
+    registry.promote(Run(runs / sys.argv[2 + number % 2]), runs=runs, force=True)
+    print(number, flush=True)
+"""
+
+
+def test_a_registry_write_is_whole_or_absent(place, undisturbed):
+    """A process that promotes two runs in turn is killed again and again: there is a champion, and it is one of them."""
+    runs = place / "undisturbed"
+    (one,) = list_runs(runs)
+    if not (runs / "other").exists():
+        shutil.copytree(one.path, runs / "other")
+    for kill_after_s in (0.0, 0.13, 0.31, 0.52):
+        command = [sys.executable, "-c", PROMOTE, str(runs), one.name, "other"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline()  # in the middle of things
+        time.sleep(kill_after_s)
+        process.kill()
+        process.wait()
+        found = registry.champion(runs=runs)
+        assert found.name in (one.name, "other")
+        assert (found.path / "checkpoint" / "config.json").is_file()
+    assert registry.promote(one, runs=runs, force=True).promoted  # and it goes on
