@@ -165,6 +165,7 @@ def test_four_workers_on_two_nodes_lose_a_worker_then_a_node(place, head, node, 
     assert (how["workers"], how["engine"]) == (2, "DistributedDataParallel")
 
 
+@pytest.mark.long
 def test_a_node_that_will_be_taken_away_is_left_in_time(place, head, node, second, undisturbed):
     """The notice of pre-emption that clouds give, as Ray passes it on."""
     driver = Driver(
@@ -193,6 +194,7 @@ def test_a_driver_that_is_killed_goes_on_with_resume(place, head, node, undistur
     assert list_runs(again.runs) == [again.run]
 
 
+@pytest.mark.long
 def test_storage_that_is_away_for_a_while_is_waited_for(place, head, node, undisturbed):
     driver = Driver("train", place, "storage", head, "--set", "training.workers=2", "--set", "training.max_failures=0")
     driver.until("epoch 2 ")
@@ -205,6 +207,7 @@ def test_storage_that_is_away_for_a_while_is_waited_for(place, head, node, undis
     assert_same_curve(driver.end(), undisturbed)
 
 
+@pytest.mark.long
 def test_a_sweep_loses_a_node_but_no_trial(place, head, node, second):
     driver = Driver("tune", place, "sweep", head, "--set", "training.epochs=30")
     deadline = time.monotonic() + PATIENCE_S
@@ -218,6 +221,7 @@ def test_a_sweep_loses_a_node_but_no_trial(place, head, node, second):
     assert {(t["status"], t["epochs"]) for t in trials} == {("finished", 30)}
 
 
+@pytest.mark.long
 def test_a_head_that_is_killed_and_started_again(place, undisturbed):
     """Everything ends with the head; the run's folder on shared storage is what counts."""
     pair = ("--set", "training.workers=2")

@@ -105,6 +105,7 @@ def test_trials_of_two_workers_stop_early_and_leave_nothing(place, ray_local):
     assert leaked(ray_local, found) == []
 
 
+@pytest.mark.long
 def test_the_best_of_an_earlier_sweep_is_tried_first_and_hyperband_pauses(place, ray_local):
     recipe = override(load_recipe(place / "recipe.yaml"), {"name": "warm", "tuning.search": "random"})
     data = data_of(place, recipe)
@@ -119,6 +120,7 @@ def test_the_best_of_an_earlier_sweep_is_tried_first_and_hyperband_pauses(place,
     assert leaked(ray_local, found) == []
 
 
+@pytest.mark.long
 def test_laggards_of_a_population_go_on_from_the_leaders(place, ray_local):
     recipe = override(load_recipe(place / "recipe.yaml"), {
         "name": "population", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.epochs": 6,
