@@ -1,4 +1,4 @@
-"""Invariants of the simulated schedule behind docs/scaling.md."""
+"""The simulated schedule behind docs/scaling.md: its invariants, and the three sizes at rates of round numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import scaling
 from schedule import Pool, Storage, Task, chain, critical_path_s, simulate
 
 SECONDS = st.floats(0.1, 1000)
@@ -124,3 +125,61 @@ def test_errors_say_what_is_wrong():
         simulate([Task(1)], Pool(cores=0, most=1))
     with pytest.raises(ValueError, match="earlier ones only"):
         simulate([Task(1, after=(0,))], Pool(cores=1, most=1))
+
+
+# --- the three sizes --------------------------------------------------------------------------------------------------
+
+RATES = scaling.Rates(
+    read_rows_per_s=3e5, grid_rows_per_s=3e5, cma_fits_per_s=300, train_windows_per_s=1000, validate_windows_per_s=5000,
+    predict_windows_per_s=2500, first_trial_s=5, next_trial_s=0.2, standin_train_windows_per_s=500,
+    standin_samples_per_s=4e7, standin_xpt_values_per_s=2e7,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trials", "epochs", "lengths"),
+    [(9, 9, [9, 3, 3] + [1] * 6), (16, 4, [4] + [3] * 4 + [1] * 11), (1, 5, [5]), (4, 1, [1] * 4)],
+)
+def test_asha_lets_a_third_go_on_at_each_rung(trials, epochs, lengths):
+    assert scaling.asha_epochs(trials, epochs, 3) == lengths
+
+
+def test_a_laptop_costs_nothing_and_is_within_its_own_bounds():
+    size = scaling.sizes(scaling.Assumptions())[0]
+    found = scaling.run_size(size, RATES)
+    tasks = size.tasks(RATES, size.pool)
+    assert found["usd"] == 0
+    assert found["hours"] >= critical_path_s(tasks, size.storage) / 3600
+    assert found["core_hours"] == pytest.approx(_work_s(tasks, size.storage) / 3600)
+    assert found["saved_by_doubling"]["start of nodes"] == 0  # it has been on all the time
+    rows = 200 * 90 * 288
+    assert found["stage_hours"]["read files"] == pytest.approx((rows / 3e5 + rows * 40 / 1e9 / 0.5) / 3600)
+
+
+def test_years_of_cgm_cost_what_their_nodes_and_their_head_do():
+    assumed = scaling.Assumptions(interruptions_per_h=0)
+    size = scaling.sizes(assumed)[1]
+    found = scaling.run_size(size, RATES)
+    assert found["cores"] == 128
+    nodes_h = (found["usd"] - found["hours"] * assumed.head_per_h) / assumed.spot_node_per_h
+    assert nodes_h * 8 * (1 - found["paid_and_idle"]) == pytest.approx(found["core_hours"])
+    assert found["bottleneck"] == max(found["saved_by_doubling"], key=found["saved_by_doubling"].get)
+    twice = replace(RATES, train_windows_per_s=2000, validate_windows_per_s=10_000)
+    assert scaling.run_size(size, twice)["hours"] < found["hours"]
+
+
+@pytest.mark.usefixtures("shared")
+def test_every_case_of_vitaldb_is_prepared():
+    size = scaling.sizes(scaling.Assumptions())[2]
+    tasks = size.tasks(RATES, size.pool)
+    assert sum(task.stage == "prepare" and task.seconds > 0 for task in tasks) == 6388 + len(scaling.CYCLES)
+    assert max(scaling.case_hours()) < 24 < sum(scaling.case_hours())
+
+
+def test_the_page_holds_the_tables_of_the_three_sizes():
+    page = scaling.DOCS.read_text(encoding="utf-8")
+    table = page.split(scaling.BEGIN)[1].split(scaling.END)[0]
+    for size in scaling.sizes(scaling.Assumptions()):
+        assert f"| {size.name}: {size.what} |" in table
+    for name, value in scaling.asdict(scaling.Assumptions()).items():
+        assert f"| `{name}` | {value} |" in table, "benchmarks/scaling.py has changed: run it with --update-docs"
