@@ -149,7 +149,7 @@ def write_tree(folder: Path, people: int = 4, days: float = 3) -> Path:
     """A working tree to submit from: this one's package, jobs and spaces, and a small data set, datasets/tiny.yaml."""
     for name in ("platform", "jobs", "datasets", "search_spaces"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", "pyproject.toml"):
+    for name in (".gitignore", ".rayignore", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "datasets" / "tiny.yaml").write_text(CARD)
     write_csv(folder / "datasets" / "tiny.csv", n=people, days=days)

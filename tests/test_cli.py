@@ -38,7 +38,15 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "forecast": (["file"], {"--run", "--champion", "--card", "--runs", "--json"}),
     "simulate": ([], {"--patients", "--days", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),
+    "submit": (["verb", "arguments"], {"--address", "--no-wait", "--json"}),
+    "jobs": ([], set()),
     "schema": (["kind"], set()),
+}
+JOBS_FLAGS: dict[str, tuple[list[str], set[str]]] = {
+    "list": ([], {"--address", "--json"}),
+    "logs": (["job"], {"--address", "--follow"}),
+    "stop": (["job"], {"--address"}),
+    "fetch": (["job"], {"--address", "--to", "--runs", "--json"}),
 }
 
 
@@ -65,6 +73,7 @@ def card(tmp_path) -> Path:
 
 def test_the_verbs_and_flags_are_the_pinned_ones():
     assert {name: flags_of(verb) for name, verb in main.commands.items()} == FLAGS
+    assert {name: flags_of(verb) for name, verb in main.commands["jobs"].commands.items()} == JOBS_FLAGS
 
 
 def test_help_lists_every_verb_in_the_order_of_work():

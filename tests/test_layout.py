@@ -17,7 +17,7 @@ LAYERS = [
     {"training"},
     {"registry", "tracking"},
     {"serving", "workflow"},
-    {"terminal", "doctor", "cli", "demo"},
+    {"terminal", "doctor", "cli", "demo", "upload", "submit", "pack"},
 ]
 DOORS = {  # heavy library -> files that may import it
     "tsfm_public": {"models/ttm.py"},

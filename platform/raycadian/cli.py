@@ -9,17 +9,34 @@ from typing import Any
 
 import click
 
+
+def _kept(ctx: click.Context, option: click.Parameter, folder: Path) -> Path:
+    """Refuse a place in a job's own folder, which Ray deletes after the job and other nodes don't see."""
+    from raycadian.cluster import JOB
+
+    if os.environ.get(JOB) and not folder.is_absolute():
+        raise ValueError(
+            f"--{option.name} {folder} would be lost with the job's folder: name storage that every node sees, "
+            f"e.g. --{option.name} /mnt/raycadian/{folder}, or set {option.envvar or 'it'} on the cluster"
+        )
+    return folder
+
+
 RUNS = click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), envvar="RAYCADIAN_RUNS", help="Folder of the runs."
-)
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), envvar="RAYCADIAN_RUNS", callback=_kept,
+    help="Folder of the runs.",
+)  # fmt: skip
 SNAPSHOTS = click.option(
     "--snapshots", type=click.Path(path_type=Path), default=Path("snapshots"), envvar="RAYCADIAN_SNAPSHOTS",
-    help="Folder of the snapshots.",
+    callback=_kept, help="Folder of the snapshots.",
 )  # fmt: skip
 SET = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. training.epochs=3.")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
 RESUME = click.option("--resume", is_flag=True, help="Go on with work that was interrupted; reuse what is complete.")
 YAML = click.Path(path_type=Path)
+ADDRESS = click.option(
+    "--address", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="The cluster's dashboard, http://HOST:8265."
+)
 
 
 class Verbs(click.Group):
@@ -295,7 +312,7 @@ def forecast(
 @click.option("--patients", default=10, show_default=True, help="Number of virtual patients.")
 @click.option("--days", default=14.0, show_default=True)
 @click.option("--seed", default=42, show_default=True)
-@click.option("--out", type=YAML, default=Path("simulated.parquet"), show_default=True)
+@click.option("--out", type=YAML, default=Path("simulated.parquet"), show_default=True, callback=_kept)
 def simulate(patients: int, days: float, seed: int, out: Path) -> None:
     """Simulate a UVA/Padova cohort (extra `sim`), patients in parallel on Ray."""
     from raycadian.data.simulated import simulate_cohort
@@ -321,6 +338,105 @@ def export(run: str, target: Path, runs: Path) -> None:
     click.echo(target)
 
 
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("verb")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@ADDRESS
+@click.option("--no-wait", is_flag=True, help="Return when the job is submitted; its id is printed.")
+@JSON
+@click.pass_context
+def submit(
+    ctx: click.Context, verb: str, arguments: tuple[str, ...], address: str | None, no_wait: bool, as_json: bool
+) -> None:
+    """Run a verb as a job on a cluster: raycadian submit tune RECIPE --set a.b=c --runs /shared/runs.
+
+    The verb's own arguments follow it. The working tree is uploaded, the job's output is followed, and its exit status
+    is this command's. Ctrl-C leaves the job running.
+    """
+    from raycadian import submit as jobs
+    from raycadian import upload
+
+    given = _given(ctx, verb, arguments)
+    uploaded = upload.plan(Path.cwd())
+    needs = jobs.check(uploaded, verb, given)
+    with jobs.cluster(address) as client:
+        for line in (f"upload: {uploaded}", *needs):
+            click.echo(line, err=True)
+        job = jobs.send(client, uploaded, verb, arguments, given)
+        click.echo(f"job {job} submitted", err=True)
+        if no_wait:
+            _show_job({"job": job, "status": "SUBMITTED", "exit_code": None}, as_json)
+            return
+        _follow(client, job, as_json)
+
+
+@main.group("jobs", cls=Verbs)
+def jobs_group() -> None:
+    """Jobs of a cluster: list, logs, stop, fetch what they made."""
+
+
+@jobs_group.command("list")
+@ADDRESS
+@JSON
+def list_jobs(address: str | None, as_json: bool) -> None:
+    """Submitted jobs, newest first."""
+    from raycadian import submit as jobs
+    from raycadian.terminal import show_json, show_table
+
+    with jobs.cluster(address) as client:
+        rows = jobs.listing(client)
+    if as_json:
+        show_json(rows)
+        return
+    import pandas as pd
+
+    show_table(pd.DataFrame(rows, columns=["job", "verb", "status", "started_utc", "seconds", "exit_code"]))
+
+
+@jobs_group.command()
+@click.argument("job")
+@ADDRESS
+@click.option("--follow", is_flag=True, help="Until the job ends; its exit status is this command's.")
+def logs(job: str, address: str | None, follow: bool) -> None:
+    """What a job has printed."""
+    from raycadian import submit as jobs
+
+    with jobs.cluster(address) as client:
+        if follow:
+            _follow(client, job)
+        else:
+            click.echo(client.get_job_logs(job), nl=False)
+
+
+@jobs_group.command()
+@click.argument("job")
+@ADDRESS
+def stop(job: str, address: str | None) -> None:
+    """End a job; what it had finished stays, and --resume goes on."""
+    from raycadian import submit as jobs
+
+    with jobs.cluster(address) as client:
+        click.echo(f"job {job}: {jobs.stop(client, job)}")
+
+
+@jobs_group.command()
+@click.argument("job")
+@click.option("--to", type=YAML, default=Path("runs"), show_default=True, help="Folder here.")
+@click.option(
+    "--runs", help="Folder of the runs on the cluster, where neither the job nor RAYCADIAN_RUNS there says so."
+)
+@ADDRESS
+@JSON
+def fetch(job: str, to: Path, runs: str | None, address: str | None, as_json: bool) -> None:
+    """Bring a job's complete runs and sweeps here."""
+    from raycadian import submit as jobs
+    from raycadian.terminal import console, show_json
+
+    with jobs.cluster(address) as client, console.status(f"fetching what {job} made"):
+        found = jobs.fetch(client, job, to, runs)
+    show_json([str(path) for path in found]) if as_json else click.echo("\n".join(map(str, found)))
+
+
 @main.command()
 @click.argument("kind", type=click.Choice(["recipe", "card", "space"]))
 def schema(kind: str) -> None:
@@ -338,6 +454,42 @@ def _chosen(run_name: str | None, champion_name: str | None, runs: Path) -> Any:
     if run_name and champion_name:
         raise ValueError("--run and --champion exclude one another; name one")
     return open_run(run_name, runs) if run_name else champion(champion_name, runs=runs)
+
+
+def _given(ctx: click.Context, verb: str, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """What the verb's own parser makes of its arguments, defaults and this machine's variables left out."""
+    command = main.commands.get(verb)
+    if command is None or isinstance(command, click.Group):
+        return {}
+    with command.make_context(verb, list(arguments), parent=ctx.parent) as inner:
+        said = click.core.ParameterSource.COMMANDLINE
+        return {name: value for name, value in inner.params.items() if inner.get_parameter_source(name) == said}
+
+
+def _follow(client: Any, job: str, as_json: bool = False) -> None:
+    """Show a job's output until it ends, and end with its exit status. Where the output is JSON, it goes to stderr."""
+    from raycadian.submit import ending
+    from raycadian.submit import follow as follow_job
+
+    try:
+        found = follow_job(client, job, lambda text: click.echo(text, nl=False, err=as_json))
+    except KeyboardInterrupt:
+        click.echo(
+            f"\njob {job} goes on: `raycadian jobs logs {job} --follow` shows it, `raycadian jobs stop {job}` ends it",
+            err=True,
+        )
+        sys.exit(130)
+    code, words = ending(found)
+    click.echo(words, err=True)
+    if as_json:
+        _show_job({"job": job, "status": str(found.status.value), "exit_code": code}, as_json)
+    sys.exit(code)
+
+
+def _show_job(body: dict[str, Any], as_json: bool) -> None:
+    from raycadian.terminal import show_json
+
+    show_json(body) if as_json else click.echo(body["job"])
 
 
 def _show_run(run: Any, as_json: bool) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+JOB = "RAYCADIAN_JOB"  # environment variable: the job that this process, or the one that started it, belongs to
 
 # Explicit, because the default of token authentication differs between Ray's versions.
 _ENVIRONMENT = {
@@ -30,6 +33,14 @@ def prepare_environment() -> None:
                 os.environ.setdefault(name, value)
 
 
+def prepare_client() -> None:
+    """For a process that only talks to a cluster's dashboard: in this mode alone Ray's client sends the token. Before
+    Ray is imported, as above."""
+    prepare_environment()
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)  # it names every ignore file it meets
+
+
 def connect(num_cpus: int | None = None) -> Any:
     """Connect to Ray once and return the module.
 
@@ -37,8 +48,6 @@ def connect(num_cpus: int | None = None) -> Any:
     this process). The dashboard stays on: without it early-stopped trials leak placement groups (facts/ray.md).
     """
     prepare_environment()
-    import logging
-
     import ray
 
     if ray.is_initialized():

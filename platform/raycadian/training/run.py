@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_delay, wait_exponential
 
+from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
 
 RUNS = Path("runs")
@@ -109,7 +110,9 @@ def writing_folder(parent: Path, name: str, key: str, resume: bool) -> Iterator[
 
 
 def finish(folder: Path) -> Path:
-    """Give a partial folder its final name, atomically; the new path."""
+    """Give a partial folder its final name, atomically; the new path. In a job it says which one made it."""
+    if os.environ.get(JOB):
+        write_json(folder / "job.json", {"job": os.environ[JOB]})
     (folder / "lock").unlink(missing_ok=True)
     name, key = folder.name.removeprefix(".partial-").rsplit("-", 1)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -122,6 +125,13 @@ def finish(folder: Path) -> Path:
 def find_complete(parent: Path, name: str, key: str) -> Path | None:
     """The newest complete folder of a name and key, if there is one."""
     return max(parent.glob(f"{name}-????????T??????*-{key}"), default=None)
+
+
+def made_by(job: str, runs: Path) -> list[Path]:
+    """The complete runs and sweeps below `runs` that a job made, oldest first."""
+    notes = sorted([*runs.glob("*/job.json"), *runs.glob("sweeps/*/job.json")], key=lambda p: p.stat().st_mtime)
+    notes = [note for note in notes if not note.parent.name.startswith(".")]
+    return [note.parent for note in notes if json.loads(note.read_text(encoding="utf-8"))["job"] == job]
 
 
 def _require_unlocked(folder: Path) -> None:
