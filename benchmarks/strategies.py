@@ -71,7 +71,8 @@ def measure(name: str, changes: dict[str, Any], recipe: Recipe, data: Data) -> d
         torch.manual_seed(0)
         return build(recipe.model, spec_of(recipe, data.series.dt_s))
 
-    alone = loop.train(model(), train, val, recipe.training)
+    one = recipe.training.model_copy(update={"strategy": "ddp", "workers": 1})
+    alone = loop.train(model(), train, val, one)
     trained = model()
     with tempfile.TemporaryDirectory() as state:
         found = distributed.train(
@@ -82,9 +83,7 @@ def measure(name: str, changes: dict[str, Any], recipe: Recipe, data: Data) -> d
         for a, b in zip(alone.history, found.history, strict=True)
         for key in ("train/loss", "val/rmse")
     ]
-    again = loop._Session(
-        trained, train, val, recipe.training.model_copy(update={"strategy": "ddp"}), Process()
-    )._validate()
+    again = loop._Session(trained, train, val, one, Process())._validate()
     best = min(m["val/rmse"] for m in found.history)
     return {
         "strategy": name, "engine": found.how["engine"], "optimizer": found.how["optimizer"],

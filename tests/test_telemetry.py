@@ -58,7 +58,7 @@ def test_without_ray_nothing_is_recorded_and_nothing_fails(monkeypatch):
 def lines(monkeypatch, capsys):
     """What the package's logger writes on stderr, in the format that the environment asks for."""
     logger = logging.getLogger("raycadian")
-    before = logger.handlers, logger.level
+    before = logger.level, logger.propagate
     monkeypatch.setattr(logger, "handlers", [])
 
     def write(as_json, **fields):
@@ -72,7 +72,8 @@ def lines(monkeypatch, capsys):
         return capsys.readouterr().err.splitlines()
 
     yield write
-    logger.setLevel(before[1])
+    logger.setLevel(before[0])
+    logger.propagate = before[1]
 
 
 def test_json_lines_carry_what_is_bound(lines):

@@ -80,6 +80,7 @@ def configure_logs() -> None:
         return
     as_json = os.environ.get("RAYCADIAN_LOG") == "json"
     logger.addHandler(_Handler(as_json))
+    logger.propagate = False  # a library that takes the root logger would say it twice
     logger.setLevel(logging.INFO if as_json else logging.WARNING)
 
 
