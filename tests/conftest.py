@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,18 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 prepare_environment()  # before any test imports Ray
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never wait for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
+
+# No test uses anybody's credentials or leaves tables in anybody's home; Ray's workers inherit this.
+PRIVATE = Path(tempfile.mkdtemp(prefix="rc-private-"))
+atexit.register(shutil.rmtree, PRIVATE, ignore_errors=True)
+os.environ |= {
+    "AWS_CONFIG_FILE": str(PRIVATE / "aws"),
+    "AWS_SHARED_CREDENTIALS_FILE": str(PRIVATE / "aws"),
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "RAYCADIAN_CACHE": str(PRIVATE / "cache"),
+}
+for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,10 @@ class People:
     def __init__(self, recordings: dict[str, list[Recording]], name: str = "people"):
         self.id, self.subjects, self._recordings = name, sorted(recordings), recordings
 
+    @property
+    def lengths(self) -> dict[str, list[int]]:
+        return {s: [len(r) for r in found] for s, found in self._recordings.items()}
+
     def recordings(self, subject: str) -> list[Recording]:
         return self._recordings[subject]
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -315,7 +316,8 @@ def test_what_a_killed_run_left_is_not_listed_and_goes_with_the_next(before, ori
     (left,) = out.glob(".preparing-*")
     assert list(left.rglob("*.parquet"))
     host = socket.gethostname()
-    alive, elsewhere = out / f".preparing-{host}-{os.getppid()}-x", out / ".preparing-other-1-x"
+    now = f"{time.time():.0f}"
+    alive, elsewhere = out / f".preparing-{host}-{os.getppid()}-{now}-x", out / ".preparing-other-1-x"
     for folder in (alive, elsewhere):  # of a process that still runs, and of another machine: not ours to clean
         folder.mkdir()
         (folder / "manifest.json").write_text("{}")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycadian.config import Window
-from raycadian.data.series import build_series, open_series
+from raycadian.data.series import build_series, map_series
 from raycadian.data.split import Range
 from raycadian.data.windows import cut_windows, latest
 
@@ -100,8 +100,8 @@ def test_histories_that_cannot_be_forecast_from(glucose, message):
 
 def test_the_mapped_series_equals_the_one_in_memory(tmp_path):
     source = helpers.people(3, 2, gap_after=150)
-    built, opened = build_series(source, ("glucose_mgdl",)), open_series(source, ("glucose_mgdl",), tmp_path)
-    again = open_series(source, ("glucose_mgdl",), tmp_path)
+    built, opened = build_series(source, ("glucose_mgdl",)), map_series(source, ("glucose_mgdl",), tmp_path / "series")
+    again = map_series(source, ("glucose_mgdl",), tmp_path / "series")
     for one in (opened, again):
         assert np.array_equal(one.table, built.table, equal_nan=True)
         assert isinstance(one.table, np.memmap)
@@ -111,7 +111,8 @@ def test_the_mapped_series_equals_the_one_in_memory(tmp_path):
 
 def test_a_channel_that_nobody_recorded_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="carbs_g"):
-        open_series(helpers.people(2, 1), ("glucose_mgdl", "carbs_g"), tmp_path)
+        map_series(helpers.people(2, 1), ("glucose_mgdl", "carbs_g"), tmp_path / "series")
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
 def test_past_channels_come_along():

@@ -10,6 +10,13 @@ from typing import Any
 import click
 
 
+def _place(text: str | Path) -> Path:
+    """A folder or a URL such as s3://bucket/folder."""
+    from raycadian.data.storage import place
+
+    return place(text)
+
+
 def _kept(ctx: click.Context, option: click.Parameter, folder: Path) -> Path:
     """Refuse a place in a job's own folder, which Ray deletes after the job and other nodes don't see."""
     from raycadian.cluster import JOB
@@ -27,8 +34,8 @@ RUNS = click.option(
     help="Folder of the runs.",
 )  # fmt: skip
 SNAPSHOTS = click.option(
-    "--snapshots", type=click.Path(path_type=Path), default=Path("snapshots"), envvar="RAYCADIAN_SNAPSHOTS",
-    callback=_kept, help="Folder of the snapshots.",
+    "--snapshots", type=_place, metavar="PATH", default=Path("snapshots"), envvar="RAYCADIAN_SNAPSHOTS",
+    callback=_kept, help="Folder of the snapshots, or s3://bucket/folder.",
 )  # fmt: skip
 SET = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. training.epochs=3.")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
@@ -45,7 +52,7 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             click.echo(f"raycadian: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
@@ -122,7 +129,7 @@ def prepare(card: Path, snapshots: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("snapshot", type=YAML)
+@click.argument("snapshot", type=_place)
 @click.option("--out", type=YAML, help="HTML file; <snapshot>-quality.html if left out.")
 @JSON
 def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:

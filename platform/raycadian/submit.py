@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import raycadian
 from raycadian.cluster import JOB, prepare_client
+from raycadian.data.storage import place
 from raycadian.upload import Upload, card_data, recipe_data
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def check(upload: Upload, verb: str, given: Mapping[str, Any]) -> list[str]:
     if verb not in scripts:
         raise ValueError(f"{verb!r} is not a verb that runs as a job; these are: {', '.join(scripts)}")
     for name in ("runs", "snapshots", "out"):
-        if name in given and not Path(given[name]).is_absolute():
+        if name in given and not place(given[name]).is_absolute():
             raise ValueError(f"--{name} {given[name]}: on a cluster an absolute path, on storage that every node sees")
     if "recipe" in given:
         return recipe_data(upload, str(given["recipe"]), tuple(given.get("overrides", ())))

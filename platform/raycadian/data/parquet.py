@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raycadian.data import storage
 from raycadian.data.grid import extents, owners, seconds
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
@@ -111,14 +112,22 @@ def events_table(events: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(events[EVENT_SCHEMA.names], EVENT_SCHEMA, preserve_index=False, safe=False)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+def write_table(table: pa.Table, path: Path) -> int:
+    """Write one Parquet file; its bytes. It is packed in memory first: object storage takes it in one request."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return storage.write_bytes(path, memoryview(sink.getvalue()))
 
 
 def read_table(path: Path, columns: set[str]) -> pa.Table:
-    """One Parquet file, its checksums verified. Raises ValueError where it is damaged or lacks a column."""
+    """One Parquet file, its checksums verified. Raises ValueError where it is damaged or lacks a column, OSError where
+    the storage can't be reached."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        data = storage.read_bytes(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; {REPAIR}") from None
+    try:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: not readable as Parquet ({error}); {REPAIR}") from None

@@ -1,33 +1,62 @@
 """All recordings of a snapshot as one memory-mapped table: what windows are cut from, shared by every process.
 
 Memory stays flat in the size of the data: the operating system pages the table in and out, and workers and trials
-on one machine share its pages.
+on one machine share its pages. A series of a snapshot travels to other processes as its origin alone; each node builds
+its table from the snapshot once, however many of its processes ask.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock
 
+from raycadian.data import storage
+from raycadian.data.snapshot import Snapshot
 from raycadian.types import GLUCOSE, Recording
 
+_AHEAD = 8  # subjects read at once: object storage answers late, but many at a time
 _INDEX = ("offsets", "subject_of", "number_of", "start_s", "utc_offset_min")
 
 
 class HasRecordings(Protocol):
-    """What a series is built from: a snapshot, or one person's readings at the endpoint."""
+    """What a series in memory is built from: a snapshot, or one person's readings at the endpoint."""
 
     id: str
     subjects: list[str]
 
     def recordings(self, subject: str) -> list[Recording]: ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The snapshot (a path or URL) and the channels that a series was built from: enough to have it on any node."""
+
+    snapshot: str
+    channels: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where this node keeps the table: beside snapshots that are files, else in `own_cache`."""
+        path = storage.place(self.snapshot)
+        cache = own_cache() if storage.remote(path) else path.parent / ".cache"
+        return cache / f"{path.name}-{'-'.join(self.channels)}"
+
+
+def own_cache() -> Path:
+    """This node's folder for the tables of snapshots in object storage: $RAYCADIAN_CACHE, else ~/.cache/raycadian."""
+    return Path(os.environ.get("RAYCADIAN_CACHE") or "~/.cache/raycadian").expanduser()
 
 
 @dataclass(frozen=True)
@@ -50,6 +79,13 @@ class Series:
     subjects: tuple[str, ...]
     channels: tuple[str, ...]
     dt_s: float
+    origin: Origin | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., "Series"], tuple[Any, ...]]:
+        """With an origin, that; the process that receives it maps its node's table. Else (serving) the arrays."""
+        if self.origin is not None:
+            return _reopen, (self.origin,)
+        return Series, tuple(getattr(self, field.name) for field in fields(self))
 
     def __len__(self) -> int:
         return self.table.shape[1]
@@ -66,43 +102,77 @@ def build_series(source: HasRecordings, channels: tuple[str, ...]) -> Series:
     if not recordings:
         raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
     table = np.concatenate([_rows(r, channels) for r in recordings], axis=1)
-    return _series(table, recordings, tuple(source.subjects), channels)
+    return _series(table, ~np.isnan(table[0]), recordings, tuple(source.subjects), channels)
 
 
-def open_series(source: HasRecordings, channels: tuple[str, ...], cache: Path) -> Series:
-    """The memory-mapped series of a snapshot, built on first use below `cache`. Raises ValueError."""
-    _require_channels(source, channels)
-    folder = cache / f"{source.id}-{'-'.join(channels)}"
+def open_series(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
+    """The memory-mapped series of a snapshot, which this node builds on first use. Raises ValueError, OSError."""
+    origin = Origin(str(snapshot.path.absolute()), channels)
+    return replace(map_series(snapshot, channels, origin.folder), origin=origin)
+
+
+def _reopen(origin: Origin) -> Series:
+    """The same on the node of this process, which may be another one; the snapshot is read only where that has to be."""
+    if origin.folder.is_dir():
+        return replace(_read(origin.folder), origin=origin)
+    try:
+        snapshot = Snapshot.open(origin.snapshot)
+    except ValueError as error:
+        raise ValueError(
+            f"node {socket.gethostname()} can't read the snapshot ({error}); with several nodes, --snapshots must name "
+            "storage that all of them share: a shared folder at the same path, or s3://bucket/folder"
+        ) from None
+    return open_series(snapshot, origin.channels)
+
+
+def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path) -> Series:
+    """A source's series, memory-mapped from `folder`, which is built by the first process that asks. Raises ValueError."""
     if not folder.is_dir():
-        _write(source, channels, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # health data
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _write(source, channels, folder)
     return _read(folder)
 
 
-def _write(source: HasRecordings, channels: tuple[str, ...], folder: Path) -> None:
+def _write(source: Snapshot, channels: tuple[str, ...], folder: Path) -> None:
     """Stream subject by subject into a temporary folder, then rename: whole or absent."""
+    total = sum(map(sum, source.lengths.values()))
+    if not total:
+        raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     try:
-        heads = [r for s in source.subjects for r in map(_head, source.recordings(s))]
-        if not heads:
-            raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
-        total = sum(len(r) for r in heads)
-        shape = (1 + len(channels), total)
-        table = np.lib.format.open_memmap(temporary / "table.npy", mode="w+", dtype=np.float32, shape=shape)
-        position = 0
+        table = _array(temporary / "table.npy", np.float32, (1 + len(channels), total))
+        observed = _array(temporary / "observed.npy", np.bool_, (total,))
+        heads, missing, position = [], set(channels), 0
         for recording in _stream(source):
-            table[:, position : position + len(recording)] = _rows(recording, channels)
-            position += len(recording)
+            points = slice(position, position + len(recording))
+            table[:, points] = _rows(recording, channels)
+            observed[points] = ~np.isnan(table[0, points])
+            heads.append(_head(recording))
+            missing -= set(recording.channels)
+            position = points.stop
+        assert position == total, f"{source.id}: {position} points, its manifest says {total}"
+        if missing:  # of everybody; a person without such events has zeros
+            raise ValueError(f"window.past names {sorted(missing)}, which no recording of {source.id} has; remove them")
         table.flush()
-        np.save(temporary / "observed.npy", ~np.isnan(table[0]))
-        series = _series(table, heads, tuple(source.subjects), channels)
+        observed.flush()
+        series = _series(table, observed, heads, tuple(source.subjects), channels)
         np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
         meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
         (temporary / "series.json").write_text(json.dumps(meta), encoding="utf-8")
-        if not folder.exists():
-            temporary.rename(folder)
+        temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A new array on disk, its space reserved: a full disk is an OSError here, not a bus error on writing to memory."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _read(folder: Path) -> Series:
@@ -116,27 +186,21 @@ def _read(folder: Path) -> Series:
     )
 
 
-def _require_channels(source: HasRecordings, channels: tuple[str, ...]) -> None:
-    """An event channel that nobody recorded is an error; a person without such events has zeros."""
-    missing = set(channels)
-    for recording in _stream(source):
-        missing -= set(recording.channels)
-        if not missing:
-            return
-    raise ValueError(f"window.past names {sorted(missing)}, which no recording of {source.id} has; remove them")
-
-
-def _stream(source: HasRecordings) -> Iterator[Recording]:
-    for subject in source.subjects:
-        yield from source.recordings(subject)
+def _stream(source: Snapshot) -> Iterator[Recording]:
+    """Recordings in the order of subjects, of which at most `_AHEAD` are held."""
+    waiting: deque[Future[list[Recording]]] = deque()
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        for subject in source.subjects:
+            waiting.append(pool.submit(source.recordings, subject))
+            if len(waiting) == _AHEAD:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
 
 
 def _head(recording: Recording) -> Recording:
-    """The recording without its channels: what the index needs."""
-    return Recording(
-        recording.subject, recording.index, recording.start_utc, recording.utc_offset_min, recording.dt_s, {},
-        recording.observed,
-    )  # fmt: skip
+    """The recording without its values: what the index needs, of the same length."""
+    return replace(recording, channels={}, observed=np.broadcast_to(np.False_, len(recording)), events=None)
 
 
 def _rows(recording: Recording, channels: tuple[str, ...]) -> np.ndarray:
@@ -157,15 +221,15 @@ def _carried_forward(values: np.ndarray) -> np.ndarray:
 
 
 def _series(
-    table: np.ndarray, recordings: Iterable[Recording], subjects: tuple[str, ...], channels: tuple[str, ...]
-) -> Series:
-    recordings = list(recordings)
+    table: np.ndarray, observed: np.ndarray, recordings: list[Recording], subjects: tuple[str, ...],
+    channels: tuple[str, ...],
+) -> Series:  # fmt: skip
     steps = {r.dt_s for r in recordings}
     assert len(steps) == 1, f"one grid step a snapshot, found {steps}"
     number = {s: i for i, s in enumerate(subjects)}
     return Series(
         table=table,
-        observed=~np.isnan(table[0]),
+        observed=observed,
         offsets=np.cumsum([0, *(len(r) for r in recordings)], dtype=np.int64),
         subject_of=np.array([number[r.subject] for r in recordings], dtype=np.int64),
         number_of=np.array([r.index for r in recordings], dtype=np.int64),

@@ -7,7 +7,8 @@
       subject=<quoted id>/events.parquet   time_utc, kind, value: every event of the subject, where there are any
 
 Memory stays flat in the number of subjects: readings are spilled to disk as they are read, then Ray Data merges, grids
-and writes one subject at a time. On several nodes the snapshots' folder lies on storage that all of them see.
+and writes one subject at a time. On several nodes the snapshots' folder lies on storage that all of them see: a shared
+folder, or object storage (data/storage.py), where everything is first written below `.preparing-...` too.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ import glob
 import hashlib
 import json
 import os
-import shutil
 import socket
-import tempfile
+import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raycadian import cluster
 from raycadian.config import Card, Grid, load_card, parse
+from raycadian.data import storage
 from raycadian.data.grid import to_recordings
 from raycadian.data.parquet import (
     EVENT_SCHEMA,
@@ -59,7 +61,7 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An immutable data set on disk. `Snapshot.open(path)` checks the manifest and the size of every file."""
+    """An immutable data set. `Snapshot.open(path)` checks the manifest and the size of every file."""
 
     path: Path
     manifest: dict[str, Any]
@@ -67,13 +69,13 @@ class Snapshot:
     @staticmethod
     def open(path: str | Path) -> "Snapshot":
         """Raises ValueError where the folder is no snapshot, of another version, or not whole."""
-        path = Path(path)
+        path = storage.place(path)
         snapshot = Snapshot(path, _read_manifest(path))
+        found = storage.sizes(path)
         for name, n_bytes in snapshot.manifest["files"].items():
             file = path / _inside(name, path)
-            found = file.stat().st_size if file.is_file() else "no file"
-            if found != n_bytes:
-                raise ValueError(f"{file}: expected {n_bytes} bytes, found {found}; {REPAIR}")
+            if found.get(name) != n_bytes:
+                raise ValueError(f"{file}: expected {n_bytes} bytes, found {found.get(name, 'no file')}; {REPAIR}")
         return snapshot
 
     @property
@@ -135,12 +137,12 @@ class Snapshot:
 
 
 def prepare(card_path: str | Path, out: str | Path = Path("snapshots"), progress: Progress | None = None) -> Snapshot:
-    """Read a card's files into a snapshot below `out`, or return the one that is there already.
+    """Read a card's files into a snapshot below `out` (a path or a URL), or return the one that is there already.
 
-    Raises ValueError where a file can't be understood or nothing usable is in them, OSError where the disk is full;
-    then, and on Ctrl-C, nothing of it is left and what was there before is intact.
+    Raises ValueError where a file can't be understood or nothing usable is in them, OSError where the disk is full or
+    the storage can't be reached; then, and on Ctrl-C, nothing of it is left and what was there before is intact.
     """
-    card_path, out, tell = Path(card_path), Path(out).absolute(), progress or (lambda *_: None)
+    card_path, out, tell = Path(card_path), storage.place(out).absolute(), progress or (lambda *_: None)
     card = load_card(card_path)
     paths = source_files(card, card_path.parent)
     origin = _origin(card, paths, card_path.parent)
@@ -159,10 +161,10 @@ def prepare(card_path: str | Path, out: str | Path = Path("snapshots"), progress
 def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:
     """The whole snapshots below `out`, of one card or of all, by id. Damaged and half-written ones are not listed."""
     found = []
-    for manifest in sorted(Path(out).glob(f"{name}-*/manifest.json")):
-        if not manifest.parent.name.startswith("."):
+    for folder in storage.children(storage.place(out)):
+        if fnmatchcase(folder.name, f"{name}-*") and not folder.name.startswith("."):
             try:
-                found.append(Snapshot.open(manifest.parent))
+                found.append(Snapshot.open(folder))
             except ValueError:
                 continue
     return found
@@ -219,12 +221,13 @@ def _prepared(out: Path, name: str, key: str) -> Snapshot | None:
 
 def _spill(chunks: Iterable[Readings], folder: Path, tell: Progress) -> list[str]:
     """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. Returns the subjects; n is the position."""
+    storage.make_folder(folder)
     number: dict[str, int] = {}
     parts: Counter[str] = Counter()
     n_readings = 0
     for chunk in chunks:
         part = folder / str(number.setdefault(chunk.subject, len(number)))
-        part.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(part)
         _write_frame(chunk.glucose, part / f"{parts[chunk.subject]:06d}-glucose.parquet")
         _write_frame(chunk.events, part / f"{parts[chunk.subject]:06d}-events.parquet")
         parts[chunk.subject] += 1
@@ -234,20 +237,21 @@ def _spill(chunks: Iterable[Readings], folder: Path, tell: Progress) -> list[str
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, compression="zstd")
+    write_table(pa.Table.from_pandas(frame, preserve_index=False), path)
 
 
 def _read_frame(path: Path) -> pd.DataFrame:
     """Typed also where it is empty."""
     types = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "value": "float64"}
-    frame = pq.ParquetFile(path).read().to_pandas()
+    frame = read_table(path, set()).to_pandas()
     return frame.astype({name: kind for name, kind in types.items() if name in frame})
 
 
 def _unspill(subject: str, folder: Path) -> list[Readings]:
     return [
         Readings(subject, _read_frame(part), _read_frame(part.with_name(f"{part.name[:6]}-events.parquet")))
-        for part in sorted(folder.glob("*-glucose.parquet"))
+        for part in storage.children(folder)
+        if part.name.endswith("-glucose.parquet")
     ]
 
 
@@ -256,7 +260,7 @@ def _unspill(subject: str, folder: Path) -> list[Readings]:
 
 def _write_subjects(subjects: list[str], work: Path, grid: Grid, tell: Progress) -> list[dict[str, Any]]:
     """Merge, grid, measure and write every subject in parallel; their statistics, sorted by subject."""
-    (work / "snapshot").mkdir()
+    storage.make_folder(work / "snapshot")
     if not subjects:
         return []
     ray = cluster.connect()
@@ -274,7 +278,7 @@ def _write_subjects(subjects: list[str], work: Path, grid: Grid, tell: Progress)
 def _attempt(item: dict[str, str], write: Callable[..., dict], snapshot: str, grid: Grid) -> dict[str, Any]:
     """A subject's statistics as JSON; an error that the user can mend travels as a value, without Ray's traceback."""
     try:
-        row = write(item[SUBJECT], Path(item["spill"]), Path(snapshot), grid)
+        row = write(item[SUBJECT], storage.place(item["spill"]), storage.place(snapshot), grid)
         return {"row": json.dumps(row), "errno": 0, "error": ""}
     except ValueError as error:
         return {"row": "", "errno": 0, "error": str(error)}
@@ -304,12 +308,12 @@ def write_subject(subject: str, spill: Path, snapshot: Path, grid: Grid) -> dict
     if not recordings:
         return row
     folder = snapshot / folder_name(subject)
-    folder.mkdir(exist_ok=True)  # no parents: a run that was cleaned away must not come back
-    write_table(to_table(recordings), folder / "part-0.parquet")
-    if len(events):
-        write_table(events_table(events), folder / "events.parquet")
+    storage.make_folder(folder)  # no parents: a run that was cleaned away must not come back
+    tables = {"part-0.parquet": to_table(recordings)} | (
+        {"events.parquet": events_table(events)} if len(events) else {}
+    )
     return row | {
-        "files": {f"{folder.name}/{f.name}": f.stat().st_size for f in sorted(folder.iterdir())},
+        "files": {f"{folder.name}/{name}": write_table(table, folder / name) for name, table in tables.items()},
         "sha256": content_hash(recordings, events),
         "events": len(events),
         "observed": sum(int(r.observed.sum()) for r in recordings),
@@ -328,9 +332,8 @@ def _finish(folder: Path, card: Card, origin: dict, rows: list[dict], issues: Is
     if not usable:
         raise ValueError(_nothing_usable(card, rows, issues))
     heads = [[row[SUBJECT], *head] for row in usable for head in row["heads"]]
-    write_table(heads_table(heads), folder / "recordings.parquet")
+    files = {"recordings.parquet": write_table(heads_table(heads), folder / "recordings.parquet")}
     sha256 = _combined({row[SUBJECT]: row["sha256"] for row in usable})
-    files = {"recordings.parquet": (folder / "recordings.parquet").stat().st_size}
     manifest = {
         "format": FORMAT,
         "id": f"{card.name}-{sha256[:12]}",
@@ -344,7 +347,7 @@ def _finish(folder: Path, card: Card, origin: dict, rows: list[dict], issues: Is
         "quality": {row[SUBJECT]: row["quality"] for row in rows},
         "files": {name: n for row in usable for name, n in row["files"].items()} | files,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    storage.write_bytes(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
 
@@ -382,33 +385,32 @@ def _issues(found: dict[str, dict]) -> Issues:
 
 
 def _publish(work: Path, target: Path) -> Snapshot:
-    """Rename the finished folder to its id. Equal content that is there already stays, with the newer manifest."""
+    """The finished folder appears under its id. Equal content that is there already stays, with the newer manifest."""
     built = work / "snapshot"
-    if target.exists():
-        try:
-            Snapshot.open(target)
-            os.replace(built / "manifest.json", target / "manifest.json")
-            return Snapshot.open(target)
-        except ValueError:
-            target.rename(work / "damaged")
-    built.rename(target)
+    try:
+        Snapshot.open(target)
+        storage.replace(built / "manifest.json", target / "manifest.json")
+    except ValueError:
+        storage.remove(target)  # nothing, or damaged
+        storage.publish(built, target, last="manifest.json")
     return Snapshot.open(target)
 
 
 @contextmanager
 def _workspace(out: Path) -> Iterator[Path]:
     """A folder of this process below `out`, gone afterwards whatever happens; those of dead processes go too."""
-    out.mkdir(parents=True, exist_ok=True)
+    if not storage.remote(out):
+        out.mkdir(parents=True, exist_ok=True)
     mine = f".preparing-{socket.gethostname()}-"
-    for left in out.glob(f"{glob.escape(mine)}*"):
-        if not _alive(left):
-            shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}-", dir=out))
-    work.chmod(0o755)
+    for left in storage.children(out):
+        if left.name.startswith(mine) and not _alive(left):
+            storage.remove(left)
+    work = out / f"{mine}{os.getpid()}-{time.time():.0f}-{uuid.uuid4().hex[:8]}"
+    storage.make_folder(work)
     try:
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        storage.remove(work)
 
 
 def _alive(folder: Path) -> bool:
@@ -416,18 +418,20 @@ def _alive(folder: Path) -> bool:
     import psutil
 
     try:
-        started = psutil.Process(int(folder.name.split("-")[-2])).create_time()
-        return started <= folder.stat().st_ctime + 1
-    except (psutil.Error, ValueError, IndexError, OSError):
+        pid, made = folder.name.split("-")[-3:-1]
+        return psutil.Process(int(pid)).create_time() <= int(made) + 1
+    except (psutil.Error, ValueError):
         return False
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
-    if not file.is_file():
-        raise ValueError(f"{path}: no snapshot here (no manifest.json); make one with `raycadian prepare CARD`")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(storage.read_bytes(file))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{path}: no snapshot here (no manifest.json); make one with `raycadian prepare CARD`"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{file}: not readable as JSON ({error}); {REPAIR}") from None
     version = manifest.get("format") if isinstance(manifest, dict) else None

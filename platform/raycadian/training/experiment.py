@@ -67,9 +67,10 @@ class Fitted:
 
 
 def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | None = None) -> Data:
-    """Prepare the recipe's data set (or reuse its snapshot), open the series, split. Raises ValueError."""
+    """Prepare the recipe's data set below `snapshots`, a path or a URL (or reuse its snapshot), open the series, split.
+    Raises ValueError, OSError."""
     snapshot = snapshot or prepare(Path(recipe.dataset), snapshots)
-    series = open_series(snapshot, recipe.window.past, snapshots / ".cache")
+    series = open_series(snapshot, recipe.window.past)
     lengths: dict[str, list[int]] = {}
     for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
         lengths.setdefault(series.subjects[subject], []).append(int(n))
