@@ -3,6 +3,7 @@ older copy of it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import runpy
@@ -12,14 +13,16 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import venv
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from clusters import ROOT, Head, start_head, submit, write_tree
+from clusters import ROOT, Head, free_ports, start_head, submit, write_tree
 
 from raycadian.training.run import Run, list_runs, source_hash
 from raycadian.upload import plan
@@ -47,6 +50,7 @@ tracking: {mlflow: off, tensorboard: false}
 """
 SPACE = "parameters: {training.lr: {loguniform: {low: 1.0e-3, high: 1.0e-2}}}"
 SEVEN = 'import os, sys\nprint("now", len(os.environ["RAYCADIAN_JOB"]) > 0)\nsys.exit(7)\n'
+COUNTS = 'import time\nfor n in range(12):\n    print("count", n, flush=True)\n    time.sleep(0.5)\n'
 WAITS = 'import time\nprint("waiting", flush=True)\ntime.sleep(600)\n'
 WHERE = """\
 import json, sys
@@ -137,7 +141,7 @@ def tree(tmp_path_factory) -> Path:
     (tree / "jobs" / "recipes" / "tiny.yaml").write_text(RECIPE)
     (tree / "jobs" / "recipes" / "swept.yaml").write_text(SWEEP)
     (tree / "search_spaces" / "lr.yaml").write_text(SPACE)
-    for name, script in {"where": WHERE, "seven": SEVEN, "waits": WAITS}.items():
+    for name, script in {"where": WHERE, "seven": SEVEN, "counts": COUNTS, "waits": WAITS}.items():
         (tree / "jobs" / f"{name}.py").write_text(script)
     return tree
 
@@ -265,6 +269,46 @@ def test_the_exit_status_is_the_jobs_own(cluster, tree):
     assert asked.returncode == 7
     body = json.loads(asked.stdout)
     assert (body["status"], body["exit_code"]) == ("FAILED", 7)
+
+
+@contextmanager
+def _cutting_proxy(port: int, patience_s: float) -> Iterator[tuple[str, list[float]]]:
+    """A proxy to `port` that cuts every connection after `patience_s`, as load balancers do; its address, and the cuts."""
+    cuts: list[float] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        both = [asyncio.create_task(pump(reader, back)), asyncio.create_task(pump(there, writer))]
+        _, running = await asyncio.wait(both, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        cuts.extend([patience_s] * (len(running) == 2))
+        for task in both:
+            task.cancel()
+        for end in (writer, back):
+            end.transport.abort()
+
+    (own,) = free_ports(1)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(serve, "127.0.0.1", own), loop).result()
+    yield f"http://127.0.0.1:{own}", cuts
+    loop.call_soon_threadsafe(server.close)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_output_that_a_proxy_cuts_is_taken_up_where_it_broke(cluster, tree):
+    with _cutting_proxy(int(cluster.head.dashboard.rsplit(":", 1)[1]), patience_s=2.5) as (address, cuts):
+        job = cluster.raycadian(tree, "submit", "counts", "--address", address)
+    assert job.returncode == 0, job.stderr
+    assert [line for line in job.stdout.splitlines() if line.startswith("count")] == [f"count {n}" for n in range(12)]
+    assert cuts, "the proxy cut nothing"
 
 
 def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(cluster, tree):

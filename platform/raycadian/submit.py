@@ -67,7 +67,7 @@ _REACH = (
 
 def _url(address: str | None) -> str:
     if not address:
-        raise ValueError("which cluster? --address http://HOST:8265, its dashboard, or RAY_ADDRESS")
+        raise ValueError("which cluster? --address http://HOST:8265, its dashboard, or RAY_API_SERVER_ADDRESS")
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"address {address!r}: expected the cluster's dashboard, http://HOST:8265")
