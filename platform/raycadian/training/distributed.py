@@ -106,6 +106,7 @@ def _trainer(payload: Any, config: Training, folder: Path, callbacks: Sequence[A
                 max_failures=config.max_failures, controller_failure_limit=_WAIT_MIN
             ),
             callbacks=list(callbacks),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # else every report, of every worker
         ),
     )
 
@@ -184,7 +185,6 @@ def _worker(config: dict[str, Any]) -> str | None:
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
     model, train_windows, val_windows, training, state, fields = ray.get(config["payload"][0])
     telemetry.configure_logs()
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it repeats every report, of every worker
     context = ray.train.get_context()
     process = Process(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     loop.seed_everything(training.seed)
@@ -197,7 +197,7 @@ def _worker(config: dict[str, Any]) -> str | None:
     with telemetry.bound(**fields, rank=process.rank):
         try:
             loop.train(model, train_windows, val_windows, training, process=process, state=state, on_epoch=report)
-        except ValueError as error:
+        except loop.Refused as error:
             log.error("stopped: %s", error)
             return str(error)
     return None

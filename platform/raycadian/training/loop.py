@@ -40,6 +40,11 @@ SHARDS = 64  # the order of windows is made of as many: the limit of the number 
 _STATE = "state.pt"
 
 
+class Refused(ValueError):
+    """What every process stops for and another try can't heal: the user has to change something. A class of its own,
+    since torch says in a plain ValueError that a process group is gone."""
+
+
 @dataclass
 class _Progress:
     """What resuming needs beside weights, optimizer and schedule."""
@@ -79,7 +84,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if wanted == "auto":
         return "bf16" if bf16 else "fp32"
     if (wanted == "bf16" and not bf16) or (wanted == "fp16" and device.type != "cuda"):
-        raise ValueError(f"training.precision={wanted} is not available on {device.type}; use auto or fp32")
+        raise Refused(f"training.precision={wanted} is not available on {device.type}; use auto or fp32")
     return wanted
 
 
@@ -104,7 +109,7 @@ def train(
 
     `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly
     where it was. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (mg/dL), windows, windows_per_s, lr, and the least so far of
-    each of METRICS as best/... Raises ValueError, in every process alike, where the loss is not finite: it names the windows.
+    each of METRICS as best/... Raises Refused, in every process alike, where the loss is not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
     session = _Session(model, train_windows, val_windows, config, process, state)
@@ -196,7 +201,7 @@ class _Session:
             return
         culprits = self._culprits(batch) if not math.isfinite(loss) else ""
         where = "; ".join(dict.fromkeys(text for text in self.process.gathered(culprits) if text))
-        raise ValueError(
+        raise Refused(
             f"the training loss is not finite in epoch {self.progress.epoch + 1}{where and ': ' + where}; lower "
             f"training.lr (now {self.config.lr}) or look at the data with `raycadian inspect`; the last epoch's "
             "checkpoint is kept, and --resume goes on from it"
