@@ -187,11 +187,39 @@ def memory_rows(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def train_rows(found: list[dict[str, Any]]) -> list[Row]:
+    return [
+        at_least(
+            "train", f"windows trained on per second, {row['ours']}", f"{row['windows_per_s']:,}",
+            f"{row['peer']}: {row['peer_windows_per_s']:,}", row["ratio"], row["target"],
+        )
+        for row in found
+    ]  # fmt: skip
+
+
+def sweep_rows(found: dict[str, Any]) -> list[Row]:
+    trials, start = found["trials"], found["trial_start_s"]
+    return [
+        at_least(
+            "sweep", f"{trials} short trials, seconds of the peer over ours", f"{found['sweep_s']} s",
+            f"{trials} processes: {found['processes_s']} s", found["processes_over_sweep"], 5,
+        ),
+        at_most(
+            "sweep", f"ASHA, {found['asha_epochs']} epochs, best RMSE {found['asha_best']:.2f}", f"{found['asha_s']} s",
+            f"FIFO, {found['fifo_epochs']} epochs, {found['fifo_best']:.2f}: {found['sweep_s']} s",
+            found["asha_over_fifo_s"], 1,
+        ),
+        Row("sweep", "next trial of one epoch, start to end", f"{start} s", "", math.nan, "≤ 1 s", start <= 1),
+    ]  # fmt: skip
+
+
 ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "windows": windows_rows,
     "cma": cma_rows,
     "serve": serve_rows,
     "memory": memory_rows,
+    "train": train_rows,
+    "sweep": sweep_rows,
 }
 
 

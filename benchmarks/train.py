@@ -36,6 +36,7 @@ CONTEXT, HORIZON, BATCH, STEPS, ROUNDS = 144, 12, 512, 12, 5
 POINTS = CONTEXT + HORIZON - 1 + BATCH * STEPS  # an epoch of STEPS batches
 SPEC = Spec(CONTEXT, HORIZON, 5.0, ("glucose_mgdl",), (), (0.05, 0.25, 0.5, 0.75, 0.95))
 SETTINGS = Training(epochs=1, batch_size=BATCH, schedule="constant", warmup_steps=0, early_stopping=None, device="cpu")
+SIZES = (TTM(d_model=16, layers=1), TTM(d_model=64, layers=3))  # of sweeps and tests; the default
 TARGETS = {"bare loop": 0.95, "transformers.Trainer": 1.5, "one worker": 1.6}
 
 
@@ -44,15 +45,22 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    rows = [row for section in SIZES for row in one_process(section)]
+    pairs = [(workers(2), workers(1)) for _ in range(3)]
+    rows.append(row(f"two workers, {name_of(SIZES[-1])}", "one worker", *map(list, zip(*pairs, strict=True))))
+    print(json.dumps(rows) if arguments.json else pd.DataFrame(rows).to_string(index=False))
+
+
+def one_process(section: TTM) -> list[dict[str, object]]:
     peers = {"raycadian": ours, "bare loop": bare, "transformers.Trainer": trainer}
     # interleaved rounds: the machine's noise falls on all alike
-    rounds = [{name: peer() for name, peer in peers.items()} for _ in range(ROUNDS)]
-    rows = [
-        row("raycadian", name, [r["raycadian"] for r in rounds], [r[name] for r in rounds]) for name in list(peers)[1:]
-    ]
-    pairs = [(workers(2), workers(1)) for _ in range(3)]
-    rows.append(row("two workers", "one worker", *map(list, zip(*pairs, strict=True))))
-    print(json.dumps(rows) if arguments.json else pd.DataFrame(rows).to_string(index=False))
+    rounds = [{name: peer(section) for name, peer in peers.items()} for _ in range(ROUNDS)]
+    mine = [found["raycadian"] for found in rounds]
+    return [row(name_of(section), name, mine, [found[name] for found in rounds]) for name in list(peers)[1:]]
+
+
+def name_of(section: TTM) -> str:
+    return f"TTM of width {section.d_model}, {section.layers} layers"
 
 
 def row(name: str, peer: str, ours: list[float], theirs: list[float]) -> dict[str, object]:
@@ -79,19 +87,21 @@ def windows() -> Windows:
     return cut_windows(series, (Range("a", 0, 0, POINTS, "train", "id"),), window, 1)
 
 
-def model() -> Model:
+def model(section: TTM) -> Model:
     torch.manual_seed(0)
-    return build(TTM(d_model=64, layers=3, dropout=0.1), SPEC)
+    return build(section, SPEC)
 
 
-def ours() -> float:
+def ours(section: TTM) -> float:
     """Windows per second of an epoch of our loop, its cutting, checks and bookkeeping included."""
-    return loop._Session(model(), windows(), windows(), SETTINGS, Process()).epoch(lambda *_: None)["windows_per_s"]
+    return loop._Session(model(section), windows(), windows(), SETTINGS, Process()).epoch(lambda *_: None)[
+        "windows_per_s"
+    ]
 
 
-def bare() -> float:
+def bare(section: TTM) -> float:
     """The least that a training can do, from windows that are tensors already."""
-    net, data = model().train(), windows()
+    net, data = model(section).train(), windows()
     batches = data.batch(torch.arange(len(data)))
     optimizer = torch.optim.AdamW(net.parameters(), lr=SETTINGS.lr, weight_decay=SETTINGS.weight_decay)
     began = time.perf_counter()
@@ -104,7 +114,7 @@ def bare() -> float:
     return len(data) / (time.perf_counter() - began)
 
 
-def trainer() -> float:
+def trainer(section: TTM) -> float:
     """transformers.Trainer over ForecastDFDataset; its own set-up is not counted."""
     import transformers
     from tsfm_public import ForecastDFDataset
@@ -129,7 +139,7 @@ def trainer() -> float:
             use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
             dataloader_pin_memory=False,
         )  # fmt: skip
-        transformers.Trainer(model=ForTrainer(), args=arguments, train_dataset=data, callbacks=[Clock()]).train()
+        transformers.Trainer(model=ForTrainer(section), args=arguments, train_dataset=data, callbacks=[Clock()]).train()
     # the first batch was read before the first step began: count what came after
     return BATCH * (len(times) - 2) / (times[-2] - times[0])
 
@@ -137,9 +147,9 @@ def trainer() -> float:
 class ForTrainer(torch.nn.Module):
     """Our model under the names that ForecastDFDataset and Trainer have."""
 
-    def __init__(self) -> None:
+    def __init__(self, section: TTM) -> None:
         super().__init__()
-        self.model = model()
+        self.model = model(section)
 
     def forward(
         self, past_values: torch.Tensor, future_values: torch.Tensor, past_observed_mask: torch.Tensor
@@ -162,7 +172,7 @@ def _worker(rank: int, world: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    session: Callable = lambda: loop._Session(model(), windows(), windows(), SETTINGS, Process(rank, world))  # noqa: E731
+    session: Callable = lambda: loop._Session(model(SIZES[-1]), windows(), windows(), SETTINGS, Process(rank, world))  # noqa: E731
     session().epoch(lambda *_: None)  # warm
     found = session().epoch(lambda *_: None)
     if rank == 0:
