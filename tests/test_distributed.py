@@ -32,6 +32,7 @@ def test_two_workers_follow_one_process(ray_local, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), many.parameters(), strict=True))
 
 
+@pytest.mark.long
 def test_one_deepspeed_worker_is_deepspeed_and_a_poisoned_window_is_the_users_error(ray_local, tmp_path):
     from raycadian.training import distributed
 
