@@ -221,6 +221,7 @@ def test_two_processes_build_one_table(made, tmp_path):
     said = [one.communicate(timeout=60)[0].split() for one in both]
     assert [one.returncode for one in both] == [0, 0]
     assert sorted(len(words) for words in said) == [1, 2], said  # one of them built
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
     expected = float(build_series(made, CHANNELS).table[1].sum())
     assert [float(words[-1]) for words in said] == [expected] * 2
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == [

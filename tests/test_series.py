@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from raycadian.config import Recipe, load_recipe, parse
-from raycadian.data.series import build_series, map_series, open_series
+from raycadian.data.series import _write, build_series, map_series, open_series
 from raycadian.data.snapshot import Snapshot, prepare
 from raycadian.training.experiment import load_data, windows_of
 
@@ -118,6 +118,17 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         map_series(helpers.people(2, 1), CHANNELS, tmp_path / "series")
     assert [p.name for p in tmp_path.iterdir()] == ["series.lock"]
+
+
+def test_a_table_that_another_node_finished_first_stays(tmp_path):
+    source, folder = helpers.people(2, 1), tmp_path / "series"
+    first = map_series(source, CHANNELS, folder)
+    inode = (folder / "table.npy").stat().st_ino
+    _write(source, CHANNELS, folder)  # a lock that did not hold, as on some network file systems
+    assert (folder / "table.npy").stat().st_ino == inode and [p.name for p in tmp_path.iterdir() if p.is_dir()] == [
+        "series"
+    ]
+    np.testing.assert_array_equal(map_series(source, CHANNELS, folder).table, first.table)
 
 
 def test_reading_ahead_keeps_the_order(tmp_path):

@@ -108,6 +108,8 @@ def build_series(source: HasRecordings, channels: tuple[str, ...]) -> Series:
 def open_series(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
     """The memory-mapped series of a snapshot, which this node builds on first use. Raises ValueError, OSError."""
     origin = Origin(str(snapshot.path.absolute()), channels)
+    if storage.remote(snapshot.path):
+        own_cache().mkdir(parents=True, exist_ok=True, mode=0o700)  # health data
     return replace(map_series(snapshot, channels, origin.folder), origin=origin)
 
 
@@ -128,7 +130,7 @@ def _reopen(origin: Origin) -> Series:
 def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path) -> Series:
     """A source's series, memory-mapped from `folder`, which is built by the first process that asks. Raises ValueError."""
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # health data
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 _write(source, channels, folder)
@@ -162,9 +164,18 @@ def _write(source: Snapshot, channels: tuple[str, ...], folder: Path) -> None:
         np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
         meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
         (temporary / "series.json").write_text(json.dumps(meta), encoding="utf-8")
-        temporary.rename(folder)
+        _appear(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _appear(built: Path, folder: Path) -> None:
+    """Rename, unless another node's equal one is there: NFS may show it, and its lock, too late."""
+    try:
+        built.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
