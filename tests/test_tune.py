@@ -45,7 +45,7 @@ def data_of(place, recipe):
     return load_data(recipe, place / "snapshots")
 
 
-def test_a_sweep_lists_priors_and_ranks_and_leaks_nothing(place, ray_local):
+def test_a_sweep_lists_priors_and_ranks_and_leaks_nothing(place, left):
     recipe = load_recipe(place / "recipe.yaml")
     told = []
     found = sweep(recipe, data_of(place, recipe), runs=place / "runs", on_trial=told.append)
@@ -56,42 +56,43 @@ def test_a_sweep_lists_priors_and_ranks_and_leaks_nothing(place, ray_local):
     assert override(recipe, found.best).model.mechanism.prior.taug.sd == found.best["model.mechanism.prior.taug.sd"]
     assert (found.path / "trials.csv").is_file()
     assert not (found.path / "tune").exists()  # Tune's own state is gone with the sweep
-    assert leaked(ray_local, found) == []
+    assert left(found) == set()
 
 
-def leaked(ray, found):
-    """What a sweep left: CPUs that are taken, placement groups, actors, files of Tune or of a trial's training."""
+@pytest.fixture
+def left(ray_local):
+    """What a sweep left behind once it had time to clean up: CPUs that are taken, placement groups, actors, files of Tune
+    or of a trial's training. What was there before the test isn't the sweep's."""
     from ray.util import placement_group_table
     from ray.util.state import list_actors
 
-    def left():
-        groups = [str(g) for g in placement_group_table().values() if g["state"] != "REMOVED"]
-        actors = [
-            a.class_name
-            for a in list_actors(address=ray.get_runtime_context().gcs_address)
-            if a.state != "DEAD" and "Serve" not in a.class_name
-        ]
-        taken = [f"{2 - cpus} CPUs"] if (cpus := ray.available_resources().get("CPU", 0)) < 2 else []
-        files = [str(p) for p in (*found.path.glob("tune*"), *found.path.glob("trials/*/state"))]
-        return groups + [a for a in actors if a not in KEPT] + taken + files
+    def alive():
+        address = ray_local.get_runtime_context().gcs_address
+        groups = {f"group {name}" for name, g in placement_group_table().items() if g["state"] != "REMOVED"}
+        actors = {f"{a.class_name} {a.actor_id}" for a in list_actors(address=address, limit=1000) if a.state != "DEAD"}
+        return groups | {actor for actor in actors if not actor.startswith(KEPT)}
 
-    deadline = time.monotonic() + 60
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return left()
+    before, cpus = alive(), ray_local.available_resources().get("CPU", 0)
 
+    def now(found):
+        files = {str(path) for path in (*found.path.glob("tune*"), *found.path.glob("trials/*/state"))}
+        taken = {"CPUs"} if ray_local.available_resources().get("CPU", 0) < cpus else set()
+        return (alive() - before) | files | taken
 
-KEPT = {
-    "AutoscalingCoordinator",
-    "_AutoscalingCoordinatorActor",
-    "_StatsActor",
-    "TrainStateActor",
-    "_ActorLocationTracker",
-    "ActorLocationTracker",
-}
+    def wait(found):
+        deadline = time.monotonic() + 90
+        while now(found) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return now(found)
+
+    return wait
 
 
-def test_trials_of_two_workers_stop_early_and_leave_nothing(place, ray_local):
+# one each for a whole cluster, started by Ray when it is first needed
+KEPT = ("AutoscalingCoordinator", "_AutoscalingCoordinatorActor", "_StatsActor", "TrainStateActor", "_ActorLocationTracker", "ActorLocationTracker")  # fmt: skip
+
+
+def test_trials_of_two_workers_stop_early_and_leave_nothing(place, left):
     recipe = override(load_recipe(place / "recipe.yaml"), {
         "name": "wide", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.workers": 2, "training.epochs": 4,
         "training.early_stopping": None, "tuning.space": str(place / "lr.yaml"), "tuning.trials": 2,
@@ -102,11 +103,11 @@ def test_trials_of_two_workers_stop_early_and_leave_nothing(place, ray_local):
     assert found.table["training.lr"].tolist() == [3e-3, 1e-7]
     assert found.table["epochs"].tolist()[0] == 4
     assert found.table["epochs"].tolist()[1] < 4  # stopped by ASHA
-    assert leaked(ray_local, found) == []
+    assert left(found) == set()
 
 
 @pytest.mark.long
-def test_the_best_of_an_earlier_sweep_is_tried_first_and_hyperband_pauses(place, ray_local):
+def test_the_best_of_an_earlier_sweep_is_tried_first_and_hyperband_pauses(place, left):
     recipe = override(load_recipe(place / "recipe.yaml"), {"name": "warm", "tuning.search": "random"})
     data = data_of(place, recipe)
     earlier = sweep(override(recipe, {"tuning.trials": 2}), data, runs=place / "runs")
@@ -117,11 +118,11 @@ def test_the_best_of_an_earlier_sweep_is_tried_first_and_hyperband_pauses(place,
     found = sweep(second, data, runs=place / "runs", on_trial=told.append)
     assert earlier.best in [record["params"] for record in told]
     assert set(found.table["status"]) == {"finished"}
-    assert leaked(ray_local, found) == []
+    assert left(found) == set()
 
 
 @pytest.mark.long
-def test_laggards_of_a_population_go_on_from_the_leaders(place, ray_local):
+def test_laggards_of_a_population_go_on_from_the_leaders(place, left):
     recipe = override(load_recipe(place / "recipe.yaml"), {
         "name": "population", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.epochs": 6,
         "training.schedule": "constant", "training.early_stopping": None,
@@ -135,10 +136,10 @@ def test_laggards_of_a_population_go_on_from_the_leaders(place, ray_local):
     assert set(found.table["epochs"]) == {6}
     assert (found.table["training.lr"] == 1e-8).sum() < 2  # a laggard took other rates
     assert found.table["best/val/rmse"].max() < 1.5 * found.table["best/val/rmse"].min()  # and a leader's weights
-    assert leaked(ray_local, found) == []
+    assert left(found) == set()
 
 
-def test_a_trial_that_fails_is_listed_with_its_reason_and_the_others_go_on(place, ray_local):
+def test_a_trial_that_fails_is_listed_with_its_reason_and_the_others_go_on(place, left):
     """A width that doesn't fit into memory, one that LoRA can't have, and a good one."""
     recipe = override(load_recipe(place / "recipe.yaml"), {
         "name": "failing", "model": {"kind": "ttm", "layers": 1}, "tuning.space": str(place / "width.yaml"), "tuning.trials": 3,
@@ -151,7 +152,7 @@ def test_a_trial_that_fails_is_listed_with_its_reason_and_the_others_go_on(place
     assert rows.status[16] == "finished"
     assert rows.status[3_000_000] == "failed"
     assert "memory" in rows.error[3_000_000]
-    assert leaked(ray_local, found) == []
+    assert left(found) == set()
 
 
 def test_a_complete_sweep_is_reused_and_extended(place, ray_local):
