@@ -48,8 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     connect(num_cpus=4)
     recipe = override(load_recipe("jobs/recipes/demo_base.yaml"), {
-        "model.d_model": 32, "model.dropout": 0.0, "training.epochs": 3, "training.batch_size": 64,
-        "training.warmup_steps": 0,
+        "model.d_model": 32, "model.dropout": 0.0, "training.epochs": 3, "training.batch_size": 256,
         "training.early_stopping": None, "training.device": "cpu", "window.stride": 6,
     })  # fmt: skip
     data = load_data(recipe)
