@@ -242,7 +242,6 @@ PROMOTE = """
 import sys
 from pathlib import Path
 from raycadian import registry
-from raycadian import registry
 from raycadian.training.run import Run
 runs = Path(sys.argv[1])
 for number in range(10_000):
@@ -259,11 +258,10 @@ def test_a_registry_write_is_whole_or_absent(place, undisturbed):
         shutil.copytree(one.path, runs / "other")
     for kill_after_s in (0.0, 0.13, 0.31, 0.52):
         command = [sys.executable, "-c", PROMOTE, str(runs), one.name, "other"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline()  # in the middle of things
-        time.sleep(kill_after_s)
-        process.kill()
-        process.wait()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None and process.stdout.readline()  # in the middle of things
+            time.sleep(kill_after_s)
+            process.kill()
         found = registry.champion(runs=runs)
         assert found.name in (one.name, "other")
         assert (found.path / "checkpoint" / "config.json").is_file()
