@@ -139,7 +139,9 @@ def trainer(section: TTM) -> float:
             use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
             dataloader_pin_memory=False,
         )  # fmt: skip
-        transformers.Trainer(model=ForTrainer(section), args=arguments, train_dataset=data, callbacks=[Clock()]).train()
+        peer = transformers.Trainer(model=ForTrainer(section), args=arguments, train_dataset=data, callbacks=[Clock()])
+        peer.remove_callback(transformers.PrinterCallback)  # stdout is for our table
+        peer.train()
     # the first batch was read before the first step began: count what came after
     return BATCH * (len(times) - 2) / (times[-2] - times[0])
 
