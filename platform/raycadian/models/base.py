@@ -55,7 +55,7 @@ class Spec:
 
 
 class TrainingWindows(Protocol):
-    """What `prepare` reads: training windows only, streamed."""
+    """What `prepare` (training windows only) and `calibrate` (validation windows only) read, streamed."""
 
     def __len__(self) -> int: ...
 
@@ -101,6 +101,12 @@ class Model(nn.Module, ABC):
 
     def prepare(self, windows: TrainingWindows) -> None:
         """Compute statistics (and closed-form weights) from TRAINING windows. Raises ValueError for unfit windows."""
+
+    def calibrate(self, windows: TrainingWindows) -> None:
+        """Set what is chosen after training, from VALIDATION windows: on the CPU, in evaluation mode, into buffers.
+
+        A wrapper calibrates what it wraps first, on windows as that sees them. Raises ValueError for unfit windows.
+        """
 
 
 def spaced(windows: TrainingWindows, limit: int, batch_size: int = 1024) -> Iterator[Batch]:

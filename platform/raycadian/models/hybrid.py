@@ -34,6 +34,9 @@ class Residual(Model):
     def prepare(self, windows: TrainingWindows) -> None:
         self.inner.prepare(_LeftOver(windows))
 
+    def calibrate(self, windows: TrainingWindows) -> None:
+        self.inner.calibrate(_LeftOver(windows))
+
 
 def left_over(batch: Batch) -> Batch:
     """The batch with the mechanism subtracted from the target channel, past and future.
@@ -52,7 +55,7 @@ def left_over(batch: Batch) -> Batch:
 
 @dataclass(frozen=True)
 class _LeftOver:
-    """Training windows as the inner model sees them."""
+    """Windows as the inner model sees them."""
 
     windows: TrainingWindows
 

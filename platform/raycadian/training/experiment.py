@@ -104,7 +104,8 @@ def fit_model(
         )
     else:
         trained = loop.train(model, train, val, recipe.training, state=state, on_epoch=on_epoch, on_step=on_step)
-    return Fitted(model.cpu(), trained, mechanism)
+    model.cpu().eval().calibrate(val)
+    return Fitted(model, trained, mechanism)
 
 
 def fit_mechanism_of(data: Data, recipe: Recipe) -> Mechanism | None:
