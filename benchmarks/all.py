@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 HEADER = ("benchmark", "what", "ours", "peer", "ratio", "target", "met")
-FLAT = 1.1  # what "does not grow" allows for at 16 times the subjects: allocator and sampling
+FLAT = 1.2  # the target at 16 times the subjects: allocator and sampling
 
 
 class Row(NamedTuple):
