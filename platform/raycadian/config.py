@@ -141,8 +141,9 @@ class Window(Schema):
     """Points between the windows scored."""
     past: tuple[PastChannel, ...] = (GLUCOSE,)
     """Past channels; the first is the target."""
-    known: tuple[Literal["hour_sin", "hour_cos"], ...] = ("hour_sin", "hour_cos")
-    """Channels known over context and horizon."""
+    known: tuple[Literal["hour_sin", "hour_cos", "planned_carbs"], ...] = ("hour_sin", "hour_cos")
+    """Channels known over context and horizon. planned_carbs (g): what is eaten in the horizon too, which is no leak only
+    where meals are planned before the forecast is made; scoring takes what was recorded for the plan."""
     max_missing: Fraction = 0.3
     """Windows whose context misses more than this share are not cut; the last context point is always observed."""
 
@@ -152,6 +153,14 @@ class Window(Schema):
         if not value or value[0] != GLUCOSE or len(set(value)) != len(value):
             raise ValueError(f"past channels are distinct and begin with {GLUCOSE}; found {list(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _plan_is_recorded(self) -> "Window":
+        if "planned_carbs" in self.known and CARBS not in self.past:
+            raise ValueError(
+                f"known channel planned_carbs needs {CARBS} among the past channels; add it to window.past"
+            )
+        return self
 
 
 class Task(Schema):
@@ -229,6 +238,10 @@ class Lora(Schema):
 Adapter = Annotated[Union[NoAdapter, HeadOnly, LastN, Lora], Field(discriminator="kind")]
 
 
+Head = Literal["quantiles", "student_t"]
+"""quantiles: trained by the pinball loss · student_t: a distribution, trained by its likelihood, whose quantiles serve."""
+
+
 class Persistence(Schema):
     """The last reading goes on."""
 
@@ -248,6 +261,8 @@ class Ridge(Schema):
     lags: Count = 12
     alpha: float = Field(1.0, ge=0)
     """Penalty, in units of the mean squared lagged difference (scale-free)."""
+    exogenous: bool = False
+    """Each step also takes the known channels at its own time."""
 
 
 class CMA(Schema):
@@ -264,6 +279,9 @@ class LSTM(Schema):
     hidden: Count = 128
     layers: Count = 2
     dropout: Fraction = 0.2
+    exogenous: bool = False
+    """The known channels enter: over the context into the LSTM, over the horizon into the head."""
+    head: Head = "quantiles"
 
 
 class TTM(Schema):
@@ -277,18 +295,109 @@ class TTM(Schema):
     patch_length: Count = 12
     dropout: Fraction = 0.1
     adapter: Adapter = NoAdapter()
+    exogenous: bool = False
+    """The known channels enter as granite's exogenous channels, and are mixed into every step of the forecast."""
+    head: Head = "quantiles"
+
+
+SharedMechanism = CMAMechanism | None
+"""One model has one mechanism: what is nested says null (or the same again)."""
 
 
 class Residual(Schema):
     """Mechanism + learned correction: the inner model sees and predicts what the mechanism leaves over."""
 
     kind: Literal["residual"] = "residual"
-    mechanism: CMAMechanism = CMAMechanism()
+    mechanism: SharedMechanism = CMAMechanism()
     inner: "Model"
 
 
-Model = Annotated[Union[Persistence, Seasonal, Ridge, CMA, LSTM, TTM, Residual], Field(discriminator="kind")]
-Residual.model_rebuild()
+Signal = Literal["glucose", "L", "m", "c", "a", "I_S", "I_E", "meal_distr", "g"]
+
+
+class Exogenous(Schema):
+    """The mechanism's signals as further known channels of the inner model, one of whose parts says `exogenous: true`."""
+
+    kind: Literal["exogenous"] = "exogenous"
+    mechanism: SharedMechanism = CMAMechanism()
+    signals: tuple[Signal, ...] = Field(("glucose", "L", "m", "c", "a", "I_S", "I_E"), min_length=1)
+    """glucose: the mechanism's curve · L light, m melatonin, c cortisol, a adiponectin, I_S insulin sensitivity, I_E
+    effective insulin · meal_distr: meal distribution · g: the shares of the meals, one channel each."""
+    inner: "Model"
+
+    @field_validator("signals")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"signals are distinct; found {list(value)}")
+        return value
+
+
+class Physics(Schema):
+    """The inner model, held to the mechanism's rate of change while it trains."""
+
+    kind: Literal["physics"] = "physics"
+    mechanism: SharedMechanism = CMAMechanism()
+    weight: float = Field(1e-3, ge=0)
+    """mg/dL of loss for one (mg/dL per hour)^2 of mean squared difference between the rates."""
+    inner: "Model"
+
+
+class Simulated(Schema):
+    """People simulated by the mechanism, their parameters drawn from its priors."""
+
+    subjects: Count = 64
+    days: Count = 7
+    seed: int = 0
+
+
+class Staged(Schema):
+    """Training in stages: on simulated people, on real ones with the backbone frozen, then mechanism and weights in turn."""
+
+    kind: Literal["staged"] = "staged"
+    mechanism: SharedMechanism = CMAMechanism()
+    simulated: Simulated = Simulated()
+    pretrain_epochs: int = Field(5, ge=0)
+    """Epochs on simulated people, all weights; 0 leaves the stage out."""
+    frozen_epochs: int = Field(2, ge=0)
+    """Epochs on the training data with the backbone frozen; 0 leaves the stage out."""
+    rounds: int = Field(1, ge=0)
+    """After training.epochs on the training data: how often the mechanism is fitted again, to glucose less the learned
+    correction, and the weights trained again (training.epochs each). Needs a residual inside."""
+    inner: "Model"
+
+
+class Ensemble(Schema):
+    """Several models trained side by side: their mean, widened by how far they are apart."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: tuple["Model", ...] = Field(min_length=1)
+    size: Count = 1
+    """Copies of each member; they differ in their random start."""
+
+    @model_validator(mode="after")
+    def _several(self) -> "Ensemble":
+        if len(self.members) * self.size < 2:
+            raise ValueError("an ensemble of one is no ensemble: name more members, or set size")
+        return self
+
+
+class Conformal(Schema):
+    """Split conformal prediction: every quantile moved, step by step, to where it belongs on validation data."""
+
+    kind: Literal["conformal"] = "conformal"
+    inner: "Model"
+
+
+Model = Annotated[
+    Union[
+        Persistence, Seasonal, Ridge, CMA, LSTM, TTM,
+        Residual, Exogenous, Physics, Staged, Ensemble, Conformal,
+    ],
+    Field(discriminator="kind"),
+]  # fmt: skip
+for _wrapper in (Residual, Exogenous, Physics, Staged, Ensemble, Conformal):
+    _wrapper.model_rebuild()
 
 
 class EarlyStopping(Schema):
@@ -407,6 +516,7 @@ class Recipe(Schema):
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
         for model in (self.model, *self.compare):
+            _require_nesting(model)
             for inner in unwrap(model):
                 if isinstance(inner, Ridge) and inner.lags > self.window.context:
                     raise ValueError(
@@ -419,19 +529,87 @@ class Recipe(Schema):
         return self
 
 
+def wrapped(model: Any) -> tuple[Any, ...]:
+    """The configurations that a model's wraps directly."""
+    match model:
+        case Ensemble():
+            return model.members * model.size
+        case Residual() | Exogenous() | Physics() | Staged() | Conformal():
+            return (model.inner,)
+    return ()
+
+
 def unwrap(model: Any) -> list[Any]:
-    """The model's configuration and those it wraps, outermost first."""
-    return [model, *(unwrap(model.inner) if isinstance(model, Residual) else [])]
+    """The model's configuration and all those inside it, outermost first."""
+    return [model, *(found for inner in wrapped(model) for found in unwrap(inner))]
 
 
 def mechanism_of(model: Any) -> CMAMechanism | None:
     """The mechanism that a model's batches must carry, if any."""
-    return next((m.mechanism for m in unwrap(model) if isinstance(m, CMA | Residual)), None)
+    return next((m.mechanism for m in unwrap(model) if getattr(m, "mechanism", None) is not None), None)
+
+
+def signals_of(model: Any) -> tuple[str, ...]:
+    """The mechanism's signals that a model's batches must carry."""
+    return tuple(dict.fromkeys(s for m in unwrap(model) if isinstance(m, Exogenous) for s in m.signals))
+
+
+def staged_of(model: Any) -> Staged | None:
+    """How a model trains in stages, if it does."""
+    return next((m for m in unwrap(model) if isinstance(m, Staged)), None)
+
+
+def total_epochs(recipe: Recipe) -> int:
+    """Epochs over all stages of a training."""
+    staged = staged_of(recipe.model)
+    if staged is None:
+        return recipe.training.epochs
+    return staged.pretrain_epochs + staged.frozen_epochs + (1 + staged.rounds) * recipe.training.epochs
 
 
 def model_name(model: Any) -> str:
-    """Short readable name: `ridge`, `residual-ttm`."""
-    return "-".join(m.kind for m in unwrap(model))
+    """Short readable name, fit for a file: `ridge`, `residual-ttm`, `ensemble3-ttm`, `ensemble-residual-ttm_lstm`."""
+    match model:
+        case Ensemble():
+            return f"ensemble{model.size if model.size > 1 else ''}-{'_'.join(map(model_name, model.members))}"
+    return "-".join([model.kind, *map(model_name, wrapped(model))])
+
+
+def _require_nesting(model: Any) -> None:
+    """Raises ValueError where wrappers don't fit each other."""
+    inside = unwrap(model)
+    mechanisms = [m.mechanism for m in inside if hasattr(m, "mechanism")]
+    if mechanisms and not any(mechanisms):
+        raise ValueError(
+            f"{model_name(model)}: no part names its mechanism; give the outermost one, e.g. {{kind: cma}}"
+        )
+    if len(named := list({repr(m): m for m in mechanisms if m}.values())) > 1:
+        raise ValueError(
+            f"{model_name(model)}: a model has one mechanism, found {len(named)} that differ; set `mechanism: null` in all "
+            "parts but the outermost"
+        )
+    for part in inside:
+        if isinstance(part, Exogenous) and not any(getattr(m, "exogenous", False) for m in unwrap(part.inner)):
+            raise ValueError(
+                f"{model_name(part)}: no model inside takes known channels; set `exogenous: true` in a ttm, lstm or ridge"
+            )
+        if isinstance(part, Staged):
+            _require_stages(part)
+        if isinstance(part, Ensemble) and any(isinstance(m, Staged) for m in unwrap(part)):
+            raise ValueError("stages are those of a whole training: put `staged` around the ensemble, not inside")
+
+
+def _require_stages(staged: Staged) -> None:
+    inside = unwrap(staged.inner)
+    if any(isinstance(m, Staged) for m in inside):
+        raise ValueError("staged inside staged: a training has one list of stages")
+    if not any(isinstance(m, TTM | LSTM) for m in inside):
+        raise ValueError(f"{model_name(staged)}: stages need weights that train; put a ttm or lstm inside")
+    if staged.rounds and not any(isinstance(m, Residual) for m in inside):
+        raise ValueError(
+            f"{model_name(staged)}: rounds refit the mechanism to glucose less the correction, which only a residual has; "
+            "put one inside or set rounds: 0"
+        )
 
 
 # --- search space --------------------------------------------------------------------------------------------------
