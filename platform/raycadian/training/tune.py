@@ -13,7 +13,8 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,12 @@ from typing import Any
 import optuna
 import pandas as pd
 import ray
-from ray import tune
+from ray import PlacementGroupID, tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.state import list_actors, list_placement_groups
 
 from raycadian import telemetry
 from raycadian.cluster import capacity, connect
@@ -47,6 +50,7 @@ from raycadian.training.run import RUNS, experiment_key, find_complete, finish, 
 OnTrial = Callable[[dict[str, Any]], None]
 _MUTABLE = {"training.lr", "training.weight_decay", "training.clip_norm"}  # in the middle of a training
 _DRIVER_BYTES = 5e8  # what a trial needs that waits for its workers
+_WORKER = "RayTrainWorker"  # Ray Train's name for its actors
 _ERROR = "error.txt"  # in a trial's folder: what the user has to change; another try can't heal it
 
 
@@ -256,10 +260,37 @@ def _run(
             failure_config=tune.FailureConfig(max_failures=recipe.training.max_failures),
         ),
     )  # fmt: skip
-    tuner.fit()
+    with nullcontext() if recipe.training.in_process else _workers_ended():
+        tuner.fit()
+    for state in folder.glob("trials/*/state"):
+        shutil.rmtree(state, ignore_errors=True)
     if not any(r["status"] == "finished" for r in _read_records(folder)):
         first = next((r for r in _read_records(folder) if r.get("error")), {})
         raise ValueError(f"every trial of the sweep failed; the first: {first.get('error', 'no error was recorded')}")
+
+
+@contextmanager
+def _workers_ended() -> Iterator[None]:
+    """Afterwards the workers of trials that were stopped in the middle have ended: until then they write.
+
+    They end with their placement group. Ray Train's own cleaner removes that after a while, and finds its cluster only
+    where no other Ray runs on the machine.
+    """
+    others = {group.placement_group_id for group in _of_this_job(list_placement_groups, "creator_job_id")}
+    yield
+    for _ in range(60):
+        for group in _of_this_job(list_placement_groups, "creator_job_id"):
+            if group.placement_group_id not in others and group.state != "REMOVED":
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group.placement_group_id))))
+        if all(actor.state == "DEAD" for actor in _of_this_job(list_actors, "job_id") if actor.class_name == _WORKER):
+            return
+        time.sleep(0.5)
+
+
+def _of_this_job(listing: Callable[..., list[Any]], column: str) -> list[Any]:
+    """What Ray's state API lists for the job of this process."""
+    context = ray.get_runtime_context()
+    return listing(address=context.gcs_address, filters=[(column, "=", context.get_job_id())], limit=10_000)
 
 
 def _room(recipe: Recipe) -> tuple[int, dict[str, float]]:
@@ -296,6 +327,7 @@ def _scheduler(recipe: Recipe, tuning: Tuning, space: SearchSpace) -> Any:
         case "pbt":
             return PopulationBasedTraining(
                 time_attr="epoch", metric=tuning.metric, mode="min", perturbation_interval=max(1, epochs // 6),
+                synch=True,  # else members that must wait for room never meet those that ran before them
                 hyperparam_mutations={path: _tune(distribution) for path, distribution in space.parameters.items()},
             )  # fmt: skip
     raise AssertionError(tuning.scheduler)
@@ -324,13 +356,22 @@ def _trial(params: dict[str, Any], payload: list[Any]) -> None:
         report = partial(_report_state, state=state)
         if checkpoint := tune.get_checkpoint():  # its own, or a leader's
             checkpoint.to_directory(str(state))
+    told: list[dict[str, float]] = []
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        told.append(metrics)
+        report(metrics)
+
     try:
         recipe = override(recipe, _values(params))
         with telemetry.bound(recipe=recipe.name, sweep=Path(folder).name, trial=place.name):
             if recipe.training.in_process:
-                fit_model(data, recipe, state=state, on_epoch=report)
+                trained = fit_model(data, recipe, state=state, on_epoch=on_epoch).trained
             else:
-                fit_model(data, recipe, state=state, callbacks=[TuneReportCallback()])
+                callbacks = [TuneReportCallback()]
+                trained = fit_model(data, recipe, state=state, on_epoch=told.append, callbacks=callbacks).trained
+            if not told:  # paused after its last epoch: the scheduler waits for a result all the same
+                report(trained.history[-1])
     except ValueError as error:
         (place / _ERROR).write_text(str(error), encoding="utf-8")
 
