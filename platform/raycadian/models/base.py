@@ -7,7 +7,7 @@ statistics are buffers, so that the weights file holds everything.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -71,9 +71,6 @@ class Model(nn.Module, ABC):
     equal forecasts to 1e-9 mg/dL whatever batch they stand in (float32: 1e-4).
     """
 
-    needs_mechanism = False
-    """Whether batches must carry `mechanism`."""
-
     def __init__(self, spec: Spec, config: ModelConfig):
         super().__init__()
         self.spec, self.config = spec, config
@@ -83,21 +80,24 @@ class Model(nn.Module, ABC):
     def forward(self, batch: Batch) -> Prediction:
         """Quantiles (B, H, Q) in mg/dL at spec.quantiles, non-decreasing in Q; the 0.5 level is the point forecast."""
 
+    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
+        """The forecast and what training minimises, from one pass: here the mean pinball loss in mg/dL over levels and
+        non-missing targets. Without any valid target it is 0."""
+        found = self(batch)
+        target = batch["target"]
+        return found, mean_over_valid(pinball(found.quantiles, torch.nan_to_num(target), self.levels), target)
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(mean pinball loss in mg/dL over levels and non-missing targets, diagnostics).
+        """(the loss of `learn`, diagnostics).
 
         diagnostics: n, the number of valid target points; mae and mse, mean absolute and squared error of the median
         in mg/dL. Means weighted by n over batches give the exact mean over all. Without any valid target all are 0.
         """
+        found, loss = self.learn(batch)
         target = batch["target"]
-        quantiles = self(batch).quantiles
-        valid = ~torch.isnan(target)
-        n = valid.sum()
-        share = valid / n.clamp(min=1)  # a weighted sum: no shape depends on the data
-        target = torch.nan_to_num(target)
-        error = (quantiles[..., self.spec.middle] - target).detach()
-        diagnostics = {"n": n, "mae": (error.abs() * share).sum(), "mse": (error.square() * share).sum()}
-        return (pinball(quantiles, target, self.levels) * share).sum(), diagnostics
+        error = (found.quantiles[..., self.spec.middle] - torch.nan_to_num(target)).detach()
+        errors = {"mae": mean_over_valid(error.abs(), target), "mse": mean_over_valid(error.square(), target)}
+        return loss, {"n": (~torch.isnan(target)).sum(), **errors}
 
     def prepare(self, windows: TrainingWindows) -> None:
         """Compute statistics (and closed-form weights) from TRAINING windows. Raises ValueError for unfit windows."""
@@ -107,6 +107,58 @@ class Model(nn.Module, ABC):
 
         A wrapper calibrates what it wraps first, on windows as that sees them. Raises ValueError for unfit windows.
         """
+
+
+class Wrapper(Model):
+    """A model around another: what that sees of a batch, and what becomes of its forecast. The rest is forwarded."""
+
+    def __init__(self, spec: Spec, config: ModelConfig, inner: Model):
+        super().__init__(spec, config)
+        self.inner = inner
+
+    def view(self, batch: Batch) -> Batch:
+        """The batch as the inner model sees it."""
+        return batch
+
+    def restore(self, found: Prediction, batch: Batch) -> Prediction:
+        """The forecast in terms of `batch`, from the inner model's for `view(batch)`."""
+        return found
+
+    def forward(self, batch: Batch) -> Prediction:
+        return self.restore(self.inner(self.view(batch)), batch)
+
+    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
+        found, loss = self.inner.learn(self.view(batch))
+        return self.restore(found, batch), loss
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        self.inner.prepare(_Viewed(windows, self.view))
+
+    def calibrate(self, windows: TrainingWindows) -> None:
+        self.inner.calibrate(_Viewed(windows, self.view))
+
+
+@dataclass(frozen=True)
+class _Viewed:
+    """Windows as the inner model sees them."""
+
+    windows: TrainingWindows
+    view: Callable[[Batch], Batch]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, index: Tensor) -> Batch:
+        return self.view(self.windows.batch(index))
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        return map(self.view, self.windows.batches(batch_size))
+
+
+def mean_over_valid(values: Tensor, target: Tensor) -> Tensor:
+    """Mean of values (B, H) where the target (B, H) is not missing; 0 where it is everywhere."""
+    valid = ~torch.isnan(target)
+    return (values * (valid / valid.sum().clamp(min=1))).sum()  # a weighted sum: no shape depends on the data
 
 
 def spaced(windows: TrainingWindows, limit: int, batch_size: int = 1024) -> Iterator[Batch]:

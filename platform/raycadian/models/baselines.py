@@ -141,8 +141,6 @@ def _solve(gram: Tensor, moment: Tensor, alpha: float) -> Tensor:
 class CMA(PointModel):
     """The mechanism alone, with intervals from its training residuals."""
 
-    needs_mechanism = True
-
     def point(self, batch: Batch) -> Tensor:
         assert "mechanism" in batch, "cut the windows with a mechanism"
         return batch["mechanism"][:, self.spec.context :].to(self.offsets_mgdl.dtype)

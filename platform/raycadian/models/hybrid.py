@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
-from raycadian import config
-from raycadian.models.base import Model, Spec, TrainingWindows
+from raycadian.models.base import Wrapper
 from raycadian.types import Batch, Prediction
 
 
-class Residual(Model):
+class Residual(Wrapper):
     """The inner model sees what the mechanism leaves over of the past and predicts what it will leave over.
 
-    quantiles = mechanism + inner quantiles; parts mechanism and correction (B, H) add up to the median, exactly.
+    quantiles = mechanism + inner quantiles; parts mechanism and correction (B, H) add up to the median, exactly. The loss
+    is the correction's: shifting forecast and truth alike changes no error.
     """
 
-    needs_mechanism = True
+    def view(self, batch: Batch) -> Batch:
+        return left_over(batch)
 
-    def __init__(self, spec: Spec, config: config.Residual, inner: Model):
-        super().__init__(spec, config)
-        self.inner = inner
-
-    def forward(self, batch: Batch) -> Prediction:
-        found = self.inner(left_over(batch)).quantiles
-        mechanism = batch["mechanism"][:, self.spec.context :].to(found.dtype)
-        parts = {"mechanism": mechanism, "correction": found[..., self.spec.middle]}
-        return Prediction(mechanism.unsqueeze(-1) + found, parts)
-
-    def prepare(self, windows: TrainingWindows) -> None:
-        self.inner.prepare(_LeftOver(windows))
-
-    def calibrate(self, windows: TrainingWindows) -> None:
-        self.inner.calibrate(_LeftOver(windows))
+    def restore(self, found: Prediction, batch: Batch) -> Prediction:
+        mechanism = batch["mechanism"][:, self.spec.context :].to(found.quantiles.dtype)
+        parts = {"mechanism": mechanism, "correction": found.quantiles[..., self.spec.middle]}
+        return Prediction(mechanism.unsqueeze(-1) + found.quantiles, parts)
 
 
 def left_over(batch: Batch) -> Batch:
@@ -51,19 +37,3 @@ def left_over(batch: Batch) -> Batch:
     if "target" in batch:
         found["target"] = batch["target"] - mechanism[:, context:]
     return found
-
-
-@dataclass(frozen=True)
-class _LeftOver:
-    """Windows as the inner model sees them."""
-
-    windows: TrainingWindows
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def batch(self, index: Tensor) -> Batch:
-        return left_over(self.windows.batch(index))
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        return map(left_over, self.windows.batches(batch_size))
