@@ -116,6 +116,15 @@ DAMAGES = {
 }
 
 
+def test_checkpoints_from_before_ensembles_load(training, batch, tmp_path):
+    for name, model in (("ttm", prepared(TTM, training)), ("ridge", prepared(config.Ridge(lags=6), training))):
+        checkpoint.save(model, tmp_path / name)
+        raw = json.loads((tmp_path / name / "config.json").read_text())
+        found = raw.pop("architectures")
+        (tmp_path / name / "config.json").write_text(json.dumps(raw | {"architecture": found[0] if found else None}))
+        assert torch.equal(checkpoint.load(tmp_path / name)(batch).quantiles, model(batch).quantiles)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_an_error_that_names_the_folder(damage, saved):
     spoil, message = DAMAGES[damage]
@@ -128,6 +137,6 @@ def test_damage_is_an_error_that_names_the_folder(damage, saved):
 def test_a_damaged_ttm_architecture_is_an_error(training, tmp_path):
     checkpoint.save(prepared(TTM, training), tmp_path / "run")
     raw = json.loads((tmp_path / "run" / "config.json").read_text())
-    rewrite(tmp_path / "run", architecture=raw["architecture"] | {"d_model": 16})
+    rewrite(tmp_path / "run", architectures=[raw["architectures"][0] | {"d_model": 16}])
     with pytest.raises(ValueError, match="size mismatch"):
         checkpoint.load(tmp_path / "run")

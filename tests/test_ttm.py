@@ -195,7 +195,7 @@ def test_an_export_starts_another_recipe_from_equal_forecasts(source, training, 
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     with pytest.raises(ValueError, match="horizon: expected 6 at most, found 7"):  # the steps beyond were never trained
         build(from_source(tmp_path / "export"), replace(SPEC, horizon=7))
-    with pytest.raises(ValueError, match="found residual-ridge"):
+    with pytest.raises(ValueError, match="found 0 in residual-ridge"):
         checkpoint.export_pretrained(prepared(config.Residual(inner=config.Ridge(lags=2)), training), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -29,12 +29,14 @@ EVENT_CHANNELS = (CARBS, BOLUS, BASAL)
 MGDL_PER_MMOLL = 18.0182
 GLUCOSE_MIN_MGDL, GLUCOSE_MAX_MGDL = 20.0, 600.0  # what a reading may be; outside is not glucose
 
+SIGNAL = "signal_"  # begins the names of the mechanism's signals in a batch
+
 SPLITS = ("train", "val", "test")
 ID, OOD = "id", "ood"  # subjects seen in training; subjects held out whole
 
 Batch = dict[str, "Tensor"]
 """past (B, L, C) float, NaN-free · past_mask (B, L, C) bool, True where measured · known (B, L+H, K)
-· mechanism (B, L+H) mg/dL or absent · target (B, H) mg/dL, NaN where missing · subject (B,) int64
+· mechanism (B, L+H) mg/dL or absent · signal_NAME (B, L+H), the mechanism's signals that the model asks for · target (B, H) mg/dL, NaN where missing · subject (B,) int64
 · time_s (B,) int64, UTC seconds of the last context point · local_h (B,) float, local hour of it."""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from raycadian import config
 from raycadian.models.base import Model, Spec, TrainingWindows, spaced
 from raycadian.models.heads import residual_offsets
+from raycadian.models.known import Known
 from raycadian.types import Batch, Prediction
 
 _SAMPLE = 65536  # windows whose residuals give the intervals
@@ -78,6 +79,8 @@ class Ridge(PointModel):
     y_h - v_L = b_h + w_h . x, x = (v_L, v_(L-1) - v_L, ..., v_(L-lags+1) - v_L), minimising over all training windows
     sum (y_h - v_L - b_h - w_h . x)^2 + alpha s^2 |w_h|^2, s^2 the mean squared lagged difference. A large penalty gives
     persistence plus a constant. Closed form by normal equations, streamed in float64; missing targets are left out.
+    `exogenous`: x of step h goes on with the known channels at that step, standardised, their penalty in units of their
+    own mean square.
     """
 
     weight: Tensor
@@ -87,48 +90,58 @@ class Ridge(PointModel):
         super().__init__(spec, config)
         if config.lags > spec.context:
             raise ValueError(f"ridge.lags {config.lags} exceeds the context of {spec.context} points; lower lags")
-        self.register_buffer("weight", torch.zeros(spec.horizon, config.lags))
+        self.known = Known(spec) if config.exogenous else None
+        self.size = config.lags + (len(spec.known) if config.exogenous else 0)
+        self.register_buffer("weight", torch.zeros(spec.horizon, self.size))
         self.register_buffer("bias", torch.zeros(spec.horizon))
 
     def point(self, batch: Batch) -> Tensor:
         x, last = self._features(batch)
         # not a matrix product: autocast would round that to bfloat16
-        return last + self.bias + (x.unsqueeze(1) * self.weight).sum(-1)
+        return last + self.bias + (x * self.weight).sum(-1)
 
     def prepare(self, windows: TrainingWindows) -> None:
+        if self.known is not None:
+            self.known.prepare(windows)
         self._fit(windows)
         super().prepare(windows)
 
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """x (B, lags) and the last value (B, 1)."""
+        """x (B, H or 1, size) and the last value (B, 1)."""
         recent = self._glucose(batch)[:, -self.config.lags :].flip(1)
         last = recent[:, :1]
-        return torch.cat([last, recent[:, 1:] - last], dim=1), last
+        x = torch.cat([last, recent[:, 1:] - last], dim=1).unsqueeze(1)
+        if self.known is None:
+            return x, last
+        known = self.known(batch)[:, self.spec.context :]
+        return torch.cat([x.expand(-1, self.spec.horizon, -1), known], dim=-1), last
 
     @torch.no_grad()
     def _fit(self, windows: TrainingWindows) -> None:
-        size = self.config.lags + 1
+        size = self.size + 1
         gram = torch.zeros(self.spec.horizon, size, size, dtype=torch.float64)
         moment = torch.zeros(self.spec.horizon, size, dtype=torch.float64)
         for batch in windows.batches(_BATCH):
             x, last = (part.double() for part in self._features(batch))
-            x = torch.cat([x, torch.ones_like(last)], dim=1)  # the last column is the constant
+            # (H or 1, B, size+1); the last column is the constant
+            x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1).transpose(0, 1)
             y = batch["target"].double() - last
             seen = ~torch.isnan(y)
-            weighted = seen.T.unsqueeze(-1) * x  # (H, B, lags+1)
+            weighted = seen.T.unsqueeze(-1) * x  # (H, B, size+1)
             gram += weighted.mT @ x
             moment += (torch.nan_to_num(y).T.unsqueeze(1) @ x).squeeze(1)
-        solution = _solve(gram, moment, self.config.alpha)
+        solution = _solve(gram, moment, self.config.alpha, self.config.lags)
         self.weight.copy_(solution[:, :-1])
         self.bias.copy_(solution[:, -1])
 
 
-def _solve(gram: Tensor, moment: Tensor, alpha: float) -> Tensor:
+def _solve(gram: Tensor, moment: Tensor, alpha: float, lags: int) -> Tensor:
     """Solve (gram + penalty) w = moment per step; the constant, last, carries no penalty. Raises ValueError."""
     count = gram[:, -1, -1]
-    lagged = gram.diagonal(dim1=1, dim2=2)[:, 1:-1].sum(1) / (count * max(1, gram.shape[1] - 2)).clamp(min=1)
+    squares = gram.diagonal(dim1=1, dim2=2)[:, :-1] / count.clamp(min=1).unsqueeze(1)
+    lagged = squares[:, 1:lags].sum(1, keepdim=True) / max(1, lags - 1)
     penalty = torch.zeros(gram.shape[:2], dtype=gram.dtype)
-    penalty[:, :-1] = (alpha * lagged).unsqueeze(1)
+    penalty[:, :-1] = alpha * torch.cat([lagged.expand(-1, lags), squares[:, lags:]], dim=1)
     solution, info = torch.linalg.solve_ex((gram + torch.diag_embed(penalty)), moment)
     if info.any() or not solution.isfinite().all():
         raise ValueError(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from raycadian import config
 from raycadian.models.base import Model, Spec
 from raycadian.models.baselines import CMA, Persistence, Ridge, Seasonal
-from raycadian.models.hybrid import Residual
+from raycadian.models.conformal import Conformal
+from raycadian.models.ensemble import Ensemble
+from raycadian.models.hybrid import Exogenous, Physics, Residual, Staged, with_signals
 from raycadian.models.lstm import LSTM
 
 
-def build(section: config.Model, spec: Spec, architecture: dict[str, Any] | None = None) -> Model:
+def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, Any]] | None = None) -> Model:
     """An untrained model. Raises ValueError where the section doesn't fit the spec or a checkpoint can't be had.
 
-    architecture: that of the TTM inside, as a checkpoint of ours holds it; `pretrained` is then not opened.
+    architectures: those of the TTMs inside, in the order of `Model.modules()`, as a checkpoint of ours holds them;
+    `pretrained` is then not opened.
     """
     match section:
         case config.Persistence():
@@ -28,18 +32,30 @@ def build(section: config.Model, spec: Spec, architecture: dict[str, Any] | None
         case config.LSTM():
             return LSTM(spec, section)
         case config.TTM():
-            return _ttm(section, spec, architecture)
+            return _ttm(section, spec, architectures)
+        case config.Exogenous():
+            return Exogenous(spec, section, build(section.inner, with_signals(spec, section), architectures))
         case config.Residual():
-            return Residual(spec, section, build(section.inner, spec, architecture))
+            return Residual(spec, section, build(section.inner, spec, architectures))
+        case config.Physics():
+            return Physics(spec, section, build(section.inner, spec, architectures))
+        case config.Staged():
+            return Staged(spec, section, build(section.inner, spec, architectures))
+        case config.Conformal():
+            return Conformal(spec, section, build(section.inner, spec, architectures))
+        case config.Ensemble():
+            return Ensemble(spec, section, [build(m, spec, architectures) for m in config.wrapped(section)])
         case _:
             raise AssertionError(f"no model for {type(section).__name__}")
 
 
-def _ttm(section: config.TTM, spec: Spec, architecture: dict[str, Any] | None) -> Model:
+def _ttm(section: config.TTM, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
     from raycadian.models import ttm  # imports granite-tsfm: 4 s that other models don't pay
 
-    if architecture is not None:
-        network = ttm.saved_network(architecture)
+    if architectures is not None:
+        if (saved := next(architectures, None)) is None:
+            raise ValueError("the checkpoint holds fewer networks than its model needs")
+        network = ttm.saved_network(saved)
     elif section.pretrained is not None:
         network = ttm.pretrained_network(spec, section)
     else:

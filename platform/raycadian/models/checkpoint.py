@@ -22,7 +22,6 @@ from raycadian import config
 from raycadian.models import adapters
 from raycadian.models.base import Model, Spec
 from raycadian.models.build import build
-from raycadian.models.hybrid import Residual
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
@@ -40,7 +39,7 @@ def load(folder: Path) -> Model:
     raw = _read_description(folder)
     try:
         section = TypeAdapter(config.Model).validate_python(raw["model"])
-        model = build(section, Spec.from_dict(raw["spec"]), raw["architecture"])
+        model = build(section, Spec.from_dict(raw["spec"]), iter(_architectures(raw)))
         found = _digest(folder / _WEIGHTS)
         if found != raw["weights_sha256"]:
             raise ValueError(
@@ -58,26 +57,34 @@ def export_pretrained(model: Model, folder: Path) -> None:
     Its point forecasts are the model's (within a hybrid: its correction's); the layer that gives the other quantiles is
     ours, not part of the format, and starts afresh. Raises ValueError where there is no TTM inside.
     """
-    network = getattr(innermost(model), "network", None)
-    if network is None:
-        raise ValueError(f"only a ttm can be exported, alone or in a hybrid; found {config.model_name(model.config)}")
+    networks = _networks(model)
+    if len(networks) != 1:
+        raise ValueError(
+            f"only one ttm can be exported, alone or wrapped; found {len(networks)} in {config.model_name(model.config)}"
+        )
     with _replacing(folder) as temporary:
-        adapters.merged(network).save_pretrained(temporary)
+        adapters.merged(networks[0]).save_pretrained(temporary)
 
 
-def innermost(model: Model) -> Model:
-    """The model inside all wrappers."""
-    return innermost(model.inner) if isinstance(model, Residual) else model
+def _networks(model: Model) -> list[Any]:
+    """Granite's networks inside, in the order of building."""
+    return [part.network for part in model.modules() if isinstance(part, Model) and hasattr(part, "network")]
 
 
 def _description(model: Model, folder: Path) -> dict[str, Any]:
-    network = getattr(innermost(model), "network", None)
     return {
         "model": model.config.model_dump(mode="json"),
         "spec": model.spec.to_dict(),
-        "architecture": None if network is None else network.config.to_dict(),
+        "architectures": [network.config.to_dict() for network in _networks(model)],
         "weights_sha256": _digest(folder / _WEIGHTS),
     }
+
+
+def _architectures(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Checkpoints from before ensembles hold one `architecture`, or null."""
+    if "architectures" in raw:
+        return raw["architectures"]
+    return [] if raw["architecture"] is None else [raw["architecture"]]
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -2,9 +2,77 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from scipy.special import stdtrit
+from torch import Tensor, nn
+
+from raycadian.models.base import Model, Spec, mean_over_valid, pinball
+from raycadian.types import Batch, Prediction
+
+_RESOLUTION_MGDL = 1.0  # of sensors: no distribution is narrower
+
+
+class Headed(Model):
+    """A model that gives a distribution: its quantiles serve, its own loss trains."""
+
+    @abstractmethod
+    def distribution(self, batch: Batch) -> "Quantiles | StudentT": ...
+
+    def forward(self, batch: Batch) -> Prediction:
+        return Prediction(self.distribution(batch).quantiles)
+
+    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
+        found, target = self.distribution(batch), batch["target"]
+        return Prediction(found.quantiles), mean_over_valid(found.loss(torch.nan_to_num(target)), target)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Quantiles (B, H, Q) at levels (Q,), trained by the pinball loss in mg/dL."""
+
+    quantiles: Tensor
+    levels: Tensor
+
+    def loss(self, target: Tensor) -> Tensor:
+        return pinball(self.quantiles, target, self.levels)
+
+
+@dataclass(frozen=True)
+class StudentT:
+    """Student's t around loc (B, H) mg/dL, trained by its negative log-likelihood in nats. quantiles (B, H, Q)."""
+
+    loc: Tensor
+    scale: Tensor
+    freedom: Tensor
+    quantiles: Tensor
+
+    def loss(self, target: Tensor) -> Tensor:
+        return -torch.distributions.StudentT(self.freedom, self.loc, self.scale, validate_args=False).log_prob(target)
+
+
+class Tails(nn.Module):
+    """The distribution from its median and a raw width: scale = 1 mg/dL + softplus(raw) * unit, degrees of freedom > 2
+    (a variance exists) one a step, which training learns. Heavy tails keep one wild reading from widening all."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.levels = spec.quantiles
+        self.raw = nn.Parameter(torch.full((spec.horizon,), 3.0))  # about 5 degrees of freedom
+
+    def forward(self, median: Tensor, raw: Tensor, unit: Tensor) -> StudentT:
+        """median, raw (B, H), unit (B, 1) or () mg/dL."""
+        scale = _RESOLUTION_MGDL + F.softplus(raw).to(median.dtype) * unit
+        freedom = 2.0 + F.softplus(self.raw).to(median.dtype)
+        # torch has no inverse of Student's distribution; its quantiles' slope in the degrees of freedom is not needed
+        factors = stdtrit(freedom.detach().double().cpu().numpy()[:, None], np.array(self.levels))
+        factors[:, self.levels.index(0.5)] = 0.0
+        steps = torch.from_numpy(factors).to(median)
+        return StudentT(median, scale, freedom, median.unsqueeze(-1) + scale.unsqueeze(-1) * steps)
 
 
 def residual_offsets(residual: Tensor, levels: tuple[float, ...]) -> Tensor:

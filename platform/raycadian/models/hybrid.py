@@ -1,11 +1,15 @@
-"""The residual hybrid: mechanism + learned correction. A wrapper around any model, and a model: wrappers nest."""
+"""Ways to join the mechanism with a learned model. Each is a wrapper around any model, and a model: wrappers nest."""
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
-from raycadian.models.base import Wrapper
-from raycadian.types import Batch, Prediction
+import torch
+from torch import Tensor
+
+from raycadian import config
+from raycadian.models.base import Spec, Wrapper, mean_over_valid
+from raycadian.types import SIGNAL, Batch, Prediction
 
 
 class Residual(Wrapper):
@@ -37,3 +41,50 @@ def left_over(batch: Batch) -> Batch:
     if "target" in batch:
         found["target"] = batch["target"] - mechanism[:, context:]
     return found
+
+
+class Exogenous(Wrapper):
+    """The mechanism's signals join the known channels: the inner model may use them over context and horizon."""
+
+    def view(self, batch: Batch) -> Batch:
+        columns = [batch[name] for name in signal_keys(self.config)]
+        return {**batch, "known": torch.cat([batch["known"], torch.stack(columns, dim=-1)], dim=-1)}
+
+
+def with_signals(spec: Spec, section: config.Exogenous) -> Spec:
+    """What the model inside `Exogenous` must fit."""
+    return replace(spec, known=spec.known + signal_keys(section))
+
+
+def signal_keys(section: config.Exogenous) -> tuple[str, ...]:
+    """Their names in a batch. The mechanism's own curve is there already."""
+    return tuple("mechanism" if name == "glucose" else SIGNAL + name for name in section.signals)
+
+
+class Physics(Wrapper):
+    """The inner model, whose loss also asks for the mechanism's rate of change.
+
+    loss = inner loss + weight * mean over the horizon of (dy/dt - dM/dt)^2, y the median forecast, M the mechanism, both
+    in mg/dL per hour, by differences from the last point of the context on. Glucose moves by about 30 mg/dL in an hour:
+    the mean square is some hundreds, where the pinball loss is 3 to 10 mg/dL. (Karniadakis et al. 2021, Nature Reviews
+    Physics 3:422-440, on losses from equations.)
+    """
+
+    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
+        found, loss = super().learn(batch)
+        return found, loss + self.config.weight * self.penalty(found, batch)
+
+    def penalty(self, found: Prediction, batch: Batch) -> Tensor:
+        """(mg/dL per hour)^2, over the steps that have a measured target: those that the inner loss looks at."""
+        assert "mechanism" in batch, "cut the windows with a mechanism"
+        last = self.spec.context - 1
+        median = found.quantiles[..., self.spec.middle]
+        path = torch.cat([batch["past"][:, -1:, 0].to(median.dtype), median], dim=1)
+        if "shift" in batch:  # inside a residual: glucose is what is left over plus what was subtracted
+            path = path + batch["shift"][:, last:]
+        rate = (path - batch["mechanism"][:, last:]).diff(dim=1) * (60.0 / self.spec.dt_min)
+        return mean_over_valid(rate.square(), batch["target"])
+
+
+class Staged(Wrapper):
+    """The inner model. How it trains (training/stages.py) is all that is said of it: the forecast is the inner's."""

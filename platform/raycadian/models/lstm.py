@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models.base import Model, Spec, TrainingWindows, spaced
-from raycadian.models.heads import around
-from raycadian.types import BASAL, BOLUS, GLUCOSE_MAX_MGDL, GLUCOSE_MIN_MGDL, Batch, Prediction
+from raycadian.models.base import Spec, TrainingWindows, spaced
+from raycadian.models.heads import Headed, Quantiles, StudentT, Tails, around
+from raycadian.models.known import Known
+from raycadian.types import BASAL, BOLUS, GLUCOSE_MAX_MGDL, GLUCOSE_MIN_MGDL, Batch
 
 FEATURES = ("glucose", "delta", "basal", "bolus", "hour_sin", "hour_cos", "clipped", "missing")
 _FLAGS = 2  # the last two features are 0 or 1 and stay so
@@ -18,14 +21,15 @@ _SENSOR_MGDL = (40.0, 400.0)  # readings at or beyond these say "Low" or "High",
 _SAMPLE = 4096  # windows that give the scaler's statistics
 
 
-class LSTM(Model):
+class LSTM(Headed):
     """LSTM(8, hidden, layers) -> last hidden state -> Linear, ReLU, Dropout -> Linear (facts/models.md, bloodTwin).
 
     Features a point: glucose, its change, basal rate, bolus, sine and cosine of the local hour, a flag where the sensor
     was at its limit (40 or 400 mg/dL), a flag where nothing was measured. Basal, bolus and hour are zeros where the
     windows don't carry them; carbohydrates are not used. Scaled by the median and the interquartile range of training
     windows (flags aside). Ours: the last layer gives the median and increments to the other quantiles, trained by the
-    pinball loss (at 0.5 half of bloodTwin's L1). Forecasts are held within 20-600 mg/dL.
+    pinball loss (at 0.5 half of bloodTwin's L1), or Student's t in its place. Forecasts are held within 20-600 mg/dL.
+    `exogenous`: the known channels are further features, and over the horizon the head sees them beside the last state.
     """
 
     centre: Tensor
@@ -34,21 +38,43 @@ class LSTM(Model):
     def __init__(self, spec: Spec, config: config.LSTM):
         super().__init__(spec, config)
         between = config.dropout if config.layers > 1 else 0.0  # dropout stands between layers
-        self.lstm = nn.LSTM(len(FEATURES), config.hidden, config.layers, batch_first=True, dropout=between)
+        width, outputs = len(spec.known) * config.exogenous, len(spec.quantiles) if config.head == "quantiles" else 2
+        self.lstm = nn.LSTM(len(FEATURES) + width, config.hidden, config.layers, batch_first=True, dropout=between)
         self.head = nn.Sequential(
-            nn.Linear(config.hidden, config.hidden), nn.ReLU(), nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, spec.horizon * len(spec.quantiles)),
+            nn.Linear(config.hidden + width * spec.horizon, config.hidden), nn.ReLU(), nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, spec.horizon * outputs),
         )  # fmt: skip
+        self.known = Known(spec) if config.exogenous else None
+        self.tails = Tails(spec) if config.head == "student_t" else None
         self.register_buffer("centre", torch.zeros(len(FEATURES)))
         self.register_buffer("scale", torch.ones(len(FEATURES)))
 
-    def forward(self, batch: Batch) -> Prediction:
-        states, _ = self.lstm((self._features(batch) - self.centre) / self.scale)
-        raw = self.head(states[:, -1]).unflatten(1, (self.spec.horizon, -1)).to(self.scale.dtype)  # (B, H, Q)
-        scaled = around(raw[..., 0], F.softplus(raw[..., 1:]), self.spec.middle)
-        quantiles = scaled * self.scale[0] + self.centre[0]
+    @property
+    def backbone(self) -> nn.Module:
+        return self.lstm
+
+    def distribution(self, batch: Batch) -> Quantiles | StudentT:
+        raw = self._raw(batch)
+        if self.tails is None:
+            scaled = around(raw[..., 0], F.softplus(raw[..., 1:]), self.spec.middle)
+            return Quantiles(self._held(scaled * self.scale[0] + self.centre[0], batch), self.levels)
+        found = self.tails(raw[..., 0] * self.scale[0] + self.centre[0], raw[..., 1], self.scale[0])
+        return replace(found, quantiles=self._held(found.quantiles, batch))
+
+    def _raw(self, batch: Batch) -> Tensor:
+        """(B, H, outputs), scaled."""
+        features = (self._features(batch) - self.centre) / self.scale
+        if self.known is None:
+            last = self.lstm(features)[0][:, -1]
+        else:
+            known, context = self.known(batch), self.spec.context
+            states, _ = self.lstm(torch.cat([features, known[:, :context]], dim=-1))
+            last = torch.cat([states[:, -1], known[:, context:].flatten(1)], dim=-1)
+        return self.head(last).unflatten(1, (self.spec.horizon, -1)).to(self.scale.dtype)
+
+    def _held(self, quantiles: Tensor, batch: Batch) -> Tensor:
         shift = self._shift(batch)[:, self.spec.context :, None]
-        return Prediction(quantiles.clamp(GLUCOSE_MIN_MGDL - shift, GLUCOSE_MAX_MGDL - shift))
+        return quantiles.clamp(GLUCOSE_MIN_MGDL - shift, GLUCOSE_MAX_MGDL - shift)
 
     def _features(self, batch: Batch) -> Tensor:
         """(B, L, 8) in the order of FEATURES, unscaled."""
@@ -71,6 +97,8 @@ class LSTM(Model):
 
     @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
+        if self.known is not None:
+            self.known.prepare(windows)
         sample = torch.cat([self._features(batch) for batch in spaced(windows, _SAMPLE)])
         values = sample[..., :-_FLAGS].flatten(0, 1).numpy()
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0).astype(np.float32)

@@ -23,58 +23,100 @@ from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPI
 
 from raycadian import config
 from raycadian.models import adapters
-from raycadian.models.base import Model, Spec
-from raycadian.models.heads import around
-from raycadian.types import Batch, Prediction
+from raycadian.models.base import Spec, TrainingWindows
+from raycadian.models.heads import Headed, Quantiles, StudentT, Tails, around
+from raycadian.models.known import Known
+from raycadian.types import Batch
 
 _FREQUENCY = {1: "min", 2: "2min", 5: "5min", 10: "10min", 15: "15min", 30: "30min", 60: "h", 1440: "D"}
-_NEW_LAYERS = "channel_feature_mixer"  # mixes channels in the decoder; no one-channel checkpoint has it
+_NEW_LAYERS = ("channel_feature_mixer", "fcm_block")  # mix channels; no one-channel checkpoint has them
 
 
-class TTM(Model):
-    """TTM's forecast as the median, with increments to the other quantiles from the decoder's state.
+class TTM(Headed):
+    """TTM's forecast as the median, with increments to the other quantiles (or the width of a Student's t) from the
+    decoder's state.
 
     It scales every window itself by the mean and standard deviation of what was measured. All past channels enter
-    (`mix_channel` in the decoder where there are several), glucose alone is forecast; the known channels aren't used.
+    (`mix_channel` in the decoder where there are several), glucose alone is forecast. `exogenous`: the known channels
+    enter too, standardised, as granite's exogenous channels: over the context beside glucose, and over the horizon into a
+    block that mixes them into every step with its neighbours. It mixes what it is given, so glucose is scaled before.
     """
 
     def __init__(self, spec: Spec, config: config.TTM, network: TinyTimeMixerForPrediction):
         super().__init__(spec, config)
         self.network = network
-        self.steps = Steps(spec, network.config)
+        self.steps = Steps(spec, network.config, config.head)
+        self.tails = Tails(spec) if config.head == "student_t" else None
+        self.known = Known(spec) if config.exogenous else None
         layers = [module for module in network.backbone.modules() if isinstance(module, TinyTimeMixerLayer)]
         adapters.apply(config.adapter, network, network.backbone, layers, network.head)
         frequency = DEFAULT_FREQUENCY_MAPPING[_FREQUENCY.get(spec.dt_min, "oov")]
         self.frequency = frequency if network.config.resolution_prefix_tuning else None
 
-    def forward(self, batch: Batch) -> Prediction:
+    @property
+    def backbone(self) -> nn.Module:
+        return self.network.backbone
+
+    def distribution(self, batch: Batch) -> Quantiles | StudentT:
+        median, state, scale = self._forecast(batch) if self.known is None else self._with_known(batch)
+        raw = self.steps(state)
+        if self.tails is not None:
+            return self.tails(median, raw[..., 0], scale)
+        return Quantiles(around(median, raw.to(scale.dtype) * scale.unsqueeze(-1), self.spec.middle), self.levels)
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        if self.known is not None:
+            self.known.prepare(windows)
+
+    def _forecast(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Median (B, H) mg/dL, the decoder's state (B, patches, width), the window's standard deviation (B, 1) mg/dL."""
         past = batch["past"].to(self.levels.dtype)
+        found = self._run(past, batch["past_mask"])
+        return found.prediction_outputs[..., 0], found.decoder_hidden_state[:, 0], found.scale[:, 0]
+
+    def _with_known(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, with the known channels behind the past ones."""
+        past, known = batch["past"].to(self.levels.dtype), self.known(batch)
+        mask, context = batch["past_mask"], self.spec.context
+        past, centre, scale = self.network.backbone.scaler(past, mask)
+        seen = mask.new_ones(len(past), context, known.shape[-1])
+        unknown = past.new_zeros(len(past), self.spec.horizon, past.shape[-1])
+        found = self._run(
+            torch.cat([past, known[:, :context]], dim=-1),
+            torch.cat([mask, seen], dim=-1),
+            torch.cat([unknown, known[:, context:]], dim=-1),
+        )
+        median = found.prediction_outputs[..., 0] * scale[..., 0] + centre[..., 0]
+        return median, found.decoder_hidden_state[:, 0], scale[..., 0]
+
+    def _run(self, past: Tensor, mask: Tensor, future: Tensor | None = None) -> Any:
         token = None if self.frequency is None else torch.full((len(past),), self.frequency, device=past.device)
-        found = self.network(past, past_observed_mask=batch["past_mask"], return_loss=False, freq_token=token)
-        steps = self.steps(found.decoder_hidden_state[:, 0], found.scale)
-        return Prediction(around(found.prediction_outputs[..., 0], steps, self.spec.middle))
+        return self.network(past, past_observed_mask=mask, future_values=future, return_loss=False, freq_token=token)
 
 
 class Steps(nn.Module):
-    """Positive steps between neighbouring quantiles from the decoder's state, in the window's standard deviations.
+    """Positive steps between neighbouring quantiles from the decoder's state, in the window's standard deviations; or the
+    one raw width of a distribution.
 
     Granite's own `multi_quantile_head` sees the shape of the forecast alone, and takes symmetric levels only.
     """
 
-    def __init__(self, spec: Spec, network: TinyTimeMixerConfig):
+    def __init__(self, spec: Spec, network: TinyTimeMixerConfig, head: config.Head):
         super().__init__()
-        self.shape = (spec.horizon, len(spec.quantiles) - 1)
+        self.positive = head == "quantiles"
+        self.shape = (spec.horizon, len(spec.quantiles) - 1 if self.positive else 1)
         width = network.decoder_d_model if network.use_decoder else network.d_model
         steps = math.prod(self.shape)
         self.linear = (
             nn.Linear(network.num_patches * width, steps) if steps else None
         )  # none: the median alone is wanted
 
-    def forward(self, state: Tensor, scale: Tensor) -> Tensor:
-        """state (B, patches, width), scale (B, 1, 1) mg/dL -> (B, H, Q-1) mg/dL."""
+    def forward(self, state: Tensor) -> Tensor:
+        """state (B, patches, width) -> (B, H, Q-1), or (B, H, 1)."""
         if self.linear is None:
-            return scale.new_empty(len(scale), *self.shape)
-        return F.softplus(self.linear(state.flatten(1))).unflatten(1, self.shape).to(scale.dtype) * scale
+            return state.new_empty(len(state), *self.shape)
+        raw = self.linear(state.flatten(1)).unflatten(1, self.shape)
+        return F.softplus(raw) if self.positive else raw
 
 
 def random_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPrediction:
@@ -118,21 +160,28 @@ def pretrained_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPredic
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder}: the weights can't be read: {error}; fetch the checkpoint again") from error
-    if absent := sorted(name for name in info["missing_keys"] if _NEW_LAYERS not in name):
+    if absent := sorted(name for name in info["missing_keys"] if not any(new in name for new in _NEW_LAYERS)):
         raise ValueError(f"{folder}: not a whole TTM checkpoint, weights are missing: {absent[:3]}; fetch it again")
     return network
 
 
 def _for_recipe(spec: Spec, config: config.TTM) -> dict[str, Any]:
     """What the recipe decides whatever the checkpoint says: dropout, and which channels enter."""
-    several = len(spec.past) > 1
+    past, channels = len(spec.past), _channels(spec, config)
+    several = channels > 1
     return {
         "dropout": config.dropout,
         "head_dropout": config.dropout,
-        "num_input_channels": len(spec.past),
+        "num_input_channels": channels,
         "prediction_channel_indices": [0] if several else None,
         "decoder_mode": "mix_channel" if several else "common_channel",
+        "exogenous_channel_indices": list(range(past, channels)) if channels > past else None,
+        "enable_forecast_channel_mixing": channels > past,
     }
+
+
+def _channels(spec: Spec, config: config.TTM) -> int:
+    return len(spec.past) + (len(spec.known) if config.exogenous else 0)
 
 
 def _locate(source: str) -> Path:
@@ -178,8 +227,9 @@ def _require_fit(found: TinyTimeMixerConfig, spec: Spec, config: config.TTM) -> 
     longest = found.prediction_filter_length or found.prediction_length  # steps beyond the filter were not trained
     if spec.horizon > longest:
         wrong["window.horizon"] = (f"{longest} at most", spec.horizon)
-    if found.num_input_channels not in (1, len(spec.past)):
-        wrong["window.past"] = (f"{found.num_input_channels} channels", f"{len(spec.past)} channels")
+    channels = _channels(spec, config)
+    if found.num_input_channels not in (1, channels):
+        wrong["window.past"] = (f"{found.num_input_channels} channels", f"{channels} channels")
     if wrong:
         lines = "; ".join(f"{name}: expected {want}, found {have}" for name, (want, have) in wrong.items())
         raise ValueError(

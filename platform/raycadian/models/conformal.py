@@ -1,0 +1,82 @@
+"""Split conformal prediction: quantiles moved to where they belong on data that training has not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycadian.config import Conformal as ConformalConfig
+from raycadian.models.base import Model, Spec, TrainingWindows, Wrapper, spaced
+from raycadian.types import Batch, Prediction
+
+_SAMPLE = 65536  # windows that are enough for any quantile
+
+
+class Conformal(Wrapper):
+    """Each quantile moves by one offset a step, found on validation windows; the median stays.
+
+    Conformalised quantile regression with a bound for each tail (Romano, Patterson and Candes 2019, theorem 2): the score
+    of level q is y - quantile_q, and its conformal q-quantile is added, so that a share q of new values lies below. An
+    interval between levels 0.05 and 0.95 then covers 90% of them, if they are exchangeable with the validation windows.
+
+    Subjects, not windows, are exchangeable: whoever comes next is one more person, however long others wore the sensor.
+    So every subject has the same weight at each step, shared evenly by his windows. New people need validation by other
+    people (`split.kind` subject or kfold): the last days of those who were trained on say too little of strangers.
+    """
+
+    offset_mgdl: Tensor
+
+    def __init__(self, spec: Spec, config: ConformalConfig, inner: Model):
+        super().__init__(spec, config, inner)
+        self.register_buffer("offset_mgdl", torch.zeros(spec.horizon, len(spec.quantiles)))
+
+    def restore(self, found: Prediction, batch: Batch) -> Prediction:
+        moved = found.quantiles + self.offset_mgdl
+        middle, median = self.spec.middle, found.quantiles[..., self.spec.middle, None]
+        # outwards from the median, so that none crosses another
+        below = torch.minimum(moved[..., :middle], median).flip(-1).cummin(-1).values.flip(-1)
+        above = torch.maximum(moved[..., middle + 1 :], median).cummax(-1).values
+        return Prediction(torch.cat([below, median, above], dim=-1), found.parts)
+
+    @torch.no_grad()
+    def calibrate(self, windows: TrainingWindows) -> None:
+        super().calibrate(windows)
+        scores, subjects = [], []
+        for batch in spaced(windows, _SAMPLE):
+            found = self.inner(self.view(batch)).quantiles
+            scores.append((batch["target"].unsqueeze(-1) - found).numpy())
+            subjects.append(batch["subject"].numpy())
+        offset = conformal_offsets(np.concatenate(scores), np.concatenate(subjects), self.spec.quantiles)
+        offset[:, self.spec.middle] = 0.0
+        self.offset_mgdl.copy_(torch.from_numpy(offset))
+
+
+def conformal_offsets(scores: np.ndarray, subject: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """The conformal quantile of scores (W, H, Q), NaN = missing, at each step and level, (H, Q). subject (W,).
+
+    Of n values the smallest that at least q (n + 1) of them reach above the median, and its mirror image below it; n
+    counts as many values as there are, each weighted so that the subjects' shares are equal. Raises ValueError where a step has
+    too few values for a level.
+    """
+    found = np.empty(scores.shape[1:])
+    for h in range(scores.shape[1]):
+        seen = ~np.isnan(scores[:, h, 0])
+        _, owner, count = np.unique(subject[seen], return_inverse=True, return_counts=True)
+        weight = 1.0 / count[owner]
+        for k, level in enumerate(levels):
+            found[h, k] = _conformal_quantile(scores[seen, h, k], weight, level, h)
+    return found
+
+
+def _conformal_quantile(score: np.ndarray, weight: np.ndarray, level: float, step: int) -> float:
+    sign = 1.0 if level >= 0.5 else -1.0  # below the median the mirror image: outwards in both tails
+    order = np.argsort(sign * score)
+    share = np.cumsum(weight[order]) / weight.sum() if len(order) else np.empty(0)
+    reached = np.searchsorted(share, max(level, 1 - level) * (1 + 1 / max(len(order), 1)) - 1e-12)
+    if reached >= len(order):
+        raise ValueError(
+            f"conformal: {len(order)} validation values at horizon step {step + 1} can't place the quantile {level:g}; "
+            "bring more validation data or ask for less extreme quantiles"
+        )
+    return float(score[order[reached]])
