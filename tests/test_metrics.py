@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
@@ -11,10 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prediction_cases import LEVELS, forecasts, perfect, shifted
+from scipy.stats import norm
 from sklearn import metrics as sk
 
+from raycadian.evaluation import metrics
 from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.error_grids import GRIDS
 from raycadian.evaluation.metrics import METRICS, intervals, metrics_of, points_of, score
+from raycadian.evaluation.points import crps
 from raycadian.evaluation.predictions import Predictions
 
 seeds = st.integers(0, 10_000)
@@ -52,6 +57,64 @@ def test_equal_to_scikit_learn_at_each_step_and_up_to_it():
             assert found["bias_mgdl"] == pytest.approx((q[:, 2] - y).mean(), rel=1e-12)
             pinball = [sk.mean_pinball_loss(y, q[:, i], alpha=a) for i, a in enumerate(LEVELS)]
             assert found["pinball_mgdl"] == pytest.approx(np.mean(pinball), rel=1e-12)
+
+
+def test_quantile_scores_by_their_definitions():
+    """wql_per_truth is GluonTS' mean_weighted_quantile_loss: for each level twice the pinball over the sum of |y|, then the mean."""
+    p = forecasts()
+    table = score(p, bootstrap=2)
+    seen = ~np.isnan(p.truth)
+    y, q = p.truth[seen], p.quantiles[seen]
+    weighted = [2 * sk.mean_pinball_loss(y, q[:, i], alpha=a) * len(y) / np.abs(y).sum() for i, a in enumerate(LEVELS)]
+    assert value(table, "wql_per_truth") == pytest.approx(np.mean(weighted), rel=1e-12)
+    assert value(table, "wql_per_point_mgdl") == pytest.approx(2 * value(table, "pinball_mgdl"), rel=1e-12)
+    pinball = [sk.mean_pinball_loss(y, q[:, i], alpha=a) for i, a in enumerate(LEVELS)]
+    assert value(table, "crps_quantile_mgdl") == pytest.approx(
+        2 * np.dot([0.15, 0.225, 0.25, 0.225, 0.15], pinball), rel=1e-12
+    )
+    last = value(table, "wql_per_truth", "step", horizon=60)
+    assert last == pytest.approx(
+        value(table, "wql_per_point_mgdl", "step", horizon=60) / np.nanmean(p.truth[:, -1]), rel=1e-12
+    )
+
+
+def test_crps_of_many_levels_is_that_of_the_distribution():
+    """A normal forecast has a closed form (Gneiting, Raftery, Westveld, Goldman, Mon Weather Rev 133:1098, 2005)."""
+    truth, levels = np.linspace(60, 240, 41)[:, None], np.arange(0.0005, 1, 0.001)
+    z = (truth - 140) / 20
+    closed = 20 * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
+    quantiles = np.broadcast_to(140 + 20 * norm.ppf(levels), (*truth.shape, len(levels)))
+    assert crps(truth, quantiles, levels) == pytest.approx(closed, rel=1e-3)
+    five = np.array(
+        [0.05, 0.25, 0.5, 0.75, 0.95]
+    )  # expected over truth from the forecast itself: 3% below 20 / sqrt(pi)
+    drawn = 140 + 20 * norm.ppf(np.linspace(0.0005, 0.9995, 1000))[:, None]
+    few = crps(drawn, np.broadcast_to(140 + 20 * norm.ppf(five), (1000, 1, 5)), five).mean()
+    assert few == pytest.approx(0.97 * 20 / np.sqrt(np.pi), rel=0.005)
+    alone = crps(truth, np.full((41, 1, 1), 140.0), np.array([0.5]))
+    assert alone == pytest.approx(np.abs(truth - 140))
+
+
+def test_zone_shares_are_those_of_the_zones():
+    p = forecasts(missing=0.2)
+    table = score(p, bootstrap=2)
+    seen = ~np.isnan(p.truth)
+    for name, grid in GRIDS.items():
+        zones = grid.zones(p.truth[seen], p.median[seen])
+        for letters in ("A", "AB", "DE"):
+            expected = 100 * np.isin(zones, list(letters)).mean()
+            assert value(table, f"{name}_{letters.lower()}_pct") == pytest.approx(expected)
+
+
+def test_every_column_is_defined_in_the_docstring():
+    """The docstring is the report's section of definitions."""
+    table = score(forecasts(people=3, windows=20), bootstrap=2)
+    names = {re.sub(r"_q[\d.]+(?=_)", "", m) for m in table.metric.unique()}
+    names = {re.sub(r"^(hypo54|hyper180|hyper250)", "hypo70", n) for n in names}
+    names = {re.sub(r"^parkes[12]", "clarke", re.sub(r"(?<=_)(50|90)(?=_)", "90", n)) for n in names}
+    names = {re.sub(r"_(truth|forecast|error)$", "", n) for n in names}
+    absent = {n for n in names if n not in (metrics.__doc__ or "")}
+    assert not absent, absent
 
 
 def test_rmse_is_pooled_not_a_mean_of_rmses():
@@ -96,9 +159,19 @@ def test_calibrated_forecasts_cover():
 @settings(max_examples=15, deadline=None)
 def test_a_perfect_forecast_has_no_error(seed):
     table = score(perfect(forecasts(people=3, windows=20, seed=seed, missing=0.3)), bootstrap=3)
-    for metric in ("rmse_mgdl", "mae_mgdl", "mape_pct", "bias_mgdl", "pinball_mgdl", "tir_error_pct", "width_90_mgdl"):
+    zero = (
+        "rmse_mgdl",
+        "grmse_mgdl",
+        "mae_mgdl",
+        "mape_pct",
+        "bias_mgdl",
+        "pinball_mgdl",
+        "crps_quantile_mgdl",
+        "wql_per_truth",
+    )
+    for metric in (*zero, "tir_error_pct", "width_90_mgdl", "clarke_de_pct", "parkes1_de_pct", "parkes2_de_pct"):
         assert (table[table.metric == metric].value.dropna() == 0).all()
-    for metric in ("clarke_a_pct", "clarke_ab_pct", "coverage_90_pct", "coverage_50_pct"):
+    for metric in ("clarke_a_pct", "parkes1_a_pct", "parkes2_ab_pct", "coverage_90_pct", "coverage_50_pct"):
         assert (table[table.metric == metric].value.dropna() == 100).all()
     events = table[table.kind == "window"]
     assert (events[events.metric.str.endswith("_pct")].value.dropna() == 100).all()
@@ -113,10 +186,14 @@ def test_laws_of_any_forecast(seed, shift):
     by = {m: t.value.to_numpy() for m, t in table[table.kind != "window"].groupby("metric", sort=False)}
     assert (by["pinball_mgdl"] >= 0).all()
     assert (by["rmse_mgdl"] >= by["mae_mgdl"] - 1e-9).all() and (by["mae_mgdl"] >= np.abs(by["bias_mgdl"]) - 1e-9).all()
-    assert (by["clarke_ab_pct"] >= by["clarke_a_pct"]).all()
+    for grid in GRIDS:
+        assert (by[f"{grid}_ab_pct"] >= by[f"{grid}_a_pct"]).all()
+        assert (by[f"{grid}_ab_pct"] + by[f"{grid}_de_pct"] <= 100 + 1e-9).all()
+    assert (by["crps_quantile_mgdl"] >= 0).all() and (by["grmse_mgdl"] >= by["rmse_mgdl"] - 1e-9).all()
+    assert (by["grmse_mgdl"] <= np.sqrt(2.5) * by["rmse_mgdl"] + 1e-9).all()
     assert (by["coverage_90_pct"] >= by["coverage_50_pct"]).all() and (by["width_90_mgdl"] >= by["width_50_mgdl"]).all()
     assert by["tir_error_pct"] == pytest.approx(by["tir_forecast_pct"] - by["tir_truth_pct"])
-    shares = table[table.metric.str.contains("coverage|clarke|tir_truth|tir_forecast|sensitivity|precision|f1")]
+    shares = table[table.metric.str.contains("coverage|clarke|parkes|tir_truth|tir_forecast|sensitivity|precision|f1")]
     assert shares[["value", "low", "high"]].stack().between(0, 100).all()
     inside = table.dropna(subset=["low", "high"])
     assert (inside.low <= inside.high).all()
@@ -128,6 +205,19 @@ def test_windows_may_come_in_any_order(seed):
     p = forecasts(people=4, windows=15, seed=seed)
     order = np.random.default_rng(seed).permutation(len(p))
     pd.testing.assert_frame_equal(score(p, bootstrap=30), score(p.select(order), bootstrap=30), rtol=1e-9, atol=1e-9)
+
+
+def test_names_of_people_change_nothing():
+    p = forecasts(people=4, windows=20)
+    renamed = replace(p, subject=np.char.add("z", np.char.replace(p.subject, "person-", "")))  # the order stays
+    pd.testing.assert_frame_equal(score(p, bootstrap=30), score(renamed, bootstrap=30))
+    values = score(
+        replace(p, subject=np.char.add(np.char.mod("%d", 9 - np.unique(p.subject, return_inverse=True)[1]), p.subject)),
+        bootstrap=2,
+    )
+    pd.testing.assert_series_equal(
+        values.value, score(p, bootstrap=2).value, rtol=1e-9
+    )  # nor does the order, but for the draws
 
 
 def test_cumulative_at_the_last_step_is_everything_and_at_the_first_the_step():
@@ -224,4 +314,4 @@ def test_a_thousand_resamples_of_twenty_thousand_windows_take_seconds():
     p = forecasts(people=100, windows=200)
     began = time.perf_counter()
     score(p)
-    assert time.perf_counter() - began < 20  # about 0.6 s on one core
+    assert time.perf_counter() - began < 20  # about 1.2 s on one core

@@ -12,7 +12,12 @@ from prediction_cases import forecasts, shifted
 
 from raycadian.evaluation import figures
 from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.calibration import coverage_by_subject
 from raycadian.evaluation.compare import leaderboard
+from raycadian.evaluation.conformal import adaptive_conformal
+from raycadian.evaluation.error_grids import GRIDS
+from raycadian.evaluation.event_probability import fit_lows
+from raycadian.evaluation.event_scores import probability_scores
 from raycadian.evaluation.metrics import score
 from raycadian.evaluation.report import write_report
 
@@ -25,7 +30,7 @@ METADATA = {
 }
 
 
-def report(folder: Path, named: dict, insights=None, **board) -> Path:
+def report(folder: Path, named: dict, insights=None, validation=None, **board) -> Path:
     table = leaderboard(named, **board)
     return write_report(
         folder,
@@ -35,6 +40,7 @@ def report(folder: Path, named: dict, insights=None, **board) -> Path:
         predictions=named,
         insights=insights,
         metadata=METADATA,
+        validation=validation,
     )
 
 
@@ -45,8 +51,13 @@ def named():
 
 
 @pytest.fixture(scope="module")
-def path(named, tmp_path_factory):
-    return report(tmp_path_factory.mktemp("report"), named, INSIGHTS)
+def validation():
+    return forecasts(people=4, windows=30, seed=1)
+
+
+@pytest.fixture(scope="module")
+def path(named, validation, tmp_path_factory):
+    return report(tmp_path_factory.mktemp("report"), named, INSIGHTS, validation)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +89,11 @@ def test_opens_offline_with_all_its_parts(browser, path):
     assert complaints == []
     assert page.locator("h2").all_inner_texts() == [
         "At a glance", "Leaderboard", "Example forecasts", "Error by horizon", "Seen and held-out people",
-        "Error by hour of day", "Clarke error grid", "Lows and highs", "Calibration", "Mechanism in words", "All scores",
-        "Run", "Definitions",
+        "Error by hour of day", "Error grids", "Lows and highs", "Probability of a low", "Glucose of each person", "Calibration",
+        "Mechanism in words", "All scores", "Run", "Definitions",
     ]  # fmt: skip
-    assert page.locator("figure").count() == 5
+    assert page.locator("figure").count() == 8  # five, and the grids of three kinds
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
     for figure in page.locator("figure").all():
         box = figure.locator("svg").bounding_box()
         assert box["width"] > 600 and box["height"] > 150
@@ -134,8 +146,41 @@ def test_numbers_are_those_of_the_scores(path, named):
     assert "training.history" not in html
 
 
-def test_the_same_data_give_the_same_page(path, named, tmp_path):
-    assert report(tmp_path, named, INSIGHTS).read_bytes() == path.read_bytes()
+def test_clinical_numbers_are_those_of_the_scores(path, named, validation):
+    html = path.read_text(encoding="utf-8")
+    p = named["residual-ttm"]
+    table = score(p).query("scope == 'all'")
+    steps = table[(table.kind == "step") & table.horizon_min.isin([30, 60])]
+    for metric in ("clarke_a_pct", "parkes1_ab_pct", "parkes2_de_pct"):
+        for row in steps[steps.metric == metric].itertuples():
+            assert f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]" in html
+    for metric, digits in (
+        ("hypo70_onset_sensitivity_pct", 1),
+        ("hypo70_lead_time_min", 1),
+        ("gri_error", 2),
+        ("gmi_pct_truth", 1),
+    ):
+        row = table[table.metric == metric].iloc[0]
+        assert f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" in html
+    calibrations, _ = fit_lows(validation)
+    found = probability_scores(p, calibrations).query("scope == 'all'").set_index("metric")
+    assert f"{found.loc['hypo54_probability_brier_discrimination', 'value']:.3f}" in html
+    area = found.loc["hypo70_probability_auroc"]
+    assert f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]" in html
+    zones = GRIDS["parkes1"].zones(p.truth[:, 11], p.median[:, 11])
+    assert f"A {100 * np.mean(zones[zones != ''] == 'A'):.1f}%" in html
+    adapted = coverage_by_subject(adaptive_conformal(p, validation))
+    assert f"<td>{100 * np.average(adapted.observed, weights=adapted.n):.1f}</td>" in html
+
+
+def test_a_validation_without_lows_is_said(named, validation, tmp_path):
+    high = replace(validation, truth=np.maximum(validation.truth, 120.0))
+    html = report(tmp_path, named, validation=high).read_text(encoding="utf-8")
+    assert "Not calibrated: hypo70: 0 of" in html and "AUROC" not in html
+
+
+def test_the_same_data_give_the_same_page(path, named, validation, tmp_path):
+    assert report(tmp_path, named, INSIGHTS, validation).read_bytes() == path.read_bytes()
     assert len(path.read_bytes()) < 2_000_000
 
 
@@ -158,7 +203,7 @@ def test_too_few_people_and_nothing_optional(tmp_path):
     assert not re.search(r"\d \[\d", html)
     heads = re.findall(r"<h2>(.*?)</h2>", html)
     assert "Mechanism in words" not in heads and "Seen and held-out people" not in heads and "Calibration" in heads
-    assert html.count("<figure") == 5
+    assert html.count("<figure") == 7 and "Probability of a low" not in heads
 
 
 def test_a_named_confidence_and_reference_are_said(named, tmp_path):

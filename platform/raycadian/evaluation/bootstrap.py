@@ -17,11 +17,11 @@ class SubjectBootstrap:
     """
 
     def __init__(self, subject: np.ndarray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0):
-        self.subjects, code = np.unique(subject, return_inverse=True)
+        self.subjects, self.code = np.unique(subject, return_inverse=True)  # (S,), (W,) position in it
         s, w = len(self.subjects), len(subject)
-        self._member = csr_array((np.ones(w), (code, np.arange(w))), shape=(s, w))
+        self._member = csr_array((np.ones(w), (self.code, np.arange(w))), shape=(s, w))
         drawn = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=resamples)
-        self._drawn = drawn.astype(np.float64)  # (R, S) how often each subject is in each resample
+        self.drawn = drawn.astype(np.float64)  # (R, S) how often each subject is in each resample
         self._tails = ((1 - confidence) / 2, (1 + confidence) / 2)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ class SubjectBootstrap:
 
     def draws(self, total: np.ndarray, count: np.ndarray, root: bool = False) -> np.ndarray:
         """(S, K) sums -> (R, K): the ratio in each resample; NaN where the resample counts nothing."""
-        return ratio(self._drawn @ total, self._drawn @ count, root)
+        return ratio(self.drawn @ total, self.drawn @ count, root)
 
     def bounds(self, draws: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(R, K) -> low, high (K,): percentiles; NaN where fewer than MIN_SUBJECTS subjects contribute."""

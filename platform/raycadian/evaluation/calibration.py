@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.metrics import coverage_pct, interval_name, intervals
+from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
+from raycadian.evaluation.metrics import interval_name, intervals
+from raycadian.evaluation.points import coverage_pct
 from raycadian.evaluation.predictions import Predictions
 
 
@@ -47,3 +48,22 @@ def pit(p: Predictions) -> tuple[np.ndarray, np.ndarray]:
         return edges, np.full(len(edges) - 1, np.nan)
     share = np.diff(np.r_[0.0, (p.truth[..., None] <= p.quantiles)[seen].mean(0), 1.0])
     return edges, share / np.diff(edges)
+
+
+def coverage_by_subject(p: Predictions) -> pd.DataFrame:
+    """subject, horizon_min, nominal, observed, n: for each person and step the share of truth inside each central interval.
+
+    Shares from 0 to 1 over the `n` measured points; observed is NaN where nothing was measured.
+    """
+    people = SubjectBootstrap(p.subject, resamples=1)
+    tables = []
+    for low, high in intervals(p.levels):
+        total, count = people.sum_count(coverage_pct(low, high)(p.truth, p.quantiles, p.levels))  # (S, H)
+        subject, horizon = np.repeat(people.subjects, p.truth.shape[1]), np.tile(p.horizon_min, len(people.subjects))
+        nominal = float(p.levels[high] - p.levels[low])
+        observed = ratio(total, count).ravel() / 100
+        tables.append(pd.DataFrame({
+            "subject": subject, "horizon_min": horizon, "nominal": round(nominal, 12), "observed": observed, "n": count.ravel().astype(int),
+        }))  # fmt: skip
+    columns = ["subject", "horizon_min", "nominal", "observed", "n"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.calibration import coverage_by_horizon, pit, reliability
-from raycadian.evaluation.glycemic import RANGE_MGDL, clarke_zones
+from raycadian.evaluation.glycemic import RANGE_MGDL
 from raycadian.evaluation.metrics import METRICS, interval_name, intervals, points_of
 from raycadian.evaluation.predictions import Predictions
 from raycadian.pages import new_figure
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, LINE = "#1b2733", "#5b6b7a", "#d8e0e7"
 MODELS = ("#118ab2", "#e07a2f", "#6a994e", "#a45bc0", "#c9a227", "#c94f6d", "#7a8794")
-_ZONES = {"A": "#2f9e5a", "B": "#c9a227", "C": "#e07a2f", "D": "#d1495b", "E": "#a4243b"}
 _RANGE = "#2f9e5a"
-CLARKE_MGDL = 400.0  # the published grid ends here
-_SCATTER = 4000  # points drawn at most in an error grid
 _EXAMPLES = {
     0.0: "best",
     0.25: "a quarter are better",
@@ -35,15 +32,6 @@ _EXAMPLES = {
     0.95: "1 in 20 is worse",
     1.0: "worst",
 }
-_CLARKE_LINES = (  # Clarke et al. 1987, mg/dL: reference, prediction
-    ((0, 175 / 3), (70, 70)), ((175 / 3, 400 / 1.2), (70, 400)), ((70, 70), (84, 400)), ((0, 70), (180, 180)),
-    ((70, 290), (180, 400)), ((70, 70), (0, 56)), ((70, 400), (56, 320)), ((180, 180), (0, 70)), ((180, 400), (70, 70)),
-    ((240, 240), (70, 180)), ((240, 400), (180, 180)), ((130, 180), (0, 70)),
-)  # fmt: skip
-_CLARKE_LETTERS = {
-    "A": [(30, 18), (380, 352)], "B": [(375, 260), (290, 385)], "C": [(160, 378), (163, 12)],
-    "D": [(22, 125), (375, 120)], "E": [(22, 378), (375, 22)],
-}  # fmt: skip
 
 
 def examples(p: Predictions) -> "Figure":
@@ -96,21 +84,6 @@ def by_hour(predictions: dict[str, Predictions], people: SubjectBootstrap) -> "F
     axis.set(xlabel="local hour", ylabel="RMSE, mg/dL", xticks=range(0, 25, 3), xlim=(0, 24), ylim=(0, None))
     _legend(axis)
     return figure
-
-
-def clarke(p: Predictions) -> "Figure":
-    """Clarke error grid of the median, at half the horizon and at its end; at most 4000 points drawn, shares over all."""
-    steps = clarke_steps(p)
-    figure, axes = new_figure(5.2 * len(steps), 5.2, ncols=len(steps), squeeze=False)
-    for axis, step in zip(axes[0], steps, strict=True):
-        _clarke_grid(axis, p.truth[:, step], p.median[:, step])
-        axis.set_title(f"{p.horizon_min[step]:g} min ahead", fontsize=10, loc="left")
-    return figure
-
-
-def clarke_steps(p: Predictions) -> list[int]:
-    """The steps that `clarke` draws."""
-    return sorted({(p.truth.shape[1] - 1) // 2, p.truth.shape[1] - 1})
 
 
 def calibration(p: Predictions, people: SubjectBootstrap) -> "Figure":
@@ -179,34 +152,6 @@ def _sums_by_hour(p: Predictions, people: SubjectBootstrap) -> tuple[np.ndarray,
         sums = people.sum_count(np.where(hour == h, squared, np.nan))
         total[:, h], count[:, h] = (s.sum(1) for s in sums)
     return total, count
-
-
-def _clarke_grid(axis: "Axes", truth: np.ndarray, forecast: np.ndarray) -> None:
-    zones = clarke_zones(truth, forecast)
-    known = np.flatnonzero(zones != "")
-    drawn = np.random.default_rng(0).permutation(known)[:_SCATTER]
-    for zone, color in _ZONES.items():
-        mine = drawn[zones[drawn] == zone]
-        share = 100 * np.mean(zones[known] == zone) if len(known) else np.nan
-        axis.scatter(
-            truth[mine],
-            forecast[mine],
-            s=6,
-            color=color,
-            lw=0,
-            alpha=0.7,
-            label=f"{zone} {share:.1f}%",
-            rasterized=True,
-        )
-        for x, y in _CLARKE_LETTERS[zone]:
-            axis.text(x, y, zone, color=SOFT, fontsize=11, ha="center", va="center")
-    for xs, ys in _CLARKE_LINES:
-        axis.plot(xs, ys, color=INK, lw=0.8)
-    axis.plot([0, CLARKE_MGDL], [0, CLARKE_MGDL], color=SOFT, lw=0.8, ls=":")
-    axis.set(
-        xlim=(0, CLARKE_MGDL), ylim=(0, CLARKE_MGDL), xlabel="measured, mg/dL", ylabel="forecast, mg/dL", aspect="equal"
-    )
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2, handletextpad=0)
 
 
 def _line(axis: "Axes", x: Any, value: Any, low: Any, high: Any, name: str, style: tuple[str, str]) -> None:

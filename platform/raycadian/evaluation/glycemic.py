@@ -1,4 +1,4 @@
-"""What errors mean for a person: Clarke zones, time in range, hypo- and hyperglycaemic events. Vectorised, mg/dL."""
+"""What errors mean for a person: time in range, costly errors, hypo- and hyperglycaemic events. Vectorised, mg/dL."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ EVENT_MIN = 15.0
 """An event lasts at least so long (Danne et al., Diabetes Care 40:1631, 2017, for hypoglycaemia; here for both)."""
 
 
-def clarke_zones(reference: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Zones A to E of the Clarke error grid as letters, the inputs' shape; "" where either is NaN.
-
-    Clarke, Cox, Gonder-Frederick, Carter, Pohl, Diabetes Care 10:622 (1987). Zones are tested in the order A, E, C, D,
-    the rest is B, so each point has one zone. The published grid ends at 400 mg/dL; its lines are not prolonged: overestimates
-    at a reference above 290 mg/dL are B.
-    """
-    r, p = np.asarray(reference, dtype=float), np.asarray(predicted, dtype=float)
-    a = ((r <= 70) & (p <= 70)) | (np.abs(p - r) <= 0.2 * r)
-    e = ((r >= 180) & (p <= 70)) | ((r <= 70) & (p >= 180))
-    c = ((r >= 70) & (r <= 290) & (p >= r + 110)) | ((r >= 130) & (r <= 180) & (p <= 7 / 5 * r - 182))
-    d = ((r >= 240) & (p >= 70) & (p <= 180)) | ((r <= 175 / 3) & (p >= 70) & (p <= 180))
-    d |= (r >= 175 / 3) & (r <= 70) & (p >= 6 / 5 * r)
-    return np.select([np.isnan(r) | np.isnan(p), a, e, c, d], ["", "A", "E", "C", "D"], "B")
-
-
 def in_range(glucose: np.ndarray) -> np.ndarray:
     """1 within RANGE_MGDL, 0 outside, NaN where missing."""
     low, high = RANGE_MGDL
     return np.where(np.isnan(glucose), np.nan, (glucose >= low) & (glucose <= high))
+
+
+def cost(truth: np.ndarray, forecast: np.ndarray) -> np.ndarray:
+    """1 to 2.5: the weight of a squared error in the glucose-specific MSE (gMSE).
+
+    Overestimates count up to 2.5 times where truth is low (towards 55 mg/dL and below), underestimates up to twice where it
+    is high (towards 255 and above). Del Favero, Facchinetti, Cobelli, IEEE Trans Biomed Eng 59:1281 (2012), eq. 4 to 9, with the
+    published constants.
+    """
+    low = _smooth_step(85.0 - truth, 30.0) * _smooth_step(forecast - truth, 10.0)
+    high = _smooth_step(truth - 155.0, 100.0) * _smooth_step(truth - forecast, 20.0)
+    return 1 + 1.5 * low + 1.0 * high
+
+
+def _smooth_step(x: np.ndarray, width: float) -> np.ndarray:
+    """0 up to 0, 1 from `width` on, in between two quartics with continuous slope."""
+    xi = np.clip(2 * x / width - 1, -1, 1)
+    return 0.5 + xi - xi**3 + 0.5 * np.sign(xi) * xi**4
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,27 @@ EXCURSIONS = (
 
 def has_event(beyond: np.ndarray, dt_min: float) -> np.ndarray:
     """(..., H) bool -> (...) bool: whether points in a row cover at least EVENT_MIN minutes, each standing for dt_min."""
-    points = max(1, int(np.ceil(EVENT_MIN / dt_min - 1e-9)))
+    points = _event_points(dt_min)
     if beyond.shape[-1] < points:
         return np.zeros(beyond.shape[:-1], dtype=bool)
     return np.lib.stride_tricks.sliding_window_view(beyond, points, axis=-1).all(-1).any(-1)
+
+
+def _event_points(dt_min: float) -> int:
+    return max(1, int(np.ceil(EVENT_MIN / dt_min - 1e-9)))
+
+
+def onset_min(truth: np.ndarray, origin: np.ndarray, excursion: Excursion, dt_min: float) -> np.ndarray:
+    """(W, H), glucose at the origin (W,) -> minutes to the first measured event (W,).
+
+    NaN where there is none, or where it may be under way: the origin is beyond the threshold already, or missing.
+    """
+    points = _event_points(dt_min)
+    if truth.shape[-1] < points:
+        return np.full(len(truth), np.nan)
+    runs = np.lib.stride_tricks.sliding_window_view(excursion.beyond(truth), points, axis=-1).all(-1)
+    later = runs.any(-1) & ~excursion.beyond(origin) & ~np.isnan(origin)
+    return np.where(later, dt_min * (runs.argmax(-1) + 1), np.nan)
 
 
 def measured_event(truth: np.ndarray, excursion: Excursion, dt_min: float) -> np.ndarray:
@@ -83,6 +102,28 @@ def alarm_ratios(actual: np.ndarray, alarm: np.ndarray) -> dict[str, tuple[np.nd
     event, alarm = (actual == 1).astype(float), (alarm & known).astype(float)
     hit = 100.0 * event * alarm
     return {"sensitivity_pct": (hit, event), "precision_pct": (hit, alarm), "f1_pct": (2 * hit, event + alarm)}
+
+
+def onset_ratios(
+    subject: np.ndarray, time_utc: np.ndarray, onset: np.ndarray, alarm: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per window (W,): what to sum above and below the line for events that begin after the origin.
+
+    `onset` (W,) minutes to it, of `onset_min`. onset_sensitivity_pct: the share of windows before an onset that alarm.
+    lead_time_min: from the first alarm to the onset, once for each event (a subject and the moment of its onset) that any
+    window alarms for; at most the horizon, as no window further off can hold the event, and in steps of the windows' spacing.
+    The "warning time" of Harvey et al., Diabetes Technol Ther 14:719 (2012).
+    """
+    before = ~np.isnan(onset)
+    rings = np.flatnonzero(before & alarm)
+    moment = time_utc[rings].astype("datetime64[s]").astype(np.int64) + np.round(60 * onset[rings]).astype(np.int64)
+    order = np.lexsort((-onset[rings], moment, subject[rings]))
+    rings, moment = rings[order], moment[order]
+    new = (np.diff(moment) != 0) | (subject[rings][1:] != subject[rings][:-1])
+    first = np.zeros(len(onset))
+    first[rings[np.r_[True, new][: len(rings)]]] = 1.0
+    lead = np.where(first > 0, onset, 0.0)
+    return {"onset_sensitivity_pct": (100.0 * before * alarm, before.astype(float)), "lead_time_min": (lead, first)}
 
 
 def false_alarms_per_day(

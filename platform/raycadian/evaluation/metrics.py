@@ -1,4 +1,4 @@
-"""Scores of forecasts, with bootstrap intervals over people.
+"""Scores of forecasts, with bootstrap intervals over people. docs/evaluation.md says when to look at which.
 
 Every metric is a ratio of sums over windows, pooled: points without measured truth are left out one by one, and counted.
 
@@ -8,21 +8,37 @@ mae_mgdl          mean absolute error of the median
 mape_pct          mean of |median - truth| / truth
 mard_pct          mean absolute relative difference: the glucose field's name for the same number, always equal to mape_pct
 bias_mgdl         mean of median - truth
+grmse_mgdl        glucose-specific RMSE: squared errors weigh up to 2.5 times where they hide a low, up to twice where a high
 pinball_mgdl      mean pinball loss over the quantile levels, not normalised
-clarke_a_pct      share of points in zone A of the Clarke error grid; clarke_ab_pct: in A or B
+crps_quantile_mgdl    continuous ranked probability score from the quantiles: twice the pinball loss, integrated over the levels
+wql_per_point_mgdl    weighted quantile loss, by the number of points: 2 x pinball_mgdl
+wql_per_truth         weighted quantile loss, by the sum of |truth|: GluonTS' mean_weighted_quantile_loss; no unit
+clarke_a_pct      share of points in zone A of the Clarke error grid; clarke_ab_pct: in A or B; clarke_de_pct: in D or E;
+                  the same of the Parkes error grid for type 1 (parkes1_a_pct ...) and type 2 (parkes2_a_pct ...)
 tir_truth_pct     share of points within 70-180 mg/dL as measured; tir_forecast_pct: of the median;
                   tir_error_pct: the latter minus the former
-coverage_90_pct   share of truth inside the central 90% interval; width_90_mgdl: the interval's mean width
+coverage_90_pct   share of truth inside the central 90% interval; width_90_mgdl: the interval's mean width (sharpness)
 
 kind   step        at that horizon alone
        cumulative  over all steps up to it; at the last step: over the whole horizon
        window      the horizon judged as a whole, for events: at least 15 minutes in a row below 70 or 54, above 180 or 250 mg/dL
+       person      a figure of each person's series, then the mean over people
 
 hypo70_sensitivity_pct           share of windows with an event in which the median shows one, too
 hypo70_precision_pct             share of windows whose median shows an event that hold one
 hypo70_f1_pct                    harmonic mean of the two
 hypo70_false_alarms_per_day      alarms without an event; neighbouring windows that alarm are one alarm
+hypo70_onset_sensitivity_pct     sensitivity for windows whose event begins after the origin (not under way, origin measured)
+hypo70_lead_time_min             from the first alarm to such an event's onset, mean over the events that had one
 hypo70_q5_sensitivity_pct ...    the same where not the median but the 5% quantile raises the alarm (above: the upper ones)
+
+temporal_gain_min                horizon minus the delay at which the median follows the truth; at 30, 60 min and the last step
+gmi_pct_error ...                of each figure of evaluation/summaries.py (mean_mgdl, cv_pct, gmi_pct, gri, lbgi, hbgi, mage_mgdl,
+                                 time_below_54_pct, time_54_69_pct,
+                                 time_70_180_pct, time_181_250_pct, time_above_250_pct): forecast minus truth; beside it _truth and _forecast
+
+hypo70_probability_...           evaluation/event_probability.py adds these to a run's test scores: base_rate_pct, brier, brier_raw,
+                                 brier_miscalibration, brier_discrimination, brier_uncertainty, brier_skill_pct, auroc, auprc
 
 Windows overlap and an event under way counts, so sensitivity includes events that have begun. Windows whose missing
 points leave open whether there was an event are left out. Low and high: percentile bootstrap over subjects, the same
@@ -31,28 +47,33 @@ resamples for all metrics; missing where fewer than three people contribute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from raycadian.evaluation import points
 from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.error_grids import GRIDS
 from raycadian.evaluation.glycemic import (
     EXCURSIONS,
     Excursion,
     alarm_ratios,
-    clarke_zones,
     false_alarms_per_day,
     forecast_event,
-    in_range,
     measured_event,
+    onset_min,
+    onset_ratios,
 )  # fmt: skip
+from raycadian.evaluation.points import Points
 from raycadian.evaluation.predictions import Predictions
+from raycadian.evaluation.summaries import glucose_summaries
+from raycadian.evaluation.temporal import temporal_gain_min
 
-Points = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(truth (W, H), quantiles (W, H, Q), levels (Q,)) -> what each point contributes (W, H), NaN where truth is missing."""
+Row = dict[str, str | int | float]
+"""A row of the score table but for its scope."""
 
 
 @dataclass(frozen=True)
@@ -64,87 +85,24 @@ class Metric:
     better: Literal["low", "high", "neither"] = "neither"
 
 
-def median(quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return quantiles[..., list(levels).index(0.5)]
-
-
-def error(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return median(quantiles, levels) - truth
-
-
-def absolute_error(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return np.abs(error(truth, quantiles, levels))
-
-
-def squared_error(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return error(truth, quantiles, levels) ** 2
-
-
-def relative_error_pct(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return 100 * absolute_error(truth, quantiles, levels) / truth
-
-
-def pinball(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Koenker and Bassett, Econometrica 46:33 (1978), averaged over the levels."""
-    above = truth[..., None] - quantiles
-    return np.maximum(levels * above, (levels - 1) * above).mean(-1)
-
-
-def tir_truth_pct(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return 100 * in_range(truth)
-
-
-def tir_forecast_pct(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return _where_measured(truth, 100 * in_range(median(quantiles, levels)))
-
-
-def tir_error_pct(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    return tir_forecast_pct(truth, quantiles, levels) - tir_truth_pct(truth, quantiles, levels)
-
-
-def clarke_pct(zones: str) -> Points:
-    """Points in any of the `zones`, e.g. "AB"."""
-
-    def points(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        found = clarke_zones(truth, median(quantiles, levels))
-        return _where_measured(truth, 100.0 * np.isin(found, list(zones)))
-
-    return points
-
-
-def coverage_pct(low: int, high: int) -> Points:
-    """Truth inside the interval between two positions of the levels, ends included."""
-
-    def points(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        inside = (truth >= quantiles[..., low]) & (truth <= quantiles[..., high])
-        return _where_measured(truth, 100.0 * inside)
-
-    return points
-
-
-def width(low: int, high: int) -> Points:
-    def points(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        return _where_measured(truth, quantiles[..., high] - quantiles[..., low])
-
-    return points
-
-
-def _where_measured(truth: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(truth), np.nan, values)
-
-
 METRICS: dict[str, Metric] = {
-    "rmse_mgdl": Metric(squared_error, root=True, better="low"),
-    "mae_mgdl": Metric(absolute_error, better="low"),
-    "mape_pct": Metric(relative_error_pct, better="low"),
-    "mard_pct": Metric(relative_error_pct, better="low"),
-    "bias_mgdl": Metric(error),
-    "pinball_mgdl": Metric(pinball, better="low"),
-    "clarke_a_pct": Metric(clarke_pct("A"), better="high"),
-    "clarke_ab_pct": Metric(clarke_pct("AB"), better="high"),
-    "tir_truth_pct": Metric(tir_truth_pct),
-    "tir_forecast_pct": Metric(tir_forecast_pct),
-    "tir_error_pct": Metric(tir_error_pct),
+    "rmse_mgdl": Metric(points.squared_error, root=True, better="low"),
+    "mae_mgdl": Metric(points.absolute_error, better="low"),
+    "mape_pct": Metric(points.relative_error_pct, better="low"),
+    "mard_pct": Metric(points.relative_error_pct, better="low"),
+    "bias_mgdl": Metric(points.error),
+    "grmse_mgdl": Metric(points.costly_squared_error, root=True, better="low"),
+    "pinball_mgdl": Metric(points.pinball, better="low"),
+    "crps_quantile_mgdl": Metric(points.crps, better="low"),
+    "wql_per_point_mgdl": Metric(points.quantile_loss, better="low"),
+    **{
+        f"{name}_{zones.lower()}_pct": Metric(points.zones_pct(grid, zones), better="low" if zones == "DE" else "high")
+        for name, grid in GRIDS.items()
+        for zones in ("A", "AB", "DE")
+    },
+    "tir_truth_pct": Metric(points.tir_truth_pct),
+    "tir_forecast_pct": Metric(points.tir_forecast_pct),
+    "tir_error_pct": Metric(points.tir_error_pct),
 }
 """Those that need no particular levels; `metrics_of` adds an interval's coverage and width."""
 
@@ -154,8 +112,8 @@ def metrics_of(levels: np.ndarray) -> dict[str, Metric]:
     found = dict(METRICS)
     for low, high in intervals(levels):
         name = interval_name(levels, low, high)
-        found[f"coverage_{name}_pct"] = Metric(coverage_pct(low, high))
-        found[f"width_{name}_mgdl"] = Metric(width(low, high))
+        found[f"coverage_{name}_pct"] = Metric(points.coverage_pct(low, high))
+        found[f"width_{name}_mgdl"] = Metric(points.width(low, high))
     return found
 
 
@@ -189,43 +147,55 @@ def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float 
     for scope in ("all", *sorted(set(predictions.scope.tolist()))):
         chosen = predictions if scope == "all" else predictions.select(predictions.scope == scope)
         people = SubjectBootstrap(chosen.subject, resamples=bootstrap, confidence=confidence, seed=seed)
-        blocks = [*_point_scores(chosen, people), *_event_scores(chosen, people)]
+        rows = [*_event_scores(chosen, people), *_person_scores(chosen, people)]
+        blocks = [*_point_scores(chosen, people), pd.DataFrame(rows)]
         tables.append(pd.concat(blocks, ignore_index=True).assign(scope=scope))
     table = pd.concat(tables, ignore_index=True)
     return table[["scope", *table.columns.drop("scope")]]
 
 
 def _point_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataFrame]:
-    seen = ~np.isnan(p.truth)
-    count, up_to = people.sum(seen), np.logical_or.accumulate(seen, axis=1)
-    for name, metric in metrics_of(p.levels).items():
-        total = people.sum(points_of(p, metric))
-        yield _block(p, name, "step", people, total, count, metric.root, seen)
-        yield _block(p, name, "cumulative", people, total.cumsum(1), count.cumsum(1), metric.root, up_to)
+    truth, quantiles, seen = p.truth.astype(np.float64), p.quantiles.astype(np.float64), ~np.isnan(p.truth)
+    used = {"step": seen, "cumulative": np.logical_or.accumulate(seen, axis=1)}
+    count = people.sum(seen)
+    sums = {
+        name: people.sum(metric.points(truth, quantiles, p.levels)) for name, metric in metrics_of(p.levels).items()
+    }
+    rows = [(name, sums[name], count, metric.root) for name, metric in metrics_of(p.levels).items()]
+    rows.append(
+        ("wql_per_truth", sums["wql_per_point_mgdl"], people.sum(points.magnitude(truth, quantiles, p.levels)), False)
+    )
+    for name, total, below, root in rows:
+        for kind in used:
+            ahead = (lambda s: s.cumsum(1)) if kind == "cumulative" else (lambda s: s)
+            found = people.estimate(ahead(total), ahead(below), root)
+            yield _block(p, name, kind, found, ahead(count), used[kind])
 
 
 def _block(
-    p: Predictions, metric: str, kind: str, people: SubjectBootstrap, total: np.ndarray, count: np.ndarray, root: bool,
-    used: np.ndarray,
-) -> pd.DataFrame:  # fmt: skip
-    value, low, high = people.estimate(total, count, root)
+    p: Predictions, metric: str, kind: str, found: tuple[np.ndarray, ...], count: np.ndarray, used: np.ndarray
+) -> pd.DataFrame:
+    value, low, high = found
     asked = len(p) * (np.arange(len(value)) + 1 if kind == "cumulative" else 1)
-    points = count.sum(0).astype(int)
+    n = count.sum(0).astype(int)
     return pd.DataFrame({
         "metric": metric, "kind": kind, "horizon_min": p.horizon_min, "value": value, "low": low, "high": high,
-        "n_subjects": (count > 0).sum(0), "n_windows": used.sum(0), "n_points": points, "n_missing": asked - points,
+        "n_subjects": (count > 0).sum(0), "n_windows": used.sum(0), "n_points": n, "n_missing": asked - n,
     })  # fmt: skip
 
 
-def _event_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataFrame]:
+def _event_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[Row]:
+    origin = np.full(len(p), np.nan) if p.past is None else p.past[:, -1]
     for excursion in EXCURSIONS:
         actual = measured_event(p.truth, excursion, p.dt_min)
+        onset = onset_min(p.truth, origin, excursion, p.dt_min)
         for rule, position in alarm_rules(p.levels, excursion):
             alarm = forecast_event(p.quantiles[..., position], excursion, p.dt_min)
             found = alarm_ratios(actual, alarm)
             found["false_alarms_per_day"] = false_alarms_per_day(p.subject, p.time_utc, actual, alarm)
+            found |= onset_ratios(p.subject, p.time_utc, onset, alarm)
             for name, (above, below) in found.items():
-                yield _event_row(p, f"{excursion.name}{rule}_{name}", people, above, below, np.isnan(actual))
+                yield _window_row(p, f"{excursion.name}{rule}_{name}", people, above, below, np.isnan(actual))
 
 
 def alarm_rules(levels: np.ndarray, excursion: Excursion) -> Iterator[tuple[str, int]]:
@@ -235,13 +205,41 @@ def alarm_rules(levels: np.ndarray, excursion: Excursion) -> Iterator[tuple[str,
         yield ("" if i == middle else f"_q{100 * levels[i]:.6g}", i)
 
 
-def _event_row(
+def _window_row(
     p: Predictions, metric: str, people: SubjectBootstrap, above: np.ndarray, below: np.ndarray, left_open: np.ndarray
-) -> pd.DataFrame:
+) -> Row:
+    """The ratio of the sums of what each window (W,) contributes."""
     total, count = people.sum(above[:, None]), people.sum(below[:, None])
-    value, low, high = people.estimate(total, count)
     n = int((np.nan_to_num(below) > 0).sum())
-    return pd.DataFrame({
-        "metric": metric, "kind": "window", "horizon_min": p.horizon_min[-1:], "value": value, "low": low, "high": high,
-        "n_subjects": (count > 0).sum(0), "n_windows": n, "n_points": n, "n_missing": int(left_open.sum()),
-    })  # fmt: skip
+    return score_row(
+        metric, "window", p.horizon_min[-1], people.estimate(total, count), (count > 0).sum(), n, left_open.sum()
+    )
+
+
+def _person_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[Row]:
+    for step in p.key_steps:
+        yield _person_row(p, "temporal_gain_min", p.horizon_min[step], temporal_gain_min(p, step, people), people)
+    table = glucose_summaries(p).set_index("subject").loc[people.subjects]
+    for name in [column.removesuffix("_truth") for column in table if column.endswith("_truth")]:
+        truth, forecast = table[f"{name}_truth"].to_numpy(), table[f"{name}_forecast"].to_numpy()
+        for what, values in (("truth", truth), ("forecast", forecast), ("error", forecast - truth)):
+            yield _person_row(p, f"{name}_{what}", p.horizon_min[-1], values, people)
+
+
+def _person_row(p: Predictions, metric: str, horizon_min: float, values: np.ndarray, people: SubjectBootstrap) -> Row:
+    """The mean of one value a person (S,)."""
+    known = ~np.isnan(values)
+    found = people.estimate(np.nan_to_num(values)[:, None], known[:, None].astype(float))
+    n = int(np.isin(p.subject, people.subjects[known]).sum())
+    return score_row(metric, "person", horizon_min, found, known.sum(), n, len(p) - n)
+
+
+def score_row(
+    metric: str, kind: str, horizon_min: float, found: tuple[np.ndarray, ...], n_subjects: int, n: int, n_missing: int
+) -> Row:
+    """A row of the score table; `found`: value, low, high, (1,) each."""
+    value, low, high = (float(v[0]) for v in found)
+    return {
+        "metric": metric, "kind": kind, "horizon_min": float(horizon_min), "value": value, "low": low, "high": high,
+        "n_subjects": int(n_subjects), "n_windows": n, "n_points": n, "n_missing": int(n_missing),
+    }  # fmt: skip

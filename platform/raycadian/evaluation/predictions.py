@@ -100,6 +100,12 @@ class Predictions:
         """(H,) minutes after the last context point."""
         return self.dt_min * np.arange(1, self.truth.shape[1] + 1)
 
+    @property
+    def key_steps(self) -> list[int]:
+        """The steps that tables and figures show: 30 and 60 minutes ahead where the forecast has them, and the last."""
+        found = [i for i, minutes in enumerate(self.horizon_min) if minutes in (30.0, 60.0)]
+        return sorted({*found, self.truth.shape[1] - 1})
+
     def select(self, mask: np.ndarray) -> "Predictions":
         """The windows where `mask` (W,) is true, or the windows that an index names, in its order."""
         taken = {f.name: getattr(self, f.name) for f in fields(self)}
