@@ -13,6 +13,7 @@ from raycadian.data.split import Range
 from raycadian.data.windows import Windows, cut_windows
 from raycadian.models.base import Model, Spec
 from raycadian.models.build import build
+from raycadian.types import SIGNAL
 
 WINDOW = config.Window(context=288, horizon=6)
 SPEC = Spec(288, 6, 5.0, WINDOW.past, WINDOW.known, (0.05, 0.5, 0.8, 0.95))  # asymmetric on purpose
@@ -43,9 +44,11 @@ class Sine:
     level_mgdl: float = 110.0
     swing_mgdl: float = 20.0
 
-    def cut(self, point: np.ndarray, starts: np.ndarray, context: int, length: int) -> torch.Tensor:
+    def cut(self, point: np.ndarray, starts: np.ndarray, context: int, length: int) -> dict[str, torch.Tensor]:
         hour = (torch.from_numpy(point)[:, None] + torch.arange(length)) / 12
-        return self.level_mgdl + self.swing_mgdl * torch.sin(hour * (2 * torch.pi / 24))
+        angle = hour * (2 * torch.pi / 24)
+        signals = {SIGNAL + name: torch.cos(k * angle) for k, name in enumerate(("c", "I_E"), start=1)}
+        return {"mechanism": self.level_mgdl + self.swing_mgdl * torch.sin(angle), **signals}
 
 
 def windows(mechanism: Sine = Sine(), stop: int = 800) -> Windows:

@@ -1,3 +1,5 @@
+import json
+
 import helpers
 import numpy as np
 import pytest
@@ -19,9 +21,9 @@ def series_of(glucose, start="2026-01-05T00:00"):
     return build_series(helpers.People({"a": [helpers.recording(glucose, start=start)]}), ("glucose_mgdl",))
 
 
-def fitted(series, train_points=400):
+def fitted(series, train_points=400, **options):
     train = (Range("a", 0, 0, train_points, "train", "id"),)
-    return fit_mechanism(series, CONFIG, LENGTH, train=train)
+    return fit_mechanism(series, CONFIG, LENGTH, train=train, **options)
 
 
 def test_a_window_never_sees_a_fit_to_data_after_its_last_context_point():
@@ -32,7 +34,7 @@ def test_a_window_never_sees_a_fit_to_data_after_its_last_context_point():
     one, two = fitted(series_of(glucose)), fitted(series_of(changed))
     starts = np.arange(0, len(glucose) - LENGTH)
     before = starts + WINDOW.context - 1 < 900
-    curves = [m.cut(starts, starts, WINDOW.context, LENGTH) for m in (one, two)]
+    curves = [m.cut(starts, starts, WINDOW.context, LENGTH)["mechanism"] for m in (one, two)]
     assert torch.equal(curves[0][before], curves[1][before])
     assert not torch.equal(curves[0][starts > 1152], curves[1][starts > 1152])
 
@@ -49,13 +51,30 @@ def test_each_window_is_served_by_the_last_midnight_before_it():
 
 def test_curves_are_the_fit_at_the_windows_own_hours():
     series = series_of(helpers.day_curve(3), start="2026-01-05T01:17")
-    found = fitted(series)
+    found = fitted(series, signals=("c", "meal_distr"))
     starts = np.array([300, 500, 700])
     cut = found.cut(starts, starts, WINDOW.context, LENGTH)
+    assert set(cut) == {"mechanism", "signal_c", "signal_meal_distr"}
     row = np.searchsorted(found.first, starts + WINDOW.context - 1, side="right") - 1
     hours = (1 + 17 / 60 + (starts[:, None] + np.arange(LENGTH)) * 5 / 60) % 24
     fits = CMAFit.from_records(found.records)[torch.from_numpy(found.fit_of[row])]
-    assert torch.allclose(cut, fits.glucose_mgdl(torch.from_numpy(hours)).float(), atol=1e-3)
+    assert torch.allclose(cut["mechanism"], fits.glucose_mgdl(torch.from_numpy(hours)).float(), atol=1e-3)
+    signals = fits.signals(torch.from_numpy(hours))
+    for name in ("c", "meal_distr"):
+        assert torch.allclose(cut[f"signal_{name}"], signals[name].float(), atol=1e-5)
+
+
+def test_fits_are_to_glucose_less_the_correction_that_the_population_keeps():
+    """A daily curve that is taken off as correction is as if it never was, when trained and when served."""
+    glucose, hour = helpers.day_curve(4), np.arange(288) / 12
+    bump = 25 * np.exp(-((hour - 15) ** 2))
+    plain = fitted(series_of(glucose))
+    series = series_of(glucose + np.tile(bump, 4))
+    corrected = fitted(series, correction_mgdl=bump)
+    assert not np.allclose(fitted(series).curves, plain.curves, atol=1)
+    np.testing.assert_allclose(corrected.curves, plain.curves, atol=0.01)
+    served = fit_mechanism(series, CONFIG, LENGTH, population=json.loads(json.dumps(corrected.population)))
+    assert torch.equal(served.curves, corrected.curves)
 
 
 def test_it_comes_along_in_a_batch():

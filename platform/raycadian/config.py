@@ -312,7 +312,7 @@ class Residual(Schema):
     inner: "Model"
 
 
-Signal = Literal["glucose", "L", "m", "c", "a", "I_S", "I_E", "meal_distr", "g"]
+Signal = Literal["glucose", "L", "m", "c", "a", "I_S", "I_E", "meal_distr"]
 
 
 class Exogenous(Schema):
@@ -322,7 +322,7 @@ class Exogenous(Schema):
     mechanism: SharedMechanism = CMAMechanism()
     signals: tuple[Signal, ...] = Field(("glucose", "L", "m", "c", "a", "I_S", "I_E"), min_length=1)
     """glucose: the mechanism's curve · L light, m melatonin, c cortisol, a adiponectin, I_S insulin sensitivity, I_E
-    effective insulin · meal_distr: meal distribution · g: the shares of the meals, one channel each."""
+    effective insulin · meal_distr: meal distribution."""
     inner: "Model"
 
     @field_validator("signals")
@@ -550,8 +550,9 @@ def mechanism_of(model: Any) -> CMAMechanism | None:
 
 
 def signals_of(model: Any) -> tuple[str, ...]:
-    """The mechanism's signals that a model's batches must carry."""
-    return tuple(dict.fromkeys(s for m in unwrap(model) if isinstance(m, Exogenous) for s in m.signals))
+    """The mechanism's signals that a model's batches must carry beside its curve."""
+    asked = dict.fromkeys(s for m in unwrap(model) if isinstance(m, Exogenous) for s in m.signals)
+    return tuple(s for s in asked if s != "glucose")
 
 
 def staged_of(model: Any) -> Staged | None:

@@ -7,8 +7,8 @@ at or before its last context point. Until a person has `min_days` of readings, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from raycadian.data.series import Series
 from raycadian.data.split import Range
 from raycadian.physiology.fit import CMAFit, fit_cma
 from raycadian.physiology.meals import meal_times
+from raycadian.types import SIGNAL
 
 DAY_S = 86400
 _BATCH = 256  # fits at once: bounds the memory
@@ -33,7 +34,8 @@ class Mechanism:
 
     curves (R, P+L+H-1) float32 mg/dL: a day from point `begin` (R,) of the recording on, continued periodically so that
     a window is one slice · first (R,) position of the first last-context-point that a row serves, ascending · fit_of
-    (R,) the record used; record 0 is the population's · records: what was fitted, JSON-able.
+    (R,) the record used; record 0 is the population's · records: what was fitted, JSON-able · signals: what else of the
+    model was asked for, name -> (R, P+L+H-1), cut as the curves are.
     """
 
     curves: Tensor
@@ -42,12 +44,15 @@ class Mechanism:
     fit_of: np.ndarray
     records: list[dict[str, Any]]
     points_a_day: int
+    signals: dict[str, Tensor] = field(default_factory=dict)
 
-    def cut(self, point: np.ndarray, starts: np.ndarray, context: int, length: int) -> Tensor:
-        """(B, L+H) mg/dL for windows that begin at `point` of their recording, position `starts` of the series."""
+    def cut(self, point: np.ndarray, starts: np.ndarray, context: int, length: int) -> dict[str, Tensor]:
+        """`mechanism` (B, L+H) mg/dL and the signals alike, by their names in a batch, for windows that begin at `point`
+        of their recording, position `starts` of the series."""
         row = np.searchsorted(self.first, starts + context - 1, side="right") - 1
         phase = torch.from_numpy((point - self.begin[row]) % self.points_a_day)
-        return self.curves.unfold(1, length, 1)[torch.from_numpy(row), phase]
+        named = {"mechanism": self.curves} | {SIGNAL + name: curves for name, curves in self.signals.items()}
+        return {name: curves.unfold(1, length, 1)[torch.from_numpy(row), phase] for name, curves in named.items()}
 
     @property
     def population(self) -> dict[str, Any]:
@@ -68,22 +73,26 @@ def fit_mechanism(
     *,
     train: tuple[Range, ...] = (),
     population: dict[str, Any] | None = None,
+    signals: Sequence[str] = (),
+    correction_mgdl: Sequence[float] | None = None,
 ) -> Mechanism:
     """Fit the mechanism along a series for windows of `length` = L+H points.
 
-    The population's fit comes from the ranges `train`, or, at the endpoint, from the run (`population`).
-    Raises ValueError where the grid does not divide a day or the training data can't be fitted.
+    The population's fit comes from the ranges `train`, or, at the endpoint, from the run (`population`). `signals`: names
+    of physiology.cma's signals that windows carry too. `correction_mgdl` (P,): all fits are to glucose less this daily
+    curve, which the population's record keeps. Raises ValueError where the grid does not divide a day or the training data can't be fitted.
     """
     if DAY_S % series.dt_s:
         raise ValueError(f"the CMA needs a grid that divides 24 h; found dt {series.dt_s} s; choose grid.dt_min 5, say")
     if population is None:
-        population = _fit_population(series, config, train)
+        population = _fit_population(series, config, train, correction_mgdl)
     rows = [row for recording in range(len(series.offsets) - 1) for row in _rows(series, recording, config)]
     begin = np.zeros(len(rows), np.int64)
     telemetry.record("raycadian_fits", len(rows), mechanism=config.kind)
     return _mechanism(
-        series, rows, begin, _fit_rows(series, rows, config, {}), population, _points(series) + length - 1
-    )
+        series, rows, begin, _fit_rows(series, rows, config, {}, population), population,
+        _points(series) + length - 1, signals,
+    )  # fmt: skip
 
 
 def fit_latest(
@@ -94,6 +103,7 @@ def fit_latest(
     *,
     population: dict[str, Any],
     known: MutableMapping[bytes, dict[str, Any]],
+    signals: Sequence[str] = (),
 ) -> Mechanism:
     """The same, for windows whose last context point is a subject's last point, and for those only: what the endpoint
     needs. `known` remembers fits by what they were fitted to, so that who asks every 5 minutes is fitted once an era.
@@ -101,7 +111,8 @@ def fit_latest(
     last = np.flatnonzero(np.diff(series.subject_of, append=-1))
     rows = [_rows(series, int(recording), config)[-1] for recording in last]
     begin = np.diff(series.offsets)[last] - context
-    return _mechanism(series, rows, begin, _fit_rows(series, rows, config, known), population, length)
+    fitted = _fit_rows(series, rows, config, known, population)
+    return _mechanism(series, rows, begin, fitted, population, length, signals)
 
 
 def _mechanism(
@@ -111,13 +122,17 @@ def _mechanism(
     fitted: dict[tuple[int, int], dict[str, Any]],
     population: dict[str, Any],
     n: int,
+    signals: Sequence[str],
 ) -> Mechanism:
     """Curves of `n` points for each row, by the person's own fit where there is one."""
     number = {key: i for i, key in enumerate(fitted, start=1)}
     records = [population, *fitted.values()]
     fit_of = np.array([number.get((_subject(series, r), r.cutoff_s), 0) for r in rows])
-    curves = _curves(series, rows, begin, CMAFit.from_records(records)[torch.from_numpy(fit_of)], n)
-    return Mechanism(curves, begin, np.array([r.first for r in rows]), fit_of, records, _points(series))
+    fits = CMAFit.from_records(records)[torch.from_numpy(fit_of)]
+    curves, *others = _curves(series, rows, begin, fits, n, signals)
+    first = np.array([r.first for r in rows])
+    named = dict(zip(signals, others, strict=True))
+    return Mechanism(curves, begin, first, fit_of, records, _points(series), named)
 
 
 def _points(series: Series) -> int:
@@ -141,12 +156,17 @@ def _subject(series: Series, row: _Row) -> int:
 
 
 def _fit_rows(
-    series: Series, rows: list[_Row], config: CMAMechanism, known: MutableMapping[bytes, dict[str, Any]]
+    series: Series,
+    rows: list[_Row],
+    config: CMAMechanism,
+    known: MutableMapping[bytes, dict[str, Any]],
+    population: dict[str, Any],
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """(subject, cutoff) -> record of the person's own fit, where there are enough readings before the cutoff."""
     needed = config.min_days * DAY_S / series.dt_s
     keys = sorted({(_subject(series, r), r.cutoff_s) for r in rows})
-    profiles = {key: _profile_before(series, *key, config.history_days) for key in keys}
+    correction = population.get("correction_mgdl")
+    profiles = {key: _profile_before(series, *key, config.history_days).less(correction) for key in keys}
     ready = {key: p for key, p in profiles.items() if p.count.sum() >= needed}
     records = _fit_profiles(list(ready.values()), config, known)
     return {
@@ -178,6 +198,11 @@ class _Profile:
     glucose_mgdl: np.ndarray
     count: np.ndarray
 
+    def less(self, correction_mgdl: Sequence[float] | None) -> "_Profile":
+        if correction_mgdl is None:
+            return self
+        return replace(self, glucose_mgdl=self.glucose_mgdl - np.asarray(correction_mgdl))
+
     @cached_property
     def key(self) -> bytes:
         """What a fit depends on, as a hash."""
@@ -195,17 +220,20 @@ def _fit(profiles: list[_Profile], config: CMAMechanism) -> CMAFit:
     )  # fmt: skip
 
 
-def _fit_population(series: Series, config: CMAMechanism, train: tuple[Range, ...]) -> dict[str, Any]:
+def _fit_population(
+    series: Series, config: CMAMechanism, train: tuple[Range, ...], correction_mgdl: Sequence[float] | None
+) -> dict[str, Any]:
     code = {name: i for i, name in enumerate(series.subjects)}
     position = {(s, n): i for i, (s, n) in enumerate(zip(series.subject_of, series.number_of, strict=True))}
     pieces = [(position[code[r.subject], r.recording], r.start, r.stop) for r in train]
-    fit = _fit([_profile(series, pieces)], config)
+    fit = _fit([_profile(series, pieces).less(correction_mgdl)], config)
     record = fit.to_records()[0]
     if not record["ok"]:
         raise ValueError(
             "the CMA can't be fitted to the training data: constant or nearly empty; see `raycadian inspect`"
         )
-    return record | {"subject": "(population)", "cutoff_local_s": None}
+    kept = {} if correction_mgdl is None else {"correction_mgdl": [float(v) for v in correction_mgdl]}
+    return record | {"subject": "(population)", "cutoff_local_s": None} | kept
 
 
 def _profile_before(series: Series, subject: int, cutoff_s: int, history_days: float) -> _Profile:
@@ -242,15 +270,18 @@ def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> _Profile:
     return _Profile(hour, np.where(count > 0, glucose_sum / safe, np.nan), count)
 
 
-def _curves(series: Series, rows: list[_Row], begin: np.ndarray, fits: CMAFit, n: int) -> Tensor:
-    """(R, n) mg/dL from point `begin` (R,) of each row's recording on."""
+def _curves(
+    series: Series, rows: list[_Row], begin: np.ndarray, fits: CMAFit, n: int, signals: Sequence[str]
+) -> list[Tensor]:
+    """Glucose in mg/dL and each of `signals`, (R, n), from point `begin` (R,) of each row's recording on."""
     recording = np.array([r.recording for r in rows])
     first_h = series.local_h(recording, np.zeros(len(rows)))
     step_h = series.dt_s / 3600
     point = torch.from_numpy(begin % _points(series))[:, None] + torch.arange(n, dtype=torch.float64)
     t_h = torch.from_numpy(first_h)[:, None] + point * step_h
-    chunks = [
-        fits[torch.arange(b, min(b + _BATCH, len(rows)))].glucose_mgdl(t_h[b : b + _BATCH])
-        for b in range(0, len(rows), _BATCH)
-    ]
-    return torch.cat(chunks).float()
+    chunks = []
+    for b in range(0, len(rows), _BATCH):
+        part, hours = fits[torch.arange(b, min(b + _BATCH, len(rows)))], t_h[b : b + _BATCH]
+        found = part.signals(hours) if signals else {}
+        chunks.append([curve.float() for curve in (part.glucose_mgdl(hours), *(found[name] for name in signals))])
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]

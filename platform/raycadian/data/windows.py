@@ -78,7 +78,7 @@ class Windows:
             "known": self._known(first_h),
         }
         if self.mechanism is not None:
-            found["mechanism"] = self.mechanism.cut(point, starts.numpy(), context, self.length)
+            found |= self.mechanism.cut(point, starts.numpy(), context, self.length)
         return found
 
     def _known(self, first_h: Tensor) -> Tensor:

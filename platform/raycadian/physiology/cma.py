@@ -9,6 +9,7 @@ Shape legend: `...` batch (subjects), T times, M meals. Times are decimal hours 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,8 +39,8 @@ def signals(
     """The faithful day: every signal of the model at hours `t_h` (..., T) of one local day, 0 to 24.
 
     Parameters broadcast over the batch (...,); `taug` may have one value a meal, (..., M); meal times `tM` are (..., M).
-    Returns L light, m melatonin, c cortisol, a adiponectin, I_S insulin sensitivity, I_E effective insulin, G glucose,
-    each (..., T), and g (..., M, T), the share of each meal. Differentiable in everything. The day is not periodic: no
+    Returns L light, m melatonin, c cortisol, a adiponectin, I_S insulin sensitivity, I_E effective insulin, meal_distr
+    meal distribution, G glucose, each (..., T), and g (..., M, T), the share of each meal. Differentiable in everything. The day is not periodic: no
     meal reaches past midnight; forecasting needs `periodic`.
     Raises ValueError where a shape doesn't fit.
     """
@@ -69,7 +70,8 @@ def periodic(
 def _signals(t: Tensor, response: Tensor, p: dict[str, Tensor]) -> dict[str, Tensor]:
     """From aligned t (..., 1, T), parameters (..., 1, 1) and meal response (..., M, T)."""
     found = circadian(t, p["d"], p["taup"])
-    g = 1.3 * response / (1.0 + found["I_E"]) + p["B"] * (1.0 + meal_distribution(t, p["Cm"], p["toff"]))
+    found["meal_distr"] = meal_distribution(t, p["Cm"], p["toff"])
+    g = 1.3 * response / (1.0 + found["I_E"]) + p["B"] * (1.0 + found["meal_distr"])
     flat = {name: value.squeeze(-2) for name, value in found.items()}
     return flat | {"g": g, "G": g.sum(-2)}
 
@@ -112,13 +114,44 @@ def _light(q: Tensor) -> Tensor:
 
 def circadian(t: Tensor, d: Tensor, taup: Tensor) -> dict[str, Tensor]:
     """L, m, c, a, I_S, I_E at hours t."""
+    s = _circadian(t, d, taup)
+    return {name: getattr(s, name) for name in ("L", "m", "c", "a", "I_S", "I_E")}
+
+
+class _Circadian(NamedTuple):
+    """The circadian signals and the terms that their slopes need again. angle: of melatonin's cosine · E_L, E_t, E_m:
+    cortisol's factors E by light, hour and melatonin · E_cm: adiponectin's first term · late: the evening's hour."""
+
+    L: Tensor
+    m: Tensor
+    c: Tensor
+    a: Tensor
+    I_S: Tensor
+    I_E: Tensor
+    angle: Tensor
+    cos2: Tensor
+    E_L: Tensor
+    E_t: Tensor
+    E_m: Tensor
+    E_cm: Tensor
+    bell: Tensor
+    evening: Tensor
+    late: Tensor
+
+
+def _circadian(t: Tensor, d: Tensor, taup: Tensor) -> _Circadian:
     L = _light(_light_argument(t - 12.0 - d, taup))
-    m = (1.0 - L) ** 3 * torch.cos((t - 3.0 - d) * (math.pi / 24.0)).square()
-    c = 4.9 / (1.0 + taup) * math.pi * _E((L - 0.88) ** 3) * _E(0.05 * (8.0 - t + d)) * _E(-2.0 * m**3)
-    evening = _light(_light_argument(_evening_hour(t, d), taup))
-    a = (_E(-((c * m) ** 3)) + torch.exp(-0.025 * (t - 13.0 - d).square()) * evening) / 2.0
+    angle = (t - 3.0 - d) * (math.pi / 24.0)
+    cos2 = torch.cos(angle).square()
+    m = (1.0 - L) ** 3 * cos2
+    E_L, E_t, E_m = _E((L - 0.88) ** 3), _E(0.05 * (8.0 - t + d)), _E(-2.0 * m**3)
+    c = 4.9 / (1.0 + taup) * math.pi * E_L * E_t * E_m
+    late = _evening_hour(t, d)
+    evening = _light(_light_argument(late, taup))
+    E_cm, bell = _E(-((c * m) ** 3)), torch.exp(-0.025 * (t - 13.0 - d).square())
+    a = (E_cm + bell * evening) / 2.0
     I_S = 1.0 - 0.23 * c - 0.97 * m
-    return {"L": L, "m": m, "c": c, "a": a, "I_S": I_S, "I_E": a * I_S}
+    return _Circadian(L, m, c, a, I_S, a * I_S, angle, cos2, E_L, E_t, E_m, E_cm, bell, evening, late)
 
 
 def _evening_hour(t: Tensor, d: Tensor) -> Tensor:
@@ -156,36 +189,29 @@ def meal_distribution(t: Tensor, Cm: Tensor, toff: Tensor) -> Tensor:
 # --- derivatives in closed form: a tenth of the time of automatic ones, which the tests compare them with ---------------
 
 
-def insulin_derivatives(t: Tensor, d: Tensor, taup: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """dI_E/dd and dI_E/dtaup at hours t, where `s` is `circadian(t, d, taup)`."""
-    L, m, c, a, I_S = s["L"], s["m"], s["c"], s["a"], s["I_S"]
+def insulin(t: Tensor, d: Tensor, taup: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """I_E, dI_E/dd and dI_E/dtaup at hours t. (E(-x) = 1 - E(x), and d ln E(x) = 2 E(-x) dx.)"""
+    s = _circadian(t, d, taup)
+    L, m, c = s.L, s.m, s.c
     L_d, L_p = _light_derivatives(L, t - 12.0 - d, -1.0, taup)
-    angle = (t - 3.0 - d) * (math.pi / 24.0)
-    night = -3.0 * (1.0 - L).square() * torch.cos(angle).square()
-    m_d = night * L_d + (1.0 - L) ** 3 * torch.sin(2.0 * angle) * (math.pi / 24.0)
+    dark = (1.0 - L).square()
+    night = dark * s.cos2 * -3.0
+    m_d = night * L_d + (1.0 - L) * dark * torch.sin(2.0 * s.angle) * (math.pi / 24.0)
     m_p = night * L_p
-    by_L = 6.0 * _E(-((L - 0.88) ** 3)) * (L - 0.88).square()  # d ln E(x) = 2 E(-x) dx
-    by_m = -12.0 * _E(2.0 * m**3) * m.square()
-    c_d = c * (by_L * L_d + by_m * m_d + 0.1 * _E(-0.05 * (8.0 - t + d)))
+    by_L = 6.0 * (1.0 - s.E_L) * (L - 0.88).square()
+    by_m = -12.0 * (1.0 - s.E_m) * m.square()
+    c_d = c * (by_L * L_d + by_m * m_d + 0.1 * (1.0 - s.E_t))
     c_p = c * (by_L * L_p + by_m * m_p - 1.0 / (1.0 + taup))
-    a_d, a_p = _adiponectin_derivatives(t, d, taup, c, m, (c_d, c_p), (m_d, m_p))
-    return a_d * I_S - a * (0.23 * c_d + 0.97 * m_d), a_p * I_S - a * (0.23 * c_p + 0.97 * m_p)
+    first = -3.0 * s.E_cm * (1.0 - s.E_cm) * (c * m).square()  # the half of a = [...] / 2 is in here
+    evening_d, evening_p = _light_derivatives(s.evening, s.late, -0.3, taup)
+    bell, noon = 0.5 * s.bell, t - 13.0 - d
+    a_d = first * (c_d * m + c * m_d) + bell * (evening_d + 0.05 * noon * s.evening)
+    a_p = first * (c_p * m + c * m_p) + bell * evening_p
+    return s.I_E, a_d * s.I_S - s.a * (0.23 * c_d + 0.97 * m_d), a_p * s.I_S - s.a * (0.23 * c_p + 0.97 * m_p)
 
 
 def _light_derivatives(L: Tensor, s: Tensor, s_d: float, taup: Tensor) -> tuple[Tensor, Tensor]:
     """dL/dd and dL/dtaup of L = Light(0.025 s^2 / taup), where ds/dd = s_d."""
-    q = _light_argument(s, taup)
-    slope = -4.0 * q * L * (1.0 - 0.5 * L)
-    return slope * (0.05 * s_d) * s / taup, -slope * q / taup
-
-
-def _adiponectin_derivatives(t, d, taup, c, m, c_x, m_x) -> list[Tensor]:
-    x = -((c * m) ** 3)
-    first = -6.0 * _E(x) * _E(-x) * (c * m).square()
-    late = _evening_hour(t, d)
-    evening = _light(_light_argument(late, taup))
-    evening_d, evening_p = _light_derivatives(evening, late, -0.3, taup)
-    noon = t - 13.0 - d
-    bell = torch.exp(-0.025 * noon.square())
-    second = (bell * (evening_d + 0.05 * noon * evening), bell * evening_p)
-    return [(first * (cx * m + c * mx) + s) / 2.0 for cx, mx, s in zip(c_x, m_x, second, strict=True)]
+    slope = s.square() * (0.025 / taup.square()) * L * (0.5 * L - 1.0) * 0.1  # -4 q L (1 - L / 2) 0.025 / taup
+    by_s = slope * s
+    return by_s * (2.0 * s_d), by_s * s * (-1.0 / taup)

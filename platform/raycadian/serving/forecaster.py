@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from raycadian.config import Card, CMAMechanism, Grid, Window, load_card
+from raycadian.config import Card, CMAMechanism, Grid, Window, load_card, signals_of
 from raycadian.data.grid import arrays_to_recordings, seconds
 from raycadian.data.mechanism import Mechanism, fit_latest
 from raycadian.data.readers import merge, read_files
@@ -209,7 +209,7 @@ class Forecaster:
         window = self.window
         return fit_latest(
             series, self.mechanism, window.context, window.context + window.horizon, population=self.population,
-            known=self._fits,
+            known=self._fits, signals=signals_of(self.model.config),
         )  # fmt: skip
 
 

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from raycadian import telemetry
-from raycadian.config import CMAMechanism, Grid, Model, Recipe, mechanism_of, model_name
+from raycadian.config import CMAMechanism, Grid, Model, Recipe, mechanism_of, model_name, signals_of
 from raycadian.data.mechanism import Mechanism, fit_mechanism
 from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot, prepare
 from raycadian.data.split import SplitManifest, make_split
 from raycadian.data.windows import Windows, cut_windows
-from raycadian.evaluation import metrics, report
+from raycadian.evaluation import event_probability, event_scores, metrics, report
 from raycadian.evaluation.compare import leaderboard
 from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
@@ -113,7 +114,8 @@ def fit_mechanism_of(data: Data, recipe: Recipe) -> Mechanism | None:
     if config is None:
         return None
     length = recipe.window.context + recipe.window.horizon
-    return fit_mechanism(data.series, config, length, train=data.split.of("train"))
+    signals = signals_of(recipe.model)
+    return fit_mechanism(data.series, config, length, train=data.split.of("train"), signals=signals)
 
 
 def windows_of(data: Data, recipe: Recipe, split: str, stride: int, mechanism: Mechanism | None) -> Windows:
@@ -242,13 +244,22 @@ def _write_scores(folder: Path, recipe: Recipe, predictions: dict[str, Predictio
         split: metrics.score(p, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed)
         for split, p in predictions.items()
     }
+    calibrations, reasons = event_probability.fit_lows(predictions["val"])
+    for reason in reasons:
+        log.warning("no calibrated probability: %s", reason)
+    event_probability.write_calibrations(folder / "event_calibration.json", calibrations)
+    lows = event_scores.probability_scores(
+        predictions["test"], calibrations, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed
+    )
+    if len(lows):
+        tables["test"] = pd.concat([tables["test"], lows], ignore_index=True)
     tables["test"].to_csv(folder / "detailed_results.csv", index=False)
     write_json(folder / "metrics_summary.json", {split: _headline(table) for split, table in tables.items()})
 
 
 def _headline(table: Any) -> dict[str, Any]:
-    """Each metric over the whole horizon, all subjects: value, interval, counts."""
-    whole = table[(table.scope == "all") & (table.kind == "cumulative")]
+    """Each metric over the whole horizon, all subjects: value and interval."""
+    whole = table[(table.scope == "all") & (table.kind != "step")]
     whole = whole[whole.horizon_min == whole.horizon_min.max()]
     return {row.metric: {"value": row.value, "low": row.low, "high": row.high} for row in whole.itertuples()}
 
@@ -264,6 +275,7 @@ def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], aga
     return report.write_report(
         folder, title=recipe.name, subtitle=recipe.description or f"{recipe.dataset}, {recipe.split.kind} split",
         leaderboard=board, predictions=named, insights=[_in_words(r) for r in records], metadata=metadata,
+        validation=read_predictions(folder, "val"),
     )  # fmt: skip
 
 
