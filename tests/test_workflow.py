@@ -60,7 +60,7 @@ def test_a_run_folder_holds_everything(outcome):
     found = {p.name for p in outcome.main.path.iterdir()}
     assert found == {
         "recipe.yaml", "metadata.json", "split.json", "checkpoint", "predictions.parquet", "predictions_val.parquet",
-        "metrics_summary.json", "detailed_results.csv", "leaderboard.csv", "mechanism.json", "report.html",
+        "metrics_summary.json", "detailed_results.csv", "leaderboard.csv", "mechanism.json", "event_calibration.json", "report.html",
     }  # fmt: skip
     assert {p.name for p in (outcome.main.path / "checkpoint").iterdir()} >= {
         "model.safetensors",
