@@ -29,6 +29,7 @@ EVENT_CHANNELS = (CARBS, BOLUS, BASAL)
 MGDL_PER_MMOLL = 18.0182
 GLUCOSE_MIN_MGDL, GLUCOSE_MAX_MGDL = 20.0, 600.0  # what a reading may be; outside is not glucose
 
+PLANNED = "planned_carbs"  # known channel: carbs_g over the horizon too
 SIGNAL = "signal_"  # begins the names of the mechanism's signals in a batch
 
 SPLITS = ("train", "val", "test")

@@ -17,7 +17,7 @@ from torch import Tensor
 from raycadian.config import Window
 from raycadian.data.series import Series
 from raycadian.data.split import Range
-from raycadian.types import Batch
+from raycadian.types import CARBS, PLANNED, Batch
 
 if TYPE_CHECKING:
     from raycadian.data.mechanism import Mechanism
@@ -62,10 +62,12 @@ class Windows:
             yield self.batch(torch.arange(begin, min(begin + batch_size, len(self))))
 
     def _at(self, starts: Tensor) -> Batch:
-        return _what(self.series.table, self.series.observed, starts, self.window) | self._when(starts)
+        plan = _plan(self.series, self.series.table, starts, self.window)
+        return _what(self.series.table, self.series.observed, starts, self.window) | self._when(starts, plan)
 
-    def _when(self, starts: Tensor) -> Batch:
-        """Who and when: subject, time, hour, known channels and mechanism of windows that begin at `starts`."""
+    def _when(self, starts: Tensor, plan: Tensor | None) -> Batch:
+        """Who and when: subject, time, hour, known channels and mechanism of windows that begin at `starts`, planned
+        carbohydrate `plan` (B, L+H)."""
         series, context = self.series, self.window.context
         recording = torch.searchsorted(torch.from_numpy(series.offsets), starts, right=True) - 1
         point = (starts - torch.from_numpy(series.offsets)[recording]).numpy()
@@ -75,21 +77,21 @@ class Windows:
             "subject": torch.from_numpy(series.subject_of[number]),
             "time_s": torch.from_numpy((series.start_s[number] + (point + context - 1) * series.dt_s).astype(np.int64)),
             "local_h": (first_h + (context - 1) * series.dt_s / 3600.0) % 24.0,
-            "known": self._known(first_h),
+            "known": self._known(first_h, plan),
         }
         if self.mechanism is not None:
             found |= self.mechanism.cut(point, starts.numpy(), context, self.length)
         return found
 
-    def _known(self, first_h: Tensor) -> Tensor:
-        """Sine and cosine of the local hour, (B, L+H, K), by the angle-addition formula."""
+    def _known(self, first_h: Tensor, plan: Tensor | None) -> Tensor:
+        """(B, L+H, K): sine and cosine of the local hour by the angle-addition formula, and the plan."""
         if not self.window.known:
             return torch.empty(len(first_h), self.length, 0)
         start = first_h * (2 * math.pi / 24)
         step = torch.arange(self.length, dtype=torch.float64) * (self.series.dt_s / 86400.0 * 2 * math.pi)
         s0, c0 = start.sin().float()[:, None], start.cos().float()[:, None]
         s1, c1 = step.sin().float(), step.cos().float()
-        waves = {"hour_sin": lambda: s0 * c1 + c0 * s1, "hour_cos": lambda: c0 * c1 - s0 * s1}
+        waves = {"hour_sin": lambda: s0 * c1 + c0 * s1, "hour_cos": lambda: c0 * c1 - s0 * s1, PLANNED: lambda: plan}
         return torch.stack([waves[name]() for name in self.window.known], dim=-1)
 
 
@@ -136,10 +138,13 @@ def _valid_starts(measured: np.ndarray, begin: int, end: int, window: Window, st
     return begin + starts[enough & scorable & measured[begin + split - 1]]
 
 
-def latest(series: Series, window: Window, mechanism: "Mechanism | None" = None) -> Batch:
+def latest(
+    series: Series, window: Window, mechanism: "Mechanism | None" = None, plan: np.ndarray | None = None
+) -> Batch:
     """The batch that forecasts from each subject's last point, in the order of subjects: what the endpoint cuts.
 
-    The same cutter over each last recording continued by an unmeasured horizon. Raises ValueError as `require_context`.
+    The same cutter over each last recording continued by an unmeasured horizon, in which carbohydrate is eaten as in
+    `plan` (S, H) grams, if any. Raises ValueError as `require_context`.
     """
     last = np.flatnonzero(np.diff(series.subject_of, append=-1))
     begin, stop = series.offsets[last], series.offsets[last + 1]
@@ -149,11 +154,14 @@ def latest(series: Series, window: Window, mechanism: "Mechanism | None" = None)
     tails = np.full((len(series.table), len(last), length), np.nan, dtype=np.float32)
     for i, s in enumerate(stop):
         tails[:, i, : window.context] = series.table[:, s - window.context : s]
+    if PLANNED in window.known:
+        tails[_carbs_row(series), :, window.context :] = 0.0 if plan is None else plan
     tails = tails.reshape(len(tails), -1)
     starts = stop - window.context
+    places = torch.arange(len(last)) * length
     windows = Windows(series, starts, np.arange(len(starts) + 1), 1, window, mechanism)
-    when = windows._when(torch.from_numpy(starts))
-    return _what(tails, ~np.isnan(tails[0]), torch.arange(len(last)) * length, window) | when
+    when = windows._when(torch.from_numpy(starts), _plan(series, tails, places, window))
+    return _what(tails, ~np.isnan(tails[0]), places, window) | when
 
 
 def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:
@@ -172,6 +180,18 @@ def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:
         )
     if not observed[-1]:
         raise ValueError("the last point of the history was not measured; end the history at a reading")
+
+
+def _plan(series: Series, table: np.ndarray, starts: Tensor, window: Window) -> Tensor | None:
+    """Carbohydrate over context and horizon, (B, L+H) grams, where the window says that meals are planned."""
+    if PLANNED not in window.known:
+        return None
+    length = window.context + window.horizon
+    return torch.from_numpy(table[_carbs_row(series)]).unfold(0, length, 1).index_select(0, starts)
+
+
+def _carbs_row(series: Series) -> int:
+    return 1 + series.channels.index(CARBS)
 
 
 def _what(table: np.ndarray, observed: np.ndarray, starts: Tensor, window: Window) -> Batch:

@@ -25,7 +25,7 @@ from raycadian.data.windows import latest, require_context
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
 from raycadian.training.run import Run
-from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings, Recording
+from raycadian.types import CARBS, GLUCOSE, TIME_UTC, Issues, Readings, Recording
 
 NOTE = "A statistical forecast for research: not a medical device, not a diagnosis, no basis for treatment."
 _DECIMALS = 6  # of mg/dL in answers
@@ -170,7 +170,16 @@ class Forecaster:
             return error
         filled = int((~recordings[-1].observed[-self.window.context :]).sum())
         issues.add("point of the context without a reading (interpolated or carried forward)", n=filled)
-        return _Person(history.subject, recordings, issues.counts)
+        return _Person(history.subject, recordings, issues.counts, self._plan(history, recordings[-1]))
+
+    def _plan(self, history: History, last: Recording) -> np.ndarray:
+        """Carbohydrate after the last reading, (H,) grams, on the first step at or after each meal, as in a recording."""
+        origin_s = last.start_utc.astype(np.int64) + (len(last) - 1) * last.dt_s
+        events = pd.DataFrame({TIME_UTC: [], "kind": [], "value": []}) if history.events is None else history.events
+        meals = events[events["kind"] == CARBS]
+        step = np.ceil((seconds(meals[TIME_UTC]) - origin_s) / last.dt_s).astype(np.int64) - 1
+        soon = (step >= 0) & (step < self.window.horizon)
+        return np.bincount(step[soon], meals["value"].to_numpy(np.float64)[soon], self.window.horizon)
 
     def _recordings(self, history: History, issues: Issues) -> list[Recording]:
         """As in a snapshot; of the last recording the shortness does not matter, and its end is its last reading."""
@@ -186,7 +195,7 @@ class Forecaster:
     def _forecast(self, people: list["_Person"]) -> list[Forecast | ValueError]:
         series = build_series(_Source(people), self.window.past)
         mechanism = self._fitted(series)
-        batch = latest(series, self.window, mechanism)
+        batch = latest(series, self.window, mechanism, np.stack([person.plan for person in people]))
         prediction = self.model(batch)
         origin = batch["time_s"].numpy().astype("datetime64[s]")
         quantiles = prediction.quantiles.numpy()
@@ -247,11 +256,12 @@ def read_history(path: Path, card: Path | None = None) -> History:
 
 @dataclass(frozen=True)
 class _Person:
-    """A history on its grid."""
+    """A history on its grid, and the carbohydrate planned for the horizon."""
 
     subject: str | None
     recordings: list[Recording]
     warnings: dict[str, int]
+    plan: np.ndarray
 
 
 class _Source:
