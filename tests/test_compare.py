@@ -9,7 +9,7 @@ import pytest
 from prediction_cases import forecasts, perfect, shifted
 from sklearn.metrics import root_mean_squared_error
 
-from raycadian.evaluation.compare import leaderboard, verdict
+from raycadian.evaluation.compare import differences, judge, leaderboard, rank_models, verdict
 from raycadian.evaluation.metrics import score
 from raycadian.evaluation.predictions import Predictions
 
@@ -133,3 +133,51 @@ def test_wrong_requests():
         leaderboard({})
     with pytest.raises(ValueError, match="no truth was measured"):
         leaderboard({"a": replace(p, truth=np.full_like(p.truth, np.nan))})
+
+
+def test_differences_say_what_is_better_and_what_is_noise():
+    p = forecasts(people=12, windows=80)
+    rng = np.random.default_rng(1)
+    noisy = replace(p, quantiles=p.quantiles + rng.normal(0, 4, (len(p), 1, 1)), parts={})
+    named = {"off": shifted(p, 12), "twin": noisy, "good": p}
+    table = differences(named, bootstrap=300).set_index(["model", "other", "kind"])
+    whole = table.xs("cumulative", level="kind")
+    board = rows(leaderboard(named, bootstrap=300))
+    far = whole.loc[("good", "off")]
+    assert far.difference == pytest.approx(-board.loc["off", "difference"])
+    assert (-far.diff_high, -far.diff_low) == pytest.approx(
+        (board.loc["off", "diff_low"], board.loc["off", "diff_high"])
+    )
+    assert far.relative_pct == pytest.approx(100 * far.difference / board.loc["off", "rmse_mgdl"])
+    assert far.verdict == "better" and far.p_holm >= far.p
+    assert far.sentence.startswith(f"good is better than off by {-far.difference:.2f} mg/dL")
+    assert set(table.index.get_level_values("kind")) == {"cumulative", "step"} and len(table) == 9
+
+
+def test_noise_has_no_winner_and_people_of_one_kind_prove_nothing_about_others():
+    p = forecasts(people=8)
+    rng = np.random.default_rng(2)
+    noise = {n: replace(p, quantiles=p.quantiles + rng.normal(0, 5, (len(p), 12, 1)), parts={}) for n in "ab"}
+    assert set(differences(noise, bootstrap=200).verdict) == {"no difference shown"}
+    helped = np.isin(p.subject, ["person-0", "person-1"])[:, None, None]  # much better for two, a little worse for six
+    mixed = replace(p, quantiles=np.where(helped, p.quantiles, p.quantiles + 3.0), parts={})
+    base = replace(p, quantiles=np.where(helped, p.quantiles + 25.0, p.quantiles), parts={})
+    row = differences({"mixed": mixed, "base": base}, horizons=(), bootstrap=500).iloc[0]
+    assert (
+        row.model == "mixed" and row.verdict == "better for these people" and "other people may differ" in row.sentence
+    )
+
+
+def test_judge_asks_interval_and_test():
+    assert judge(-2, -1, 0.01) == judge(1, 2, 0.01) == "better"
+    assert judge(-2, 1, 0.01) == "better for these people"
+    assert judge(-2, -1, 0.2) == "no difference shown"
+    assert judge(np.nan, np.nan, 0.01) == "too few people" and judge(-2, -1, np.nan) == "too few windows"
+
+
+def test_ranks_over_people_count_who_is_served_best():
+    p = forecasts(people=6)
+    found = rank_models({"off": shifted(p, 30), "good": p, "ideal": perfect(p)})
+    assert found.mean == {"off": 3.0, "good": 2.0, "ideal": 1.0} and found.n_subjects == 6
+    assert found.p < 0.05 and found.groups() == [["ideal", "good"], ["good", "off"]]
+    assert rank_models({"off": shifted(p, 30), "good": p}, "clarke_a_pct").mean["good"] == 1.0

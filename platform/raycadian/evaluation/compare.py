@@ -1,8 +1,9 @@
-"""A paired leaderboard: the same windows for every model, differences with intervals over subjects."""
+"""Models compared on the same windows: a leaderboard, and for each pair what is better and whether it is noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
 from raycadian.evaluation.metrics import METRICS, Metric, metrics_of, points_of
 from raycadian.evaluation.predictions import Predictions
+from raycadian.evaluation.significance import Ranks, diebold_mariano, holm, overlapping, ranks
 
 _BESIDE = ("mae_mgdl", "mard_pct", "bias_mgdl", "pinball_mgdl", "clarke_a_pct")
 WORDS = ("better", "worse", "no difference shown")
@@ -54,6 +56,58 @@ def leaderboard(
     return board
 
 
+def differences(
+    named: dict[str, Predictions],
+    *,
+    metric: str = "rmse_mgdl",
+    horizons: Sequence[float] = (30, 60, 120),
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What is better, by how much, and whether it is noise: one row a pair of models and horizon, the better model first.
+
+    model, other · kind (cumulative: over the whole horizon, step: at that one) with horizon_min · difference of the metric
+    (model minus other) with diff_low, diff_high, from resampling people · relative_pct of the other's value · p:
+    Diebold-Mariano over the windows of all people · p_holm: the same, corrected for all rows of this table · verdict and
+    sentence: what interval and test together allow to say (`judge`). Raises ValueError as `leaderboard`.
+    """
+    _check(named, metric, None)
+    first, chosen = next(iter(named.values())), METRICS[metric]
+    people = SubjectBootstrap(first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
+    points = {name: points_of(p, chosen) for name, p in named.items()}
+    steps = [int(i) for i in np.flatnonzero(np.isin(first.horizon_min, horizons))]
+    scopes = [("cumulative", slice(None)), *(("step", slice(i, i + 1)) for i in steps)]
+    rows = [row for kind, at in scopes for row in _pairs(first, people, points, chosen, kind, at)]
+    columns = "model other kind horizon_min difference diff_low diff_high relative_pct p n_subjects n_windows".split()
+    table = pd.DataFrame(rows, columns=columns)
+    table["p_holm"] = holm(table.p.to_numpy(dtype=float))
+    table["verdict"] = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]
+    table["sentence"] = [_sentence(row, metric) for row in table.itertuples()]
+    return table
+
+
+def judge(low: float, high: float, p: float, alpha: float = 0.05) -> str:
+    """better, where the interval over people and the corrected test over their windows both say so; `better for these
+    people` where only the test does; else nothing was shown. The first of a pair has the lower loss."""
+    if np.isnan(low) or np.isnan(p):
+        return "too few people" if np.isnan(low) else "too few windows"
+    if not p < alpha:
+        return "no difference shown"
+    return "better" if low > 0 or high < 0 else "better for these people"
+
+
+def rank_models(named: dict[str, Predictions], metric: str = "rmse_mgdl", alpha: float = 0.05) -> Ranks:
+    """Mean ranks over people by their own value of the metric over the whole horizon. Raises ValueError."""
+    _check(named, metric, None)
+    chosen = METRICS[metric]
+    people = SubjectBootstrap(next(iter(named.values())).subject, resamples=1)
+    sign = -1.0 if chosen.better == "high" else 1.0
+    sums = {name: people.sum_count(points_of(p, chosen)) for name, p in named.items()}
+    losses = {name: sign * ratio(total.sum(1), count.sum(1), chosen.root) for name, (total, count) in sums.items()}
+    return ranks(losses, alpha)
+
+
 def require_same_windows(one: Predictions, other: Predictions, name: str) -> None:
     """Raises ValueError that names the first difference in windows, truth, steps or quantile levels."""
     fix = "compare runs of one recipe, snapshot and split"
@@ -82,6 +136,49 @@ def verdict(low: float, high: float, better: str) -> str:
     if low <= 0 <= high:
         return "no difference shown"
     return "better" if (high < 0) == (better == "low") else "worse"
+
+
+def _pairs(
+    p: Predictions, people: SubjectBootstrap, points: dict[str, np.ndarray], metric: Metric, kind: str, at: slice
+) -> list[dict[str, Any]]:
+    """Every pair of models over the steps `at`, the better one first."""
+    horizon_min = float(p.horizon_min[at][-1])
+    overlap = overlapping(p.subject, p.time_utc, horizon_min)
+    sums = {name: people.sum_count(found[:, at]) for name, found in points.items()}
+    value = {name: _overall(*found, metric)[0] for name, found in sums.items()}
+    ranked = sorted(points, key=lambda name: value[name], reverse=metric.better == "high")
+    rows = []
+    for model, other in combinations(ranked, 2):
+        compared = _compared(people, sums[model], sums[other], metric)
+        test = diebold_mariano(_window_loss(points[model][:, at] - points[other][:, at]), overlap)
+        rows.append({
+            "model": model, "other": other, "kind": kind, "horizon_min": horizon_min, "p": test.p,
+            **{name: compared[name] for name in ("difference", "diff_low", "diff_high")},
+            "relative_pct": 100 * compared["difference"] / value[other] if value[other] else np.nan,
+            "n_subjects": test.n_subjects, "n_windows": test.n_windows,
+        })  # fmt: skip
+    return rows
+
+
+def _window_loss(points: np.ndarray) -> np.ndarray:
+    """(W, H) -> (W,): the sum over measured steps, so that every point weighs the same, as in the pooled metric; NaN
+    where nothing was measured."""
+    return np.where(np.isnan(points).all(1), np.nan, np.nansum(points, axis=1))
+
+
+def _sentence(row: Any, metric: str) -> str:
+    """A row of `differences` for people."""
+    unit = "mg/dL" if metric.endswith("_mgdl") else "points of %"
+    where = "over the whole horizon" if row.kind == "cumulative" else f"at {row.horizon_min:g} min"
+    size = f"{abs(row.difference):.2f} {unit} ({abs(row.relative_pct):.1f}%) {where}"
+    match row.verdict:
+        case "better":
+            return f"{row.model} is better than {row.other} by {size}, beyond chance."
+        case "better for these people":
+            return f"{row.model} is better than {row.other} by {size} in these people; other people may differ."
+        case "no difference shown":
+            return f"{row.model} is ahead of {row.other} by {size}, which chance alone may give."
+    return f"{row.model} is ahead of {row.other} by {size}; {row.verdict} to tell whether by chance."
 
 
 def _check(named: dict[str, Predictions], metric: str, reference: str | None) -> None:
