@@ -88,7 +88,7 @@ def test_opens_offline_with_all_its_parts(browser, path):
     assert [r for r in requests if not r.startswith("data:")] == [path.as_uri()]
     assert complaints == []
     assert page.locator("h2").all_inner_texts() == [
-        "At a glance", "Leaderboard", "Example forecasts", "Error by horizon", "Seen and held-out people",
+        "At a glance", "Leaderboard", "What is better", "Example forecasts", "Error by horizon", "Seen and held-out people",
         "Error by hour of day", "Error grids", "Lows and highs", "Probability of a low", "Glucose of each person", "Calibration",
         "Mechanism in words", "All scores", "Run", "Definitions",
     ]  # fmt: skip
@@ -237,3 +237,14 @@ def test_errors_by_hour_are_those_of_the_hour_measured():
                 squared.setdefault(hour, []).append((p.median[i, k] - p.truth[i, k]) ** 2)
     for hour in range(24):
         assert found[hour] == pytest.approx(np.sqrt(np.mean(squared[hour])))
+
+
+def test_what_is_better_is_said_in_words(browser, tmp_path):
+    p = forecasts(people=5, windows=40)
+    shown = browser.new_page()
+    shown.goto(report(tmp_path, {"good": p, "off": shifted(p, 12), "far <b>": shifted(p, 40)}).as_uri())
+    said = shown.locator("section", has=shown.get_by_role("heading", name="What is better"))
+    items = said.locator("li").all_inner_texts()
+    assert len(items) == 3 and items[0].startswith("good is better than off by ")
+    assert any("far <b>" in item for item in items)
+    assert "Nemenyi" in said.locator("figcaption").inner_text() and said.locator("svg").count() == 1

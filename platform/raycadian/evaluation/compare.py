@@ -79,7 +79,19 @@ def differences(
     steps = [int(i) for i in np.flatnonzero(np.isin(first.horizon_min, horizons))]
     scopes = [("cumulative", slice(None)), *(("step", slice(i, i + 1)) for i in steps)]
     rows = [row for kind, at in scopes for row in _pairs(first, people, points, chosen, kind, at)]
-    columns = "model other kind horizon_min difference diff_low diff_high relative_pct p n_subjects n_windows".split()
+    columns = [
+        "model",
+        "other",
+        "kind",
+        "horizon_min",
+        "difference",
+        "diff_low",
+        "diff_high",
+        "relative_pct",
+        "p",
+        "n_subjects",
+        "n_windows",
+    ]
     table = pd.DataFrame(rows, columns=columns)
     table["p_holm"] = holm(table.p.to_numpy(dtype=float))
     table["verdict"] = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]

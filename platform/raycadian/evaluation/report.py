@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from raycadian.evaluation import figures, metrics
+from raycadian.evaluation import figures, metrics, report_comparison
 from raycadian.evaluation import report_clinical as clinical
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import MIN_SUBJECTS, SubjectBootstrap
@@ -21,13 +21,6 @@ from raycadian.pages import page, paragraph, table_html
 _PARAMETERS = {
     "d": "circadian phase (d, h)", "taup": "exposure to light (taup)", "taug": "clearance after meals (taug)",
     "B": "baseline (B)", "Cm": "sensitivity to cortisol (Cm)",
-}  # fmt: skip
-_STYLE = {  # real text in the SVG: small, searchable; the page's colours take the place of these
-    "svg.fonttype": "none", "svg.hashsalt": "raycadian", "text.color": figures.INK, "axes.labelcolor": figures.INK,
-    "axes.edgecolor": figures.LINE, "xtick.color": figures.SOFT, "ytick.color": figures.SOFT, "axes.grid": True,
-    "grid.color": figures.LINE, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "savefig.dpi": 150,
 }  # fmt: skip
 
 
@@ -53,10 +46,11 @@ def write_report(
     confidence = drawn["confidence"]
     tables = {model: score(p, **drawn) for model, p in predictions.items()}
     people = SubjectBootstrap(own.subject, resamples=drawn["bootstrap"], confidence=confidence, seed=drawn["seed"])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(parts.STYLE):
         sections = [
             ("At a glance", _glance(name, own, tables[name], leaderboard)),
             ("Leaderboard", _leaderboard(leaderboard, confidence)),
+            ("What is better", report_comparison.comparison(predictions, leaderboard, drawn)),
             ("Example forecasts", _examples(name, own)),
             ("Error by horizon", _by_horizon(tables, confidence)),
             ("Seen and held-out people", _by_scope(tables)),

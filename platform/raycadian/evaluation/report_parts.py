@@ -23,6 +23,13 @@ _LABELS = {
     "tir_error_pct": "difference, % points",
     **{f"{name}_{zones}_pct": f"{grid.title} {'+'.join(zones.upper())}, %" for name, grid in GRIDS.items() for zones in ("a", "ab", "de")},
 }  # fmt: skip
+STYLE = {  # real text in the SVG: small, searchable; the page's colours take the place of these
+    "svg.fonttype": "none", "svg.hashsalt": "raycadian", "text.color": figures.INK, "axes.labelcolor": figures.INK,
+    "axes.edgecolor": figures.LINE, "xtick.color": figures.SOFT, "ytick.color": figures.SOFT, "axes.grid": True,
+    "grid.color": figures.LINE, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "savefig.dpi": 150,
+}  # fmt: skip
 _THEME = {figures.INK: "var(--ink)", figures.SOFT: "var(--soft)", figures.LINE: "var(--line)"}
 
 
