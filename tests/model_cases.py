@@ -20,12 +20,16 @@ SPEC = Spec(288, 6, 5.0, WINDOW.past, WINDOW.known, (0.05, 0.5, 0.8, 0.95))  # a
 
 TTM = config.TTM(patch_length=48, d_model=8, layers=2)
 LORA = TTM.model_copy(update={"adapter": config.Lora(rank=2)})
+EXOGENOUS = TTM.model_copy(update={"exogenous": True})
 CASES: dict[str, config.Model] = {
     "persistence": config.Persistence(),
     "seasonal": config.Seasonal(),
     "ridge": config.Ridge(lags=6),
     "cma": config.CMA(),
     "lstm": config.LSTM(hidden=8),
+    "ridge-changes": config.Ridge(lags=6, basis="changes", alpha=0.01),
+    "mlp": config.MLP(lags=12, hidden=8),
+    "mlp-student": config.MLP(lags=12, hidden=8, hour=False, head="student_t"),
     "ttm": TTM,
     "ttm-lora": LORA,
     "ttm-head": TTM.model_copy(update={"adapter": config.HeadOnly()}),
@@ -34,6 +38,24 @@ CASES: dict[str, config.Model] = {
     "residual-lstm": config.Residual(inner=config.LSTM(hidden=8)),
     "residual-ttm-lora": config.Residual(inner=LORA),
     "residual-residual-ttm": config.Residual(inner=config.Residual(inner=TTM)),
+    "lstm-student": config.LSTM(hidden=8, head="student_t"),
+    "ttm-student": TTM.model_copy(update={"head": "student_t"}),
+    "exogenous-ridge": config.Exogenous(signals=("glucose", "I_E"), inner=config.Ridge(lags=6, exogenous=True)),
+    "exogenous-lstm": config.Exogenous(signals=("glucose", "I_E"), inner=config.LSTM(hidden=8, exogenous=True)),
+    "exogenous-ttm": config.Exogenous(signals=("glucose", "I_E"), inner=EXOGENOUS),
+    "physics-lstm": config.Physics(inner=config.LSTM(hidden=8)),
+    "staged-residual-lstm": config.Staged(inner=config.Residual(mechanism=None, inner=config.LSTM(hidden=8))),
+    "ensemble-lstm": config.Ensemble(members=(config.LSTM(hidden=8),), size=2),
+    "blend": config.Ensemble(members=(config.MLP(lags=12, hidden=8), config.Ridge(lags=6)), weights="validation"),
+    "conformal-ridge": config.Conformal(inner=config.Ridge(lags=6)),
+    "nested-ttm": config.Conformal(
+        inner=config.Ensemble(
+            members=(
+                config.Residual(inner=config.Physics(mechanism=None, inner=TTM)),
+                config.Exogenous(mechanism=None, signals=("c",), inner=EXOGENOUS),
+            )
+        )
+    ),
 }
 
 

@@ -259,8 +259,11 @@ class Ridge(Schema):
 
     kind: Literal["ridge"] = "ridge"
     lags: Count = 12
+    basis: Literal["lagged", "changes"] = "lagged"
+    """lagged: differences to the last value · changes: from point to point, so that a penalty smooths."""
     alpha: float = Field(1.0, ge=0)
-    """Penalty, in units of the mean squared lagged difference (scale-free)."""
+    """Penalty. lagged: in units of the mean squared lagged difference, over all windows together. changes: in units of each
+    variable's variance, a window: the same strength whatever their number; 0.01 to 0.1 is usual."""
     exogenous: bool = False
     """Each step also takes the known channels at its own time."""
 
@@ -281,6 +284,20 @@ class LSTM(Schema):
     dropout: Fraction = 0.2
     exogenous: bool = False
     """The known channels enter: over the context into the LSTM, over the horizon into the head."""
+    head: Head = "quantiles"
+
+
+class MLP(Schema):
+    """A small network on the latest changes of glucose, beside a linear autoregression on them."""
+
+    kind: Literal["mlp"] = "mlp"
+    lags: Count = 48
+    """Changes from point to point that it sees."""
+    hidden: Count = 128
+    layers: Count = 2
+    dropout: Fraction = 0.1
+    hour: bool = True
+    """The hour of day enters."""
     head: Head = "quantiles"
 
 
@@ -374,6 +391,8 @@ class Ensemble(Schema):
     members: tuple["Model", ...] = Field(min_length=1)
     size: Count = 1
     """Copies of each member; they differ in their random start."""
+    weights: Literal["equal", "validation"] = "equal"
+    """validation: those that make the mean's squared error least on validation data, none below 0, drawn towards equal."""
 
     @model_validator(mode="after")
     def _several(self) -> "Ensemble":
@@ -391,7 +410,7 @@ class Conformal(Schema):
 
 Model = Annotated[
     Union[
-        Persistence, Seasonal, Ridge, CMA, LSTM, TTM,
+        Persistence, Seasonal, Ridge, CMA, LSTM, MLP, TTM,
         Residual, Exogenous, Physics, Staged, Ensemble, Conformal,
     ],
     Field(discriminator="kind"),
@@ -604,8 +623,8 @@ def _require_stages(staged: Staged) -> None:
     inside = unwrap(staged.inner)
     if any(isinstance(m, Staged) for m in inside):
         raise ValueError("staged inside staged: a training has one list of stages")
-    if not any(isinstance(m, TTM | LSTM) for m in inside):
-        raise ValueError(f"{model_name(staged)}: stages need weights that train; put a ttm or lstm inside")
+    if not any(isinstance(m, TTM | LSTM | MLP) for m in inside):
+        raise ValueError(f"{model_name(staged)}: stages need weights that train; put a ttm, lstm or mlp inside")
     if staged.rounds and not any(isinstance(m, Residual) for m in inside):
         raise ValueError(
             f"{model_name(staged)}: rounds refit the mechanism to glucose less the correction, which only a residual has; "

@@ -78,7 +78,8 @@ class Ridge(PointModel):
 
     y_h - v_L = b_h + w_h . x, x = (v_L, v_(L-1) - v_L, ..., v_(L-lags+1) - v_L), minimising over all training windows
     sum (y_h - v_L - b_h - w_h . x)^2 + alpha s^2 |w_h|^2, s^2 the mean squared lagged difference. A large penalty gives
-    persistence plus a constant. Closed form by normal equations, streamed in float64; missing targets are left out.
+    persistence plus a constant. `basis: changes`: x = (v_L, v_(L-1) - v_L, v_(L-2) - v_(L-1), ...) and the penalty is
+    alpha n sum_k var(x_k) w_hk^2 for n windows: it shrinks sudden weights, and as strongly for many windows as for few. Closed form by normal equations, streamed in float64; missing targets are left out.
     `exogenous`: x of step h goes on with the known channels at that step, standardised, their penalty in units of their
     own mean square.
     """
@@ -110,7 +111,8 @@ class Ridge(PointModel):
         """x (B, H or 1, size) and the last value (B, 1)."""
         recent = self._glucose(batch)[:, -self.config.lags :].flip(1)
         last = recent[:, :1]
-        x = torch.cat([last, recent[:, 1:] - last], dim=1).unsqueeze(1)
+        before = recent[:, 1:] - last if self.config.basis == "lagged" else recent.diff(dim=1)
+        x = torch.cat([last, before], dim=1).unsqueeze(1)
         if self.known is None:
             return x, last
         known = self.known(batch)[:, self.spec.context :]
@@ -130,18 +132,30 @@ class Ridge(PointModel):
             weighted = seen.T.unsqueeze(-1) * x  # (H, B, size+1)
             gram += weighted.mT @ x
             moment += (torch.nan_to_num(y).T.unsqueeze(1) @ x).squeeze(1)
-        solution = _solve(gram, moment, self.config.alpha, self.config.lags)
+        lagged = self.config.basis == "lagged"
+        unit = _lagged_unit(gram, self.config.lags) if lagged else _variances(gram)
+        solution = _solve(gram, moment, self.config.alpha * unit)
         self.weight.copy_(solution[:, :-1])
         self.bias.copy_(solution[:, -1])
 
 
-def _solve(gram: Tensor, moment: Tensor, alpha: float, lags: int) -> Tensor:
+def _lagged_unit(gram: Tensor, lags: int) -> Tensor:
+    """(H, size): the mean squared lagged difference; of known channels their own mean square."""
+    squares = gram.diagonal(dim1=1, dim2=2)[:, :-1] / gram[:, -1, -1].clamp(min=1).unsqueeze(1)
+    lagged = squares[:, 1:lags].sum(1, keepdim=True) / max(1, lags - 1)
+    return torch.cat([lagged.expand(-1, lags), squares[:, lags:]], dim=1)
+
+
+def _variances(gram: Tensor) -> Tensor:
+    """(H, size): each variable's variance times the number of windows."""
+    count = gram[:, -1, -1].clamp(min=1).unsqueeze(1)
+    return gram.diagonal(dim1=1, dim2=2)[:, :-1] - gram[:, :-1, -1].square() / count
+
+
+def _solve(gram: Tensor, moment: Tensor, penalty: Tensor) -> Tensor:
     """Solve (gram + penalty) w = moment per step; the constant, last, carries no penalty. Raises ValueError."""
     count = gram[:, -1, -1]
-    squares = gram.diagonal(dim1=1, dim2=2)[:, :-1] / count.clamp(min=1).unsqueeze(1)
-    lagged = squares[:, 1:lags].sum(1, keepdim=True) / max(1, lags - 1)
-    penalty = torch.zeros(gram.shape[:2], dtype=gram.dtype)
-    penalty[:, :-1] = alpha * torch.cat([lagged.expand(-1, lags), squares[:, lags:]], dim=1)
+    penalty = torch.cat([penalty, torch.zeros_like(penalty[:, :1])], dim=1)
     solution, info = torch.linalg.solve_ex((gram + torch.diag_embed(penalty)), moment)
     if info.any() or not solution.isfinite().all():
         raise ValueError(

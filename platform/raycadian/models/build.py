@@ -12,6 +12,7 @@ from raycadian.models.conformal import Conformal
 from raycadian.models.ensemble import Ensemble
 from raycadian.models.hybrid import Exogenous, Physics, Residual, Staged, with_signals
 from raycadian.models.lstm import LSTM
+from raycadian.models.mlp import MLP
 
 
 def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, Any]] | None = None) -> Model:
@@ -31,6 +32,8 @@ def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, A
             return CMA(spec, section)
         case config.LSTM():
             return LSTM(spec, section)
+        case config.MLP():
+            return MLP(spec, section)
         case config.TTM():
             return _ttm(section, spec, architectures)
         case config.Exogenous():

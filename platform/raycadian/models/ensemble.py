@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from raycadian.config import Ensemble as EnsembleConfig
-from raycadian.models.base import Model, Spec, TrainingWindows
+from raycadian.models.base import Model, Spec, TrainingWindows, spaced
 from raycadian.types import Batch, Prediction
+
+_SAMPLE = 65536  # windows that weights are chosen on
+_DRAW = 0.02
+_SUM = 1e3
 
 
 class Ensemble(Model):
@@ -19,16 +25,18 @@ class Ensemble(Model):
     standard normal's quantile each quantile's distance o_q from the median becomes sqrt(o_q^2 + (z_q s)^2), which is
     exact to the second moment for normal members of one width. The median is the mean of the medians. Members have their
     own weights: the mean of their losses trains each as alone, but that `clip_norm` bounds all gradients together.
-    Parts that all members have are averaged, and so still add up.
+    Parts that all members have are averaged, and so still add up. `weights: validation`: every mean is a weighted one.
     """
 
     normal: Tensor
+    share: Tensor
 
     def __init__(self, spec: Spec, config: EnsembleConfig, members: Sequence[Model]):
         super().__init__(spec, config)
         self.members = nn.ModuleList(members)
         normal = torch.special.ndtri(torch.tensor(spec.quantiles, dtype=torch.float64))
         self.register_buffer("normal", normal.float(), persistent=False)
+        self.register_buffer("share", torch.full((len(members),), 1 / len(members)))
 
     def forward(self, batch: Batch) -> Prediction:
         return self._joined([member(batch) for member in self.members])
@@ -40,12 +48,16 @@ class Ensemble(Model):
     def _joined(self, found: Sequence[Prediction]) -> Prediction:
         quantiles = torch.stack([one.quantiles for one in found])  # (members, B, H, Q)
         medians = quantiles[..., self.spec.middle]
-        mean, median = quantiles.mean(0), medians.mean(0).unsqueeze(-1)
-        apart = medians.var(0, correction=0).unsqueeze(-1) * self.normal.square()
+        mean, median = self._mean(quantiles), self._mean(medians).unsqueeze(-1)
+        apart = self._mean((medians.unsqueeze(-1) - median).square()) * self.normal.square()
         offset = ((mean - median).square() + apart).sqrt() * self.normal.sign()
         names = set.intersection(*(set(one.parts) for one in found))
-        parts = {name: torch.stack([one.parts[name] for one in found]).mean(0) for name in sorted(names)}
+        parts = {name: self._mean(torch.stack([one.parts[name] for one in found])) for name in sorted(names)}
         return Prediction(median + offset, parts)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """(members, ...) -> (...)."""
+        return torch.einsum("m...,m->...", values, self.share.to(values.dtype))
 
     def prepare(self, windows: TrainingWindows) -> None:
         for member in self.members:
@@ -54,3 +66,35 @@ class Ensemble(Model):
     def calibrate(self, windows: TrainingWindows) -> None:
         for member in self.members:
             member.calibrate(windows)
+        if self.config.weights == "validation":
+            self.share.copy_(torch.from_numpy(best_shares(self._errors(windows))))
+
+    @torch.no_grad()
+    def _errors(self, windows: TrainingWindows) -> np.ndarray:
+        """(N, members) mg/dL: of the members' medians, where the target was measured."""
+        found = []
+        for batch in spaced(windows, _SAMPLE):
+            seen = ~torch.isnan(batch["target"])
+            medians = [member(batch).quantiles[..., self.spec.middle] for member in self.members]
+            found.append(torch.stack([(m - batch["target"])[seen] for m in medians], dim=1))
+        return torch.cat(found).double().numpy()
+
+
+def best_shares(errors: np.ndarray) -> np.ndarray:
+    """(M,) shares >= 0 that add up to 1, from errors (N, M): those of the least mean squared error, drawn towards equal.
+
+    Stacking (Breiman, Machine Learning 24:49, 1996) as least squares without negative weights. Validation errors of
+    neighbouring windows are alike, so that the best shares are noisy: _DRAW of the mean squared error is charged for a
+    squared distance of 1 from equal shares. Raises ValueError where no error is known.
+    """
+    if not len(errors):
+        raise ValueError("ensemble: no validation window has a measured target to choose weights on")
+    members, square = errors.shape[1], (errors**2).mean()
+    rows = [
+        errors / np.sqrt(len(errors) * square),
+        np.sqrt(_DRAW) * np.eye(members),
+        np.full((1, members), _SUM),  # the shares add up to 1
+    ]
+    wanted = [np.zeros(len(errors)), np.full(members, np.sqrt(_DRAW) / members), [_SUM]]
+    found, _ = nnls(np.concatenate(rows), np.concatenate(wanted))
+    return found / found.sum()

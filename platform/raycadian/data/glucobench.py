@@ -1,0 +1,195 @@
+"""GlucoBench's protocol (Sergazinov et al., ICLR 2024): its pieces of recordings, its splits, its forecasts.
+
+Every figure of this file is checked against the sizes and the linear regression that GlucoBench published (facts:
+data_formats.md). Times are the data set's local clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from raycadian.data.series import Series, build_series
+from raycadian.data.split import Range
+from raycadian.types import GLUCOSE, ID, OOD, Recording
+
+HORIZON, STRIDE, DT_MIN = 12, 6, 5.0  # an hour ahead, every half hour
+OOD_SHARE = 0.1
+COLUMNS = ("id", "time", "gl")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What differs between data sets; all but the first in points of 5 minutes."""
+
+    gap: float
+    """A gap between readings longer than this many minutes ends a piece."""
+    min_points: int
+    """Pieces with fewer readings are dropped."""
+    length_segment: int
+    """Points of a test segment, and of a validation segment."""
+    max_input: int
+    """Points of history that a forecast may look back."""
+    horizon: int = HORIZON
+
+    def __post_init__(self) -> None:
+        if min(self.gap, self.min_points, self.length_segment, self.max_input, self.horizon) <= 0:
+            raise ValueError(f"a protocol's lengths are above 0; found {self}")
+        if self.length_segment < self.horizon:
+            raise ValueError(f"length_segment {self.length_segment} holds no forecast of {self.horizon} steps")
+
+
+PROTOCOLS = {
+    "iglu": Protocol(45, 240, 240, 192),
+    "colas": Protocol(45, 192, 72, 144),
+    "dubosson": Protocol(30, 240, 144, 192),
+    "hall": Protocol(30, 192, 192, 144),
+    "weinstock": Protocol(45, 240, 240, 192),
+}
+EXCLUDED = {"dubosson": ("9",)}  # as GlucoBench does
+
+
+def parse_protocol(text: str) -> Protocol:
+    """A data set's name, or gap=..,min_points=..,length_segment=..,max_input=..[,horizon=12]. Raises ValueError."""
+    if text in PROTOCOLS:
+        return PROTOCOLS[text]
+    names = [f.name for f in fields(Protocol)]
+    try:
+        values = {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
+        return Protocol(**{name: value if name == "gap" else int(value) for name, value in values.items()})  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--protocol {text}: expected one of {', '.join(PROTOCOLS)}, or {','.join(f'{n}=..' for n in names)} ({error})"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An unbroken stretch of one subject on the even grid: local start, glucose (N,) mg/dL."""
+
+    subject: str
+    start: np.datetime64
+    glucose_mgdl: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.glucose_mgdl)
+
+
+def read_pieces(path: Path, protocol: Protocol, exclude: tuple[str, ...] = ()) -> list[Piece]:
+    """The pieces of a file with the columns id, time, gl (mg/dL), by subject in the order of ids, then time.
+
+    Rows that miss a value are dropped and times rounded to the minute; a piece is interpolated linearly onto 5 minutes
+    from its first row. Raises ValueError for a file that isn't such a table, or holds no piece that is long enough.
+    """
+    try:
+        table = pd.read_csv(path, usecols=list(COLUMNS), dtype={"id": str})
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path}: expected a CSV with the columns {', '.join(COLUMNS)}: {error}") from None
+    table["time"] = pd.to_datetime(table.time, errors="coerce").dt.round("min")
+    table["gl"] = pd.to_numeric(table.gl, errors="coerce")
+    table["id"] = table.id.str.removesuffix(".0")
+    table = table.dropna()[lambda t: ~t.id.isin(exclude)]
+    if not table.gl.between(20, 600).mean() > 0.5:
+        raise ValueError(f"{path}: gl has values that aren't glucose in mg/dL (median {table.gl.median():g})")
+    found = [
+        p for subject in _sorted(table.id.unique()) for p in _pieces(subject, table[table.id == subject], protocol)
+    ]
+    if not found:
+        raise ValueError(f"{path}: no piece has {protocol.min_points} readings without a gap of {protocol.gap:g} min")
+    return found
+
+
+def _sorted(ids: np.ndarray) -> list[str]:
+    """By number where all are numbers, as GlucoBench has them."""
+    return sorted(ids, key=float) if all(i.replace(".", "", 1).isdigit() for i in ids) else sorted(ids)
+
+
+def _pieces(subject: str, rows: pd.DataFrame, protocol: Protocol) -> list[Piece]:
+    rows = rows.sort_values("time", kind="stable")
+    minute = rows.time.to_numpy("datetime64[s]").astype(np.int64) / 60
+    cuts = np.flatnonzero(np.diff(minute) > protocol.gap) + 1
+    found = []
+    for part in np.split(np.arange(len(rows)), cuts):
+        if len(part) >= protocol.min_points:
+            at, first = np.unique(minute[part], return_index=True)
+            grid = np.arange(at[0], at[-1] + 1e-9, DT_MIN)
+            values = np.interp(grid, at, rows.gl.to_numpy(np.float64)[part][first])
+            found.append(Piece(subject, rows.time.to_numpy("datetime64[s]")[part[0]], values))
+    return found
+
+
+def series_of(pieces: list[Piece]) -> Series:
+    """The pieces as a series: recording n of a subject is its n-th piece."""
+    return build_series(_Source(pieces), (GLUCOSE,))
+
+
+class _Source:
+    id = "glucobench"
+
+    def __init__(self, pieces: list[Piece]):
+        self._of: dict[str, list[Piece]] = {}
+        for piece in pieces:
+            self._of.setdefault(piece.subject, []).append(piece)
+        self.subjects = list(self._of)
+
+    def recordings(self, subject: str) -> list[Recording]:
+        return [
+            Recording(
+                subject, i, p.start, 0, 60 * DT_MIN, {GLUCOSE: p.glucose_mgdl.astype(np.float32)}, np.ones(len(p), bool)
+            )
+            for i, p in enumerate(self._of[subject])
+        ]  # fmt: skip
+
+
+def split(pieces: list[Piece], protocol: Protocol, seed: int) -> dict[str, tuple[Range, ...]]:
+    """train, val, test (the same people, later) and ood (people held out whole) for one of GlucoBench's seeds.
+
+    val and test ranges begin with the history of their first forecast, `max_input` points that belong to the range
+    before: forecasts begin after it. Of each person's last piece the last segment is test and the one before it
+    validation; a piece too short for that gives up training, then becomes test as a whole, and validation comes from the
+    piece before it (these rules reproduce the sizes that GlucoBench published for iglu and dubosson).
+    """
+    subjects = list(dict.fromkeys(p.subject for p in pieces))
+    n = int(np.ceil(OOD_SHARE * len(subjects)))
+    held_out = {subjects[i] for i in np.random.RandomState(seed).choice(len(subjects), n, replace=False)}
+    found: dict[str, list[Range]] = {"train": [], "val": [], "test": [], "ood": []}
+    for subject in subjects:
+        lengths = [len(p) for p in pieces if p.subject == subject]
+        if subject in held_out:
+            found["ood"] += [Range(subject, i, 0, n, "test", OOD) for i, n in enumerate(lengths)]
+            continue
+        for name, recording, start, stop in _cut(lengths, protocol):
+            found[name].append(Range(subject, recording, start, stop, name, ID))
+    return {
+        name: tuple(sorted(ranges, key=lambda r: (r.subject, r.recording, r.start))) for name, ranges in found.items()
+    }
+
+
+def _cut(lengths: list[int], protocol: Protocol) -> list[tuple[str, int, int, int]]:
+    """(part, piece, start, stop) of one person's pieces."""
+    segment, history = protocol.length_segment, protocol.max_input
+    last = len(lengths) - 1
+    n, found = lengths[last], []
+    left = list(range(last))
+    if n >= history + 3 * segment:
+        found += [
+            ("train", last, 0, n - 2 * segment), ("val", last, n - 2 * segment - history, n - segment),
+            ("test", last, n - segment - history, n),
+        ]  # fmt: skip
+    elif n >= history + 2 * segment:
+        found += [("val", last, 0, n - segment), ("test", last, n - segment - history, n)]
+    elif n >= history + segment:
+        found.append(("test", last, 0, n))
+        if left and lengths[left[-1]] >= history + segment:
+            before = left.pop()
+            m = lengths[before]
+            whole = m < history + 2 * segment
+            found.append(("val", before, 0 if whole else m - segment - history, m))
+            if not whole:
+                found.append(("train", before, 0, m - segment))
+    else:
+        found.append(("train", last, 0, n))
+    return found + [("train", i, 0, lengths[i]) for i in left]
