@@ -77,7 +77,7 @@ def test_rmse_and_curve_belong_together():
     assert found.n_points.tolist() == [268] * 4
     signals = found.signals(T_H + 48)
     torch.testing.assert_close(
-        found.offset_mgdl[:, None] + found.gain_mgdl[:, None] * signals["G"], found.glucose_mgdl(T_H), rtol=0, atol=1e-9
+        found.offset_mgdl[:, None] + found.gain_mgdl[:, :1] * signals["G"], found.glucose_mgdl(T_H), rtol=0, atol=1e-9
     )
 
 
@@ -176,7 +176,7 @@ def test_the_bounds_are_never_left(seed, points, kind, scale, missing, with_prio
     assert _inside(found)
     span = torch.tensor(np.nanmax(glucose, 1, initial=-np.inf) - np.nanmin(glucose, 1, initial=np.inf))
     assert (found.gain_mgdl >= 0)[found.ok].all()
-    assert (found.gain_mgdl <= 1.3 * scale * span * (1 + 1e-6))[found.ok].all()
+    assert (found.gain_mgdl <= 1.3 * scale * span[:, None] * (1 + 1e-6))[found.ok].all()
     assert found.glucose_mgdl(T_H)[found.ok].isfinite().all() and found.rmse_mgdl[found.ok].isfinite().all()
     assert found.ok.tolist() == [not reason for reason in found.reason]
 

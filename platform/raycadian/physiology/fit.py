@@ -1,11 +1,14 @@
 """Fitting the CMA model to glucose in mg/dL: batched, bounded, several starts, optional priors.
 
-Observation model: glucose = offset + gain * G(t), G the periodic day of `cma.periodic`, gain >= 0. Offset and gain are
-linear, so they are solved in closed form for every trial value of the six parameters (variable projection).
+Observation model: glucose = offset + sum_i gain_i * g_i(t), g_i the share of meal i in the periodic day of `cma.periodic`,
+gain_i >= 0: one gain for all meals (offset + gain * G), or one a meal. B is in every g_i, so a gain scales its meal's
+part of the baseline too. Offset and gains are linear, so they are solved in closed form for every trial value of the six
+parameters (variable projection, Golub and Pereyra 1973; its Hessian without the projector's second derivatives, as
+Kaufman 1975).
 
 Two limits keep out responses that no reading has seen (else a spike between two readings, and a huge gain, fit anything):
 a response lasts at least one sampling interval at half its height, which for 5-minute data means taug >= 0.30, above the
-model's own bound of 0.1; and the gain is at most 1.3 times the range of the data, more than a sampled meal can need.
+model's own bound of 0.1; and a gain is at most 1.3 times the range of the data, more than a sampled meal can need.
 
 Objective, minimised over theta = (d, taup, taug, B, Cm, toff) inside the bounds:
 
@@ -19,7 +22,11 @@ are correlated over about two hours, so n is not the number of readings but that
 The model depends on the hour of day alone. So least squares over many days equals the fit of the mean daily profile,
 weighted by its counts, up to a constant of the sum of squares: see `day_profile`.
 
-Shape legend: S fits, R rows (fits x starts), T times, M meals, P = 6 parameters. All float64.
+Uncertainty: F is -2 ln of the posterior (gains, offset and the noise's variance profiled out), so half its Hessian at
+the optimum is the posterior's precision (Laplace; Gauss-Newton's Hessian, the usual one for least squares). See `_spread`.
+
+Shape legend: S fits, R rows (fits x starts), T times, M meals, J gains (1 or M), P = 6 parameters. float64, but for the
+search of a start.
 """
 
 from __future__ import annotations
@@ -27,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -39,10 +46,14 @@ from raycadian.physiology import cma
 MIN_POINTS = 12  # fewer can't carry eight unknowns
 CELL_H = 2.0  # residuals of a daily curve are correlated over about this long
 
-_CHUNK = 64  # fits at once: large enough to hide the cost of a call, small enough for the cache
+_SCREENED = 16  # fits whose starts are screened at once: a grid of them fits into the cache
+_CHUNK = 256  # fits at once: enough to hide the cost of a call; they take about 100 MB
 _COARSE_BINS = 96  # starts are screened and compared on 15-minute means
-_COARSE_STEPS, _STEPS = 12, 60
-_MOVED = 1e-11  # of a parameter's range: converged
+_HALF_STEPS, _STEPS = 8, 60  # after so many steps half of the starts are left, after as many again one
+_COARSE_MOVED, _MOVED = 1e-4, 1e-9  # of a parameter's range: converged
+_RESUMED = 1e-3  # damping where the search on all points takes over from the coarse one
+_SWEEPS = 100  # of coordinate descent over the gains; a handful is needed
+_INFORMED = 0.9  # a posterior sd of less than this share of the prior's: the data say something
 _FLAT = 1e-14  # variance of a G that doesn't vary
 _WIDTH = (math.exp(math.sqrt(math.log(2.0))) - math.exp(-math.sqrt(math.log(2.0)))) / 2.0  # of K at half its height
 _GAIN_PER_RANGE = 1.3  # a meal's peak raises G by 1.3 / (1 + I_E), and I_E < 0.69 in the bounds: by 1 / 1.3 at least
@@ -62,8 +73,12 @@ MAX_STARTS = len(_GRID["Cm"]) * len(_GRID["toff"])
 class CMAFit:
     """S fitted people (or days). Parameters are NaN where `ok` is False, and `reason` says why.
 
-    d, taup, taug, B, Cm, toff, offset_mgdl, gain_mgdl, rmse_mgdl (weighted) (S,) · tM (S, M) h · n_points (S,) int ·
-    at_bound (S, P) bool, in the order of cma.PARAMETERS, at a bound of the fit · ok (S,) bool · reason: one text a fit, empty where ok.
+    d, taup, taug, B, Cm, toff, offset_mgdl, rmse_mgdl (weighted) (S,) · gain_mgdl (S, M), all equal where one gain was
+    fitted · tM (S, M) h · n_points (S,) int · ok (S,) bool · reason: one text a fit, empty where ok.
+    In the order of cma.PARAMETERS: at_bound (S, P) bool, at a bound of the fit · sd (S, P) of the posterior (Laplace),
+    NaN at a bound, where the posterior is one-sided · informed (S, P) bool: sd below 0.9 of the prior's, so the data say something.
+    sd_offset_mgdl (S,), sd_gain_mgdl (S, M), NaN for a gain at a bound · condition (S,): of the posterior's precision scaled
+    to a unit diagonal, over the parameters inside their bounds, offset and gains; large where they stand in for one another.
     """
 
     d: Tensor
@@ -78,6 +93,11 @@ class CMAFit:
     rmse_mgdl: Tensor
     n_points: Tensor
     at_bound: Tensor
+    sd: Tensor
+    sd_offset_mgdl: Tensor
+    sd_gain_mgdl: Tensor
+    condition: Tensor
+    informed: Tensor
     ok: Tensor
     reason: tuple[str, ...]
 
@@ -100,39 +120,54 @@ class CMAFit:
         return cma.periodic(t_h.to(self.d), **self.parameters, tM=self.tM)
 
     def glucose_mgdl(self, t_h: Tensor) -> Tensor:
-        """The fitted curve, offset + gain * G, (S, T) mg/dL at local hours t_h (S, T) or (T,); 24 h periodic."""
-        return self.offset_mgdl[:, None] + self.gain_mgdl[:, None] * self.signals(t_h)["G"]
+        """The fitted curve, offset + sum_i gain_i g_i, (S, T) mg/dL at local hours t_h (S, T) or (T,); 24 h periodic."""
+        return self.offset_mgdl[:, None] + (self.gain_mgdl[:, :, None] * self.signals(t_h)["g"]).sum(1)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """One JSON-able mapping a fit; floats keep every bit. NaN becomes None; `at_bound` names the parameters."""
+        """One JSON-able mapping a fit; floats keep every bit. NaN becomes None; `at_bound` and `informed` name the
+        parameters; `sd_d` and so on are their standard deviations."""
         columns = {name: getattr(self, name).tolist() for name in _TENSORS}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [
-            {name: _json(value) for name, value in row.items()}
-            | {"at_bound": [p for p, at in zip(cma.PARAMETERS, row["at_bound"], strict=True) if at], "reason": reason}
-            for row, reason in zip(rows, self.reason, strict=True)
-        ]
+        return [_record(row) | {"reason": reason} for row, reason in zip(rows, self.reason, strict=True)]
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, Any]]) -> "CMAFit":
-        """The inverse of `to_records`; other keys are left alone. Raises ValueError where a key lacks or meals differ."""
-        missing = sorted({name for r in records for name in (*_TENSORS, "reason") if name not in r})
+        """The inverse of `to_records`; other keys are left alone. Records of before there were uncertainties have NaN
+        there, and one gain. Raises ValueError where a key lacks or meals differ."""
+        missing = sorted({name for r in records for name in (*_NEEDED, "reason") if name not in r})
         if missing or not records:
             raise ValueError(f"not records of CMA fits: {len(records)} found, lacking {missing}")
         if len({len(r["tM"]) for r in records}) > 1:
             raise ValueError("the records differ in their number of meals: they can't be one CMAFit")
-        bound = [[name in r["at_bound"] for name in cma.PARAMETERS] for r in records]
-        kinds = {"n_points": torch.int64, "ok": torch.bool}
+        rows = [_row(r) for r in records]
+        kinds = {"n_points": torch.int64} | dict.fromkeys(("ok", "at_bound", "informed"), torch.bool)
         tensors = {
-            name: torch.tensor([_number(r[name]) for r in records], dtype=kinds.get(name, torch.float64))
-            for name in _TENSORS if name != "at_bound"
-        }  # fmt: skip
-        return cls(**tensors, at_bound=torch.tensor(bound), reason=tuple(r["reason"] for r in records))
+            name: torch.tensor([row[name] for row in rows], dtype=kinds.get(name, torch.float64)) for name in _TENSORS
+        }
+        return cls(**tensors, reason=tuple(r["reason"] for r in records))
 
 
-_TENSORS = (
-    *cma.PARAMETERS, "tM", "offset_mgdl", "gain_mgdl", "rmse_mgdl", "n_points", "at_bound", "ok",
-)  # fmt: skip
+_NEEDED = (*cma.PARAMETERS, "tM", "offset_mgdl", "gain_mgdl", "rmse_mgdl", "n_points", "at_bound", "ok")
+_TENSORS = (*_NEEDED, "sd", "sd_offset_mgdl", "sd_gain_mgdl", "condition", "informed")
+
+
+def _record(row: dict[str, Any]) -> dict[str, Any]:
+    """One fit's values by `_TENSORS`, in words and without NaN."""
+    sd = dict(zip((f"sd_{name}" for name in cma.PARAMETERS), row["sd"], strict=True))
+    named = {key: [p for p, at in zip(cma.PARAMETERS, row[key], strict=True) if at] for key in ("at_bound", "informed")}
+    plain = {name: value for name, value in row.items() if name != "sd"}
+    return {name: _json(value) for name, value in (plain | sd | named).items()}
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_record`."""
+    unknown = [math.nan] * len(record["tM"])
+    gain = record["gain_mgdl"]
+    row = {"sd_gain_mgdl": unknown, "sd_offset_mgdl": None, "condition": None, "informed": ()} | dict(record)
+    row["gain_mgdl"] = gain if isinstance(gain, list | tuple) else [gain] * len(unknown)
+    row["sd"] = [record.get(f"sd_{name}") for name in cma.PARAMETERS]
+    row |= {key: [name in row[key] for name in cma.PARAMETERS] for key in ("at_bound", "informed")}
+    return {name: _number(row[name]) for name in _TENSORS}
 
 
 def _json(value: Any) -> Any:
@@ -187,12 +222,13 @@ def fit_cma(
     prior: Prior | None = None,
     prior_weight: float = 1.0,
     starts: int = 4,
+    gains: Literal["one", "per_meal"] = "one",
 ) -> CMAFit:
     """Fit S daily curves at once. Deterministic: equal input gives equal bits on one machine.
 
     t_h (S, T) or (T,) local hours: one day, or a `day_profile`; glucose_mgdl (S, T), NaN = missing; weight (S, T), the
     number of readings behind a point (1 unless given); tM (S, M) or (M,) meal times in hours (meals.meal_times).
-    `starts` points, the best of a screened grid, are improved by a bounded Newton-like search; the best of them is
+    `gains`: one for all meals, or one a meal. `starts` points, the best of a screened grid, are improved by a bounded Newton-like search; the best of them is
     carried to convergence. The bounds are cma.BOUNDS, but for taug as said above, and hold exactly.
 
     A series that can't be fitted (fewer than MIN_POINTS points, constant, meal times unknown) doesn't stop the others:
@@ -203,19 +239,30 @@ def fit_cma(
     reason = _reasons(glucose, weight > 0, tM)
     ok = torch.tensor([not text for text in reason], device=t_h.device)
     mean, precision = _moments(prior, prior_weight, t_h)
-    rows = ok.nonzero()[:, 0]
+    J = 1 if gains == "one" else tM.shape[1]
     parts = [
-        _fit_chunk(t_h[i], glucose[i], weight[i], tM[i], mean, precision, starts) for i in rows.split(_CHUNK) if len(i)
-    ]
-    found = t_h.new_full((len(t_h), len(cma.PARAMETERS) + 3), torch.nan)
-    if parts:
-        found[rows] = torch.cat(parts)
-    *parameters, offset, gain, rmse = found.unbind(1)
-    lower, upper = _bounds(t_h, weight > 0)
-    theta = found[:, : len(cma.PARAMETERS)]
+        _fit_chunk(t_h[i], glucose[i], weight[i], tM[i], mean, precision, starts, J)
+        for i in ok.nonzero()[:, 0].split(_CHUNK) if len(i)
+    ]  # fmt: skip
+    return _fits(parts, ok, tM, J, reason, _bounds(t_h, weight > 0), (weight > 0).sum(1))
+
+
+def _fits(parts: list["_Found"], ok: Tensor, tM: Tensor, J: int, reason, bounds, n_points: Tensor) -> CMAFit:
+    """What the chunks found, at the rows that could be fitted."""
+    P, M = len(cma.PARAMETERS), tM.shape[1]
+
+    def whole(name: str, columns: int) -> Tensor:
+        out = tM.new_full((len(ok), columns), torch.nan)
+        if parts:
+            out[ok] = torch.cat([getattr(part, name).view(-1, columns) for part in parts]).to(out)
+        return out
+
+    theta, sd = whole("theta", P), whole("sd", P + 1 + J)
     return CMAFit(
-        *parameters, tM=tM, offset_mgdl=offset, gain_mgdl=gain, rmse_mgdl=rmse, n_points=(weight > 0).sum(1),
-        at_bound=(theta == lower) | (theta == upper), ok=ok, reason=reason,
+        *theta.unbind(1), tM=tM, offset_mgdl=whole("offset", 1)[:, 0], gain_mgdl=whole("gain", J).expand(-1, M),
+        rmse_mgdl=whole("rmse", 1)[:, 0], n_points=n_points, at_bound=(theta == bounds[0]) | (theta == bounds[1]),
+        sd=sd[:, :P], sd_offset_mgdl=sd[:, P], sd_gain_mgdl=sd[:, P + 1 :].expand(-1, M),
+        condition=whole("condition", 1)[:, 0], informed=whole("informed", P) == 1, ok=ok, reason=reason,
     )  # fmt: skip
 
 
@@ -291,8 +338,8 @@ def _bounds(hour: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
 
 class _Data(NamedTuple):
     """R standardised curves. hour, y (mean 0, variance 1 under w), w (sums to 1) (R, T), y and w 0 where missing ·
-    log_since (R, M * MEAL_DAYS, T) · n (R,) independent values · gain_max (R,) · bounds lower, upper, and mean and
-    precision of the prior (R, P)."""
+    log_since (R, J, K, T): J gains, each of K meals and days · n (R,) independent values · gain_max (R,) · bounds lower,
+    upper, and mean and precision of the prior (R, P)."""
 
     hour: Tensor
     y: Tensor
@@ -306,8 +353,13 @@ class _Data(NamedTuple):
     precision: Tensor
 
     @property
+    def gains(self) -> int:
+        return self.log_since.shape[1]
+
+    @property
     def meals(self) -> int:
-        return self.log_since.shape[1] // cma.MEAL_DAYS
+        """Meals of a gain: how often it counts the baseline."""
+        return self.log_since.shape[2] // cma.MEAL_DAYS
 
 
 Rows = TypeVar("Rows", bound=NamedTuple)
@@ -317,48 +369,77 @@ def _rows(value: Rows, index: Tensor) -> Rows:
     return type(value)(*(part[index] for part in value))
 
 
-def _fit_chunk(t_h, glucose, weight, tM, mean, precision, starts: int) -> Tensor:
-    """(S, P + 3): parameters, offset, gain and RMSE in mg/dL."""
+class _Found(NamedTuple):
+    """Of a chunk: parameters (S, P) · offset (S,), gains (S, J), RMSE (S,) in mg/dL · sd (S, P + 1 + J) of parameters,
+    offset and gains, NaN at a bound · condition (S,) · informed (S, P) bool."""
+
+    theta: Tensor
+    offset: Tensor
+    gain: Tensor
+    rmse: Tensor
+    sd: Tensor
+    condition: Tensor
+    informed: Tensor
+
+
+def _fit_chunk(t_h, glucose, weight, tM, mean, precision, starts: int, gains: int) -> _Found:
     w = weight / weight.sum(1, keepdim=True)
     centre = (w * glucose.nan_to_num(0.0)).sum(1, keepdim=True)
     y = torch.where(w > 0, glucose - centre, 0.0)
     scale = (w * y.square()).sum(1, keepdim=True).sqrt()
-    data = _standardised(t_h, y / scale, w, tM, mean, precision)
-    theta, _ = _improve(data, _best_start(data, tM, starts), _STEPS)
-    G = cma.periodic(t_h, **dict(zip(cma.PARAMETERS, theta.unbind(1), strict=True)), tM=tM)["G"]
-    G_mean = (w * G).sum(1, keepdim=True)
-    away = G - G_mean
-    sums = ((w * u * v).sum(1) for u, v in ((away, away), (away, data.y), (data.y, data.y)))
-    gain, rss, _ = _solve_gain(*sums, data.gain_max)
-    linear = torch.stack([-gain * G_mean[:, 0], gain, rss.sqrt()], 1) * scale
-    linear[:, 0] += centre[:, 0]
-    return torch.cat([theta, linear], 1)
+    data = _standardised(t_h, y / scale, w, tM, mean, precision, gains)
+    theta = _improve(data, _best_start(data, tM, starts), _STEPS, _MOVED).theta
+    raw = _gram(data, theta)
+    solved = _solve_gains(raw - raw[:, :, :1] * raw[:, :1, :], data)
+    offset = centre[:, 0] - scale[:, 0] * (solved.gain * raw[:, 0, 2 : 2 + gains]).sum(1)
+    sd, condition, informed = _spread(data, theta, raw, solved)
+    sd[:, theta.shape[1] :] *= scale
+    return _Found(theta, offset, solved.gain * scale, solved.rss.sqrt() * scale[:, 0], sd, condition, informed)
 
 
-def _best_start(data: _Data, tM: Tensor, starts: int) -> Tensor:
-    """(S, P): the best of several starts, screened and improved on 15-minute means."""
+def _best_start(data: _Data, tM: Tensor, starts: int) -> "_Search":
+    """The best of several starts for each of S fits, screened and improved on 15-minute means in float32."""
     hour, y, w = _binned(data.hour, data.y, data.w, _COARSE_BINS)
-    coarse = data._replace(hour=hour, y=y, w=w, log_since=_log_since(hour, tM))
+    coarse = data._replace(hour=hour, y=y, w=w, log_since=_log_since(hour, tM, data.gains))
+    coarse = _Data(*(part.float() for part in coarse))
     theta = _screened(coarse, starts)
-    several = _rows(coarse, torch.arange(len(tM), device=tM.device).repeat_interleave(starts))
+    several = _rows(coarse, _of_each(len(tM), starts, tM.device))
     theta = torch.minimum(torch.maximum(theta.flatten(0, 1), several.lower), several.upper)
-    theta, F = _improve(several, theta, _COARSE_STEPS)
-    best = F.view(-1, starts).argmin(1, keepdim=True)
-    return theta.view(-1, starts, theta.shape[1]).take_along_dim(best[:, :, None], 1)[:, 0]
+    found = _improve(several, _begin(several, theta), _HALF_STEPS, _COARSE_MOVED)
+    half = (starts + 1) // 2
+    found = _improve(
+        _rows(coarse, _of_each(len(tM), half, tM.device)), _best(found, starts, half), _HALF_STEPS, _COARSE_MOVED
+    )
+    found = _improve(coarse, _best(found, half, 1), _STEPS, _COARSE_MOVED)
+    theta = torch.minimum(torch.maximum(found.theta.to(data.y), data.lower), data.upper)
+    return _begin(data, theta, found.correction.to(data.y))
 
 
-def _standardised(hour, y, w, tM, mean, precision) -> _Data:
+def _of_each(fits: int, n: int, device: torch.device) -> Tensor:
+    """Numbers of `fits` fits, each n times, (fits * n,)."""
+    return torch.arange(fits, device=device).repeat_interleave(n)
+
+
+def _best(search: "_Search", of: int, n: int) -> "_Search":
+    """The best n of every `of` rows of a search."""
+    best = search.F.view(-1, of).argsort(dim=1, stable=True)[:, :n]
+    first = torch.arange(len(best), device=best.device)[:, None] * of
+    return _rows(search, (first + best).flatten())
+
+
+def _standardised(hour, y, w, tM, mean, precision, gains: int = 1) -> _Data:
     seen = w > 0
     cells = w.new_zeros(len(w), round(24 / CELL_H))
     n = (cells.scatter_add(1, (hour / CELL_H).long().clamp(max=cells.shape[1] - 1), w) > 0).sum(1).to(w)
     span = torch.where(seen, y, -torch.inf).amax(1) - torch.where(seen, y, torch.inf).amin(1)
     every = (value.expand(len(w), -1) for value in (mean, precision))
-    return _Data(hour, y, w, _log_since(hour, tM), n, span * _GAIN_PER_RANGE, *_bounds(hour, seen), *every)
+    return _Data(hour, y, w, _log_since(hour, tM, gains), n, span * _GAIN_PER_RANGE, *_bounds(hour, seen), *every)
 
 
-def _log_since(hour: Tensor, tM: Tensor) -> Tensor:
-    """(R, M * MEAL_DAYS, T)."""
-    return torch.cat(cma.periodic_log_since(hour[:, None], tM[:, :, None]), 1)
+def _log_since(hour: Tensor, tM: Tensor, gains: int) -> Tensor:
+    """(R, J, K, T): the meals of each of J gains, and of the days before."""
+    days = torch.stack(cma.periodic_log_since(hour[:, None], tM[:, :, None]), 2)  # (R, M, MEAL_DAYS, T)
+    return days.view(len(hour), gains, -1, hour.shape[1])
 
 
 def _binned(hour: Tensor, y: Tensor, w: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -385,36 +466,58 @@ class _Search(NamedTuple):
     damping: Tensor
 
 
-def _columns(data: _Data, theta: Tensor) -> Tensor:
-    """(R, 3 + P, T): the constant, y, G and dG/dtheta, each times sqrt(w)."""
+class _Gains(NamedTuple):
+    """Least squares in [0, most]: gain (R, J), residual sum of squares (R,), 1 where a gain is free (R, J)."""
+
+    gain: Tensor
+    rss: Tensor
+    free: Tensor
+
+
+def _gram(data: _Data, theta: Tensor) -> Tensor:
+    """Weighted inner products (R, 5 + 4 J, 5 + 4 J) of: the constant · y · for each gain its curve G_j, and G_j's slopes
+    in d, taup and taug · what B, Cm and toff change in every G_j."""
     d, taup, taug, B, Cm, toff = theta[:, :, None].unbind(1)
-    day = cma.circadian(data.hour, d, taup)
-    I_d, I_p = cma.insulin_derivatives(data.hour, d, taup, day)
-    kernel = cma.meal_response(data.log_since, taug[:, None])
-    scale = 1.3 / (1.0 + day["I_E"])
-    meals = kernel.sum(1) * scale
-    kernel_slope = (kernel * (data.log_since - 2.0 * torch.log(taug[:, None]))).sum(1) * (4.0 / taug)
-    by_I = -meals / (1.0 + day["I_E"])
+    I_E, I_d, I_p = cma.insulin(data.hour, d, taup)
+    since = data.log_since - 2.0 * torch.log(taug)[:, None, None]
+    kernel = since.square().neg_().exp_()
+    scale = (1.3 / (1.0 + I_E))[:, None]
+    meals = kernel.sum(2) * scale  # (R, J, T)
+    by_taug = kernel.mul_(since).sum(2) * (scale * (4.0 / taug)[:, None])
+    by_I = meals * (scale * (-1.0 / 1.3))
     hour_angle = (data.hour + toff) * (math.pi / 6.0)
-    shape = 1.0 + cma.meal_distribution(data.hour, Cm, toff)
+    shape = data.meals * (1.0 + cma.meal_distribution(data.hour, Cm, toff))
     wave = -0.5 * data.meals * B * torch.sin(Cm * hour_angle)  # d cos^2(x) = -sin(2x) dx
-    out = torch.stack([
-        torch.ones_like(meals), data.y, meals + data.meals * B * shape, by_I * I_d, by_I * I_p, kernel_slope * scale,
-        data.meals * shape, wave * hour_angle, wave * (Cm * (math.pi / 6.0)),
-    ], dim=1)  # fmt: skip
-    return out.mul_(data.w.sqrt()[:, None])
+    parts = (
+        (torch.ones_like(shape), data.y),
+        (meals + (B * shape)[:, None], by_I * I_d[:, None], by_I * I_p[:, None], by_taug),
+    )
+    rest = (shape, wave * hour_angle, wave * (Cm * (math.pi / 6.0)))
+    columns = torch.cat([torch.stack(parts[0], 1), *parts[1], torch.stack(rest, 1)], 1).mul_(data.w.sqrt()[:, None])
+    return columns @ columns.mT
+
+
+def _mix(gain: Tensor) -> Tensor:
+    """(R, 5 + 4 J, P): the columns of `_gram` that make the slope of the whole curve, sum_j gain_j G_j, in each parameter."""
+    gains, P = gain.shape[1], len(cma.PARAMETERS)
+    mix = gain.new_zeros(len(gain), 5 + 4 * gains, P)
+    for k in range(3):
+        mix[:, 2 + (k + 1) * gains : 2 + (k + 2) * gains, k] = gain
+        mix[:, 2 + 4 * gains + k, 3 + k] = gain.sum(1)
+    return mix
 
 
 def _evaluate(data: _Data, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """F, half its gradient and Hessian, from inner products of the columns, offset and gain projected out."""
-    columns = _columns(data, theta)
-    gram = columns @ columns.mT
+    """F, half its gradient and Hessian, from inner products of the columns, offset and gains projected out."""
+    gram = _gram(data, theta)
     gram = gram - gram[:, :, :1] * gram[:, :1, :]  # the offset: every column less its weighted mean
-    gain, rss, free = _solve_gain(gram[:, 2, 2], gram[:, 1, 2], gram[:, 1, 1], data.gain_max)
-    g, by_G = gain[:, None], gram[:, 3:, 2]
-    slope = -g * (gram[:, 3:, 1] - g * by_G)
-    projected = (free / gram[:, 2, 2].clamp(min=_FLAT))[:, None, None] * by_G[:, :, None] * by_G[:, None, :]
-    curvature = g.square()[:, :, None] * (gram[:, 3:, 3:] - projected)
+    gain, rss, free = _solve_gains(gram, data)
+    mix, J = _mix(gain), slice(2, 2 + data.gains)
+    slopes = gram @ mix  # of every column with each parameter's, (R, 5 + 4 J, P)
+    by_gain = free[:, :, None] * slopes[:, J]
+    projected = by_gain.mT @ _solve_free(gram[:, J, J], free, by_gain)
+    curvature = mix.mT @ slopes - projected
+    slope = (gain[:, :, None] * slopes[:, J]).sum(1) - slopes[:, 1]
     strength = (data.n / rss)[:, None]
     away = theta - data.mean
     F = data.n * rss.log() + (data.precision * away.square()).sum(-1)
@@ -422,12 +525,93 @@ def _evaluate(data: _Data, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return F, strength * slope + data.precision * away, hessian
 
 
-def _solve_gain(variance: Tensor, covariance: Tensor, total: Tensor, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The least-squares gain in [0, most], the residual sum of squares (kept above rounding), 1 where the gain is free."""
-    best = torch.where(variance > _FLAT, covariance / variance.clamp(min=_FLAT), 0.0)
-    gain = torch.minimum(best.clamp(min=0.0), most)
-    rss = total - 2.0 * gain * covariance + gain.square() * variance
-    return gain, rss.clamp(min=1e-12), (gain == best).to(gain)
+def _solve_gains(gram: Tensor, data: _Data) -> _Gains:
+    """The gains of a centred `_gram`."""
+    J = slice(2, 2 + data.gains)
+    A, b, total, most = gram[:, J, J], gram[:, J, 1], gram[:, 1, 1], data.gain_max[:, None]
+    gain = _one_gain(A[:, 0], b, most) if data.gains == 1 else _boxed(A, b, most)
+    rss = total - 2.0 * (gain * b).sum(1) + (gain * (A @ gain[:, :, None])[:, :, 0]).sum(1)
+    least = 1e-12 if gram.dtype == torch.float64 else 1e-6  # rounding
+    return _Gains(gain, rss.clamp(min=least), ((gain > 0) & (gain < most)).to(gain))
+
+
+def _one_gain(variance: Tensor, covariance: Tensor, most: Tensor) -> Tensor:
+    flat = _FLAT if variance.dtype == torch.float64 else _FLAT**0.5
+    best = torch.where(variance > flat, covariance / variance.clamp(min=flat), 0.0)
+    return torch.minimum(best.clamp(min=0.0), most)
+
+
+def _boxed(A: Tensor, b: Tensor, most: Tensor) -> Tensor:
+    """The x (R, J) in [0, most] that minimises x A x - 2 b x: coordinate descent finds which bounds hold, elimination
+    the rest, until the conditions of Kuhn and Tucker do. Rows are done one by one, the same in any batch."""
+    diagonal = A.diagonal(dim1=1, dim2=2)
+    flat = _FLAT if A.dtype == torch.float64 else _FLAT**0.5
+    found, row = torch.zeros_like(b), torch.arange(len(b), device=b.device)
+    x = torch.zeros_like(b)
+    for _ in range(_SWEEPS):
+        for j in range(b.shape[1]):
+            pull = (b[:, j] - (A[:, j] * x).sum(1)) / diagonal[:, j].clamp(min=flat)
+            x[:, j] = torch.where(diagonal[:, j] > flat, (x[:, j] + pull), 0.0).clamp(min=0.0).minimum(most[:, 0])
+        free = ((x > 0) & (x < most)).to(x)
+        held = x * (1.0 - free)
+        trial = held + free * _solve_free(A, free, (free * (b - (A @ held[:, :, None])[:, :, 0]))[:, :, None])[:, :, 0]
+        push = b - (A @ trial[:, :, None])[:, :, 0]
+        slack = 1e-9 * (diagonal * most.square()).sqrt() + flat
+        inside = ((trial >= 0) & (trial <= most)).all(1)
+        right = ((push <= slack) | (x >= most) | (free > 0)) & ((push >= -slack) | (x <= 0) | (free > 0))
+        done = inside & right.all(1)
+        found[row] = torch.where(done[:, None], trial, x)
+        if done.all():
+            break
+        A, b, most, x, row, diagonal = (value[~done] for value in (A, b, most, x, row, diagonal))
+    return found
+
+
+def _solve_free(A: Tensor, free: Tensor, right: Tensor) -> Tensor:
+    """A^-1 right (R, J, N) over the free rows and columns of A (R, J, J); right is 0 in the others."""
+    flat = _FLAT if A.dtype == torch.float64 else _FLAT**0.5
+    if A.shape[1] == 1:
+        return right / A.clamp(min=flat)
+    A = A * free[:, :, None] * free[:, None, :] + torch.diag_embed(1.0 - free + flat)
+    return torch.linalg.solve_ex(A, right).result
+
+
+# --- uncertainty ------------------------------------------------------------------------------------------------------
+
+
+def _spread(data: _Data, theta: Tensor, raw: Tensor, solved: _Gains) -> tuple[Tensor, Tensor, Tensor]:
+    """sd, condition and informed as in `_Found`, standardised. Laplace's approximation: F is -2 ln posterior, so half its Gauss-Newton Hessian, jointly in parameters, offset and
+    gains, is the posterior's precision. The bounds count as a normal of the uniform distribution's variance: without
+    them a direction that neither data nor prior hold would have any sd."""
+    P, J = theta.shape[1], data.gains
+    width = data.upper - data.lower
+    prior = data.precision + 12.0 / width.square()
+    pick = torch.eye(raw.shape[1]).to(raw)[:, [0, *range(2, 2 + J)]].expand(len(raw), -1, -1)
+    mix = torch.cat([_mix(solved.gain), pick], 2)
+    precision = (data.n / solved.rss)[:, None, None] * (mix.mT @ raw @ mix)
+    precision = precision + torch.diag_embed(torch.cat([prior, torch.zeros_like(pick[:, 0])], 1))
+    held = torch.cat(
+        [
+            (theta <= data.lower) | (theta >= data.upper),
+            theta.new_zeros(len(theta), 1, dtype=torch.bool),
+            solved.free < 1,
+        ],
+        1,
+    )
+    covariance, condition = _inverse(precision, held)
+    sd = torch.where(held, torch.nan, covariance.diagonal(dim1=1, dim2=2).sqrt())
+    return (sd, condition, ~held[:, :P] & (sd[:, :P] < _INFORMED * prior.rsqrt()))
+
+
+def _inverse(precision: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse over what isn't held, and the condition number of the precision scaled to a unit diagonal."""
+    loose = (~held).to(precision)
+    unit = torch.where(held, 1.0, precision.diagonal(dim1=1, dim2=2).clamp(min=1e-300).rsqrt())
+    scaled = precision * (unit * loose)[:, :, None] * (unit * loose)[:, None, :] + torch.diag_embed(1.0 - loose)
+    value, vector = torch.linalg.eigh(scaled)
+    value = value.clamp(min=1e-14)
+    inverse = (vector / value[:, None, :]) @ vector.mT * unit[:, :, None] * unit[:, None, :]
+    return inverse, value[:, -1] / value[:, 0]
 
 
 # --- starts: a grid of six parameters, of which only pairs of shapes need computing -----------------------------------
@@ -435,24 +619,32 @@ def _solve_gain(variance: Tensor, covariance: Tensor, total: Tensor, most: Tenso
 
 def _screened(data: _Data, starts: int) -> Tensor:
     """(R, starts, P): the best point of the grid for each of the best pairs (Cm, toff), best first."""
-    F, sizes = _grid_objective(data)
-    value, inner = F.flatten(1, 4).min(1)  # over d, taup, taug, B: (R, Cm * toff)
+    found = [
+        _grid_minimum(_rows(data, rows)) for rows in torch.arange(len(data.y), device=data.y.device).split(_SCREENED)
+    ]
+    value, inner = (torch.cat(parts) for parts in zip(*found, strict=True))
+    sizes = tuple(len(values) for values in _GRID.values())
     pair = value.argsort(dim=1, stable=True)[:, :starts]
     at = torch.unravel_index(inner.gather(1, pair), sizes[:4]) + torch.unravel_index(pair, sizes[4:])
-    return torch.stack([F.new_tensor(grid)[i] for grid, i in zip(_GRID.values(), at, strict=True)], -1)
+    return torch.stack([value.new_tensor(grid)[i] for grid, i in zip(_GRID.values(), at, strict=True)], -1)
+
+
+def _grid_minimum(data: _Data) -> tuple[Tensor, Tensor]:
+    """F minimised over d, taup, taug and B, and where, (R, Cm * toff)."""
+    return _grid_objective(data)[0].min(1)
 
 
 def _grid_objective(data: _Data) -> tuple[Tensor, tuple[int, ...]]:
-    """F on the grid, (R, d, taup, taug, B, Cm * toff), and the grid's sizes.
+    """F on the grid with one gain for all meals, (R, d * taup * taug * B, Cm * toff), and the grid's sizes.
 
     G = P(d, taup, taug) + M B (1 + Q(Cm, toff)): inner products of P's, Q's and y give every sum of squares.
     """
     d, taup, taug, B, Cm, toff = (data.y.new_tensor(values) for values in _GRID.values())
-    w = data.w[:, None]
+    w, meals = data.w[:, None], data.gains * data.meals
     I_E = cma.circadian(data.hour[:, None, None], d[:, None, None], taup[:, None])["I_E"]
-    kernel = cma.meal_response(data.log_since[:, None], taug[:, None, None]).sum(2)
+    kernel = cma.meal_response(data.log_since.flatten(1, 2)[:, None], taug[:, None, None]).sum(2)
     P = _centred((1.3 * kernel[:, None, None] / (1.0 + I_E)[:, :, :, None]).flatten(1, 3), w)
-    Q = data.meals * cma.meal_distribution(data.hour[:, None, None], Cm[:, None, None], toff[:, None])
+    Q = meals * cma.meal_distribution(data.hour[:, None, None], Cm[:, None, None], toff[:, None])
     Q = _centred(Q.flatten(1, 2), w)
     P_y, Q_y = (P @ (w.mT * data.y[..., None])), (Q @ (w.mT * data.y[..., None]))
     P_P, Q_Q = (P.square() @ w.mT), (Q.square() @ w.mT)
@@ -460,13 +652,25 @@ def _grid_objective(data: _Data) -> tuple[Tensor, tuple[int, ...]]:
     B = B[:, None]
     variance = P_P[:, :, None] + 2.0 * B * P_Q[:, :, None] + B.square() * Q_Q.mT[:, None]
     covariance = P_y[:, :, None] + B * Q_y.mT[:, None]
-    _, rss, _ = _solve_gain(variance, covariance, variance.new_ones(()), data.gain_max[:, None, None, None])
+    F = _grid_fit(variance, covariance, data.gain_max[:, None, None, None]).mul_(data.n[:, None, None, None])
     sizes = tuple(len(values) for values in _GRID.values())
-    F = (data.n[:, None, None, None] * rss.log()).view(-1, *sizes)
-    for k, values in enumerate((d, taup, taug, B[:, 0], Cm, toff)):
-        penalty = data.precision[:, k, None] * (values - data.mean[:, k, None]).square()
-        F = F + penalty.view(-1, *(sizes[k] if i == k else 1 for i in range(len(sizes))))
-    return F.flatten(5, 6), sizes
+    inner, outer = _grid_penalty(data, (d, taup, taug, B[:, 0])), _grid_penalty(data, (Cm, toff), first=4)
+    return F.flatten(1, 2).add_(inner[:, :, None]).add_(outer[:, None]), sizes
+
+
+def _grid_fit(variance: Tensor, covariance: Tensor, most: Tensor) -> Tensor:
+    """ln R of y with variance 1. The arguments are used up: this runs over millions of points."""
+    gain = covariance.div(variance.clamp_(min=_FLAT**0.5)).clamp_(min=0.0).minimum(most)
+    return covariance.mul_(-2.0).addcmul_(gain, variance).mul_(gain).add_(1.0).clamp_(min=1e-6).log_()
+
+
+def _grid_penalty(data: _Data, grids: tuple[Tensor, ...], first: int = 0) -> Tensor:
+    """The prior's part of F for parameters `first` on, over the product of their grids, (R, points)."""
+    total = data.y.new_zeros(len(data.y), 1)
+    for k, values in enumerate(grids, start=first):
+        one = data.precision[:, k, None] * (values - data.mean[:, k, None]).square()
+        total = (total[:, :, None] + one[:, None]).flatten(1)
+    return total
 
 
 def _centred(shape: Tensor, w: Tensor) -> Tensor:
@@ -476,23 +680,30 @@ def _centred(shape: Tensor, w: Tensor) -> Tensor:
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
-def _improve(data: _Data, theta: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """theta (R, P) after at most `steps` steps of every row, and F (R,). Rows that have converged drop out."""
+def _begin(data: _Data, theta: Tensor, correction: Tensor | None = None) -> _Search:
+    """A search that starts at theta (R, P), from nothing or with what a coarser one has learnt."""
     F, gradient, hessian = _evaluate(data, theta)
-    search = _Search(theta, F, gradient, hessian, torch.zeros_like(hessian), torch.full_like(F, 0.3))
-    theta, F, row = theta.clone(), F.clone(), torch.arange(len(theta), device=theta.device)
+    if correction is None:
+        return _Search(theta, F, gradient, hessian, torch.zeros_like(hessian), torch.full_like(F, 0.3))
+    return _Search(theta, F, gradient, hessian, correction, torch.full_like(F, _RESUMED))
+
+
+def _improve(data: _Data, search: _Search, steps: int, moved: float) -> _Search:
+    """After at most `steps` steps of every row. Rows that moved by less than `moved` of the range drop out."""
+    found, row = [part.clone() for part in search], torch.arange(len(search.F), device=search.F.device)
     for _ in range(steps):
-        search, moving = _advance(data, search)
-        theta[row], F[row] = search.theta, search.F
+        search, moving = _advance(data, search, moved)
+        for whole, part in zip(found, search, strict=True):
+            whole[row] = part
         if not moving.all():
             keep = moving.nonzero()[:, 0]
             data, search, row = _rows(data, keep), _rows(search, keep), row[keep]
         if not len(row):
             break
-    return theta, F
+    return _Search(*found)
 
 
-def _advance(data: _Data, search: _Search) -> tuple[_Search, Tensor]:
+def _advance(data: _Data, search: _Search, moved: float) -> tuple[_Search, Tensor]:
     """One bounded, damped Newton step of every row, kept where F falls; and which rows still move.
 
     Gauss-Newton alone crawls here, for residuals are large: a symmetric rank-one secant correction supplies the second
@@ -505,7 +716,7 @@ def _advance(data: _Data, search: _Search) -> tuple[_Search, Tensor]:
         torch.where(better.view(-1, *(1,) * (new.ndim - 1)), new, old) for new, old in zip(trial, search, strict=False)
     )
     damping = torch.where(better, 0.2 * search.damping, 5.0 * search.damping).clamp(1e-12, 1e12)
-    moving = ((theta - search.theta) / (data.upper - data.lower)).abs().amax(1) > _MOVED
+    moving = ((theta - search.theta) / (data.upper - data.lower)).abs().amax(1) > moved
     return _Search(*kept, _secant(search, theta, *trial[2:]), damping), moving
 
 
@@ -513,12 +724,13 @@ def _step(data: _Data, search: _Search) -> Tensor:
     """The next theta, (R, P). A parameter at a bound that its gradient pushes against stays there."""
     theta, g = search.theta, search.gradient
     free = ~(((theta <= data.lower) & (g > 0)) | ((theta >= data.upper) & (g < 0)))
-    flat = 1e-9 / (data.upper - data.lower).square()  # for a direction without any slope, such as toff at Cm = 0
-    unit = torch.where(free, (search.hessian.diagonal(dim1=-2, dim2=-1) + flat).rsqrt(), 0.0)
+    # for a direction without any slope, such as toff at Cm = 0; in float32 a diagonal near 0 is rounding
+    flat = (1e-9 if theta.dtype == torch.float64 else 1e-4) / (data.upper - data.lower).square()
+    unit = torch.where(free, (search.hessian.diagonal(dim1=-2, dim2=-1).clamp(min=0.0) + flat).rsqrt(), 0.0)
     scaled = (search.hessian + search.correction) * unit[:, :, None] * unit[:, None, :] + torch.diag_embed(
         (~free).to(unit)
     )
-    value, vector = torch.linalg.eigh(scaled)
+    value, vector = (part.to(unit) for part in torch.linalg.eigh(scaled.double()))  # float32 doesn't always converge
     along = (vector.mT @ (g * unit)[..., None])[..., 0] / (value.abs().clamp(min=1e-8) + search.damping[:, None])
     step = -(vector @ along[..., None])[..., 0] * unit
     return torch.minimum(torch.maximum(theta + step, data.lower), data.upper)
