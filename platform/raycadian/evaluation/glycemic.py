@@ -33,7 +33,8 @@ def cost(truth: np.ndarray, forecast: np.ndarray) -> np.ndarray:
 def _smooth_step(x: np.ndarray, width: float) -> np.ndarray:
     """0 up to 0, 1 from `width` on, in between two quartics with continuous slope."""
     xi = np.clip(2 * x / width - 1, -1, 1)
-    return 0.5 + xi - xi**3 + 0.5 * np.sign(xi) * xi**4
+    square = xi * xi  # powers by pow() would take ten times as long
+    return 0.5 + xi * (1 - square + 0.5 * np.abs(xi) * square)
 
 
 @dataclass(frozen=True)

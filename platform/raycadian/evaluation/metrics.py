@@ -37,7 +37,7 @@ gmi_pct_error ...                of each figure of evaluation/summaries.py (mean
                                  time_below_54_pct, time_54_69_pct,
                                  time_70_180_pct, time_181_250_pct, time_above_250_pct): forecast minus truth; beside it _truth and _forecast
 
-hypo70_probability_...           evaluation/event_probability.py adds these to a run's test scores: base_rate_pct, brier, brier_raw,
+hypo70_probability_...           evaluation/event_scores.py adds these to a run's test scores: base_rate_pct, brier, brier_raw,
                                  brier_miscalibration, brier_discrimination, brier_uncertainty, brier_skill_pct, auroc, auprc
 
 Windows overlap and an event under way counts, so sensitivity includes events that have begun. Windows whose missing
