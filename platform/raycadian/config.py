@@ -103,11 +103,28 @@ class Card(Schema):
 # --- recipe --------------------------------------------------------------------------------------------------------
 
 
+class Person(Schema):
+    """One person's days in order: `history_days`, of which the last `train_days` train, `val_days`, and the rest to test.
+    A day is 24 h of grid points; gaps between recordings don't count."""
+
+    subject: str
+    history_days: Positive
+    train_days: Positive
+    val_days: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _within(self) -> "Person":
+        if self.train_days > self.history_days:
+            raise ValueError(f"train_days {self.train_days:g} exceed history_days {self.history_days:g}; lower them")
+        return self
+
+
 class Split(Schema):
     """Who and when is training, validation, test. Windows never cross an edge."""
 
-    kind: Literal["subject", "time", "hybrid", "kfold"] = "hybrid"
-    """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject."""
+    kind: Literal["subject", "time", "hybrid", "kfold", "person"] = "hybrid"
+    """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject ·
+    person: one person's days, as `person` says."""
     test_subjects: Fraction = 0.2
     val_subjects: Fraction = 0.2
     """subject and kfold: share of the remaining people for validation."""
@@ -115,10 +132,13 @@ class Split(Schema):
     val_fraction: Fraction = 0.15
     folds: int = Field(5, ge=2)
     fold: int = Field(0, ge=0)
+    person: "Person | None" = None
     seed: int = 42
 
     @model_validator(mode="after")
     def _valid(self) -> "Split":
+        if (self.kind == "person") != (self.person is not None):
+            raise ValueError("split.kind person and split.person belong together; give both or neither")
         if self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: folds count from 0; use 0 to {self.folds - 1}")
         if self.test_fraction + self.val_fraction >= 1:
@@ -128,6 +148,9 @@ class Split(Schema):
 
 PastChannel = Literal["glucose_mgdl", "carbs_g", "bolus_u", "basal_uph"]
 assert get_args(PastChannel) == (GLUCOSE, CARBS, BOLUS, BASAL)
+
+
+Anchor = Literal["any", "midnight", "meal", "estimated_meal"]
 
 
 class Window(Schema):
@@ -144,6 +167,14 @@ class Window(Schema):
     known: tuple[Literal["hour_sin", "hour_cos", "planned_carbs"], ...] = ("hour_sin", "hour_cos")
     """Channels known over context and horizon. planned_carbs (g): what is eaten in the horizon too, which is no leak only
     where meals are planned before the forecast is made; scoring takes what was recorded for the plan."""
+    anchor: Anchor = "any"
+    """Which windows are scored, by where their context ends. any: every `eval_stride` points · midnight: at the first
+    point of a local day · meal: at the first point of a recorded meal · estimated_meal: at the times of day at which
+    the person's glucose rises most. An anchored window is scored whatever the stride."""
+    train_anchor: Anchor = "any"
+    """The same of the windows trained on."""
+    train_windows: Count | None = None
+    """Train on that many windows, drawn at random; a smaller draw is part of a larger one."""
     max_missing: Fraction = 0.3
     """Windows whose context misses more than this share are not cut; the last context point is always observed."""
 
@@ -153,6 +184,14 @@ class Window(Schema):
         if not value or value[0] != GLUCOSE or len(set(value)) != len(value):
             raise ValueError(f"past channels are distinct and begin with {GLUCOSE}; found {list(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _meals_are_recorded(self) -> "Window":
+        if "meal" in (self.anchor, self.train_anchor) and CARBS not in self.past:
+            raise ValueError(
+                f"anchor meal needs {CARBS} among the past channels; add it to window.past, or take estimated_meal"
+            )
+        return self
 
     @model_validator(mode="after")
     def _plan_is_recorded(self) -> "Window":
@@ -514,6 +553,83 @@ class Tracking(Schema):
         return "off" if value is False else value  # YAML 1.1 reads a bare `off` as False
 
 
+class SlidingWindow(Schema):
+    """Every window of the test range, error by minutes ahead."""
+
+    kind: Literal["sliding_window"] = "sliding_window"
+
+
+class Nocturnal(Schema):
+    """Forecasts of the night: scored windows end their context at local midnight."""
+
+    kind: Literal["nocturnal"] = "nocturnal"
+
+
+class Prandial(Schema):
+    """Forecasts after a meal: scored windows end their context where one begins."""
+
+    kind: Literal["prandial"] = "prandial"
+    meals: Literal["recorded", "estimated"] = "recorded"
+    """recorded: where carbs_g says so · estimated: from glucose alone, at the times of day when a person's rises most."""
+
+
+class Personalisation(Schema):
+    """From the population's model to one person's: held-out people, error by days of their own data."""
+
+    kind: Literal["personalisation"] = "personalisation"
+    days: tuple[Annotated[float, Field(ge=0)], ...] = Field((0, 1, 2, 4, 7, 14), min_length=2)
+    """Days of the person's data that the population's model is tuned on; 0 is that model."""
+    val_days: Positive = 1.0
+    """The days after, which choose the epoch: the same for all."""
+    people: Count | None = None
+    """At most so many of the held-out people, those with most data; all if left out."""
+    lr: Positive = 1e-4
+    epochs: Count = 5
+
+    @field_validator("days")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"days rise strictly; found {list(value)}")
+        return value
+
+
+class Transfer(Schema):
+    """Trained on one data set, tested on the other, both ways, against trained where tested."""
+
+    kind: Literal["transfer"] = "transfer"
+    other: str
+    """Path of the other data-set card, relative to the working directory."""
+
+
+class DataEfficiency(Schema):
+    """Error by the number of windows that the weights learn from."""
+
+    kind: Literal["data_efficiency"] = "data_efficiency"
+    windows: tuple[Count, ...] = Field((500, 1000, 2000, 5000), min_length=2)
+
+
+class Ablation(Schema):
+    """The recipe's model whole, and without each of its wrappers, members, signals and channels in turn."""
+
+    kind: Literal["ablation"] = "ablation"
+
+
+class Scaling(Schema):
+    """Error by the size of the models."""
+
+    kind: Literal["scaling"] = "scaling"
+    part: Literal["width", "layers"] = "width"
+    """width: d_model of a ttm, hidden of an lstm · layers of either. Models without stay as they are, a level to compare with."""
+    values: tuple[Count, ...] = Field((16, 32, 64, 128), min_length=2)
+
+
+Experiment = Annotated[
+    Union[SlidingWindow, Nocturnal, Prandial, Personalisation, Transfer, DataEfficiency, Ablation, Scaling],
+    Field(discriminator="kind"),
+]
+
+
 class Recipe(Schema):
     """The frozen configuration of one experiment."""
 
@@ -527,8 +643,12 @@ class Recipe(Schema):
     model: Model
     compare: tuple[Model, ...] = ()
     """Models trained and scored beside `model` by `raycadian run`, on identical windows."""
+    start: str | None = None
+    """Folder of a complete run of the same model: training goes on from its weights and statistics."""
     training: Training = Training()
     tuning: Tuning | None = None
+    experiment: Experiment | None = None
+    """What `raycadian experiment` makes of the recipe, with `model` and `compare` as its models."""
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
 
