@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from raycadian import registry, workflow
 from raycadian.cli import main
 from raycadian.config import load_recipe, override
+from raycadian.evaluation.event_probability import fit_lows, read_calibrations
+from raycadian.evaluation.event_scores import probability_scores
 from raycadian.models import checkpoint
 from raycadian.training.experiment import load_data, read_predictions
 from raycadian.training.run import list_runs
@@ -71,6 +73,17 @@ def test_a_run_folder_holds_everything(outcome):
     assert metadata["training"]["engine"] == "in-process"
     assert metadata["snapshot"].startswith("people-")
     assert metadata["environment"]["packages"]["ray"]
+
+
+def test_probabilities_of_lows_are_calibrated_on_validation_and_scored_on_test(outcome):
+    run = outcome.main
+    expected, _ = fit_lows(read_predictions(run, "val"))
+    assert read_calibrations(run.path / "event_calibration.json") == expected
+    rows = probability_scores(read_predictions(run), expected, bootstrap=2)
+    summary = run.summary["test"]
+    assert {m for m in summary if "_probability_" in m} == set(rows.get("metric", ()))
+    assert {"rmse_mgdl", "hypo70_lead_time_min", "gri_error", "temporal_gain_min"} <= set(summary)
+    assert not any("_probability_" in m for m in run.summary["val"])  # that would be judging the calibration by itself
 
 
 def test_the_leaderboard_has_every_model_with_intervals(outcome):
