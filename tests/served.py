@@ -8,7 +8,19 @@ import helpers
 import numpy as np
 import pandas as pd
 
-from raycadian.config import TTM, CMAMechanism, Evaluation, Grid, Recipe, Residual, Split, Tracking, Training, Window
+from raycadian.config import (
+    TTM,
+    CMAMechanism,
+    Evaluation,
+    Grid,
+    Model,
+    Recipe,
+    Residual,
+    Split,
+    Tracking,
+    Training,
+    Window,
+)
 from raycadian.data.grid import to_recordings
 from raycadian.data.series import build_series
 from raycadian.data.split import make_split
@@ -18,6 +30,7 @@ from raycadian.types import CARBS, Issues, Readings
 
 GRID = Grid()
 KEY = "a key that tests know"
+MODEL = Residual(mechanism=CMAMechanism(refit_days=2), inner=TTM(d_model=8, layers=1, patch_length=12))
 
 
 def people(n: int = 4, days: float = 6) -> dict[str, Readings]:
@@ -42,14 +55,13 @@ def _person(subject: str, days: float, seed: int) -> Readings:
 
 
 def make_run(
-    folder: Path, readings: dict[str, Readings], seed: int = 0, past: tuple[str, ...] = ("glucose_mgdl",)
-) -> Run:
-    """A residual TTM trained for a few steps, as `raycadian train` writes it."""
+    folder: Path, readings: dict[str, Readings], seed: int = 0, past: tuple[str, ...] = ("glucose_mgdl",),
+    model: Model = MODEL, **window: tuple[str, ...],
+) -> Run:  # fmt: skip
+    """A residual TTM, unless told otherwise, trained for a few steps, as `raycadian train` writes it."""
     recipe = Recipe(
-        name="served", dataset="none.yaml", split=Split(kind="time"), window=Window(context=36, horizon=6, past=past),
-        model=Residual(
-            mechanism=CMAMechanism(refit_days=2), inner=TTM(d_model=8, layers=1, patch_length=12),
-        ),
+        name="served", dataset="none.yaml", split=Split(kind="time"), window=Window(context=36, horizon=6, past=past, **window),
+        model=model,
         training=Training(epochs=1, max_steps_per_epoch=5, batch_size=64, device="cpu", precision="fp32", seed=seed),
         evaluation=Evaluation(bootstrap=10), tracking=Tracking(mlflow="off", tensorboard=False),
     )  # fmt: skip

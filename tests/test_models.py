@@ -54,7 +54,7 @@ def test_every_model_gives_finite_quantiles_that_never_cross(name, training, bat
 @pytest.mark.parametrize("name", CASES)
 def test_parts_add_up_to_the_median_exactly(name, training, batch):
     found = prepared(CASES[name], training)(batch)
-    assert set(found.parts) == ({"mechanism", "correction"} if name.startswith("residual") else set())
+    assert set(found.parts) == ({"mechanism", "correction"} if "residual" in name else set())
     if found.parts:
         assert torch.equal(found.parts["mechanism"] + found.parts["correction"], found.quantiles[..., SPEC.middle])
 
@@ -109,7 +109,10 @@ def test_training_lowers_the_loss(name, training):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.75 * losses[0], losses
+    if "student" in name:  # log-likelihood, in nats
+        assert losses[-1] < losses[0] - 0.5, losses
+    else:
+        assert losses[-1] < 0.75 * losses[0], losses
 
 
 @pytest.mark.parametrize("name", TRAINABLE)

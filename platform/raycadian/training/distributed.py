@@ -46,6 +46,7 @@ def train(
     *,
     state: Path,
     on_epoch: OnEpoch,
+    earlier: Sequence[loop.Metrics] = (),
     callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Train a prepared model on `config.workers` Ray Train workers and load its best epoch into it.
@@ -58,7 +59,7 @@ def train(
     _require_capacity(config)
     state = state.absolute()
     state.mkdir(parents=True, exist_ok=True)
-    payload = ray.put((model, train_windows, val_windows, config, state, telemetry.bound_fields()))
+    payload = ray.put((model, train_windows, val_windows, config, state, list(earlier), telemetry.bound_fields()))
     with _following(state / _EPOCHS, on_epoch):
         _fit(payload, config, state, callbacks)
     saved = loop.read_state(state)
@@ -183,7 +184,7 @@ def _worker(config: dict[str, Any]) -> str | None:
     """One Ray Train worker. Returns what the user has to change, where all workers stopped for that: a failure that
     another try can't heal is none to Ray Train."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared memory; nobody writes
-    model, train_windows, val_windows, training, state, fields = ray.get(config["payload"][0])
+    model, train_windows, val_windows, training, state, earlier, fields = ray.get(config["payload"][0])
     telemetry.configure_logs()
     context = ray.train.get_context()
     process = Process(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
@@ -196,7 +197,10 @@ def _worker(config: dict[str, Any]) -> str | None:
 
     with telemetry.bound(**fields, rank=process.rank):
         try:
-            loop.train(model, train_windows, val_windows, training, process=process, state=state, on_epoch=report)
+            loop.train(
+                model, train_windows, val_windows, training,
+                process=process, state=state, earlier=earlier, on_epoch=report,
+            )  # fmt: skip
         except loop.Refused as error:
             log.error("stopped: %s", error)
             return str(error)

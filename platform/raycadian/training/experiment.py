@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ import pandas as pd
 import torch
 
 from raycadian import telemetry
-from raycadian.config import CMAMechanism, Grid, Model, Recipe, mechanism_of, model_name, signals_of
+from raycadian.config import (
+    CMAMechanism,
+    Grid,
+    Model,
+    Recipe,
+    Training,
+    mechanism_of,
+    model_name,
+    signals_of,
+    staged_of,
+)  # fmt: skip
 from raycadian.data.mechanism import Mechanism, fit_mechanism
 from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot, prepare
@@ -29,8 +40,8 @@ from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
 from raycadian.physiology.insights import insights
-from raycadian.training import loop
-from raycadian.training.loop import OnEpoch, OnStep, Trained
+from raycadian.training import loop, stages
+from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 from raycadian.training.run import (
     RUNS,
     Clock,
@@ -42,6 +53,7 @@ from raycadian.training.run import (
     write_recipe,
     writing_folder,
 )  # fmt: skip
+from raycadian.training.stages import Cut
 from raycadian.types import OOD
 
 SNAPSHOTS = Path("snapshots")
@@ -90,32 +102,58 @@ def fit_model(
     """Fit the mechanism, prepare and train `recipe.model`: what a run and a trial both do. `callbacks`: Ray Train's,
     where it trains. Raises ValueError."""
     loop.seed_everything(recipe.training.seed)
-    mechanism = fit_mechanism_of(data, recipe)
-    train = windows_of(data, recipe, "train", recipe.window.stride, mechanism)
-    val = windows_of(data, recipe, "val", recipe.window.eval_stride, mechanism)
+    cut = _cut(data, recipe)
     model = build(recipe.model, spec_of(recipe, data.series.dt_s))
-    model.prepare(train)
-    trains = any(p.requires_grad for p in model.parameters())
-    if trains and not recipe.training.in_process:
-        from raycadian.training import distributed  # the one door to ray.train
+    model.prepare(cut.train)
 
-        assert state is not None, "workers need a folder for their state"
-        trained = distributed.train(
-            model, train, val, recipe.training, state=state, on_epoch=on_epoch, callbacks=callbacks
-        )
+    fit = partial(_train, model, on_epoch=on_epoch, on_step=on_step, callbacks=callbacks)
+    if (staged := staged_of(recipe.model)) is None:
+        trained = fit(cut, recipe.training, state)
     else:
-        trained = loop.train(model, train, val, recipe.training, state=state, on_epoch=on_epoch, on_step=on_step)
-    model.cpu().eval().calibrate(val)
-    return Fitted(model, trained, mechanism)
+        simulated = partial(
+            stages.simulated_windows, cut, staged.simulated, _mechanism_config(recipe.model), recipe.window,
+            recipe.window.stride, signals_of(recipe.model),
+        )  # fmt: skip
+        refit = partial(_cut, data, recipe)
+        trained, cut = stages.train(model, staged, recipe.training, cut, simulated, refit, fit, state)
+    model.cpu().eval().calibrate(cut.val)
+    return Fitted(model, trained, cut.mechanism)
 
 
-def fit_mechanism_of(data: Data, recipe: Recipe) -> Mechanism | None:
+def _train(
+    model: base.Model, cut: Cut, training: Training, state: Path | None, earlier: Sequence[Metrics] = (), *,
+    on_epoch: OnEpoch, on_step: OnStep, callbacks: Sequence[Any],
+) -> Trained:  # fmt: skip
+    """The loop, in this process or on Ray Train's workers."""
+    trains = any(p.requires_grad for p in model.parameters())
+    if not trains or training.in_process:
+        return loop.train(
+            model, cut.train, cut.val, training, state=state, earlier=earlier, on_epoch=on_epoch, on_step=on_step
+        )
+    from raycadian.training import distributed  # the one door to ray.train
+
+    assert state is not None, "workers need a folder for their state"
+    return distributed.train(
+        model, cut.train, cut.val, training, state=state, earlier=earlier, on_epoch=on_epoch, callbacks=callbacks
+    )
+
+
+def _cut(data: Data, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Cut:
+    """The mechanism, fitted to glucose less `correction_mgdl`, and the windows to train and validate on."""
+    mechanism = fit_mechanism_of(data, recipe, correction_mgdl)
+    train = windows_of(data, recipe, "train", recipe.window.stride, mechanism)
+    return Cut(mechanism, train, windows_of(data, recipe, "val", recipe.window.eval_stride, mechanism))
+
+
+def fit_mechanism_of(data: Data, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Mechanism | None:
     config = mechanism_of(recipe.model)
     if config is None:
         return None
     length = recipe.window.context + recipe.window.horizon
-    signals = signals_of(recipe.model)
-    return fit_mechanism(data.series, config, length, train=data.split.of("train"), signals=signals)
+    return fit_mechanism(
+        data.series, config, length, train=data.split.of("train"), signals=signals_of(recipe.model),
+        correction_mgdl=correction_mgdl,
+    )  # fmt: skip
 
 
 def windows_of(data: Data, recipe: Recipe, split: str, stride: int, mechanism: Mechanism | None) -> Windows:
@@ -249,7 +287,11 @@ def _write_scores(folder: Path, recipe: Recipe, predictions: dict[str, Predictio
         log.warning("no calibrated probability: %s", reason)
     event_probability.write_calibrations(folder / "event_calibration.json", calibrations)
     lows = event_scores.probability_scores(
-        predictions["test"], calibrations, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed
+        predictions["test"],
+        calibrations,
+        bootstrap=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
     )
     if len(lows):
         tables["test"] = pd.concat([tables["test"], lows], ignore_index=True)

@@ -13,7 +13,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -102,17 +102,18 @@ def train(
     *,
     process: Process | None = None,
     state: Path | None = None,
+    earlier: Sequence[Metrics] = (),
     on_epoch: OnEpoch = lambda metrics: None,
     on_step: OnStep = lambda epoch, done, total: None,
 ) -> Trained:
     """Train `model` (already prepared) in place; a process that trains alone gets its best epoch by val/rmse back.
 
     `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly
-    where it was. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (mg/dL), windows, windows_per_s, lr, and the least so far of
+    where it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (mg/dL), windows, windows_per_s, lr, and the least so far of
     each of METRICS as best/... Raises Refused, in every process alike, where the loss is not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
-    session = _Session(model, train_windows, val_windows, config, process, state)
+    session = _Session(model, train_windows, val_windows, config, process, state, earlier)
     while not session.done:
         metrics = session.epoch(on_step)
         if state is not None:
@@ -128,8 +129,10 @@ class _Session:
     """One training: its engine, its order of windows, its progress."""
 
     def __init__(
-        self, model: Model, train: Windows, val: Windows, config: Training, process: Process, state: Path | None = None
-    ):
+        self, model: Model, train: Windows, val: Windows, config: Training, process: Process, state: Path | None = None,
+        earlier: Sequence[Metrics] = (),
+    ):  # fmt: skip
+        self.earlier = list(earlier)
         self.model, self.train, self.val, self.config, self.process = model, train, val, config, process
         saved = _read(state) if state is not None and (state / _STATE).is_file() else None
         if saved is not None:
@@ -151,7 +154,7 @@ class _Session:
 
     def epoch(self, on_step: OnStep) -> Metrics:
         began = time.perf_counter()
-        number = self.progress.epoch + 1
+        number = len(self.earlier) + self.progress.epoch + 1
         loss, seen = self._train_epoch(number, on_step) if self.engine.trains else (math.nan, 0.0)
         seconds = time.perf_counter() - began
         metrics = {"epoch": float(number), "train/loss": loss} | self._validate()
@@ -159,7 +162,7 @@ class _Session:
         metrics["lr"] = self.engine.adam.param_groups[0]["lr"] if self.engine.trains else 0.0
         if self.engine.trains and self.config.schedule == "plateau":
             self.engine.schedule.step(metrics["val/loss"])
-        earlier = self.progress.history
+        earlier = self.earlier + self.progress.history
         metrics |= {f"best/{name}": min([metrics[name], *(m[name] for m in earlier)]) for name in METRICS}
         self._keep_best(metrics)
         return metrics
@@ -202,7 +205,7 @@ class _Session:
         culprits = self._culprits(batch) if not math.isfinite(loss) else ""
         where = "; ".join(dict.fromkeys(text for text in self.process.gathered(culprits) if text))
         raise Refused(
-            f"the training loss is not finite in epoch {self.progress.epoch + 1}{where and ': ' + where}; lower "
+            f"the training loss is not finite in epoch {len(self.earlier) + self.progress.epoch + 1}{where and ': ' + where}; lower "
             f"training.lr (now {self.config.lr}) or look at the data with `raycadian inspect`; the last epoch's "
             "checkpoint is kept, and --resume goes on from it"
         )

@@ -42,6 +42,7 @@ from raycadian.config import (
     Uniform,
     load_space,
     override,
+    total_epochs,
 )  # fmt: skip
 from raycadian.training.experiment import Data, fit_model
 from raycadian.training.loop import METRICS
@@ -314,7 +315,7 @@ def _room(recipe: Recipe) -> tuple[int, dict[str, float]]:
 
 
 def _scheduler(recipe: Recipe, tuning: Tuning, space: SearchSpace) -> Any:
-    metric, epochs = f"best/{tuning.metric}", recipe.training.epochs
+    metric, epochs = f"best/{tuning.metric}", total_epochs(recipe)
     match tuning.scheduler:
         case "fifo":
             return None
