@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raycadian.config import Window
+from raycadian.config import Anchor, Window
+from raycadian.data.anchors import begins_at
 from raycadian.data.series import Series
 from raycadian.data.split import Range
 from raycadian.types import CARBS, PLANNED, Batch
@@ -50,6 +51,15 @@ class Windows:
         """Position of the first context point of the windows `index` (B,) int64, in the series."""
         run = np.searchsorted(self.before, index.numpy(), side="right") - 1
         return torch.from_numpy(self.first[run] + (index.numpy() - self.before[run]) * self.stride)
+
+    def sample(self, n: int, seed: int) -> "Windows":
+        """n of the windows, drawn at random, in order; with the same seed a smaller draw is part of a larger one. Raises
+        ValueError where there are fewer."""
+        if n > len(self):
+            raise ValueError(f"{n} windows are asked for, there are {len(self)}; lower train_windows or window.stride")
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
+        first = self.starts(torch.from_numpy(drawn)).numpy()
+        return replace(self, first=first, before=np.arange(n + 1))
 
     def batch(self, index: Tensor) -> Batch:
         """Cut the windows `index` (B,) int64. See types.Batch for keys and shapes; a horizon that reaches past the
@@ -96,9 +106,15 @@ class Windows:
 
 
 def cut_windows(
-    series: Series, ranges: tuple[Range, ...], window: Window, stride: int, mechanism: "Mechanism | None" = None
+    series: Series,
+    ranges: tuple[Range, ...],
+    window: Window,
+    stride: int,
+    mechanism: "Mechanism | None" = None,
+    anchor: Anchor = "any",
 ) -> Windows:
-    """The valid windows inside `ranges`, every `stride` points. Raises ValueError where none fits.
+    """The valid windows inside `ranges`, every `stride` points, or all whose context ends at an `anchor`. Raises
+    ValueError where none fits.
 
     Valid: the last context point was measured (so nothing interpolated towards a later reading is seen), at most
     `max_missing` of the context is missing, and something of the horizon was measured.
@@ -107,14 +123,20 @@ def cut_windows(
     code = {name: i for i, name in enumerate(series.subjects)}
     found = []
     for r in ranges:
-        offset = series.offsets[position[code[r.subject], r.recording]]
-        found.append(_runs(_valid_starts(series.observed, offset + r.start, offset + r.stop, window, stride), stride))
+        recording = position[code[r.subject], r.recording]
+        offset = series.offsets[recording]
+        every = stride if anchor == "any" else 1
+        starts = _valid_starts(series.observed, offset + r.start, offset + r.stop, window, every)
+        if anchor != "any":
+            starts = starts[begins_at(series, recording, anchor)[starts - offset + window.context - 1]]
+        found.append(_runs(starts, stride))
     first, count = np.concatenate(found, axis=1) if found else np.empty((2, 0), np.int64)
     if not len(first):
         longest = max((r.stop - r.start for r in ranges), default=0)
         raise ValueError(
             f"no window fits: context {window.context} + horizon {window.horizon} points needed, "
-            f"the longest stretch has {longest}; shorten the window or bring longer recordings"
+            f"the longest stretch has {longest}{'' if anchor == 'any' else f', and forecasts begin at: {anchor}'}; shorten the "
+            "window or bring longer recordings"
         )
     return Windows(series, first, np.cumsum([0, *count]), stride, window, mechanism)
 

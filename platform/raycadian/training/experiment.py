@@ -157,8 +157,11 @@ def fit_mechanism_of(data: Data, recipe: Recipe, correction_mgdl: np.ndarray | N
 
 
 def windows_of(data: Data, recipe: Recipe, split: str, stride: int, mechanism: Mechanism | None) -> Windows:
+    window, training = recipe.window, split == "train"
+    anchor = window.train_anchor if training else window.anchor
     try:
-        return cut_windows(data.series, data.split.of(split), recipe.window, stride, mechanism)
+        found = cut_windows(data.series, data.split.of(split), window, stride, mechanism, anchor)
+        return found.sample(window.train_windows, recipe.training.seed) if training and window.train_windows else found
     except ValueError as error:
         raise ValueError(f"{split}: {error}") from None
 
