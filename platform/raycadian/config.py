@@ -244,6 +244,8 @@ class CMAMechanism(Schema):
     min_days: Positive = 1.0
     """Days of data needed before a person's own fit; the training population's parameters serve until then."""
     meals: int = Field(3, ge=1, le=6)
+    gains: Literal["one", "per_meal"] = "one"
+    """one: all meals raise glucose in the same measure · per_meal: each in its own, solved in closed form."""
     starts: int = Field(4, ge=1, le=40)
     prior_weight: float = Field(1.0, ge=0)
     """Weight of the priors against the data: 1 is the maximum a posteriori, 0 ignores them."""

@@ -6,10 +6,9 @@ at or before its last context point. Until a person has `min_days` of readings, 
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,18 @@ from torch import Tensor
 
 from raycadian import telemetry
 from raycadian.config import CMAMechanism
+from raycadian.data import fits
+from raycadian.data.fits import Profile
 from raycadian.data.series import Series
 from raycadian.data.split import Range
-from raycadian.physiology.fit import CMAFit, fit_cma
-from raycadian.physiology.meals import meal_times
+from raycadian.physiology import cma
+from raycadian.physiology.fit import CMAFit
 from raycadian.types import SIGNAL
 
 DAY_S = 86400
-_BATCH = 256  # fits at once: bounds the memory
+RMSE_MGDL = 30.0  # a fit whose readings lie further from it is warned of
+_BATCH = 256  # curves at once: bounds the memory
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,28 @@ class Mechanism:
     def population(self) -> dict[str, Any]:
         return self.records[0]
 
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """What the fits are worth, JSON-able: see `diagnose`."""
+        return diagnose(self.records)
+
+
+def diagnose(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts over fits (the population's among them): parameters at a bound, parameters of which the data say nothing (a
+    posterior sd of 90% of the prior's or more), RMSE of the readings about their fits in mg/dL and how many lie above
+    30, condition number of the scaled precision (large where parameters stand in for one another)."""
+    found = CMAFit.from_records(records)
+    rmse = np.array([r.get("rmse_readings_mgdl", r["rmse_mgdl"]) for r in records])
+    at_bound, condition = found.at_bound, found.condition[~found.condition.isnan()]
+    silent = ~found.informed & ~at_bound & ~found.sd.isnan()
+    return {
+        "fits": len(records),
+        "at_bound": dict(zip(cma.PARAMETERS, at_bound.sum(0).tolist(), strict=True)),
+        "not_informed": dict(zip(cma.PARAMETERS, silent.sum(0).tolist(), strict=True)),
+        "rmse_mgdl": {"median": float(np.median(rmse)), "max": float(rmse.max()), "above_30": int((rmse > RMSE_MGDL).sum())},
+        "condition": {"median": condition.median().item(), "max": condition.max().item()} if len(condition) else None,
+    }  # fmt: skip
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -84,15 +109,39 @@ def fit_mechanism(
     """
     if DAY_S % series.dt_s:
         raise ValueError(f"the CMA needs a grid that divides 24 h; found dt {series.dt_s} s; choose grid.dt_min 5, say")
-    if population is None:
-        population = _fit_population(series, config, train, correction_mgdl)
     rows = [row for recording in range(len(series.offsets) - 1) for row in _rows(series, recording, config)]
+
+    def fit() -> list[dict[str, Any]]:
+        telemetry.record("raycadian_fits", len(rows), mechanism=config.kind)
+        served = population or _fit_population(series, config, train, correction_mgdl)
+        return [served, *_fit_rows(series, rows, config, {}, served)]
+
+    if series.origin is None:
+        records = fit()
+    else:
+        key = _key(series, config, train, population, correction_mgdl)
+        records = fits.kept(series.origin.folder.parent, key, fit)
+    _warn(diagnose(records))
     begin = np.zeros(len(rows), np.int64)
-    telemetry.record("raycadian_fits", len(rows), mechanism=config.kind)
-    return _mechanism(
-        series, rows, begin, _fit_rows(series, rows, config, {}, population), population,
-        _points(series) + length - 1, signals,
-    )  # fmt: skip
+    return _mechanism(series, rows, begin, records, _points(series) + length - 1, signals)
+
+
+def _key(series: Series, config: CMAMechanism, train, population, correction_mgdl) -> dict[str, Any]:
+    """All that the fits depend on: the snapshot, which is named by its content, the split and the mechanism."""
+    correction = None if correction_mgdl is None else [float(v) for v in correction_mgdl]
+    return {
+        "snapshot": series.origin.folder.name, "mechanism": config.model_dump(mode="json"), "dt_s": series.dt_s,
+        "train": [asdict(r) for r in train], "population": population, "correction_mgdl": correction,
+    }  # fmt: skip
+
+
+def _warn(found: dict[str, Any]) -> None:
+    """Once a mechanism, in counts."""
+    if above := found["rmse_mgdl"]["above_30"]:
+        log.warning(
+            "%d of %d fits of the mechanism leave more than %g mg/dL of RMSE (median %.1f): it describes them poorly",
+            above, found["fits"], RMSE_MGDL, found["rmse_mgdl"]["median"],
+        )  # fmt: skip
 
 
 def fit_latest(
@@ -111,25 +160,18 @@ def fit_latest(
     last = np.flatnonzero(np.diff(series.subject_of, append=-1))
     rows = [_rows(series, int(recording), config)[-1] for recording in last]
     begin = np.diff(series.offsets)[last] - context
-    fitted = _fit_rows(series, rows, config, known, population)
-    return _mechanism(series, rows, begin, fitted, population, length, signals)
+    records = [population, *_fit_rows(series, rows, config, known, population)]
+    return _mechanism(series, rows, begin, records, length, signals)
 
 
 def _mechanism(
-    series: Series,
-    rows: list[_Row],
-    begin: np.ndarray,
-    fitted: dict[tuple[int, int], dict[str, Any]],
-    population: dict[str, Any],
-    n: int,
-    signals: Sequence[str],
+    series: Series, rows: list[_Row], begin: np.ndarray, records: list[dict[str, Any]], n: int, signals: Sequence[str]
 ) -> Mechanism:
-    """Curves of `n` points for each row, by the person's own fit where there is one."""
-    number = {key: i for i, key in enumerate(fitted, start=1)}
-    records = [population, *fitted.values()]
-    fit_of = np.array([number.get((_subject(series, r), r.cutoff_s), 0) for r in rows])
-    fits = CMAFit.from_records(records)[torch.from_numpy(fit_of)]
-    curves, *others = _curves(series, rows, begin, fits, n, signals)
+    """Curves of `n` points for each row, by the person's own fit where there is one; record 0 is the population's."""
+    number = {(r["subject"], r["cutoff_local_s"]): i for i, r in enumerate(records[1:], start=1)}
+    fit_of = np.array([number.get((series.subjects[_subject(series, r)], r.cutoff_s), 0) for r in rows])
+    served = CMAFit.from_records(records)[torch.from_numpy(fit_of)]
+    curves, *others = _curves(series, rows, begin, served, n, signals)
     first = np.array([r.first for r in rows])
     named = dict(zip(signals, others, strict=True))
     return Mechanism(curves, begin, first, fit_of, records, _points(series), named)
@@ -161,63 +203,30 @@ def _fit_rows(
     config: CMAMechanism,
     known: MutableMapping[bytes, dict[str, Any]],
     population: dict[str, Any],
-) -> dict[tuple[int, int], dict[str, Any]]:
-    """(subject, cutoff) -> record of the person's own fit, where there are enough readings before the cutoff."""
+) -> list[dict[str, Any]]:
+    """A record of each person's own fit at each cutoff that has enough readings before it."""
     needed = config.min_days * DAY_S / series.dt_s
     keys = sorted({(_subject(series, r), r.cutoff_s) for r in rows})
     correction = population.get("correction_mgdl")
     profiles = {key: _profile_before(series, *key, config.history_days).less(correction) for key in keys}
     ready = {key: p for key, p in profiles.items() if p.count.sum() >= needed}
     records = _fit_profiles(list(ready.values()), config, known)
-    return {
-        key: record | {"subject": series.subjects[key[0]], "cutoff_local_s": key[1]}
-        for key, record in zip(ready, records, strict=True)
+    return [
+        record | {"subject": series.subjects[subject], "cutoff_local_s": cutoff_s}
+        for (subject, cutoff_s), record in zip(ready, records, strict=True)
         if record["ok"]
-    }
+    ]
 
 
 def _fit_profiles(
-    profiles: list["_Profile"], config: CMAMechanism, known: MutableMapping[bytes, dict[str, Any]]
+    profiles: list[Profile], config: CMAMechanism, known: MutableMapping[bytes, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """A record for each profile; those not yet in `known` are fitted, `_BATCH` at once."""
-    keys = [p.key for p in profiles]
-    found = {key: known.get(key) for key in keys}
+    """A record for each profile; those not yet in `known` are fitted."""
+    found = {p.key: known.get(p.key) for p in profiles}
     new = [p for p in {p.key: p for p in profiles}.values() if found[p.key] is None]
-    for begin in range(0, len(new), _BATCH):
-        part = new[begin : begin + _BATCH]
-        for profile, record in zip(part, _fit(part, config).to_records(), strict=True):
-            known[profile.key] = found[profile.key] = record
-    return [found[key] for key in keys]
-
-
-@dataclass(frozen=True)
-class _Profile:
-    """Mean glucose by time of day, (P,): hour, mg/dL (NaN where none), number of readings."""
-
-    hour: np.ndarray
-    glucose_mgdl: np.ndarray
-    count: np.ndarray
-
-    def less(self, correction_mgdl: Sequence[float] | None) -> "_Profile":
-        if correction_mgdl is None:
-            return self
-        return replace(self, glucose_mgdl=self.glucose_mgdl - np.asarray(correction_mgdl))
-
-    @cached_property
-    def key(self) -> bytes:
-        """What a fit depends on, as a hash."""
-        parts = (self.hour, self.glucose_mgdl, self.count)
-        return hashlib.sha256(b"".join(p.tobytes() for p in parts)).digest()
-
-
-def _fit(profiles: list[_Profile], config: CMAMechanism) -> CMAFit:
-    glucose = torch.from_numpy(np.stack([p.glucose_mgdl for p in profiles]))
-    t_h = torch.from_numpy(np.stack([p.hour for p in profiles]))
-    weight = torch.from_numpy(np.stack([p.count for p in profiles]))
-    return fit_cma(
-        t_h, glucose, weight=weight, tM=meal_times(t_h, glucose, config.meals), prior=config.prior,
-        prior_weight=config.prior_weight, starts=config.starts,
-    )  # fmt: skip
+    for profile, record in zip(new, fits.fit_profiles(new, config), strict=True):
+        known[profile.key] = found[profile.key] = record
+    return [found[p.key] for p in profiles]
 
 
 def _fit_population(
@@ -226,8 +235,7 @@ def _fit_population(
     code = {name: i for i, name in enumerate(series.subjects)}
     position = {(s, n): i for i, (s, n) in enumerate(zip(series.subject_of, series.number_of, strict=True))}
     pieces = [(position[code[r.subject], r.recording], r.start, r.stop) for r in train]
-    fit = _fit([_profile(series, pieces).less(correction_mgdl)], config)
-    record = fit.to_records()[0]
+    (record,) = fits.fit_profiles([_profile(series, pieces).less(correction_mgdl)], config)
     if not record["ok"]:
         raise ValueError(
             "the CMA can't be fitted to the training data: constant or nearly empty; see `raycadian inspect`"
@@ -236,7 +244,7 @@ def _fit_population(
     return record | {"subject": "(population)", "cutoff_local_s": None} | kept
 
 
-def _profile_before(series: Series, subject: int, cutoff_s: int, history_days: float) -> _Profile:
+def _profile_before(series: Series, subject: int, cutoff_s: int, history_days: float) -> Profile:
     """Profile of one person's readings in the `history_days` before a cutoff (local seconds)."""
     pieces = []
     for recording in np.flatnonzero(series.subject_of == subject):
@@ -249,11 +257,11 @@ def _profile_before(series: Series, subject: int, cutoff_s: int, history_days: f
     return _profile(series, pieces)
 
 
-def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> _Profile:
+def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> Profile:
     """Sums by time-of-day bin over pieces (recording, start, stop). The model depends on the hour of day alone, so
     fitting the weighted profile equals fitting every reading, up to a constant of the sum of squares."""
     points = _points(series)
-    hour_sum, glucose_sum, count = np.zeros(points), np.zeros(points), np.zeros(points)
+    hour_sum, glucose_sum, square_sum, count = (np.zeros(points) for _ in range(4))
     for recording, start, stop in pieces:
         offset = series.offsets[recording]
         glucose = series.table[0, offset + start : offset + stop].astype(np.float64)
@@ -263,15 +271,17 @@ def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> _Profile:
         bins = (local_s[seen] // series.dt_s).astype(int)
         hour_sum += np.bincount(bins, local_s[seen] / 3600, points)
         glucose_sum += np.bincount(bins, glucose[seen], points)
+        square_sum += np.bincount(bins, glucose[seen] ** 2, points)
         count += np.bincount(bins, minlength=points)
     middle = (np.arange(points) + 0.5) * series.dt_s / 3600
     safe = np.maximum(count, 1)
     hour = np.where(count > 0, hour_sum / safe, middle)
-    return _Profile(hour, np.where(count > 0, glucose_sum / safe, np.nan), count)
+    scatter = (square_sum - glucose_sum**2 / safe).sum() / max(count.sum(), 1.0)
+    return Profile(hour, np.where(count > 0, glucose_sum / safe, np.nan), count, max(float(scatter), 0.0))
 
 
 def _curves(
-    series: Series, rows: list[_Row], begin: np.ndarray, fits: CMAFit, n: int, signals: Sequence[str]
+    series: Series, rows: list[_Row], begin: np.ndarray, served: CMAFit, n: int, signals: Sequence[str]
 ) -> list[Tensor]:
     """Glucose in mg/dL and each of `signals`, (R, n), from point `begin` (R,) of each row's recording on."""
     recording = np.array([r.recording for r in rows])
@@ -281,7 +291,7 @@ def _curves(
     t_h = torch.from_numpy(first_h)[:, None] + point * step_h
     chunks = []
     for b in range(0, len(rows), _BATCH):
-        part, hours = fits[torch.arange(b, min(b + _BATCH, len(rows)))], t_h[b : b + _BATCH]
+        part, hours = served[torch.arange(b, min(b + _BATCH, len(rows)))], t_h[b : b + _BATCH]
         found = part.signals(hours) if signals else {}
         chunks.append([curve.float() for curve in (part.glucose_mgdl(hours), *(found[name] for name in signals))])
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)]

@@ -1,0 +1,183 @@
+"""Fits of many daily profiles: in this process or, where it pays, on Ray Data; and kept, so that nobody fits twice.
+
+Profiles are fitted in parts of `_PART`, always the same ones and each on one thread, so that where they are fitted
+changes no bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from raycadian import cluster
+from raycadian.config import CMAMechanism
+from raycadian.physiology.fit import CMAFit, fit_cma
+from raycadian.physiology.meals import meal_times
+
+Record = dict[str, Any]
+_PART = 256  # fits at once: as many as `fit_cma` takes in one piece
+_FORMAT = 1
+_KEPT = 200  # files of fits, about 1 kB a fit: a sweep over priors makes one a trial
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Glucose by time of day, (P,): mean hour, mean mg/dL (NaN where none), number of readings; and the variance of the
+    readings about those means, which no daily curve can change."""
+
+    hour: np.ndarray
+    glucose_mgdl: np.ndarray
+    count: np.ndarray
+    scatter: float
+
+    def less(self, correction_mgdl: Any) -> "Profile":
+        if correction_mgdl is None:
+            return self
+        return replace(self, glucose_mgdl=self.glucose_mgdl - np.asarray(correction_mgdl))
+
+    @cached_property
+    def key(self) -> bytes:
+        """What a fit depends on, as a hash."""
+        parts = (self.hour, self.glucose_mgdl, self.count, np.float64(self.scatter))
+        return hashlib.sha256(b"".join(p.tobytes() for p in parts)).digest()
+
+
+def fit_profiles(profiles: list[Profile], config: CMAMechanism, *, distribute_from: int | None = None) -> list[Record]:
+    """A record for each profile (`CMAFit.to_records`, and rmse_readings_mgdl: of the readings, not of their means).
+
+    Fits go to Ray's workers from `distribute_from` profiles on; what is itself a
+    worker, such as a sweep's trial, fits in its own process: its cluster is busy with its like.
+    """
+    parts = [profiles[begin : begin + _PART] for begin in range(0, len(profiles), _PART)]
+    least = _DISTRIBUTE_FROM if distribute_from is None else distribute_from
+    many = len(profiles) >= least and not _is_worker()
+    return [record for part in (_on_ray if many else _here)(parts, config) for record in part]
+
+
+_DISTRIBUTE_FROM = 8192
+
+
+def _here(parts: list[list[Profile]], config: CMAMechanism) -> Iterator[list[Record]]:
+    with _single_threaded():
+        for part in parts:
+            yield _fit(_stacked(part), config)
+
+
+def _on_ray(parts: list[list[Profile]], config: CMAMechanism) -> list[list[Record]]:
+    ray = cluster.connect()
+    items = [{"part": n} | _stacked(part) for n, part in enumerate(parts)]
+    data = ray.data.from_items(items, override_num_blocks=len(items)).map(_fit_item, fn_kwargs={"config": config})
+    found = {row["part"]: json.loads(row["records"]) for row in data.iter_rows()}
+    return [found[n] for n in range(len(parts))]
+
+
+def _fit_item(item: dict[str, Any], config: CMAMechanism) -> dict[str, Any]:
+    """JSON keeps every bit of a float."""
+    with _single_threaded():
+        return {"part": item["part"], "records": json.dumps(_fit(item, config))}
+
+
+def _stacked(part: list[Profile]) -> dict[str, np.ndarray]:
+    return {name: np.stack([getattr(p, name) for p in part]) for name in ("hour", "glucose_mgdl", "count", "scatter")}
+
+
+def _fit(part: dict[str, np.ndarray], config: CMAMechanism) -> list[Record]:
+    t_h, glucose, weight = (torch.tensor(part[name]) for name in ("hour", "glucose_mgdl", "count"))
+    found = fit_cma(
+        t_h, glucose, weight=weight, tM=meal_times(t_h, glucose, config.meals), prior=config.prior,
+        prior_weight=config.prior_weight, starts=config.starts, gains=config.gains,
+    )  # fmt: skip
+    return [_complete(r, float(s)) for r, s in zip(found.to_records(), part["scatter"], strict=True)]
+
+
+def _complete(record: Record, scatter: float) -> Record:
+    if not record["ok"]:
+        return record
+    return record | {"rmse_readings_mgdl": float(np.sqrt(record["rmse_mgdl"] ** 2 + scatter))}
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Small arrays gain nothing from threads, and the last bits hang on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_worker() -> bool:
+    """This process is one of Ray's own: a task, a trial, a replica."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    return ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+
+
+# --- kept beside the tables of the snapshots ----------------------------------------------------------------------------
+
+
+def kept(folder: Path, key: dict[str, Any], fit: Callable[[], list[Record]]) -> list[Record]:
+    """The records of fits that `key` (JSON-able) determines, from a file of `folder` where some process on this node has
+    written them, else from `fit`, while others who want the same wait. Raises ValueError for a damaged file."""
+    stated = json.dumps([_FORMAT, _code_version(), torch.__version__, key], sort_keys=True)
+    path = folder / f"fits-{hashlib.sha256(stated.encode()).hexdigest()[:24]}.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.is_file():
+                _write(path, fit())
+    os.utime(path)  # used now: the oldest are forgotten first
+    return _read(path)
+
+
+def _write(path: Path, records: list[Record]) -> None:
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.write_text(json.dumps(records, allow_nan=False), encoding="utf-8")
+    temporary.rename(path)
+    files = sorted(path.parent.glob("fits-*.json"), key=_used, reverse=True)
+    for old in files[_KEPT:]:
+        old.unlink(missing_ok=True)
+        old.with_name(f"{old.name}.lock").unlink(missing_ok=True)
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process has just forgotten it
+        return 0.0
+
+
+def _read(path: Path) -> list[Record]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        CMAFit.from_records(records)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it, and it is made again") from None
+    return records
+
+
+@cache
+def _code_version() -> str:
+    """Hash of the source that fits depend on."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    files = [*sorted((root / "physiology").glob("*.py")), root / "data" / "fits.py", root / "data" / "mechanism.py"]
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
