@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from raycadian.config import Split
+from raycadian.config import Person, Split
 from raycadian.types import ID, OOD, SPLITS
+
+DAY_S = 86400
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class SplitManifest:
         return SplitManifest(Split(**body["config"]), body["snapshot"], ranges)
 
 
-def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "") -> SplitManifest:
+def make_split(
+    lengths: dict[str, list[int]], config: Split, snapshot: str = "", dt_s: float = 300.0
+) -> SplitManifest:
     """Split subjects (id -> points of each recording in time order). Deterministic in the seed. Raises ValueError."""
     subjects = sorted(lengths)
     match config.kind:
@@ -80,6 +84,8 @@ def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "")
         case "subject":
             test = _draw(subjects, config.test_subjects, config.seed, "test_subjects")
             ranges = _by_subject(lengths, test, config)
+        case "person":
+            ranges = _by_person(lengths, config.person, DAY_S / dt_s)
         case "kfold":
             if len(subjects) < config.folds:
                 raise ValueError(
@@ -153,7 +159,31 @@ def _by_time(subject: str, lengths: list[int], config: Split) -> list[Range]:
     total = sum(lengths)
     first_test = total - round(total * config.test_fraction)
     first_val = first_test - round(total * config.val_fraction)
-    edges = dict(zip(SPLITS, ((0, first_val), (first_val, first_test), (first_test, total)), strict=True))
+    return _cut(subject, lengths, ((0, first_val), (first_val, first_test), (first_test, total)))
+
+
+def _by_person(lengths: dict[str, list[int]], person: Person, points_a_day: float) -> list[Range]:
+    """One person's history, of which the last days train; then validation, then test."""
+    if person.subject not in lengths:
+        raise ValueError(f"split.person.subject {person.subject!r}: no such subject; there are {', '.join(sorted(lengths)[:9])}")
+    own = lengths[person.subject]
+    first_val, first_test, first_train = (
+        round(days * points_a_day)
+        for days in (
+            person.history_days, person.history_days + person.val_days, person.history_days - person.train_days,
+        )
+    )  # fmt: skip
+    if first_test >= sum(own):
+        raise ValueError(
+            f"{person.subject} has {sum(own) / points_a_day:.1f} days of data: nothing is left to test after "
+            f"history_days {person.history_days:g} and val_days {person.val_days:g}; lower them"
+        )
+    return _cut(person.subject, own, ((first_train, first_val), (first_val, first_test), (first_test, sum(own))))
+
+
+def _cut(subject: str, lengths: list[int], places: tuple[tuple[int, int], ...]) -> list[Range]:
+    """Ranges of train, val, test between places counted over all recordings of a person."""
+    edges = dict(zip(SPLITS, places, strict=True))
     ranges, offset = [], 0
     for number, length in enumerate(lengths):
         for split, (begin, end) in edges.items():

@@ -49,6 +49,7 @@ from raycadian.training.run import (
     environment,
     experiment_key,
     finish,
+    open_run,
     write_json,
     write_recipe,
     writing_folder,
@@ -87,7 +88,7 @@ def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | 
     lengths: dict[str, list[int]] = {}
     for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
         lengths.setdefault(series.subjects[subject], []).append(int(n))
-    return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id), snapshot.card.grid)
+    return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id, series.dt_s), snapshot.card.grid)
 
 
 def fit_model(
@@ -104,10 +105,14 @@ def fit_model(
     loop.seed_everything(recipe.training.seed)
     cut = _cut(data, recipe)
     model = build(recipe.model, spec_of(recipe, data.series.dt_s))
-    model.prepare(cut.train)
+    if recipe.start is None:
+        model.prepare(cut.train)
+    else:
+        _go_on(model, recipe.start)
 
     fit = partial(_train, model, on_epoch=on_epoch, on_step=on_step, callbacks=callbacks)
-    if (staged := staged_of(recipe.model)) is None:
+    staged = staged_of(recipe.model)
+    if staged is None or recipe.start is not None:  # stages lead up to a model; one that goes on from a run has had them
         trained = fit(cut, recipe.training, state)
     else:
         simulated = partial(
@@ -145,14 +150,32 @@ def _cut(data: Data, recipe: Recipe, correction_mgdl: np.ndarray | None = None) 
     return Cut(mechanism, train, windows_of(data, recipe, "val", recipe.window.eval_stride, mechanism))
 
 
+def _go_on(model: base.Model, start: str) -> None:
+    """Give a model the weights and statistics of a complete run of the same model. Raises ValueError."""
+    found = checkpoint.load(open_run(start).path / "checkpoint")
+    if (found.config, found.spec) != (model.config, model.spec):
+        raise ValueError(
+            f"start: {start} is a run of {model_name(found.config)} for {found.spec}, the recipe's is "
+            f"{model_name(model.config)} for {model.spec}; model, window and quantiles must be the same"
+        )
+    model.load_state_dict(found.state_dict())
+
+
+def population_of(start: Run) -> dict[str, Any] | None:
+    """The population's mechanism as a run fitted it."""
+    return json.loads((start.path / "checkpoint" / "preprocessing.json").read_text(encoding="utf-8"))["population"]
+
+
 def fit_mechanism_of(data: Data, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Mechanism | None:
+    """Along the series, with the population's fit from the training ranges, or from the run that training goes on from."""
     config = mechanism_of(recipe.model)
     if config is None:
         return None
     length = recipe.window.context + recipe.window.horizon
+    population = None if recipe.start is None else population_of(open_run(recipe.start))
     return fit_mechanism(
         data.series, config, length, train=data.split.of("train"), signals=signals_of(recipe.model),
-        correction_mgdl=correction_mgdl,
+        correction_mgdl=correction_mgdl, population=population,
     )  # fmt: skip
 
 
@@ -272,6 +295,17 @@ def _predict_splits(
 
 def _predictions_file(split: str) -> str:
     return "predictions.parquet" if split == "test" else f"predictions_{split}.parquet"
+
+
+def forecast_test(run: Run, recipe: Recipe, data: Data) -> Predictions:
+    """What a run's model says of the test windows of another recipe's data, of which it learns nothing; a mechanism is
+    fitted to each person's history there, as it would be when serving. Raises ValueError where the windows differ."""
+    model = checkpoint.load(run.path / "checkpoint").double()
+    if spec_of(recipe, data.series.dt_s) != model.spec:
+        raise ValueError(f"{run.name} forecasts {model.spec}, asked for is {spec_of(recipe, data.series.dt_s)}")
+    mechanism = fit_mechanism_of(data, recipe.model_copy(update={"model": run.recipe.model, "start": str(run.path)}))
+    windows = windows_of(data, recipe, "test", recipe.window.eval_stride, mechanism)
+    return predict(model, windows, {r.subject for r in data.split.ranges if r.scope == OOD})
 
 
 def read_predictions(run: Run | Path, split: str = "test") -> Predictions:
