@@ -69,9 +69,7 @@ class SplitManifest:
         return SplitManifest(Split(**body["config"]), body["snapshot"], ranges)
 
 
-def make_split(
-    lengths: dict[str, list[int]], config: Split, snapshot: str = "", dt_s: float = 300.0
-) -> SplitManifest:
+def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "", dt_s: float = 300.0) -> SplitManifest:
     """Split subjects (id -> points of each recording in time order). Deterministic in the seed. Raises ValueError."""
     subjects = sorted(lengths)
     match config.kind:
@@ -165,7 +163,9 @@ def _by_time(subject: str, lengths: list[int], config: Split) -> list[Range]:
 def _by_person(lengths: dict[str, list[int]], person: Person, points_a_day: float) -> list[Range]:
     """One person's history, of which the last days train; then validation, then test."""
     if person.subject not in lengths:
-        raise ValueError(f"split.person.subject {person.subject!r}: no such subject; there are {', '.join(sorted(lengths)[:9])}")
+        raise ValueError(
+            f"split.person.subject {person.subject!r}: no such subject; there are {', '.join(sorted(lengths)[:9])}"
+        )
     own = lengths[person.subject]
     first_val, first_test, first_train = (
         round(days * points_a_day)

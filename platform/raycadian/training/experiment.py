@@ -112,7 +112,9 @@ def fit_model(
 
     fit = partial(_train, model, on_epoch=on_epoch, on_step=on_step, callbacks=callbacks)
     staged = staged_of(recipe.model)
-    if staged is None or recipe.start is not None:  # stages lead up to a model; one that goes on from a run has had them
+    if (
+        staged is None or recipe.start is not None
+    ):  # stages lead up to a model; one that goes on from a run has had them
         trained = fit(cut, recipe.training, state)
     else:
         simulated = partial(
