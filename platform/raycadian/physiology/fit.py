@@ -52,7 +52,7 @@ _COARSE_BINS = 96  # starts are screened and compared on 15-minute means
 _HALF_STEPS, _STEPS = 8, 60  # after so many steps half of the starts are left, after as many again one
 _COARSE_MOVED, _MOVED = 1e-4, 1e-9  # of a parameter's range: converged
 _RESUMED = 1e-3  # damping where the search on all points takes over from the coarse one
-_SWEEPS = 100  # of coordinate descent over the gains; a handful is needed
+_SWEEPS = 50  # over the gains; one or two are needed
 _INFORMED = 0.9  # a posterior sd of less than this share of the prior's: the data say something
 _FLAT = 1e-14  # variance of a G that doesn't vary
 _WIDTH = (math.exp(math.sqrt(math.log(2.0))) - math.exp(-math.sqrt(math.log(2.0)))) / 2.0  # of K at half its height
@@ -535,41 +535,69 @@ def _solve_gains(gram: Tensor, data: _Data) -> _Gains:
     return _Gains(gain, rss.clamp(min=least), ((gain > 0) & (gain < most)).to(gain))
 
 
+def _flat(like: Tensor) -> float:
+    """Below this the variance of a curve is rounding."""
+    return _FLAT if like.dtype == torch.float64 else _FLAT**0.5
+
+
 def _one_gain(variance: Tensor, covariance: Tensor, most: Tensor) -> Tensor:
-    flat = _FLAT if variance.dtype == torch.float64 else _FLAT**0.5
+    flat = _flat(variance)
     best = torch.where(variance > flat, covariance / variance.clamp(min=flat), 0.0)
     return torch.minimum(best.clamp(min=0.0), most)
 
 
 def _boxed(A: Tensor, b: Tensor, most: Tensor) -> Tensor:
-    """The x (R, J) in [0, most] that minimises x A x - 2 b x: coordinate descent finds which bounds hold, elimination
-    the rest, until the conditions of Kuhn and Tucker do. Rows are done one by one, the same in any batch."""
-    diagonal = A.diagonal(dim1=1, dim2=2)
-    flat = _FLAT if A.dtype == torch.float64 else _FLAT**0.5
+    """The x (R, J) in [0, most] (R, 1) that minimises x A x - 2 b x: an active set for each row.
+
+    A sweep of coordinate descent says which gains are free; steps to the minimum over those, each ended by the first
+    bound that it meets, lead to the minimum of a face; where the conditions of Kuhn and Tucker hold there, it is the
+    solution, else the next sweep leaves it downhill. No face comes twice (as in Lawson and Hanson 1974), so this ends.
+    """
     found, row = torch.zeros_like(b), torch.arange(len(b), device=b.device)
     x = torch.zeros_like(b)
     for _ in range(_SWEEPS):
-        for j in range(b.shape[1]):
-            pull = (b[:, j] - (A[:, j] * x).sum(1)) / diagonal[:, j].clamp(min=flat)
-            x[:, j] = torch.where(diagonal[:, j] > flat, (x[:, j] + pull), 0.0).clamp(min=0.0).minimum(most[:, 0])
-        free = ((x > 0) & (x < most)).to(x)
-        held = x * (1.0 - free)
-        trial = held + free * _solve_free(A, free, (free * (b - (A @ held[:, :, None])[:, :, 0]))[:, :, None])[:, :, 0]
-        push = b - (A @ trial[:, :, None])[:, :, 0]
-        slack = 1e-9 * (diagonal * most.square()).sqrt() + flat
-        inside = ((trial >= 0) & (trial <= most)).all(1)
-        right = ((push <= slack) | (x >= most) | (free > 0)) & ((push >= -slack) | (x <= 0) | (free > 0))
-        done = inside & right.all(1)
-        found[row] = torch.where(done[:, None], trial, x)
-        if done.all():
+        x = _sweep(A, b, most, x)
+        for _ in range(b.shape[1]):
+            x = _to_minimum(A, b, most, x)
+        found[row] = x
+        wrong = ~_is_solution(A, b, most, x)
+        if not wrong.any():
             break
-        A, b, most, x, row, diagonal = (value[~done] for value in (A, b, most, x, row, diagonal))
+        A, b, most, x, row = (value[wrong] for value in (A, b, most, x, row))
     return found
+
+
+def _sweep(A: Tensor, b: Tensor, most: Tensor, x: Tensor) -> Tensor:
+    """Coordinate descent, once over the gains."""
+    x, flat = x.clone(), _flat(A)
+    for j in range(b.shape[1]):
+        own = A[:, j, j]
+        best = x[:, j] + (b[:, j] - (A[:, j] * x).sum(1)) / own.clamp(min=flat)
+        x[:, j] = torch.where(own > flat, best, 0.0).clamp(min=0.0).minimum(most[:, 0])
+    return x
+
+
+def _to_minimum(A: Tensor, b: Tensor, most: Tensor, x: Tensor) -> Tensor:
+    """From x towards the minimum over the gains that are free, as far as the bounds allow."""
+    free = ((x > 0) & (x < most)).to(x)
+    push = free * (b - (A @ x[:, :, None])[:, :, 0])
+    step = free * _solve_free(A, free, push[:, :, None])[:, :, 0]
+    room = torch.where(step < 0, -x, most - x)
+    length = torch.where(step != 0, room / step, torch.inf).amin(1, keepdim=True).clamp(max=1.0)
+    return (x + length * step).clamp(min=0.0).minimum(most)
+
+
+def _is_solution(A: Tensor, b: Tensor, most: Tensor, x: Tensor) -> Tensor:
+    """Kuhn and Tucker's conditions, (R,): no slope over free gains, none that leads inside from a bound."""
+    push = b - (A @ x[:, :, None])[:, :, 0]
+    diagonal = A.diagonal(dim1=1, dim2=2)
+    slack = (1e-10 if A.dtype == torch.float64 else 1e-5) * (diagonal.sqrt() + diagonal * most) + _flat(A)
+    return (((push <= slack) | (x >= most)) & ((push >= -slack) | (x <= 0))).all(1)
 
 
 def _solve_free(A: Tensor, free: Tensor, right: Tensor) -> Tensor:
     """A^-1 right (R, J, N) over the free rows and columns of A (R, J, J); right is 0 in the others."""
-    flat = _FLAT if A.dtype == torch.float64 else _FLAT**0.5
+    flat = _flat(A)
     if A.shape[1] == 1:
         return right / A.clamp(min=flat)
     A = A * free[:, :, None] * free[:, None, :] + torch.diag_embed(1.0 - free + flat)
