@@ -587,6 +587,7 @@ class Personalisation(Schema):
     """At most so many of the held-out people, those with most data; all if left out."""
     lr: Positive = 1e-4
     epochs: Count = 5
+    batch_size: Count = 64
 
     @field_validator("days")
     @classmethod
@@ -678,6 +679,22 @@ def wrapped(model: Any) -> tuple[Any, ...]:
         case Residual() | Exogenous() | Physics() | Staged() | Conformal():
             return (model.inner,)
     return ()
+
+
+def protocol_of(recipe: Recipe) -> str:
+    """What scores of this recipe may be set beside: those of the same words."""
+    window = recipe.window
+    begins = {"midnight": "nocturnal, from local midnight", "meal": "prandial, from recorded meals",
+              "estimated_meal": "prandial, from estimated meals"}  # fmt: skip
+    match recipe.experiment:
+        case Nocturnal():
+            anchor = "midnight"
+        case Prandial(meals=meals):
+            anchor = "meal" if meals == "recorded" else "estimated_meal"
+        case _:
+            anchor = window.anchor
+    how = begins.get(anchor, f"sliding windows, every {window.eval_stride} points")
+    return f"{how}, {window.context} -> {window.horizon} points"
 
 
 def unwrap(model: Any) -> list[Any]:
