@@ -1,0 +1,225 @@
+"""What an experiment leaves: a long table, what is better in words, one figure, on one page that opens offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from raycadian.config import (
+    Ablation,
+    DataEfficiency,
+    Nocturnal,
+    Personalisation,
+    Recipe,
+    Scaling,
+    Transfer,
+    protocol_of,
+)
+from raycadian.evaluation import report_parts as parts
+from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.compare import differences
+from raycadian.evaluation.figures import MODELS
+from raycadian.evaluation.metrics import METRICS, points_of
+from raycadian.evaluation.predictions import Predictions
+from raycadian.evaluation.report_comparison import differences_html, ranks_html
+from raycadian.experiments.ablation import variants
+from raycadian.experiments.points import Point
+from raycadian.pages import new_figure, page, paragraph, table_html
+from raycadian.training.run import write_json, write_recipe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN = "rmse_mgdl"  # the figure's and the comparisons' metric
+TABLED = ("rmse_mgdl", "mae_mgdl")
+STEPS_MIN = (30, 60, 120, 240, 360, 480)  # single steps that models are compared at
+CLOSED_FORM = (
+    "Closed-form models (ridge, persistence) have no weights to tune: their line is the population's, a level to compare with. "
+    "A mechanism is fitted to all of a person's history before the forecast at every point, as when serving."
+)
+
+
+def write(
+    folder: Path, recipe: Recipe, found: list[Point], predictions: list[Predictions], runs: list[list[str]]
+) -> None:
+    """Write recipe.yaml, table.csv, differences.csv, table.json, figure.svg and report.html into `folder`."""
+    table = pd.concat([_rows(point, p, recipe) for point, p in zip(found, predictions, strict=True)], ignore_index=True)
+    compared = _differences(found, predictions, recipe)
+    notes = _notes(recipe)
+    write_recipe(folder / "recipe.yaml", recipe)
+    table.to_csv(folder / "table.csv", index=False)
+    compared.to_csv(folder / "differences.csv", index=False)
+    named = [{"line": p.line, "x": p.x, "runs": own} for p, own in zip(found, runs, strict=True)]
+    body = {
+        "experiment": recipe.experiment.model_dump(mode="json"), "protocol": protocol_of(recipe), "rows": _records(table),
+        "differences": _records(compared), "runs": named, "notes": notes,
+    }  # fmt: skip
+    write_json(folder / "table.json", body)
+    with mpl.rc_context(parts.STYLE):
+        figure(recipe, table).savefig(folder / "figure.svg", bbox_inches="tight", metadata={"Date": None})
+        html = _page(recipe, table, compared, found, predictions, pd.DataFrame(named), notes)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+
+
+def _rows(point: Point, p: Predictions, recipe: Recipe) -> pd.DataFrame:
+    """Error with intervals over people at each step alone and over all steps up to it."""
+    settings = recipe.evaluation
+    people = SubjectBootstrap(
+        p.subject, resamples=settings.bootstrap, confidence=settings.confidence, seed=settings.seed
+    )
+    blocks = []
+    for name in TABLED:
+        metric = METRICS[name]
+        total, count = people.sum_count(points_of(p, metric))
+        for kind, sums in (("step", (total, count)), ("cumulative", (total.cumsum(1), count.cumsum(1)))):
+            value, low, high = people.estimate(*sums, metric.root)
+            blocks.append(pd.DataFrame({
+                "protocol": protocol_of(recipe), "group": point.group, "model": point.line, "x": point.x, "metric": name,
+                "kind": kind, "horizon_min": p.horizon_min, "value": value, "low": low, "high": high,
+                "n_subjects": (sums[1] > 0).sum(0), "n_windows": len(p), "n_points": sums[1].sum(0).astype(int),
+            }))  # fmt: skip
+    return pd.concat(blocks, ignore_index=True)
+
+
+def _grouped(found: list[Point], predictions: list[Predictions]) -> dict[str, dict[str, Predictions]]:
+    groups: dict[str, dict[str, Predictions]] = {}
+    for point, p in zip(found, predictions, strict=True):
+        groups.setdefault(point.group, {})[point.name] = p
+    return {group: named for group, named in groups.items() if len(named) > 1}
+
+
+def _differences(found: list[Point], predictions: list[Predictions], recipe: Recipe) -> pd.DataFrame:
+    settings = recipe.evaluation
+    tables = [
+        differences(
+            named, metric=SHOWN, horizons=STEPS_MIN, bootstrap=settings.bootstrap, confidence=settings.confidence,
+            seed=settings.seed,
+        ).assign(group=group)
+        for group, named in _grouped(found, predictions).items()
+    ]  # fmt: skip
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON; NaN becomes null."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _notes(recipe: Recipe) -> list[str]:
+    """What a reader must know of the protocol to read the figure."""
+    match recipe.experiment:
+        case Nocturnal():
+            return ["Figures of nights and of sliding windows are different protocols: never set them side by side."]
+        case Personalisation(val_days=days):
+            return [f"{days:g} further days of each person choose the epoch; the days after them test.", CLOSED_FORM]
+        case DataEfficiency():
+            return [
+                "The number of windows counts what weights learn from; a mechanism is fitted to the history before each forecast."
+            ]
+        case Ablation():
+            return [f"{name} is no recipe: {why}" for name, why in variants(recipe).refused.items()]
+        case _ if recipe.window.anchor == "estimated_meal":
+            return ["Meals are estimated from glucose."]
+    return []
+
+
+def _page(
+    recipe: Recipe, table: pd.DataFrame, compared: pd.DataFrame, found: list[Point], predictions: list[Predictions],
+    runs: pd.DataFrame, notes: list[str],
+) -> str:  # fmt: skip
+    confidence = recipe.evaluation.confidence
+    asked = f"{type(recipe.experiment).__doc__} Protocol: {protocol_of(recipe)}."
+    caption = f"{_axis(recipe)} against RMSE, pooled over windows; {confidence:.0%} intervals from resampling people."
+    better = ""
+    for group, named in _grouped(found, predictions).items():
+        head = f"<h3>{group}</h3>" if group else ""
+        better += head + differences_html(compared[compared.group == group], SHOWN, confidence)
+        better += ranks_html(named, SHOWN, confidence) if len(_grouped(found, predictions)) == 1 else ""
+    runs = runs.assign(runs=runs.runs.map(", ".join))
+    sections = [
+        ("Question", "".join(map(paragraph, [asked, *notes]))),
+        ("Figure", parts.figure(figure(recipe, table), caption)),
+        ("What is better", better),
+        (f"Table, {protocol_of(recipe)}", table_html(_shown(recipe, table))),
+        ("Runs", parts.folded(f"{len(runs)} points", table_html(runs), False)),
+    ]
+    return page(recipe.name, [(head, body) for head, body in sections if body], recipe.description or asked)
+
+
+def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
+    """The table for people: over the whole horizon, or by minutes ahead where those are the axis."""
+    last = table.horizon_min.max()
+    ahead = sorted({*STEPS_MIN, last} & set(table.horizon_min)) if table.x.isna().all() else [last]
+    rows = table[table.horizon_min.isin(ahead) & ((table.kind == "step") | (table.horizon_min == last))]
+    if not table.x.isna().all():
+        rows = rows[rows.kind == "cumulative"]
+    wide = rows.assign(shown=parts.with_interval(rows, "value", "low", "high")).pivot_table(
+        index=["model", "x", "kind", "horizon_min", "n_subjects", "n_windows"], columns="metric", values="shown",
+        aggfunc="first", dropna=False, sort=False, observed=True,
+    )  # fmt: skip
+    return (
+        wide.dropna(how="all").reset_index().rename(columns={"x": _axis(recipe)} | {m: parts.label(m) for m in TABLED})
+    )
+
+
+def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
+    """One line a model: x, or minutes ahead where x is none, against RMSE, with intervals."""
+    ahead = table.x.isna().all()
+    rows = table[(table.metric == SHOWN) & (table.kind == ("step" if ahead else "cumulative"))]
+    rows = rows if ahead else rows[rows.horizon_min == rows.horizon_min.max()]
+    drawn, axis = new_figure(9, 4.2)
+    places = _places(rows)
+    for i, (name, own) in enumerate(rows.groupby("model", sort=False)):
+        x = own.horizon_min if ahead else own.x.map(places) if places else own.x.astype(float)
+        color, dashes = MODELS[i % len(MODELS)], ("-", "--", "-.", ":")[i // len(MODELS) % 4]
+        _line(axis, np.asarray(x, float) + (0.06 * i if places else 0), own, str(name), color, "" if places else dashes)
+    if places:
+        axis.set_xticks(
+            list(places.values()),
+            list(places),
+            rotation=20 if len(places) > 3 else 0,
+            ha="right" if len(places) > 3 else "center",
+        )
+    elif isinstance(recipe.experiment, DataEfficiency | Scaling) and not ahead:
+        axis.set_xscale("log")
+        axis.set_xticks(sorted(set(rows.x.astype(float))), [f"{x:g}" for x in sorted(set(rows.x.astype(float)))])
+        axis.minorticks_off()
+    axis.set(xlabel=_axis(recipe), ylabel=parts.label(SHOWN))
+    for text in axis.legend(fontsize=8, frameon=False).get_texts():
+        text.set_parse_math(False)
+    return drawn
+
+
+def _places(rows: pd.DataFrame) -> dict[str, int]:
+    """Positions of an axis of words; none where x is a number."""
+    words = [x for x in dict.fromkeys(rows.x) if isinstance(x, str)]
+    return {word: i for i, word in enumerate(words)}
+
+
+def _line(axis: "Axes", x: np.ndarray, rows: pd.DataFrame, name: str, color: str, dashes: str) -> None:
+    value, low, high = (rows[c].to_numpy(float) for c in ("value", "low", "high"))
+    axis.plot(x, value, dashes or "none", marker="o", ms=4, lw=1.6, color=color, label=name)
+    if dashes:
+        axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+    else:
+        axis.vlines(x, low, high, color=color, lw=1.4)
+
+
+def _axis(recipe: Recipe) -> str:
+    match recipe.experiment:
+        case Personalisation():
+            return "days of the person's own data"
+        case Transfer():
+            return "data set"
+        case DataEfficiency():
+            return "training windows"
+        case Ablation():
+            return "variant"
+        case Scaling(part=part):
+            return {"width": "width of the network", "layers": "layers of the network"}[part]
+    return "minutes ahead"

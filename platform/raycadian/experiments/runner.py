@@ -1,0 +1,126 @@
+"""Run an experiment: train what its points need, each once, score them on identical windows, write figure and table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raycadian import workflow
+from raycadian.cluster import JOB
+from raycadian.config import Recipe
+from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.evaluation.compare import require_same_windows
+from raycadian.evaluation.predictions import Predictions
+from raycadian.experiments import report
+from raycadian.experiments.points import Leg, Point, legs, points
+from raycadian.training.experiment import SNAPSHOTS, Data, forecast_test, load_data, read_predictions
+from raycadian.training.run import RUNS, Run, experiment_key, write_json
+
+FOLDER = "experiments"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished experiment: its folder with report.html, figure.svg, table.csv, differences.csv, table.json."""
+
+    path: Path
+
+    @property
+    def table(self) -> dict:
+        """What table.json holds: experiment, protocol, rows, differences, runs, notes."""
+        return json.loads((self.path / "table.json").read_text(encoding="utf-8"))
+
+
+def run(
+    recipe: Recipe, progress: workflow.Progress, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, resume: bool = False
+) -> Done:
+    """Run `recipe.experiment` over `recipe.model` and `recipe.compare`. `resume` reuses complete runs and experiments.
+
+    Raises ValueError where the experiment doesn't fit the recipe or the data, or where the models' windows differ.
+    """
+    bench = _Bench(progress, runs, snapshots, resume)
+    progress.stage(f"prepare {recipe.dataset}")
+    found = points(recipe, bench.data(recipe))
+    ids = sorted({bench.data(leg.on or leg.recipe).snapshot_id for leg in legs(found)})
+    folder = runs / FOLDER / f"{recipe.name}-{_key(recipe, ids)}"
+    if resume and folder.is_dir():
+        progress.stage(f"reuse {folder.name}")
+        return Done(folder)
+    predictions = [bench.predictions(point) for point in found]
+    _require_identical(found, predictions)
+    progress.stage("score")
+    names = [[bench.trained(leg).name for leg in point.legs] for point in found]
+    return Done(_written(folder, lambda path: report.write(path, recipe, found, predictions, names)))
+
+
+@dataclass
+class _Bench:
+    """What is trained and loaded, each once."""
+
+    progress: workflow.Progress
+    runs: Path
+    snapshots: Path
+    resume: bool
+    _snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    _data: dict[str, Data] = field(default_factory=dict)
+    _runs: dict[str, Run] = field(default_factory=dict)
+
+    def data(self, recipe: Recipe) -> Data:
+        key = json.dumps([recipe.dataset, recipe.split.model_dump(mode="json"), recipe.window.past])
+        if key not in self._data:
+            if recipe.dataset not in self._snapshots:
+                self._snapshots[recipe.dataset] = prepare(Path(recipe.dataset), self.snapshots)
+            self._data[key] = load_data(recipe, self.snapshots, self._snapshots[recipe.dataset])
+        return self._data[key]
+
+    def trained(self, leg: Leg) -> Run:
+        recipe = leg.recipe
+        if leg.start is not None:
+            start = self.trained(Leg(leg.start))
+            recipe = recipe.model_copy(update={"start": str(start.path)})
+        key = experiment_key(recipe, self.data(recipe).snapshot_id)
+        if key not in self._runs:
+            self._runs[key] = workflow.train(
+                recipe, self.data(recipe), self.progress, runs=self.runs, resume=self.resume
+            )
+        return self._runs[key]
+
+    def predictions(self, point: Point) -> Predictions:
+        return Predictions.concat([self._forecast(leg) for leg in point.legs])
+
+    def _forecast(self, leg: Leg) -> Predictions:
+        trained = self.trained(leg)
+        return read_predictions(trained) if leg.on is None else forecast_test(trained, leg.on, self.data(leg.on))
+
+
+def _require_identical(found: list[Point], predictions: list[Predictions]) -> None:
+    """Every point that is tested on the same has the same windows: subject, time, truth. Raises ValueError."""
+    first: dict[str, Predictions] = {}
+    for point, p in zip(found, predictions, strict=True):
+        require_same_windows(first.setdefault(point.tested, p), p, f"{point.line} at {point.x}")
+
+
+def _key(recipe: Recipe, snapshots: list[str]) -> str:
+    body = json.dumps([recipe.model_dump(mode="json"), snapshots], sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:8]
+
+
+def _written(folder: Path, write: Callable[[Path], None]) -> Path:
+    """The folder, written whole under another name; what was there before is replaced at the end."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".partial-{folder.name}-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        write(temporary)
+        if os.environ.get(JOB):
+            write_json(temporary / "job.json", {"job": os.environ[JOB]})
+        shutil.rmtree(folder, ignore_errors=True)
+        return temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
