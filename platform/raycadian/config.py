@@ -443,10 +443,20 @@ class Ensemble(Schema):
 
 
 class Conformal(Schema):
-    """Split conformal prediction: every quantile moved, step by step, to where it belongs on validation data."""
+    """Conformal prediction: every quantile moved, step by step, to where it belongs on data that was not trained on."""
 
     kind: Literal["conformal"] = "conformal"
+    folds: int = Field(0, ge=0)
+    """0: placed on validation windows. k: on everybody of the training data, in k groups of people, each scored by a model
+    that was trained without it, which takes k more trainings; sweeps leave them out. Outermost only."""
     inner: "Model"
+
+    @field_validator("folds")
+    @classmethod
+    def _several(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one group leaves nobody to train on: 0 for none, or 2 and more")
+        return value
 
 
 Model = Annotated[
@@ -754,6 +764,10 @@ def _require_nesting(model: Any) -> None:
             )
         if isinstance(part, Staged):
             _require_stages(part)
+        if isinstance(part, Conformal) and part.folds and part is not model:
+            raise ValueError(
+                "conformal.folds trains all that is inside again: put that conformal outermost, or set folds: 0"
+            )
         if isinstance(part, Ensemble) and any(isinstance(m, Staged) for m in unwrap(part)):
             raise ValueError("stages are those of a whole training: put `staged` around the ensemble, not inside")
 

@@ -21,8 +21,9 @@ class Conformal(Wrapper):
     interval between levels 0.05 and 0.95 then covers 90% of them, if they are exchangeable with the validation windows.
 
     Subjects, not windows, are exchangeable: whoever comes next is one more person, however long others wore the sensor.
-    So every subject has the same weight at each step, shared evenly by his windows. New people need validation by other
-    people (`split.kind` subject or kfold): the last days of those who were trained on say too little of strangers.
+    So every subject has the same weight at each step, shared evenly by his windows. That new people are like those of the
+    validation takes that the model saw neither: `folds` sees to it (training/crossfit.py), or `split.kind` subject or kfold;
+    the last days of those who were trained on say too little of strangers (benchmarks/coverage.py).
     """
 
     offset_mgdl: Tensor
@@ -39,17 +40,26 @@ class Conformal(Wrapper):
         above = torch.maximum(moved[..., middle + 1 :], median).cummax(-1).values
         return Prediction(torch.cat([below, median, above], dim=-1), found.parts)
 
-    @torch.no_grad()
     def calibrate(self, windows: TrainingWindows) -> None:
         super().calibrate(windows)
-        scores, subjects = [], []
-        for batch in spaced(windows, _SAMPLE):
-            found = self.inner(self.view(batch)).quantiles
-            scores.append((batch["target"].unsqueeze(-1) - found).numpy())
-            subjects.append(batch["subject"].numpy())
-        offset = conformal_offsets(np.concatenate(scores), np.concatenate(subjects), self.spec.quantiles)
+        if not self.config.folds:  # else training/crossfit.py has more to go by
+            self.place(*scores(self.inner, windows))
+
+    def place(self, scores: np.ndarray, subject: np.ndarray) -> None:
+        """Set the offsets from scores (W, H, Q) of windows of subject (W,). Raises ValueError where there are too few."""
+        offset = conformal_offsets(scores, subject, self.spec.quantiles)
         offset[:, self.spec.middle] = 0.0
         self.offset_mgdl.copy_(torch.from_numpy(offset))
+
+
+@torch.no_grad()
+def scores(model: Model, windows: TrainingWindows) -> tuple[np.ndarray, np.ndarray]:
+    """y - quantile, (W, H, Q) mg/dL, NaN where no truth, and the subject of each window (W,)."""
+    found, subject = [], []
+    for batch in spaced(windows, _SAMPLE):
+        found.append((batch["target"].unsqueeze(-1) - model(batch).quantiles).numpy())
+        subject.append(batch["subject"].numpy())
+    return np.concatenate(found), np.concatenate(subject)
 
 
 def conformal_offsets(scores: np.ndarray, subject: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:

@@ -20,6 +20,7 @@ import torch
 from raycadian import telemetry
 from raycadian.config import (
     CMAMechanism,
+    Conformal,
     Grid,
     Model,
     Recipe,
@@ -40,7 +41,7 @@ from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
 from raycadian.physiology.insights import insights
-from raycadian.training import loop, stages
+from raycadian.training import crossfit, loop, stages
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 from raycadian.training.run import (
     RUNS,
@@ -248,6 +249,8 @@ def train_run(
         data.split.write(folder / "split.json")
         with clock.stage("train"):
             fitted = fit_model(data, recipe, state=folder / "state", on_epoch=on_epoch, on_step=on_step)
+            if isinstance(recipe.model, Conformal) and recipe.model.folds:
+                crossfit.calibrate(fitted.model, data, recipe, fit_model, folder / "state")
         checkpoint.save(fitted.model, folder / "checkpoint")
         write_json(folder / "checkpoint" / "preprocessing.json", preprocessing(data, recipe, fitted.mechanism))
         with clock.stage("predict"):
