@@ -1,7 +1,8 @@
 """CMA curves and one-day fits per second against the reference implementation, pfun-cma-model 0.4.209.
 
 The reference runs in an environment of its own (.bench-venv/, made on first use) and in a temporary working directory,
-for it writes to `logs/`. Both sides see the same days of 288 readings and use one thread. Days are real where
+for it writes to `logs/`. Both sides see the same days of 288 readings and use one thread; seconds are the process's own on the processor, so that other
+work on the machine counts little. Days are real where
 ../shared/data is present, else simulated.
 
 Sums of squares are compared on identical data, after each side's curve got its best offset and gain (>= 0), for the
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 VENV = ROOT / ".bench-venv"
 PACKAGE, VERSION = "pfun-cma-model", "0.4.209"
 IGLU = ROOT.parent / "shared" / "data" / "cgm" / "glucobench" / "iglu.csv.gz"
-POINTS, BATCH = 288, 64
+POINTS, BATCH = 288, 256
 MEALS_H = (6.95, 11.95, 17.95)
 
 
@@ -128,11 +129,11 @@ def run_reference(work: Path) -> None:
     curve_fit = fit.curve_fit
 
     def timed(*arguments, **keywords):  # the search alone, without the formatting of tables around it
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             return curve_fit(*arguments, **keywords)
         finally:
-            search_s.append(time.perf_counter() - began)
+            search_s.append(time.process_time() - began)
 
     fit.curve_fit = timed
     given = np.load(work / "in.npz")
@@ -141,13 +142,13 @@ def run_reference(work: Path) -> None:
     stamps = pd.date_range("2026-01-05", periods=POINTS, freq="5min", tz="UTC")
     _fit_reference(fit, stamps, simulated_days(1)[0], np.array(MEALS_H))  # the first call compiles
     for i, (day, tM) in enumerate(zip(given["days"], given["tM"], strict=True)):
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             found = _fit_reference(fit, stamps, day, tM)
         except RuntimeError as error:  # "Optimal parameters not found"
             out["failed"].append(" ".join(str(error).split()))
             continue
-        out["fits"].append({"day": i} | _told(found, time.perf_counter() - began, search_s[-1]))
+        out["fits"].append({"day": i} | _told(found, time.process_time() - began, search_s[-1]))
     (work / "out.json").write_text(json.dumps(out))
 
 
@@ -172,10 +173,10 @@ def _each(call, calls: int = 10, rounds: int = 20) -> float:
     call()
     seconds = []
     for _ in range(rounds):
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(calls):
             call()
-        seconds.append((time.perf_counter() - began) / calls)
+        seconds.append((time.process_time() - began) / calls)
     return min(seconds)
 
 
@@ -183,7 +184,7 @@ def _each(call, calls: int = 10, rounds: int = 20) -> float:
 
 
 def raycadian(days: np.ndarray, tM: np.ndarray, theirs: dict) -> dict:
-    """The same measurements; fits in batches of 64 days (the days repeated) and one at a time."""
+    """The same measurements; fits in batches of 256 days (the days repeated) and one at a time."""
     import torch
 
     from raycadian.physiology import cma
@@ -208,6 +209,7 @@ def raycadian(days: np.ndarray, tM: np.ndarray, theirs: dict) -> dict:
         "curve_s": _each(lambda: cma.signals(t_h, **many, tM=meals)) / BATCH,
         "one_curve_s": _each(lambda: cma.signals(t_h, **cma.DEFAULTS, tM=meals)),
         "fit_s": _each(lambda: fit_cma(t_h, glucose[batch], tM=tM[batch]), 1, 5) / BATCH,
+        "gains_fit_s": _each(lambda: fit_cma(t_h, glucose[batch], tM=tM[batch], gains="per_meal"), 1, 5) / BATCH,
         "one_fit_s": _each(lambda: [fit_cma(t_h, glucose[i : i + 1], tM=tM[i : i + 1]) for i in range(len(days))], 1, 3) / len(days),
         "sums": sums,
         "left_bounds": ((theta < lower) | (theta > upper)).any(1).tolist(),
@@ -229,11 +231,12 @@ def summary(ours: dict, theirs: dict) -> dict:
     mean_fit_s = float(np.mean([f["fit_s"] for f in fits]))
     mean_search_s = float(np.mean([f["search_s"] for f in fits]))
     rows = [
-        _row("curve, all signals (batch of 64 | run())", ours["curve_s"], theirs["run_s"], 100),
-        _row("curve, all signals (batch of 64 | g_instant, glucose alone)", ours["curve_s"], theirs["array_s"]),
+        _row("curve, all signals (batch of 256 | run())", ours["curve_s"], theirs["run_s"], 100),
+        _row("curve, all signals (batch of 256 | g_instant, glucose alone)", ours["curve_s"], theirs["array_s"]),
         _row("curve, all signals (one | run())", ours["one_curve_s"], theirs["run_s"]),
-        _row("one-day fit (batch of 64 | fit_model)", ours["fit_s"], mean_fit_s, 20),
-        _row("one-day fit (batch of 64 | its search alone)", ours["fit_s"], mean_search_s),
+        _row("one-day fit (batch of 256 | fit_model)", ours["fit_s"], mean_fit_s, 500),
+        _row("one-day fit (batch of 256 | its search alone)", ours["fit_s"], mean_search_s),
+        _row("one-day fit, a gain a meal (batch of 256 | fit_model)", ours["gains_fit_s"], mean_fit_s),
         _row("one-day fit (one | fit_model)", ours["one_fit_s"], mean_fit_s),
     ]
     raw = [float(np.sum((np.array(f["G"]) - np.array(f["curve"])) ** 2)) for f in fits]
@@ -261,7 +264,7 @@ def _squares(what: str, ours: list[float], theirs: list[float]) -> dict:
     ratio = np.array(ours) / np.array(theirs)
     return {
         "what": what, "median_ours_over_reference": round(float(np.median(ratio)), 4), "worst": round(float(ratio.max()), 4),
-        "days_no_worse": int((ratio <= 1 + 1e-9).sum()),
+        "days_no_worse": f"{np.mean(ratio <= 1 + 1e-9):.0%}", "target": "95%",
     }  # fmt: skip
 
 

@@ -758,10 +758,22 @@ def _step(data: _Data, search: _Search) -> Tensor:
     scaled = (search.hessian + search.correction) * unit[:, :, None] * unit[:, None, :] + torch.diag_embed(
         (~free).to(unit)
     )
-    value, vector = (part.to(unit) for part in torch.linalg.eigh(scaled.double()))  # float32 doesn't always converge
-    along = (vector.mT @ (g * unit)[..., None])[..., 0] / (value.abs().clamp(min=1e-8) + search.damping[:, None])
-    step = -(vector @ along[..., None])[..., 0] * unit
+    step = -_damped(scaled, g * unit, search.damping) * unit
     return torch.minimum(torch.maximum(theta + step, data.lower), data.upper)
+
+
+def _damped(scaled: Tensor, g: Tensor, damping: Tensor) -> Tensor:
+    """(|H| + damping)^-1 g, where |H| has the absolute eigenvalues of H = scaled (R, P, P). Most are positive definite,
+    and Cholesky's factors say which in a tenth of the time."""
+    shifted = scaled + torch.diag_embed(damping[:, None].expand_as(g))
+    _, indefinite = torch.linalg.cholesky_ex(scaled)
+    along = torch.cholesky_solve(g[:, :, None], torch.linalg.cholesky_ex(shifted).L)[:, :, 0]
+    if (rows := indefinite.nonzero()[:, 0]).numel():
+        # in float64: in float32 it doesn't always converge
+        value, vector = (part.to(g) for part in torch.linalg.eigh(scaled[rows].double()))
+        inner = (vector.mT @ g[rows][:, :, None])[:, :, 0] / (value.abs().clamp(min=1e-8) + damping[rows, None])
+        along[rows] = (vector @ inner[:, :, None])[:, :, 0]
+    return along
 
 
 def _secant(search: _Search, theta: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
