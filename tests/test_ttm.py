@@ -224,6 +224,29 @@ def test_channels_of_a_checkpoint_must_be_the_recipes(tmp_path):
         build(from_source(tmp_path / "two"), SPEC)
 
 
+def test_known_channels_can_be_added_to_a_checkpoint_and_come_back_with_it(source, training, batch, tmp_path):
+    """A one-channel 288 -> 12 checkpoint forecasts 6 steps with two exogenous channels; what mixes them is new."""
+    section = from_source(source, exogenous=True)
+    model = prepared(section, training)
+    network = model.network.config
+    assert (network.num_input_channels, network.prediction_channel_indices) == (3, [0])
+    assert (network.exogenous_channel_indices, network.prediction_filter_length) == ([1, 2], 6)
+    later = {**batch, "known": batch["known"].clone()}
+    later["known"][:, SPEC.context + 4] += 1.0  # over the horizon alone
+    assert not torch.equal(model(later).quantiles, model(batch).quantiles)
+    checkpoint.export_pretrained(model, tmp_path / "export")
+    again = prepared(section.model_copy(update={"pretrained": str(tmp_path / "export")}), training)
+    torch.testing.assert_close(again(batch).quantiles[..., MIDDLE], model(batch).quantiles[..., MIDDLE])
+    with pytest.raises(ValueError, match=r"window\.past: expected 3 channels, found 1"):
+        build(from_source(tmp_path / "export"), SPEC)
+
+
+def test_with_known_channels_it_still_scales_by_itself(training, batch):
+    model = prepared(TTM.model_copy(update={"exogenous": True}), training)
+    changed = {**batch, "past": batch["past"] * 2 + 30}
+    assert torch.allclose(model(changed).quantiles, model(batch).quantiles * 2 + 30, rtol=1e-4, atol=0.02)
+
+
 def test_a_checkpoint_with_frequency_tokens_is_told_the_grid_step(tmp_path, training, batch):
     from tsfm_public.models.tinytimemixer import TinyTimeMixerConfig, TinyTimeMixerForPrediction
 
