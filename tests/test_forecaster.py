@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import served
 
+from raycadian.config import CMA, CMAMechanism, Ridge
+from raycadian.physiology.meals import Meal
 from raycadian.serving.forecaster import Forecaster, History, Recent, read_history
 from raycadian.training.experiment import read_predictions
 from raycadian.types import Readings
@@ -196,3 +198,58 @@ def test_a_file_of_readings(tmp_path, readings, forecaster):
     both.to_csv(tmp_path / "two.csv", index=False)
     with pytest.raises(ValueError, match="expected one person, found 2"):
         read_history(tmp_path / "two.csv", card)
+
+
+# --- what if ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_if(forecaster, history):
+    usual = forecaster.forecast(history)
+    origin_h = (usual.origin_utc.astype(int) / 3600 + usual.utc_offset_min / 60) % 24
+    soon = Meal((origin_h + 0.1) % 24, 1.5)
+    found = forecaster.what_if(history, [soon])
+    np.testing.assert_array_equal(found.quantiles, usual.quantiles)
+    other = found.what_if
+    np.testing.assert_allclose(other.median - found.median, other.difference, rtol=0, atol=0)
+    np.testing.assert_allclose(other.parts["correction"], found.parts["correction"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(other.parts["mechanism"] + other.parts["correction"], other.median, atol=1e-9)
+    assert other.difference[0] >= 0 and other.difference[-1] > 1 and other.meals == (soon,) and len(other.usual) == 3
+    none = forecaster.what_if(history, []).what_if
+    assert (none.difference <= 1e-6).all()
+    same = forecaster.what_if(history, other.usual).what_if
+    np.testing.assert_allclose(same.difference, 0, atol=1e-4)
+    d = found.as_dict()
+    assert json.loads(json.dumps(d, allow_nan=False)) == d and "associates" in d["what_if"]["note"]
+    assert usual.as_dict()["what_if"] is None and {"what_if", "difference"} <= set(found.as_frame())
+    assert soon.clock in found.title and "associates" in found.title and "associates" not in usual.title
+
+
+def test_questions_in_a_batch_are_answered_to_those_who_asked(forecaster, history):
+    asks = replace(history, what_if=(Meal(3.0),))
+    bad = replace(history_of([100.0]), what_if=())
+    plain, other, error, again = forecaster.forecast_batch([history, asks, bad, history])
+    assert plain.what_if is None and again.what_if is None and isinstance(error, ValueError)
+    alone = forecaster.forecast(asks)
+    np.testing.assert_allclose(other.what_if.quantiles, alone.what_if.quantiles, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(other.quantiles, plain.quantiles, rtol=0, atol=1e-9)
+
+
+def test_a_model_without_meals_refuses_the_question(readings, history, tmp_path):
+    forecaster = Forecaster.load(served.make_run(tmp_path, readings, model=Ridge()).path)
+    assert forecaster.forecast(history).what_if is None
+    with pytest.raises(ValueError, match="can't say what other meals would change"):
+        forecaster.what_if(history, [Meal(20.0)])
+
+
+def test_gains_of_each_meal_train_and_serve(readings, history, tmp_path):
+    """train -> checkpoint -> Forecaster -> the scored forecast; the fits carry the gains."""
+    model = CMA(mechanism=CMAMechanism(refit_days=2, gains="per_meal"))
+    run = served.make_run(tmp_path, readings, model=model)
+    records = json.loads((run.path / "mechanism.json").read_text())
+    assert any(len(set(r["gain_mgdl"])) == 3 for r in records) and all("sd_d" in r for r in records)
+    forecaster = Forecaster.load(run.path)
+    p, rows = windows(run, 6)
+    for i in rows:
+        found = forecaster.forecast(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
+    assert forecaster.what_if(history, []).what_if.difference.max() <= 0

@@ -92,6 +92,19 @@ def test_a_forecast(client, forecaster):
     np.testing.assert_allclose(total, found.median_mgdl, rtol=0, atol=3e-6)
 
 
+def test_what_if(client):
+    usual = client.post(PATH, json=body()).json()
+    asked = body(what_if={"meals": [{"time": "13:10", "size": 2.0}]})  # the last reading is at 12:55
+    found = client.post(PATH, json=asked).json()
+    other = found.pop("what_if")
+    assert usual.pop("what_if") is None and found == usual
+    assert other["meals"] == [{"time": "13:10", "size": 2.0}] and len(other["usual_meals"]) == 3
+    difference = np.subtract(other["median_mgdl"], usual["median_mgdl"])
+    np.testing.assert_allclose(other["difference_mgdl"], difference, rtol=0, atol=3e-6)
+    nothing = client.post(PATH, json=body(what_if={"meals": []})).json()["what_if"]
+    assert nothing["median_mgdl"][-1] < other["median_mgdl"][-1] and "associates" in nothing["note"]
+
+
 def test_units_are_converted(client):
     mgdl, mmol = (client.post(PATH, json=body(unit=u)).json() for u in ("mg/dL", "mmol/L"))
     np.testing.assert_allclose(mgdl["median_mgdl"], mmol["median_mgdl"], atol=1e-3)
@@ -201,6 +214,11 @@ INVALID = {
     "a meal of tons": (json.dumps(body(meals=[{"time": "2026-02-02T08:00:00Z", "carbs_g": 1e6}])), "meals.0.carbs_g"),
     "a dose of nothing": (json.dumps(body(insulin=[{"time": "2026-02-02T08:00:00Z"}])), "insulin: .*bolus_u"),
     "a dose before time": (json.dumps(body(insulin=[{"bolus_u": 1.0}])), "insulin.0.time"),
+    "a question of nothing": (json.dumps(body(what_if={})), "what_if.meals"),
+    "a meal at no time": (json.dumps(body(what_if={"meals": [{"size": 1.0}]})), "what_if.meals.0.time"),
+    "a meal after midnight": (json.dumps(body(what_if={"meals": [{"time": "24:30"}]})), "what_if.meals.0.time"),
+    "a feast": (json.dumps(body(what_if={"meals": [{"time": "20:00", "size": 50}]})), "what_if.meals.0.size"),
+    "too many meals": (json.dumps(body(what_if={"meals": [{"time": "20:00"}] * 13})), "what_if.meals: .*at most 12"),
     "mmol/L called mg/dL": (json.dumps(body(unit="mmol/L") | {"unit": "mg/dL"}), "plainly mmol/L"),
     "mg/dL called mmol/L": (json.dumps(body() | {"unit": "mmol/L"}), "plainly mg/dL"),
 }  # fmt: skip

@@ -302,16 +302,41 @@ def serve(run_name: str | None, champion_name: str | None, runs: Path, host: str
 @click.option(
     "--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out."
 )
+@click.option(
+    "--meal",
+    "meals",
+    multiple=True,
+    metavar="HH:MM[xSIZE]",
+    help="What if the meals after the last reading were these? E.g. --meal 20:00 or, half the usual, --meal 20:00x0.5.",
+)
+@click.option("--no-meals", is_flag=True, help="What if nothing were eaten after the last reading?")
 @RUNS
 @JSON
 def forecast(
-    file: Path, run_name: str | None, champion_name: str | None, card: Path | None, runs: Path, as_json: bool
+    file: Path,
+    run_name: str | None,
+    champion_name: str | None,
+    card: Path | None,
+    meals: tuple[str, ...],
+    no_meals: bool,
+    runs: Path,
+    as_json: bool,
 ) -> None:
-    """Forecast from the end of a file of readings: the same code as the endpoint."""
+    """Forecast from the end of a file of readings: the same code as the endpoint.
+
+    With --meal (as often as there are meals) or --no-meals the forecast under these meals stands beside the usual one.
+    """  # fmt: skip
+    if meals and no_meals:
+        raise ValueError("--meal and --no-meals exclude one another; give one")
+    from dataclasses import replace
+
+    from raycadian.physiology.meals import parse_meal
     from raycadian.serving.forecaster import Forecaster, read_history
     from raycadian.terminal import show_json, show_table
 
-    found = Forecaster.load(_chosen(run_name, champion_name, runs).path).forecast(read_history(file, card))
+    asked = tuple(map(parse_meal, meals)) if meals or no_meals else None
+    history = replace(read_history(file, card), what_if=asked)
+    found = Forecaster.load(_chosen(run_name, champion_name, runs).path).forecast(history)
     show_json(found.as_dict()) if as_json else show_table(found.as_frame(), found.title)
 
 
@@ -442,6 +467,56 @@ def fetch(job: str, to: Path, runs: str | None, address: str | None, as_json: bo
     with jobs.cluster(address) as client, console.status(f"fetching what {job} made"):
         found = jobs.fetch(client, job, to, runs)
     show_json([str(path) for path in found]) if as_json else click.echo("\n".join(map(str, found)))
+
+
+@main.group(cls=Verbs)
+def benchmark() -> None:
+    """Published benchmarks, run with any model of the platform."""
+
+
+@benchmark.command()
+@click.option("--data", required=True, type=YAML, help="CSV (also .gz) with the columns id, time, gl in mg/dL.")
+@click.option(
+    "--protocol", required=True, metavar="NAME|KEY=VALUE,...",
+    help="iglu, colas, dubosson, hall, weinstock; or gap=45,min_points=240,length_segment=240,max_input=192[,horizon=12].",
+)  # fmt: skip
+@click.option(
+    "--models", multiple=True, default=["ridge:lags=12,alpha=0", "blend"], show_default=True, metavar="MODEL...",
+    help="A kind with settings (ridge:lags=12), blend, or a recipe's path; several behind one another.",
+)  # fmt: skip
+@click.argument("more_models", nargs=-1)
+@click.option("--seeds", default="10:20", show_default=True, help="first:beyond, or numbers with commas.")
+@click.option("--out", type=YAML, help="CSV with a row for each model, seed and split.")
+@click.option("--name", help="The data set's name in the results; else the protocol's, or the file's.")
+@JSON
+def glucobench(
+    data: Path, protocol: str, models: tuple[str, ...], more_models: tuple[str, ...], seeds: str, out: Path | None,
+    name: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """GlucoBench's protocol: an hour ahead, for the people trained on (id) and for others (ood), beside its figures."""
+    from raycadian import glucobench as bench
+    from raycadian.terminal import console, show_json, show_table
+
+    done = 0
+
+    def on_done(rows: Any, total: int) -> None:
+        nonlocal done
+        done += 1
+        cells = " · ".join(f"{r.split} {r.mean_rmse:.2f}/{r.mean_mae:.2f}" for r in rows.itertuples())
+        console.print(f"  {done} of {total} · {rows.model[0]} · seed {rows.seed[0]} · RMSE/MAE {cells} mg/dL")
+
+    table = bench.benchmark(
+        data, protocol, [*models, *more_models], bench.parse_seeds(seeds), dataset=name, on_done=on_done
+    )
+    if out is not None:
+        bench.write_results(table, out)
+    found = bench.summary(table)
+    if as_json:
+        show_json({"results": table.to_dict("records"), "summary": found.to_dict("records")})
+        return
+    show_table(
+        found, "GlucoBench, mean over forecasts, then seeds; mg/dL; ahead: cells below the best published figure"
+    )
 
 
 @main.command()

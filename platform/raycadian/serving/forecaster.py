@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,18 @@ from raycadian.data.series import build_series
 from raycadian.data.windows import latest, require_context
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
+from raycadian.physiology.fit import CMAFit
+from raycadian.physiology.meals import Meal, difference_mgdl, usual_meals
 from raycadian.training.run import Run
-from raycadian.types import CARBS, GLUCOSE, TIME_UTC, Issues, Readings, Recording
+from raycadian.types import CARBS, GLUCOSE, TIME_UTC, Batch, Issues, Prediction, Readings, Recording
 
 NOTE = "A statistical forecast for research: not a medical device, not a diagnosis, no basis for treatment."
+WHAT_IF_NOTE = (
+    "What the model associates with other meals, not what they would cause: its meals are the usual ones as estimated from "
+    "glucose, everybody's have one shape, and a size is relative to the usual meal nearest on the clock. Only what follows "
+    "the last reading changes; insulin, activity and the learned correction, where there is one, stay as they are."
+)
+_NOTHING_MGDL = 1e-3  # a change of the mechanism that no forecast need show
 _DECIMALS = 6  # of mg/dL in answers
 _FITS = 4096  # people whose fits are remembered, about 1 kB each
 
@@ -37,7 +45,8 @@ class History:
     """One person's past in plain arrays, in any order.
 
     subject may be None · time_s (M,) int64 UTC seconds · glucose_mgdl (M,) float64, NaN = no reading · utc_offset_min (M,) int64 ·
-    events: as in Readings, or none · issues: what was repaired on the way here.
+    events: as in Readings, or none · issues: what was repaired on the way here · what_if: meals after the last reading
+    in place of the usual ones, of which a forecast is wanted too (none: no such question; empty: nothing is eaten).
     """
 
     subject: str | None
@@ -46,6 +55,7 @@ class History:
     utc_offset_min: np.ndarray
     events: pd.DataFrame | None = None
     issues: Issues = field(default_factory=Issues)
+    what_if: tuple[Meal, ...] | None = None
 
     @staticmethod
     def of(readings: Readings, issues: Issues | None = None) -> "History":
@@ -54,6 +64,30 @@ class History:
             readings.subject, seconds(glucose[TIME_UTC]), glucose[GLUCOSE].to_numpy(np.float64),
             glucose["utc_offset_min"].to_numpy(np.int64), readings.events, issues or Issues(),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """The same forecast under other meals, in mg/dL: quantiles (H, Q), parts name -> (H,), difference (H,) of the medians,
+    this less the usual. `usual`: the meals that the mechanism takes for granted."""
+
+    usual: tuple[Meal, ...]
+    meals: tuple[Meal, ...]
+    quantiles: np.ndarray
+    parts: dict[str, np.ndarray]
+    median: np.ndarray
+    difference: np.ndarray
+
+    def as_dict(self, levels: tuple[float, ...]) -> dict[str, Any]:
+        return {
+            "usual_meals": [m.clock for m in self.usual],
+            "meals": [{"time": m.clock, "size": m.size} for m in self.meals],
+            "median_mgdl": _plain(self.median),
+            "quantiles_mgdl": _by_level(levels, self.quantiles),
+            "parts_mgdl": {name: _plain(part) for name, part in self.parts.items()},
+            "difference_mgdl": _plain(self.difference),
+            "note": WHAT_IF_NOTE,
+        }
 
 
 @dataclass(frozen=True)
@@ -74,10 +108,15 @@ class Forecast:
     parts: dict[str, np.ndarray]
     fit: str | None
     warnings: dict[str, int]
+    what_if: WhatIf | None = None
 
     @property
     def title(self) -> str:
-        return f"forecast for {self.subject or 'one person'} from {self.origin_utc}Z by {self.model}; mg/dL. {NOTE}"
+        told = f"forecast for {self.subject or 'one person'} from {self.origin_utc}Z by {self.model}; mg/dL. {NOTE}"
+        if self.what_if is None:
+            return told
+        usual, other = (", ".join(map(str, meals)) or "none" for meals in (self.what_if.usual, self.what_if.meals))
+        return f"{told}\nwhat_if: meals {other} instead of {usual}. {WHAT_IF_NOTE}"
 
     @property
     def time_utc(self) -> np.ndarray:
@@ -101,9 +140,10 @@ class Forecast:
             "time_utc": [t + "Z" for t in np.datetime_as_string(utc).tolist()],
             "time_local": [t + zone for t in np.datetime_as_string(local).tolist()],
             "median_mgdl": _plain(self.median),
-            "quantiles_mgdl": {f"{q:g}": v for q, v in zip(self.levels, _plain(self.quantiles.T), strict=True)},
+            "quantiles_mgdl": _by_level(self.levels, self.quantiles),
             "parts_mgdl": {name: _plain(part) for name, part in self.parts.items()},
             "mechanism_fit": self.fit,
+            "what_if": self.what_if and self.what_if.as_dict(self.levels),
             "warnings": self.warnings,
             "note": NOTE,
         }
@@ -113,7 +153,9 @@ class Forecast:
         found = self.as_dict()
         columns = {"time_local": found["time_local"], "median": found["median_mgdl"]}
         columns |= {f"q{level}": values for level, values in found["quantiles_mgdl"].items()}
-        return pd.DataFrame(columns | found["parts_mgdl"])
+        other = found["what_if"]
+        asked = {"what_if": other["median_mgdl"], "difference": other["difference_mgdl"]} if other else {}
+        return pd.DataFrame(columns | found["parts_mgdl"] | asked)
 
 
 class Forecaster:
@@ -151,6 +193,11 @@ class Forecaster:
             raise found
         return found
 
+    def what_if(self, history: History, meals: Sequence[Meal]) -> Forecast:
+        """One person's forecast, and in its `what_if` the same if after the last reading `meals` were eaten instead of
+        the usual ones. Raises ValueError as `forecast`, and where the model's forecast does not hang on meal times."""
+        return self.forecast(replace(history, what_if=tuple(meals)))
+
     def forecast_batch(self, histories: Sequence[History]) -> list[Forecast | ValueError]:
         """A forecast or the reason against one for each history, in order: one pass of the model for all."""
         found: list[Any] = [self._gridded(h) for h in histories]
@@ -170,7 +217,8 @@ class Forecaster:
             return error
         filled = int((~recordings[-1].observed[-self.window.context :]).sum())
         issues.add("point of the context without a reading (interpolated or carried forward)", n=filled)
-        return _Person(history.subject, recordings, issues.counts, self._plan(history, recordings[-1]))
+        plan = self._plan(history, recordings[-1])
+        return _Person(history.subject, recordings, issues.counts, plan, history.what_if)
 
     def _plan(self, history: History, last: Recording) -> np.ndarray:
         """Carbohydrate after the last reading, (H,) grams, on the first step at or after each meal, as in a recording."""
@@ -196,21 +244,63 @@ class Forecaster:
         series = build_series(_Source(people), self.window.past)
         mechanism = self._fitted(series)
         batch = latest(series, self.window, mechanism, np.stack([person.plan for person in people]))
-        prediction = self.model(batch)
+        usual = _numbers(self.model(batch))
+        asked = [i for i, person in enumerate(people) if person.what_if is not None]
+        others = self._under_other_meals(people, asked, batch, mechanism, usual) if asked else {}
         origin = batch["time_s"].numpy().astype("datetime64[s]")
-        quantiles = prediction.quantiles.numpy()
-        parts = {name: part.numpy() for name, part in prediction.parts.items()}
-        finite = np.isfinite(quantiles).all(axis=(1, 2))
-        return [
-            Forecast(
-                person.subject, self.name, origin[i], person.recordings[-1].utc_offset_min, series.dt_s,
-                self.model.spec.quantiles, quantiles[i], {name: part[i] for name, part in parts.items()},
-                None if mechanism is None else "own" if mechanism.fit_of[i] else "population", person.warnings,
-            )
-            if finite[i]
-            else ValueError("the model gives no finite forecast for these readings; check them for constant stretches")
-            for i, person in enumerate(people)
-        ]  # fmt: skip
+        found: list[Forecast | ValueError] = []
+        for i, person in enumerate(people):
+            other = others.get(i)
+            if isinstance(other, ValueError):
+                found.append(other)
+            elif np.isfinite(usual[i].quantiles).all():
+                fit = None if mechanism is None else "own" if mechanism.fit_of[i] else "population"
+                found.append(Forecast(
+                    person.subject, self.name, origin[i], person.recordings[-1].utc_offset_min, series.dt_s,
+                    self.model.spec.quantiles, usual[i].quantiles, usual[i].parts, fit, person.warnings, other,
+                ))  # fmt: skip
+            else:
+                found.append(_not_finite())
+        return found
+
+    def _under_other_meals(
+        self, people: list["_Person"], asked: list[int], batch: Batch, mechanism: Mechanism | None,
+        usual: list["_Numbers"],
+    ) -> dict[int, WhatIf | ValueError]:  # fmt: skip
+        """The forecasts of those who asked, under their meals: the model once more, on a mechanism that differs after the
+        origin alone."""
+        if mechanism is None:
+            return dict.fromkeys(asked, self._no_meals())
+        changed = {name: value[asked] for name, value in batch.items()}
+        fits = [CMAFit.from_records([mechanism.records[mechanism.fit_of[i]]]) for i in asked]
+        meals = [people[i].what_if or () for i in asked]
+        change = self._change(fits, changed["local_h"].tolist(), meals).to(changed["mechanism"])
+        changed["mechanism"] = changed["mechanism"] + change
+        found: dict[int, WhatIf | ValueError] = {}
+        for row, (i, other) in enumerate(zip(asked, _numbers(self.model(changed)), strict=True)):
+            median, before = (x.quantiles[:, self.model.spec.middle] for x in (other, usual[i]))
+            if not np.isfinite(other.quantiles).all():
+                found[i] = _not_finite()
+            elif change[row].abs().max() > _NOTHING_MGDL and np.array_equal(median, before):
+                found[i] = self._no_meals()
+            else:
+                found[i] = WhatIf(
+                    usual_meals(fits[row]), meals[row], other.quantiles, other.parts, median, median - before
+                )
+        return found
+
+    def _change(self, fits: list[CMAFit], origin_h: list[float], meals: list[tuple[Meal, ...]]) -> torch.Tensor:
+        """Of the mechanism, (B, L+H) mg/dL; 0 over the context."""
+        context, horizon = self.window.context, self.window.horizon
+        since_h = (self.model.spec.dt_min / 60.0) * torch.arange(1, horizon + 1, dtype=torch.float64)
+        rows = [difference_mgdl(*asked, since_h, other) for *asked, other in zip(fits, origin_h, meals, strict=True)]
+        return torch.cat([torch.zeros(len(rows), context), torch.stack(rows)], 1)
+
+    def _no_meals(self) -> ValueError:
+        return ValueError(
+            f"{self.name} can't say what other meals would change: its forecast does not hang on the mechanism's meals; "
+            "use a run of a model that contains it, such as cma or residual"
+        )
 
     def _fitted(self, series: Any) -> Mechanism | None:
         if self.mechanism is None:
@@ -254,6 +344,23 @@ def read_history(path: Path, card: Path | None = None) -> History:
     return History.of(merge(next(iter(parts.values())), issues), issues)
 
 
+def _not_finite() -> ValueError:
+    return ValueError("the model gives no finite forecast for these readings; check them for constant stretches")
+
+
+class _Numbers(NamedTuple):
+    """One forecast: quantiles (H, Q), parts name -> (H,)."""
+
+    quantiles: np.ndarray
+    parts: dict[str, np.ndarray]
+
+
+def _numbers(prediction: Prediction) -> list[_Numbers]:
+    quantiles = prediction.quantiles.numpy()
+    parts = {name: part.numpy() for name, part in prediction.parts.items()}
+    return [_Numbers(q, {name: part[i] for name, part in parts.items()}) for i, q in enumerate(quantiles)]
+
+
 @dataclass(frozen=True)
 class _Person:
     """A history on its grid, and the carbohydrate planned for the horizon."""
@@ -262,6 +369,7 @@ class _Person:
     recordings: list[Recording]
     warnings: dict[str, int]
     plan: np.ndarray
+    what_if: tuple[Meal, ...] | None
 
 
 class _Source:
@@ -285,6 +393,10 @@ def _read_preprocessing(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: expected an object, found {type(raw).__name__}")
     return raw
+
+
+def _by_level(levels: tuple[float, ...], quantiles: np.ndarray) -> dict[str, list[float]]:
+    return {f"{q:g}": v for q, v in zip(levels, _plain(quantiles.T), strict=True)}
 
 
 def _plain(values: np.ndarray) -> Any:

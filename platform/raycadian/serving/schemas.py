@@ -18,7 +18,8 @@ from typing_extensions import TypedDict
 
 from raycadian.data import clock
 from raycadian.data.tidy import MGDL, MMOLL, contradicts
-from raycadian.serving.forecaster import NOTE, History
+from raycadian.physiology.meals import Meal as OtherMeal
+from raycadian.serving.forecaster import NOTE, WHAT_IF_NOTE, History
 from raycadian.types import (
     BASAL,
     BOLUS,
@@ -33,6 +34,7 @@ from raycadian.types import (
 MAX_BYTES = 1_000_000
 MAX_READINGS = 20_000  # 69 days at 5 minutes; a forecast looks back 21 days at most
 MAX_EVENTS = 20_000
+MAX_MEALS = 12  # of a what-if
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 _WHOLE = len("2026-03-02T06:00:00")
@@ -67,6 +69,23 @@ class Insulin(TypedDict, total=False):
     basal_uph: Annotated[float, Field(ge=0, le=50, description="rate from now on, units an hour")]
 
 
+class PlannedMeal(TypedDict, total=False):
+    __pydantic_config__ = _STRICT
+    time: Required[Annotated[str, Field(
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="HH:MM of the person's clock; its next time after the last reading"
+    )]]  # fmt: skip
+    size: Annotated[float, Field(ge=0, le=5, description="1: as the usual meal nearest on the clock", default=1.0)]
+
+
+class Question(BaseModel):
+    """What if other meals were eaten? Needs a model with a mechanism."""
+
+    model_config = _STRICT
+
+    meals: list[PlannedMeal] = Field(max_length=MAX_MEALS)
+    """After the last reading, in place of all the usual ones; none: nothing is eaten."""
+
+
 class ForecastRequest(BaseModel):
     """One person's recent past. Lists may be in any order; what is repaired is counted in the answer's `warnings`."""
 
@@ -84,6 +103,8 @@ class ForecastRequest(BaseModel):
     """Minutes that local time is ahead of UTC; instead of `timezone`."""
     subject: str | None = Field(None, max_length=100)
     """Returned as sent; not logged, not stored."""
+    what_if: Question | None = None
+    """Asks for the forecast under other meals beside the usual one."""
 
     @field_validator("timezone")
     @classmethod
@@ -107,6 +128,23 @@ class ForecastRequest(BaseModel):
         return self
 
 
+class WhatIfResponse(BaseModel):
+    """The same forecast under other meals."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    usual_meals: list[str]
+    """HH:MM, estimated from glucose: what the forecast beside this one takes for granted."""
+    meals: list[dict[str, str | float]]
+    """As asked."""
+    median_mgdl: list[float]
+    quantiles_mgdl: dict[str, list[float]]
+    parts_mgdl: dict[str, list[float]]
+    difference_mgdl: list[float]
+    """Of the medians, this less the usual one."""
+    note: str
+
+
 class ForecastResponse(BaseModel):
     """Lists run over the horizon, in time order."""
 
@@ -126,6 +164,8 @@ class ForecastResponse(BaseModel):
     """What the median is the sum of: `mechanism` and `correction` for a hybrid, nothing for a plain model."""
     mechanism_fit: Literal["own", "population"] | None
     """Whose physiology the mechanism was fitted to; one's own needs a day of readings before the last refit."""
+    what_if: WhatIfResponse | None
+    """Where it was asked."""
     warnings: dict[str, int]
     """What was repaired, counted."""
     note: str
@@ -170,7 +210,13 @@ def to_history(request: ForecastRequest) -> History:
     glucose = np.array([r["glucose"] for r in request.readings], dtype=np.float64)
     issues.add("reading out of time order (sorted)", n=int((np.diff(time_s) < 0).sum()))
     events = _events(request, issues) if request.meals or request.insulin else None
-    return History(request.subject, time_s, _mgdl(glucose, request.unit, issues), offset_min, events, issues)
+    asked = None if request.what_if is None else tuple(map(_other_meal, request.what_if.meals))
+    return History(request.subject, time_s, _mgdl(glucose, request.unit, issues), offset_min, events, issues, asked)
+
+
+def _other_meal(meal: PlannedMeal) -> OtherMeal:
+    hours, minutes = map(int, meal["time"].split(":"))
+    return OtherMeal(hours + minutes / 60.0, meal.get("size", 1.0))
 
 
 def explain(error: ValidationError) -> str:
@@ -284,6 +330,7 @@ def _example() -> dict[str, Any]:
         "readings": [{"time": t, "glucose": round(float(g), 1)} for t, g in zip(times, glucose, strict=True)],
         "meals": [{"time": "2026-03-02T18:30:00+01:00", "carbs_g": 60.0}],
         "insulin": [{"time": "2026-03-02T18:25:00+01:00", "bolus_u": 5.5}],
+        "what_if": {"meals": [{"time": "06:30", "size": 0.5}]},
     }
 
 
@@ -298,6 +345,15 @@ EXAMPLE_RESPONSE = {
     "quantiles_mgdl": {"0.05": [104.1, 101.8], "0.5": [115.2, 115.6], "0.95": [126.9, 130.2]},
     "parts_mgdl": {"mechanism": [118.0, 118.1], "correction": [-2.8, -2.5]},
     "mechanism_fit": "population",
+    "what_if": {
+        "usual_meals": ["05:57", "11:57", "17:57"],
+        "meals": [{"time": "06:30", "size": 0.5}],
+        "median_mgdl": [113.9, 113.0],
+        "quantiles_mgdl": {"0.05": [102.8, 99.2], "0.5": [113.9, 113.0], "0.95": [125.6, 127.6]},
+        "parts_mgdl": {"mechanism": [116.7, 115.5], "correction": [-2.8, -2.5]},
+        "difference_mgdl": [-1.3, -2.6],
+        "note": WHAT_IF_NOTE,
+    },
     "warnings": {"point of the context without a reading (interpolated or carried forward)": 2},
     "note": NOTE,
 }
