@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "models", "evaluation"},  # never one another
     {"training"},
     {"registry", "tracking"},
-    {"serving", "workflow"},
+    {"serving", "workflow", "glucobench"},
     {"terminal", "doctor", "cli", "demo", "upload", "submit", "pack"},
 ]
 DOORS = {  # heavy library -> files that may import it

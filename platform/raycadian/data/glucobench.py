@@ -109,13 +109,13 @@ def _sorted(ids: np.ndarray) -> list[str]:
 
 def _pieces(subject: str, rows: pd.DataFrame, protocol: Protocol) -> list[Piece]:
     rows = rows.sort_values("time", kind="stable")
-    minute = rows.time.to_numpy("datetime64[s]").astype(np.int64) / 60
+    minute = rows.time.to_numpy("datetime64[s]").astype(np.int64) // 60  # whole minutes already
     cuts = np.flatnonzero(np.diff(minute) > protocol.gap) + 1
     found = []
     for part in np.split(np.arange(len(rows)), cuts):
         if len(part) >= protocol.min_points:
             at, first = np.unique(minute[part], return_index=True)
-            grid = np.arange(at[0], at[-1] + 1e-9, DT_MIN)
+            grid = np.arange(at[0], at[-1] + 1, DT_MIN)
             values = np.interp(grid, at, rows.gl.to_numpy(np.float64)[part][first])
             found.append(Piece(subject, rows.time.to_numpy("datetime64[s]")[part[0]], values))
     return found
