@@ -35,7 +35,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--force", "--json"}),
     "serve": ([], {"--run", "--champion", "--runs", "--host", "--port"}),
-    "forecast": (["file"], {"--run", "--champion", "--card", "--runs", "--json"}),
+    "forecast": (["file"], {"--run", "--champion", "--card", "--meal", "--no-meals", "--runs", "--json"}),
     "simulate": ([], {"--patients", "--days", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),
     "submit": (["verb", "arguments"], {"--address", "--no-wait", "--json"}),

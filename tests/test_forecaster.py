@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import served
+from click.testing import CliRunner
 
+from raycadian.cli import main
 from raycadian.config import CMA, CMAMechanism, Ridge
 from raycadian.physiology.meals import Meal
 from raycadian.serving.forecaster import Forecaster, History, Recent, read_history
@@ -222,6 +224,25 @@ def test_what_if(forecaster, history):
     assert json.loads(json.dumps(d, allow_nan=False)) == d and "associates" in d["what_if"]["note"]
     assert usual.as_dict()["what_if"] is None and {"what_if", "difference"} <= set(found.as_frame())
     assert soon.clock in found.title and "associates" in found.title and "associates" not in usual.title
+
+
+def test_what_if_on_the_command_line(run, tmp_path, readings):
+    one = readings["p2"]
+    table = one.glucose.rename(columns={"time_utc": "time", "glucose_mgdl": "glucose"})[["time", "glucose"]]
+    table.to_csv(tmp_path / "me.csv", index=False)
+
+    def told(*options: str):
+        arguments = ["forecast", str(tmp_path / "me.csv"), "--run", run.name, "--runs", str(run.path.parent), *options]
+        return CliRunner().invoke(main, arguments)
+
+    found = json.loads(told("--meal", "0:05x2", "--meal", "12:00", "--json").output)
+    assert found["what_if"]["meals"] == [{"time": "00:05", "size": 2.0}, {"time": "12:00", "size": 1.0}]
+    assert len(found["what_if"]["difference_mgdl"]) == len(found["median_mgdl"])
+    shown = told("--no-meals").output
+    assert "difference" in shown and "meals none instead of" in " ".join(shown.split())
+    for options, message in ((("--meal", "noon"), "expected HH:MM"), (("--meal", "20:00", "--no-meals"), "exclude")):
+        failed = told(*options)
+        assert failed.exit_code and message in failed.output
 
 
 def test_questions_in_a_batch_are_answered_to_those_who_asked(forecaster, history):

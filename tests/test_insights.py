@@ -41,3 +41,17 @@ def test_a_parameter_at_its_bound_is_read_with_caution():
 def test_nothing_is_said_of_a_fit_that_failed():
     with pytest.raises(ValueError, match="all missing"):
         insights(NORMAL | {"ok": False, "reason": "all missing", "d": None})
+
+
+def test_uncertainty_stands_beside_the_value():
+    record = NORMAL | {"d": 0.4, "sd_d": 0.2, "sd_taug": 0.25, "sd_B": None, "at_bound": ["B"], "informed": ["d"]}
+    found = {item.parameter: item for item in insights(record)}
+    assert found["d"].number == "0.40 ± 0.20 h" and "(d = 0.40 ± 0.20 h)" in found["d"].sentence
+    assert found["taug"].number == "1.00 ± 0.25" and "say little beyond" in found["taug"].sentence
+    assert found["B"].number == "0.05" and "say little" not in found["B"].sentence and found["B"].at_bound
+    assert found["d"].informed and not found["taug"].informed
+
+
+def test_records_without_uncertainty_are_read_without():
+    found = {item.parameter: item for item in insights(NORMAL)}
+    assert found["d"].sd is None and found["d"].informed and "±" not in found["d"].sentence

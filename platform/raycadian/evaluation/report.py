@@ -173,7 +173,9 @@ def _insights(insights: list[dict[str, Any]]) -> str:
         return ""
     note = (
         "The parameters of the cortisol-melatonin-adiponectin model as fitted to each person's glucose, in words by its authors' "
-        "thresholds. They describe a fit, often a poorly determined one. Not a diagnosis."
+        "thresholds. They describe a fit, often a poorly determined one: ± is a standard deviation of the posterior; as assumed means "
+        "that the data narrow what was assumed beforehand by less than a tenth; RMSE is of the readings about the fit, and "
+        "above 30 mg/dL it describes them poorly. Not a diagnosis."
     )
     frame = pd.DataFrame(insights).fillna("").rename(columns=_PARAMETERS)
     return paragraph(note) + parts.folded(f"{len(frame)} fits", table_html(frame), len(frame) <= 12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 DISCLAIMER = "not a diagnosis"
@@ -21,32 +21,47 @@ _READINGS: dict[str, tuple[str, str, tuple[float, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Insight:
-    """One parameter in words. `at_bound`: the fit stopped at the edge of what the model allows; the value says little."""
+    """One parameter in words. sd: of the posterior, None where it isn't known (at a bound the posterior is one-sided) ·
+    `at_bound`: the fit stopped at the edge of what the model allows; the value says little · `informed`: the data narrow
+    the prior by a tenth or more; without that the value is the prior's."""
 
     parameter: str
     value: float
+    sd: float | None
     reading: str
     sentence: str
     at_bound: bool
+    informed: bool
+
+    @property
+    def number(self) -> str:
+        """Value and standard deviation with the unit: 0.40 ± 0.20 h."""
+        unit = _READINGS[self.parameter][1]
+        return f"{self.value:.2f}" + (f" ± {self.sd:.2f}" if self.sd is not None else "") + unit
 
 
 def insights(record: Mapping[str, Any]) -> list[Insight]:
     """One for each of d, taup, taug, B, Cm of a fit's record (`CMAFit.to_records`). Every sentence ends "not a diagnosis".
 
-    A value on a threshold takes the higher reading, except d = -0.5 and 0.5, which are aligned.
-    Raises ValueError for a record of a fit that failed.
+    A value on a threshold takes the higher reading, except d = -0.5 and 0.5, which are aligned. Records of before there
+    were uncertainties have none. Raises ValueError for a record of a fit that failed.
     """
     if not record.get("ok", True):
         raise ValueError(f"nothing can be said of a fit that failed: {record.get('reason') or 'no reason given'}")
-    return [_insight(name, float(record[name]), name in record.get("at_bound", ())) for name in _READINGS]
+    return [_insight(name, record) for name in _READINGS]
 
 
-def _insight(name: str, value: float, at_bound: bool) -> Insight:
-    subject, unit, thresholds, readings = _READINGS[name]
+def _insight(name: str, record: Mapping[str, Any]) -> Insight:
+    subject, _, thresholds, readings = _READINGS[name]
+    value, at_bound = float(record[name]), name in record.get("at_bound", ())
+    informed = at_bound or "informed" not in record or name in record["informed"]
     if name == "d" and abs(value) == 0.5:
         reading = "aligned"
     else:
         reading = readings[bisect_right(thresholds, value)]
+    found = Insight(name, value, record.get(f"sd_{name}"), reading, "", at_bound, informed)
     caution = "; at the edge of what the model allows, so with caution" if at_bound else ""
-    sentence = f"{subject.capitalize()}: {reading} ({name} = {value:.2f}{unit}{caution}); {DISCLAIMER}."
-    return Insight(name, value, reading, sentence, at_bound)
+    caution += "" if informed else "; the data say little beyond what was assumed"
+    return replace(
+        found, sentence=f"{subject.capitalize()}: {reading} ({name} = {found.number}{caution}); {DISCLAIMER}."
+    )

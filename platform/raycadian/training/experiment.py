@@ -40,7 +40,7 @@ from raycadian.evaluation.compare import leaderboard
 from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
-from raycadian.physiology.insights import insights
+from raycadian.physiology.insights import Insight, insights
 from raycadian.training import crossfit, loop, stages
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 from raycadian.training.run import (
@@ -389,10 +389,13 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 def _in_words(record: dict[str, Any]) -> dict[str, Any]:
     """One fit as a row for people."""
-    edge = " (at a bound)"
-    row = {i.parameter: f"{i.value:.2f}: {i.reading}{edge if i.at_bound else ''}" for i in insights(record)}
+    row = {i.parameter: f"{i.number}: {i.reading}{_caution(i)}" for i in insights(record)}
     meals = ", ".join(f"{hour:.1f} h" for hour in record["tM"])
-    return {"subject": record["subject"], **row, "meals": meals, "fit RMSE, mg/dL": record["rmse_mgdl"]}
+    return {"subject": record["subject"], **row, "meals": meals, "fit RMSE, mg/dL": record.get("rmse_readings_mgdl")}
+
+
+def _caution(insight: Insight) -> str:
+    return " (at a bound)" if insight.at_bound else "" if insight.informed else " (as assumed)"
 
 
 def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> dict[str, Any]:
@@ -409,5 +412,6 @@ def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> di
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "training": trained,
+        "mechanism": None if fitted.mechanism is None else fitted.mechanism.diagnostics,
         "environment": environment(),
     }
