@@ -17,7 +17,7 @@ LAYERS = [
     {"training"},
     {"registry", "tracking"},
     {"serving", "workflow", "glucobench"},
-    {"terminal", "doctor", "cli", "demo", "upload", "submit", "pack"},
+    {"terminal", "doctor", "cli", "demo", "upload", "submit", "pack", "experiments"},
 ]
 DOORS = {  # heavy library -> files that may import it
     "tsfm_public": {"models/ttm.py"},

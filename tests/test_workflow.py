@@ -162,7 +162,11 @@ def test_verbs_read_the_runs(outcome, place):
     assert "test RMSE" in cli(place, "score", outcome.main.name).output
     names = [r.name for r in outcome.ranked]
     board = json.loads(cli(place, "compare", *names, "--json").output)
-    assert [b["model"] for b in board] == list(outcome.leaderboard.model)
+    assert [b["model"] for b in board["leaderboard"]] == list(outcome.leaderboard.model)
+    assert board["protocol"] == "sliding windows, every 6 points, 36 -> 6 points"
+    assert len([d for d in board["differences"] if d["kind"] == "cumulative"]) == 3
+    assert set(board["ranks"]["mean"]) == set(outcome.leaderboard.model)
+    assert any(d["sentence"] in cli(place, "compare", *names).output for d in board["differences"])
     assert "no such run" in cli(place, "score", "nothing", code=2).output
 
 

@@ -229,13 +229,53 @@ def score(run: str, runs: Path, as_json: bool) -> None:
 @RUNS
 @JSON
 def compare(run: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """Paired leaderboard of runs over identical test windows, with intervals over subjects."""
+    """Runs on identical test windows: a leaderboard, and for each pair what is better and whether it is noise."""
     from raycadian import workflow
     from raycadian.terminal import show_json, show_table
     from raycadian.training.run import open_run
 
-    board = workflow.compare([open_run(name, runs) for name in run])
-    show_json(board.to_dict("records")) if as_json else show_table(board)
+    found = workflow.compare([open_run(name, runs) for name in run])
+    if as_json:
+        ranks = found.ranks and vars(found.ranks) | {"groups": found.ranks.groups()}
+        body = {"protocol": found.protocol, "leaderboard": found.leaderboard.to_dict("records")}
+        show_json(body | {"differences": found.differences.to_dict("records"), "ranks": ranks})
+        return
+    show_table(found.leaderboard, found.protocol)
+    columns = ["model", "other", "horizon_min", "difference", "diff_low", "diff_high", "p", "p_holm", "verdict"]
+    whole = found.differences[found.differences.kind == "cumulative"]
+    if len(whole):
+        show_table(whole[columns], "pairs over the whole horizon, the better first; intervals over subjects")
+    for sentence in whole.sentence:
+        click.echo(sentence)
+
+
+@main.command()
+@click.argument("recipe", type=YAML)
+@SET
+@RUNS
+@SNAPSHOTS
+@RESUME
+@JSON
+def experiment(
+    recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool
+) -> None:
+    """Run the recipe's experiment: its models on identical windows, a figure, a table, what is better in words."""
+    from raycadian.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from raycadian.experiments.runner import run as run_experiment
+    from raycadian.terminal import Terminal, show_json
+
+    done = run_experiment(loaded, Terminal(), runs=runs, snapshots=snapshots, resume=resume)
+    table = done.table
+    if as_json:
+        show_json({"path": str(done.path), **table})
+        return
+    click.echo(table["protocol"])
+    for row in table["differences"]:
+        if row["kind"] == "cumulative":
+            click.echo(f"  {row['group'] + ': ' if row['group'] else ''}{row['sentence']}")
+    click.echo(done.path / "report.html")
 
 
 @main.command("runs")

@@ -92,13 +92,14 @@ def _require_small(upload: Upload) -> None:
 def recipe_data(upload: Upload, path: str, overrides: tuple[str, ...]) -> list[str]:
     """What a recipe needs on the cluster, in words. Raises ValueError for a recipe that isn't right, and for what it
     names that lies here and wouldn't be there."""
-    from raycadian.config import load_recipe
+    from raycadian.config import Transfer, load_recipe
 
     recipe = load_recipe(_uploaded(upload, path), overrides)
     for named in (text for text in _strings(recipe.model_dump(mode="json")) if "/" in text):
         if not Path(named).is_absolute() and (upload.root / named).exists() and not upload.has(Path(named)):
             raise ValueError(f"{path} names {named}, which is not uploaded: {_SHARED}")
-    return card_data(upload, recipe.dataset)
+    cards = [recipe.dataset, *([recipe.experiment.other] if isinstance(recipe.experiment, Transfer) else [])]
+    return [line for card in cards for line in card_data(upload, card)]
 
 
 def card_data(upload: Upload, path: str) -> list[str]:

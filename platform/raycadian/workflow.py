@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from raycadian import registry
-from raycadian.config import Recipe, model_name, override
+from raycadian.config import Recipe, model_name, override, protocol_of
+from raycadian.evaluation.compare import differences, rank_models
+from raycadian.evaluation.significance import Ranks
 from raycadian.tracking import tracked, tracked_sweep
 from raycadian.training.experiment import SNAPSHOTS, Data, board_of, load_data, read_predictions, train_run
 from raycadian.training.run import RUNS, Run, experiment_key, find_complete
@@ -100,7 +102,7 @@ def run(
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
     ranked = sorted([main, *peers], key=lambda r: r.summary["val"]["rmse_mgdl"]["value"])
     promotion = registry.promote(ranked[0], runs=runs)
-    return Outcome(main, ranked, compare(ranked), promotion, sweep.path if sweep else None)
+    return Outcome(main, ranked, compare(ranked).leaderboard, promotion, sweep.path if sweep else None)
 
 
 def peers_of(recipe: Recipe) -> list[Recipe]:
@@ -111,10 +113,30 @@ def peers_of(recipe: Recipe) -> list[Recipe]:
     ]
 
 
-def compare(runs: list[Run]) -> pd.DataFrame:
-    """Paired leaderboard over identical test windows. Raises ValueError where the runs' windows differ."""
-    named = {label(r, runs): read_predictions(r) for r in runs}
-    return board_of(named, runs[0].recipe)
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one protocol on identical test windows: who leads, and for each pair whether that is noise."""
+
+    protocol: str
+    leaderboard: pd.DataFrame
+    differences: pd.DataFrame
+    ranks: Ranks | None
+
+
+def compare(runs: list[Run]) -> Comparison:
+    """Raises ValueError where the runs' protocols or windows differ."""
+    protocol, *others = [protocol_of(r.recipe) for r in runs]
+    for run, other in zip(runs[1:], others, strict=True):
+        if other != protocol:
+            raise ValueError(
+                f"{run.name} is scored by another protocol: {other}; {runs[0].name}: {protocol}; compare runs of one recipe"
+            )
+    named, settings = {label(r, runs): read_predictions(r) for r in runs}, runs[0].recipe.evaluation
+    drawn = {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
+    board = board_of(named, runs[0].recipe)
+    ranked = len(named) > 2 and board.n_subjects[0] > 1
+    ranks = rank_models(named, alpha=1 - settings.confidence) if ranked else None
+    return Comparison(protocol, board, differences(named, **drawn), ranks)
 
 
 def label(run: Run, among: list[Run]) -> str:

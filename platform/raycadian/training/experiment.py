@@ -27,6 +27,7 @@ from raycadian.config import (
     Training,
     mechanism_of,
     model_name,
+    protocol_of,
     signals_of,
     staged_of,
 )  # fmt: skip
@@ -357,7 +358,7 @@ def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], aga
     board.to_csv(folder / "leaderboard.csv", index=False)
     records = _records(folder)
     return report.write_report(
-        folder, title=recipe.name, subtitle=recipe.description or f"{recipe.dataset}, {recipe.split.kind} split",
+        folder, title=recipe.name, subtitle=f"{recipe.description or recipe.dataset}; {recipe.split.kind} split; {protocol_of(recipe)}",
         leaderboard=board, predictions=named, insights=[_in_words(r) for r in records], metadata=metadata,
         validation=read_predictions(folder, "val"),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,9 @@ def find_complete(parent: Path, name: str, key: str) -> Path | None:
 
 
 def made_by(job: str, runs: Path) -> list[Path]:
-    """The complete runs and sweeps below `runs` that a job made, oldest first."""
-    notes = sorted([*runs.glob("*/job.json"), *runs.glob("sweeps/*/job.json")], key=lambda p: p.stat().st_mtime)
+    """The complete runs, sweeps and experiments below `runs` that a job made, oldest first."""
+    found = (runs.glob(f"{folder}*/job.json") for folder in ("", "sweeps/", "experiments/"))
+    notes = sorted(chain.from_iterable(found), key=lambda p: p.stat().st_mtime)
     notes = [note for note in notes if not note.parent.name.startswith(".")]
     return [note.parent for note in notes if json.loads(note.read_text(encoding="utf-8"))["job"] == job]
 
