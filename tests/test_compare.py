@@ -168,6 +168,15 @@ def test_noise_has_no_winner_and_people_of_one_kind_prove_nothing_about_others()
     )
 
 
+def test_the_same_forecasts_are_no_test():
+    p = forecasts()
+    table = differences({"a": p, "b": p, "c": shifted(p, 20)}, horizons=(), reference="a").set_index("other")
+    assert set(table.index) == {"b", "c"}  # each against a, not one another
+    assert table.loc["b", "verdict"] == "the same forecasts" and np.isnan(table.loc["b", "p_holm"])
+    assert table.loc["b", "sentence"] == "a and b forecast the same over the whole horizon."
+    assert table.loc["c", "p_holm"] == table.loc["c", "p"]
+
+
 def test_judge_asks_interval_and_test():
     assert judge(-2, -1, 0.01) == judge(1, 2, 0.01) == "better"
     assert judge(-2, 1, 0.01) == "better for these people"

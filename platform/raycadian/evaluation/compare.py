@@ -15,6 +15,10 @@ from raycadian.evaluation.predictions import Predictions
 from raycadian.evaluation.significance import Ranks, diebold_mariano, holm, overlapping, ranks
 
 _BESIDE = ("mae_mgdl", "mard_pct", "bias_mgdl", "pinball_mgdl", "clarke_a_pct")
+_PAIR = [
+    "model", "other", "kind", "horizon_min", "difference", "diff_low", "diff_high", "relative_pct", "p", "n_subjects",
+    "n_windows",
+]  # fmt: skip
 WORDS = ("better", "worse", "no difference shown")
 
 
@@ -64,37 +68,41 @@ def differences(
     bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    reference: str | None = None,
 ) -> pd.DataFrame:
     """What is better, by how much, and whether it is noise: one row a pair of models and horizon, the better model first.
 
     model, other · kind (cumulative: over the whole horizon, step: at that one) with horizon_min · difference of the metric
     (model minus other) with diff_low, diff_high, from resampling people · relative_pct of the other's value · p:
-    Diebold-Mariano over the windows of all people · p_holm: the same, corrected for all rows of this table · verdict and
-    sentence: what interval and test together allow to say (`judge`). Raises ValueError as `leaderboard`.
+    Diebold-Mariano over the windows of all people · p_holm, verdict and sentence: see `judged`. `reference`: only the
+    pairs with that model. Raises ValueError as `leaderboard`.
     """
-    _check(named, metric, None)
+    drawn = {"bootstrap": bootstrap, "seed": seed, "confidence": confidence}
+    return judged(pairs(named, metric=metric, horizons=horizons, reference=reference, **drawn), metric, confidence)
+
+
+def pairs(
+    named: dict[str, Predictions], *, metric: str, horizons: Sequence[float], bootstrap: int, confidence: float, seed: int,
+    reference: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """The columns of `differences` up to p, for tables that are judged together."""
+    _check(named, metric, reference)
     first, chosen = next(iter(named.values())), METRICS[metric]
     people = SubjectBootstrap(first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
     points = {name: points_of(p, chosen) for name, p in named.items()}
     steps = [int(i) for i in np.flatnonzero(np.isin(first.horizon_min, horizons))]
     scopes = [("cumulative", slice(None)), *(("step", slice(i, i + 1)) for i in steps)]
-    rows = [row for kind, at in scopes for row in _pairs(first, people, points, chosen, kind, at)]
-    columns = [
-        "model",
-        "other",
-        "kind",
-        "horizon_min",
-        "difference",
-        "diff_low",
-        "diff_high",
-        "relative_pct",
-        "p",
-        "n_subjects",
-        "n_windows",
-    ]
-    table = pd.DataFrame(rows, columns=columns)
-    table["p_holm"] = holm(table.p.to_numpy(dtype=float))
-    table["verdict"] = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]
+    rows = [row for kind, at in scopes for row in _pairs(first, people, points, chosen, kind, at, reference)]
+    return pd.DataFrame(rows, columns=_PAIR)
+
+
+def judged(table: pd.DataFrame, metric: str, confidence: float = 0.95) -> pd.DataFrame:
+    """A table of `pairs` with p_holm, corrected for all its rows, verdict and sentence: what interval and test together
+    allow to say (`judge`)."""
+    same = ((table.difference == 0) & (table.p == 1)).to_numpy()  # the same forecasts: nothing is tested
+    table = table.assign(p_holm=holm(np.where(same, np.nan, table.p.to_numpy(dtype=float))))
+    words = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]
+    table["verdict"] = np.where(same, "the same forecasts", words)
     table["sentence"] = [_sentence(row, metric) for row in table.itertuples()]
     return table
 
@@ -151,9 +159,10 @@ def verdict(low: float, high: float, better: str) -> str:
 
 
 def _pairs(
-    p: Predictions, people: SubjectBootstrap, points: dict[str, np.ndarray], metric: Metric, kind: str, at: slice
-) -> list[dict[str, Any]]:
-    """Every pair of models over the steps `at`, the better one first."""
+    p: Predictions, people: SubjectBootstrap, points: dict[str, np.ndarray], metric: Metric, kind: str, at: slice,
+    reference: str | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Every pair of models, or those with the reference, over the steps `at`, the better one first."""
     horizon_min = float(p.horizon_min[at][-1])
     overlap = overlapping(p.subject, p.time_utc, horizon_min)
     sums = {name: people.sum_count(found[:, at]) for name, found in points.items()}
@@ -161,6 +170,8 @@ def _pairs(
     ranked = sorted(points, key=lambda name: value[name], reverse=metric.better == "high")
     rows = []
     for model, other in combinations(ranked, 2):
+        if reference not in (None, model, other):
+            continue
         compared = _compared(people, sums[model], sums[other], metric)
         test = diebold_mariano(_window_loss(points[model][:, at] - points[other][:, at]), overlap)
         rows.append({
@@ -188,6 +199,8 @@ def _sentence(row: Any, metric: str) -> str:
             return f"{row.model} is better than {row.other} by {size}, beyond chance."
         case "better for these people":
             return f"{row.model} is better than {row.other} by {size} in these people; other people may differ."
+        case "the same forecasts":
+            return f"{row.model} and {row.other} forecast the same {where}."
         case "no difference shown":
             return f"{row.model} is ahead of {row.other} by {size}, which chance alone may give."
     return f"{row.model} is ahead of {row.other} by {size}; {row.verdict} to tell whether by chance."

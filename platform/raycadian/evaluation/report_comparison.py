@@ -18,7 +18,7 @@ from raycadian.pages import new_figure, paragraph, table_html
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NOTE = (
+NOTE = (
     "The better model of each pair comes first. The difference is of {label}; brackets hold {confidence:.0%} intervals from "
     "resampling people: would it hold in other people? p: the Diebold-Mariano test over the windows of all people with the "
     "small-sample correction of Harvey, Leybourne and Newbold: would it hold for these people on other days? It is corrected "
@@ -39,13 +39,18 @@ def comparison(named: dict[str, Predictions], board: pd.DataFrame, drawn: dict[s
 
 
 def differences_html(table: pd.DataFrame, metric: str, confidence: float) -> str:
-    """The table of `compare.differences` for people."""
+    """The table of `compare.differences` for people, and how to read it."""
     label = parts.label(metric).split(",")[0]
+    tests = int(table.p_holm.notna().sum())
+    return paragraph(NOTE.format(label=label, confidence=confidence, tests=tests)) + pairs_html(table)
+
+
+def pairs_html(table: pd.DataFrame) -> str:
+    """Pairs in words and as a table; those at single steps folded."""
     whole = table.kind == "cumulative"
     said = "".join(f"<li>{escape(text)}</li>" for text in table.sentence[whole])
-    note = paragraph(_NOTE.format(label=label, confidence=confidence, tests=int(table.p.notna().sum())))
     rest = "" if whole.all() else parts.folded("At single steps", table_html(_shown(table[~whole])), False)
-    return note + f"<ul>{said}</ul>" + table_html(_shown(table[whole])) + rest
+    return f"<ul>{said}</ul>" + table_html(_shown(table[whole])) + rest
 
 
 def ranks_html(named: dict[str, Predictions], metric: str, confidence: float) -> str:
@@ -70,8 +75,8 @@ def critical_difference(ranks: Ranks) -> "Figure":
         y = -0.4 - 0.5 * row
         axis.plot([ranks.mean[group[0]], ranks.mean[group[-1]]], [y, y], color=INK, lw=4, solid_capstyle="round")
     top = -0.4 - 0.5 * len(groups)
-    for i, name in enumerate(names):
-        x, y = ranks.mean[name], top - 0.8 * (i + 1)
+    for i, name in enumerate(names):  # the leftmost reaches lowest: no label is crossed
+        x, y = ranks.mean[name], top - 0.8 * (len(names) - i)
         axis.plot([x, x], [0, y], color=MODELS[i % len(MODELS)], lw=1)
         axis.text(x, y, f" {name}  {x:.2f}", va="center", fontsize=9, parse_math=False)
     axis.plot([1, 1 + ranks.critical], [0.7, 0.7], color=INK, lw=1.5, marker="|")

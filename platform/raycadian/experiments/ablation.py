@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raycadian.config import Ensemble, Exogenous, Recipe, override, wrapped
+from raycadian.config import Ensemble, Exogenous, Recipe, override, unwrap, wrapped
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,20 @@ def _without_channels(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in window.past[1:]:
         left = [n for n in window.past if n != name]
         yield f"without {name}", {"window.past": left}
-    if window.known:
-        for names in (_hours(window.known), tuple(n for n in window.known if n not in _hours(window.known))):
-            if names:
-                left = [n for n in window.known if n not in names]
-                yield f"without {' and '.join(names)}", {"window.known": left}
+    for names in (_hours(window.known), tuple(n for n in window.known if n not in _hours(window.known))):
+        if names:
+            left = [n for n in window.known if n not in names]
+            yield f"without {' and '.join(names)}", {"window.known": left} | _without_exogenous(recipe.model, left)
+
+
+def _without_exogenous(model: Any, known: list[str]) -> dict[str, Any]:
+    """Networks that take known channels take none where none is left."""
+    if known or any(isinstance(part, Exogenous) for part in unwrap(model)):
+        return {}
+    plain = innermost(
+        model, lambda one: one.model_copy(update={"exogenous": False}) if hasattr(one, "exogenous") else one
+    )
+    return {"model": plain.model_dump(mode="json")}
 
 
 def _hours(known: tuple[str, ...]) -> tuple[str, ...]:

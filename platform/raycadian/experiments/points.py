@@ -27,7 +27,7 @@ from raycadian.config import (
 )
 from raycadian.data.split import DAY_S
 from raycadian.experiments.ablation import innermost, variants
-from raycadian.training.experiment import Data
+from raycadian.training.experiment import Data, windows_of
 from raycadian.types import OOD
 
 
@@ -48,7 +48,8 @@ class Point:
     """A place in the figure: `line` at `x`; x is None where the line is the error by minutes ahead.
 
     group: points of a group are compared with one another, under `name` · tested: points with the same word forecast
-    identical windows · legs: their forecasts, one after the other.
+    identical windows · level: the others of the group are compared with this one only · legs: their forecasts, one after
+    the other.
     """
 
     line: str
@@ -57,6 +58,7 @@ class Point:
     group: str
     legs: tuple[Leg, ...]
     tested: str = ""
+    level: bool = False
 
 
 def points(recipe: Recipe, data: Data) -> list[Point]:
@@ -73,6 +75,7 @@ def points(recipe: Recipe, data: Data) -> list[Point]:
         case Transfer(other=other):
             return _transfer(recipe, other)
         case DataEfficiency(windows=sizes):
+            _require_windows(recipe, data, max(sizes))
             return [
                 _plain(override(one, {"window.train_windows": n}), line, n, f"{n} windows")
                 for line, one in models(recipe).items()
@@ -81,7 +84,7 @@ def points(recipe: Recipe, data: Data) -> list[Point]:
         case Ablation():
             found = {"whole": _alone(recipe, recipe.model), **variants(_alone(recipe, recipe.model)).recipes}
             line = model_name(recipe.model)
-            return [Point(line, name, name, "", (Leg(one),)) for name, one in found.items()]
+            return [Point(line, name, name, "", (Leg(one),), level=name == "whole") for name, one in found.items()]
         case Scaling(part=part, values=values):
             return [
                 _plain(resized(one, part, n), line, n, f"{part} {n}")
@@ -118,7 +121,7 @@ def resized(recipe: Recipe, part: str, value: int) -> Recipe:
 
 
 def _alone(recipe: Recipe, model: Any) -> Recipe:
-    """One model of the recipe, as `raycadian train` would take it: runs are shared between experiments."""
+    """One model of the recipe, as `raycadian train` would take it."""
     name = f"{recipe.name}-{model_name(model)}"
     update = {"name": name, "model": model, "compare": (), "tuning": None, "experiment": None}
     return recipe.model_copy(update=update)
@@ -136,6 +139,11 @@ def _by_minutes_ahead(recipe: Recipe, anchor: Anchor) -> list[Point]:
         )
     anchored = {line: override(one, {"window.anchor": anchor}) for line, one in models(recipe).items()}
     return [_plain(one, line, None, "") for line, one in anchored.items()]
+
+
+def _require_windows(recipe: Recipe, data: Data, n: int) -> None:
+    """Raises ValueError, before anything trains, where there are fewer than n training windows."""
+    windows_of(data, override(recipe, {"window.train_windows": n}), "train", recipe.window.stride, None)
 
 
 def _transfer(recipe: Recipe, other: str) -> list[Point]:
@@ -169,9 +177,12 @@ def _people(asked: Personalisation, recipe: Recipe, data: Data) -> list[str]:
 
 def _personal(recipe: Recipe, asked: Personalisation, people: list[str]) -> list[Point]:
     """The population's model at 0 days, then tuned on each person's days; the same windows for all."""
+    first = min(asked.days)
     return [
-        Point(line, days, line, f"{days:g} days", tuple(_tuned(population, asked, person, days) for person in people))
-        for line, population in models(recipe).items()
+        Point(
+            line, days, f"{days:g} days", line, tuple(_tuned(one, asked, p, days) for p in people), level=days == first
+        )
+        for line, one in models(recipe).items()
         for days in asked.days
     ]
 

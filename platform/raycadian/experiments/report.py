@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,11 @@ from raycadian.config import (
 )
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.compare import differences
+from raycadian.evaluation.compare import judged, pairs
 from raycadian.evaluation.figures import MODELS
 from raycadian.evaluation.metrics import METRICS, points_of
 from raycadian.evaluation.predictions import Predictions
-from raycadian.evaluation.report_comparison import differences_html, ranks_html
+from raycadian.evaluation.report_comparison import NOTE, pairs_html, ranks_html
 from raycadian.experiments.ablation import variants
 from raycadian.experiments.points import Point
 from raycadian.pages import new_figure, page, paragraph, table_html
@@ -49,7 +51,8 @@ def write(
 ) -> None:
     """Write recipe.yaml, table.csv, differences.csv, table.json, figure.svg and report.html into `folder`."""
     table = pd.concat([_rows(point, p, recipe) for point, p in zip(found, predictions, strict=True)], ignore_index=True)
-    compared = _differences(found, predictions, recipe)
+    groups = _grouped(found, predictions)
+    compared = _differences(groups, recipe)
     notes = _notes(recipe)
     write_recipe(folder / "recipe.yaml", recipe)
     table.to_csv(folder / "table.csv", index=False)
@@ -62,7 +65,7 @@ def write(
     write_json(folder / "table.json", body)
     with mpl.rc_context(parts.STYLE):
         figure(recipe, table).savefig(folder / "figure.svg", bbox_inches="tight", metadata={"Date": None})
-        html = _page(recipe, table, compared, found, predictions, pd.DataFrame(named), notes)
+        html = _page(recipe, table, compared, groups, pd.DataFrame(named), notes)
     (folder / "report.html").write_text(html, encoding="utf-8")
 
 
@@ -86,23 +89,34 @@ def _rows(point: Point, p: Predictions, recipe: Recipe) -> pd.DataFrame:
     return pd.concat(blocks, ignore_index=True)
 
 
-def _grouped(found: list[Point], predictions: list[Predictions]) -> dict[str, dict[str, Predictions]]:
-    groups: dict[str, dict[str, Predictions]] = {}
+@dataclass
+class _Group:
+    """What is compared: forecasts by name, all with one another or with the level."""
+
+    named: dict[str, Predictions] = field(default_factory=dict)
+    level: str | None = None
+
+
+def _grouped(found: list[Point], predictions: list[Predictions]) -> dict[str, _Group]:
+    groups: dict[str, _Group] = {}
     for point, p in zip(found, predictions, strict=True):
-        groups.setdefault(point.group, {})[point.name] = p
-    return {group: named for group, named in groups.items() if len(named) > 1}
+        group = groups.setdefault(point.group, _Group())
+        group.named[point.name] = p
+        group.level = point.name if point.level else group.level
+    return groups
 
 
-def _differences(found: list[Point], predictions: list[Predictions], recipe: Recipe) -> pd.DataFrame:
+def _differences(groups: dict[str, _Group], recipe: Recipe) -> pd.DataFrame:
+    """All comparisons of the experiment, corrected together."""
     settings = recipe.evaluation
     tables = [
-        differences(
-            named, metric=SHOWN, horizons=STEPS_MIN, bootstrap=settings.bootstrap, confidence=settings.confidence,
-            seed=settings.seed,
-        ).assign(group=group)
-        for group, named in _grouped(found, predictions).items()
+        pairs(
+            group.named, metric=SHOWN, horizons=STEPS_MIN, bootstrap=settings.bootstrap, confidence=settings.confidence,
+            seed=settings.seed, reference=group.level,
+        ).assign(group=name)
+        for name, group in groups.items()
     ]  # fmt: skip
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return judged(pd.concat(tables, ignore_index=True), SHOWN, settings.confidence)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -129,22 +143,22 @@ def _notes(recipe: Recipe) -> list[str]:
 
 
 def _page(
-    recipe: Recipe, table: pd.DataFrame, compared: pd.DataFrame, found: list[Point], predictions: list[Predictions],
-    runs: pd.DataFrame, notes: list[str],
+    recipe: Recipe, table: pd.DataFrame, compared: pd.DataFrame, groups: dict[str, _Group], runs: pd.DataFrame,
+    notes: list[str],
 ) -> str:  # fmt: skip
     confidence = recipe.evaluation.confidence
     asked = f"{type(recipe.experiment).__doc__} Protocol: {protocol_of(recipe)}."
     caption = f"{_axis(recipe)} against RMSE, pooled over windows; {confidence:.0%} intervals from resampling people."
-    better = ""
-    for group, named in _grouped(found, predictions).items():
-        head = f"<h3>{group}</h3>" if group else ""
-        better += head + differences_html(compared[compared.group == group], SHOWN, confidence)
-        better += ranks_html(named, SHOWN, confidence) if len(_grouped(found, predictions)) == 1 else ""
+    better = paragraph(NOTE.format(label="RMSE", confidence=confidence, tests=int(compared.p_holm.notna().sum())))
+    for name, group in groups.items():
+        better += f"<h3>{escape(name)}</h3>" if name else ""
+        better += pairs_html(compared[compared.group == name])
+        better += ranks_html(group.named, SHOWN, confidence) if len(groups) == 1 else ""
     runs = runs.assign(runs=runs.runs.map(", ".join))
     sections = [
         ("Question", "".join(map(paragraph, [asked, *notes]))),
         ("Figure", parts.figure(figure(recipe, table), caption)),
-        ("What is better", better),
+        ("What is better", better if len(compared) else ""),
         (f"Table, {protocol_of(recipe)}", table_html(_shown(recipe, table))),
         ("Runs", parts.folded(f"{len(runs)} points", table_html(runs), False)),
     ]
@@ -152,19 +166,24 @@ def _page(
 
 
 def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
-    """The table for people: over the whole horizon, or by minutes ahead where those are the axis."""
-    last = table.horizon_min.max()
-    ahead = sorted({*STEPS_MIN, last} & set(table.horizon_min)) if table.x.isna().all() else [last]
-    rows = table[table.horizon_min.isin(ahead) & ((table.kind == "step") | (table.horizon_min == last))]
-    if not table.x.isna().all():
-        rows = rows[rows.kind == "cumulative"]
-    wide = rows.assign(shown=parts.with_interval(rows, "value", "low", "high")).pivot_table(
-        index=["model", "x", "kind", "horizon_min", "n_subjects", "n_windows"], columns="metric", values="shown",
-        aggfunc="first", dropna=False, sort=False, observed=True,
-    )  # fmt: skip
-    return (
-        wide.dropna(how="all").reset_index().rename(columns={"x": _axis(recipe)} | {m: parts.label(m) for m in TABLED})
-    )
+    """The table for people: over the whole horizon, and at single steps where minutes ahead are the axis."""
+    last, ahead = table.horizon_min.max(), table.x.isna().all()
+    steps = (table.kind == "step") & table.horizon_min.isin({*STEPS_MIN, last} if ahead else ())
+    rows = table[steps | ((table.kind == "cumulative") & (table.horizon_min == last))]
+    where = np.where(rows.kind == "step", "at ", "up to ") + rows.horizon_min.map("{:g} min".format)
+    shown = pd.DataFrame({
+        "model": rows.model, _axis(recipe): rows.x.map(_word), "minutes": where, "people": rows.n_subjects, "windows": rows.n_windows,
+        "metric": rows.metric.map(parts.label), "value": parts.with_interval(rows, "value", "low", "high"),
+    })  # fmt: skip
+    index = [c for c in shown if c not in ("metric", "value")]
+    wide = shown.pivot(index=index, columns="metric", values="value").loc[:, [parts.label(m) for m in TABLED]]
+    order = shown.drop_duplicates(index).set_index(index).index
+    wide = wide.loc[order].reset_index().rename_axis(columns=None)
+    return wide.drop(columns=_axis(recipe)) if ahead else wide
+
+
+def _word(x: Any) -> str:
+    return x if isinstance(x, str) or x is None else f"{x:g}"
 
 
 def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
@@ -203,7 +222,7 @@ def _places(rows: pd.DataFrame) -> dict[str, int]:
 
 def _line(axis: "Axes", x: np.ndarray, rows: pd.DataFrame, name: str, color: str, dashes: str) -> None:
     value, low, high = (rows[c].to_numpy(float) for c in ("value", "low", "high"))
-    axis.plot(x, value, dashes or "none", marker="o", ms=4, lw=1.6, color=color, label=name)
+    axis.plot(x, value, ls=dashes or "none", marker="o", ms=4, lw=1.6, color=color, label=name)
     if dashes:
         axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     else:
