@@ -31,6 +31,8 @@ from raycadian.physiology.meals import meal_times
 Record = dict[str, Any]
 _PART = 256  # fits at once: as many as `fit_cma` takes in one piece
 _FORMAT = 1
+# seconds on one core: of a fit, until workers have begun, until Ray has started (docs/mechanism.md)
+_FIT_S, _BEGIN_S, _CONNECT_S = 0.0016, 4.0, 6.0
 _KEPT = 200  # files of fits, about 1 kB a fit: a sweep over priors makes one a trial
 log = logging.getLogger(__name__)
 
@@ -57,19 +59,25 @@ class Profile:
         return hashlib.sha256(b"".join(p.tobytes() for p in parts)).digest()
 
 
-def fit_profiles(profiles: list[Profile], config: CMAMechanism, *, distribute_from: int | None = None) -> list[Record]:
+def fit_profiles(profiles: list[Profile], config: CMAMechanism, *, on_ray: bool | None = None) -> list[Record]:
     """A record for each profile (`CMAFit.to_records`, and rmse_readings_mgdl: of the readings, not of their means).
 
-    Fits go to Ray's workers from `distribute_from` profiles on; what is itself a
-    worker, such as a sweep's trial, fits in its own process: its cluster is busy with its like.
+    `on_ray`: on Ray's workers or in this process; where it isn't said, where it takes less time.
     """
     parts = [profiles[begin : begin + _PART] for begin in range(0, len(profiles), _PART)]
-    least = _DISTRIBUTE_FROM if distribute_from is None else distribute_from
-    many = len(profiles) >= least and not _is_worker()
-    return [record for part in (_on_ray if many else _here)(parts, config) for record in part]
+    away = _pays(len(profiles)) if on_ray is None else on_ray
+    return [record for part in (_on_ray if away else _here)(parts, config) for record in part]
 
 
-_DISTRIBUTE_FROM = 8192
+def _pays(n: int) -> bool:
+    """Do n fits on all CPUs take less time than on this one, with what it takes to begin there? What is itself a worker,
+    such as a sweep's trial, fits in its own process: its cluster is busy with its like."""
+    if _is_worker() or n * _FIT_S < _BEGIN_S:
+        return False
+    ray = sys.modules.get("ray")
+    connected = ray is not None and ray.is_initialized()
+    cpus = cluster.cpus() if connected or os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1
+    return n * _FIT_S * (1 - 1 / cpus) > _BEGIN_S + (0.0 if connected else _CONNECT_S)
 
 
 def _here(parts: list[list[Profile]], config: CMAMechanism) -> Iterator[list[Record]]:
