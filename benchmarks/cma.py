@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 VENV = ROOT / ".bench-venv"
 PACKAGE, VERSION = "pfun-cma-model", "0.4.209"
 IGLU = ROOT.parent / "shared" / "data" / "cgm" / "glucobench" / "iglu.csv.gz"
-POINTS, BATCH = 288, 256
+POINTS, CURVES, BATCH = 288, 64, 256  # readings of a day; curves and fits at once
 MEALS_H = (6.95, 11.95, 17.95)
 
 
@@ -192,7 +192,7 @@ def raycadian(days: np.ndarray, tM: np.ndarray, theirs: dict) -> dict:
 
     torch.set_num_threads(1)
     t_h = torch.arange(POINTS, dtype=torch.float64) / 12
-    many = {k: torch.full((BATCH,), v, dtype=torch.float64) for k, v in cma.DEFAULTS.items()}
+    many = {k: torch.full((CURVES,), v, dtype=torch.float64) for k, v in cma.DEFAULTS.items()}
     meals = torch.tensor(MEALS_H, dtype=torch.float64)
     glucose, tM = torch.tensor(days), torch.tensor(tM)
     batch = torch.arange(BATCH) % len(days)
@@ -206,7 +206,7 @@ def raycadian(days: np.ndarray, tM: np.ndarray, theirs: dict) -> dict:
     lower, upper = torch.tensor([cma.BOUNDS[k] for k in cma.PARAMETERS], dtype=torch.float64).unbind(1)
     theta = torch.stack(list(found.parameters.values()), 1)
     return {
-        "curve_s": _each(lambda: cma.signals(t_h, **many, tM=meals)) / BATCH,
+        "curve_s": _each(lambda: cma.signals(t_h, **many, tM=meals)) / CURVES,
         "one_curve_s": _each(lambda: cma.signals(t_h, **cma.DEFAULTS, tM=meals)),
         "fit_s": _each(lambda: fit_cma(t_h, glucose[batch], tM=tM[batch]), 1, 5) / BATCH,
         "gains_fit_s": _each(lambda: fit_cma(t_h, glucose[batch], tM=tM[batch], gains="per_meal"), 1, 5) / BATCH,
@@ -231,8 +231,8 @@ def summary(ours: dict, theirs: dict) -> dict:
     mean_fit_s = float(np.mean([f["fit_s"] for f in fits]))
     mean_search_s = float(np.mean([f["search_s"] for f in fits]))
     rows = [
-        _row("curve, all signals (batch of 256 | run())", ours["curve_s"], theirs["run_s"], 100),
-        _row("curve, all signals (batch of 256 | g_instant, glucose alone)", ours["curve_s"], theirs["array_s"]),
+        _row("curve, all signals (batch of 64 | run())", ours["curve_s"], theirs["run_s"], 100),
+        _row("curve, all signals (batch of 64 | g_instant, glucose alone)", ours["curve_s"], theirs["array_s"]),
         _row("curve, all signals (one | run())", ours["one_curve_s"], theirs["run_s"]),
         _row("one-day fit (batch of 256 | fit_model)", ours["fit_s"], mean_fit_s, 500),
         _row("one-day fit (batch of 256 | its search alone)", ours["fit_s"], mean_search_s),
