@@ -62,3 +62,31 @@ def test_manifest_round_trip(tmp_path):
     manifest = make_split({"a": [500], "b": [400], "c": [300]}, Split(), "snap-1")
     manifest.write(tmp_path / "split.json")
     assert SplitManifest.read(tmp_path / "split.json") == manifest
+
+
+def person(**more) -> Split:
+    return Split(kind="person", person={"subject": "a", "history_days": 2, "train_days": 1, "val_days": 0.5} | more)
+
+
+def test_a_persons_days_in_order():
+    """The last day of two trains, half a day validates, the rest tests, over recordings; the fewer train, the same test."""
+    found = make_split({"a": [300, 900], "b": [900]}, person(), dt_s=300.0)
+    assert [(r.recording, r.start, r.stop, r.split) for r in found.ranges] == [
+        (0, 288, 300, "train"), (1, 0, 276, "train"), (1, 276, 420, "val"), (1, 420, 900, "test"),
+    ]  # fmt: skip
+    more = make_split({"a": [300, 900]}, person(train_days=2), dt_s=300.0)
+    assert more.of("test") == found.of("test") and more.of("val") == found.of("val")
+    assert more.counts()["train"]["points"] == 576
+    sparse = make_split({"a": [300]}, person(), dt_s=900.0)
+    assert sparse.counts()["train"]["points"] == 96
+
+
+def test_a_person_without_days_left_to_test():
+    with pytest.raises(ValueError, match=r"a has 2\.0 days of data: nothing is left to test after history_days 2"):
+        make_split({"a": [576]}, person(), dt_s=300.0)
+    with pytest.raises(ValueError, match="'a': no such subject; there are b"):
+        make_split({"b": [5760]}, person(), dt_s=300.0)
+    with pytest.raises(ValueError, match="belong together"):
+        Split(kind="person")
+    with pytest.raises(ValueError, match="train_days 3 exceed history_days 2"):
+        person(train_days=3)
