@@ -105,10 +105,21 @@ def test_what_a_recipe_names_must_travel(tree, monkeypatch):
         recipe_data(plan(tree), str(tree / recipe), ())
 
 
+def test_both_data_sets_of_a_transfer_must_travel(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    other = "datasets/other.yaml"
+    (tree / other).write_text("{name: other, files: [absent.csv]}")
+    transfer = ("model.pretrained=null", f"experiment={{kind: transfer, other: {other}}}")
+    with pytest.raises(ValueError, match=f"{other}: no file matches"):
+        recipe_data(plan(tree), "jobs/recipes/travels.yaml", transfer)
+    there = ("model.pretrained=null", "experiment={kind: transfer, other: datasets/tiny.yaml}")
+    assert len(recipe_data(plan(tree), "jobs/recipes/travels.yaml", there)) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["forecast", "x.csv"], "'forecast' is not a verb that runs as a job; these are: prepare, promote"),
+        (["forecast", "x.csv"], "'forecast' is not a verb that runs as a job; these are: experiment, prepare, promote"),
         (["train", "jobs/recipes/demo.yaml", "--runs", "runs"], "--runs runs: on a cluster an absolute path"),
         (["train", "jobs/recipes/demo.yaml", "--epochs", "3"], "No such option '--epochs'"),
         (["train", "jobs/recipes/demo.yaml", "--set", "training.epoch=3"], "did you mean 'epochs'?"),
