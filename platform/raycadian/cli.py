@@ -375,8 +375,8 @@ def forecast(
     from raycadian.terminal import show_json, show_table
 
     asked = tuple(map(parse_meal, meals)) if meals or no_meals else None
-    history = replace(read_history(file, card), what_if=asked)
-    found = Forecaster.load(_chosen(run_name, champion_name, runs).path).forecast(history)
+    forecaster = Forecaster.load(_chosen(run_name, champion_name, runs).path)
+    found = forecaster.forecast(replace(read_history(file, card), what_if=asked))
     show_json(found.as_dict()) if as_json else show_table(found.as_frame(), found.title)
 
 
