@@ -63,14 +63,15 @@ _DEFAULT = {
     "window": {"context": 25, "horizon": 12, "eval_stride": 3, "known": ["hour_sin", "hour_cos"]},
     "training": _TRAINING,
 }
+_NETWORK = {"kind": "mlp", "lags": 24, "head": "student_t"}
 BLEND = {
     "kind": "ensemble",
     "weights": "validation",
     "members": [
         {"kind": "ridge", "lags": 12, "basis": "changes", "alpha": 0.01},
         {"kind": "ridge", "lags": 97, "basis": "changes", "alpha": 0.1},
-        *[{"kind": "mlp", "lags": 24, "hour": False}] * 4,
-        *[{"kind": "mlp", "lags": 96}] * 2,
+        {"kind": "ensemble", "size": 3, "members": [_NETWORK | {"hour": False}]},
+        {"kind": "ensemble", "size": 3, "members": [_NETWORK]},
     ],
 }
 _NAMED = {"blend": ({"model": BLEND}, 97)}

@@ -10,11 +10,11 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from raycadian.config import Ensemble as EnsembleConfig
-from raycadian.models.base import Model, Spec, TrainingWindows, spaced
+from raycadian.models.base import Model, Spec, TrainingWindows, spaced, trainable_parameters
 from raycadian.types import Batch, Prediction
 
 _SAMPLE = 65536  # windows that weights are chosen on
-_DRAW = 0.02
+_DRAW = 0.1
 _SUM = 1e3
 
 
@@ -36,7 +36,16 @@ class Ensemble(Model):
         self.members = nn.ModuleList(members)
         normal = torch.special.ndtri(torch.tensor(spec.quantiles, dtype=torch.float64))
         self.register_buffer("normal", normal.float(), persistent=False)
-        self.register_buffer("share", torch.full((len(members),), 1 / len(members)))
+        self.register_buffer("share", self._first_shares())
+
+    def _first_shares(self) -> Tensor:
+        """Equal ones; where validation data will choose, equal over the members that train: beside one that doesn't they
+        would seem to do well for longer, and training would end too late."""
+        counts = torch.ones(len(self.members))
+        if self.config.weights == "validation":
+            trains = torch.tensor([trainable_parameters(m) > 0 for m in self.members])
+            counts = trains.float() if trains.any() else counts
+        return counts / counts.sum()
 
     def forward(self, batch: Batch) -> Prediction:
         return self._joined([member(batch) for member in self.members])
