@@ -32,6 +32,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "run": (["recipe"], RECIPE_FLAGS),
     "score": (["run"], {"--runs", "--json"}),
     "compare": (["run"], {"--runs", "--json"}),
+    "experiment": (["recipe"], RECIPE_FLAGS),
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--force", "--json"}),
     "serve": ([], {"--run", "--champion", "--runs", "--host", "--port"}),
@@ -40,7 +41,11 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "export": (["run"], {"--to", "--runs"}),
     "submit": (["verb", "arguments"], {"--address", "--no-wait", "--json"}),
     "jobs": ([], set()),
+    "benchmark": ([], set()),
     "schema": (["kind"], set()),
+}
+BENCHMARK_FLAGS: dict[str, tuple[list[str], set[str]]] = {
+    "glucobench": (["more_models"], {"--data", "--protocol", "--models", "--seeds", "--out", "--name", "--json"}),
 }
 JOBS_FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "list": ([], {"--address", "--json"}),
@@ -74,6 +79,7 @@ def card(tmp_path) -> Path:
 def test_the_verbs_and_flags_are_the_pinned_ones():
     assert {name: flags_of(verb) for name, verb in main.commands.items()} == FLAGS
     assert {name: flags_of(verb) for name, verb in main.commands["jobs"].commands.items()} == JOBS_FLAGS
+    assert {name: flags_of(verb) for name, verb in main.commands["benchmark"].commands.items()} == BENCHMARK_FLAGS
 
 
 def test_help_lists_every_verb_in_the_order_of_work():

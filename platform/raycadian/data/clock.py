@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 _OFFSET = r":\d{2}(?:[.,]\d+)?\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
 _MINUTE = np.timedelta64(1, "m")
-_BACK = np.timedelta64(30, "m")  # the clock is set back by 30 min (Lord Howe) or an hour
+_BACK = np.timedelta64(15, "m")  # what is seen of a clock set back by 30 min (Lord Howe) between readings 15 min apart
 
 
 def parse_times(text: pd.Series, time_format: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def second_time(clock: np.ndarray, repeated: np.ndarray, before: tuple[np.dateti
         before = (np.datetime64("NaT", "ns"), False)
     clock = np.concatenate([[before[0]], clock])
     inside = np.concatenate([[not np.isnat(before[0])], repeated])
-    jumped = np.concatenate([[before[1]], inside[1:] & inside[:-1] & (np.diff(clock) < -_BACK)])
+    jumped = np.concatenate([[before[1]], inside[1:] & inside[:-1] & (np.diff(clock) <= -_BACK)])
     jumps = np.cumsum(jumped)
     entered = inside & ~np.concatenate([[False], inside[:-1]])
     start = np.maximum.accumulate(np.where(entered, np.arange(len(clock)), 0))
