@@ -12,6 +12,7 @@ from sklearn.metrics import root_mean_squared_error
 from raycadian.evaluation.compare import differences, judge, leaderboard, rank_models, verdict
 from raycadian.evaluation.metrics import score
 from raycadian.evaluation.predictions import Predictions
+from raycadian.evaluation.significance import holm
 
 
 def rows(board):
@@ -150,6 +151,8 @@ def test_differences_say_what_is_better_and_what_is_noise():
     )
     assert far.relative_pct == pytest.approx(100 * far.difference / board.loc["off", "rmse_mgdl"])
     assert far.verdict == "better" and far.p_holm >= far.p
+    for _, family in table.groupby("kind"):  # the whole horizon is corrected for itself
+        assert family.p_holm.to_numpy() == pytest.approx(holm(family.p.to_numpy()))
     assert far.sentence.startswith(f"good is better than off by {-far.difference:.2f} mg/dL")
     assert set(table.index.get_level_values("kind")) == {"cumulative", "step"} and len(table) == 9
 
@@ -190,3 +193,7 @@ def test_ranks_over_people_count_who_is_served_best():
     assert found.mean == {"off": 3.0, "good": 2.0, "ideal": 1.0} and found.n_subjects == 6
     assert found.p < 0.05 and found.groups() == [["ideal", "good"], ["good", "off"]]
     assert rank_models({"off": shifted(p, 30), "good": p}, "clarke_a_pct").mean["good"] == 1.0
+
+
+def test_one_model_has_no_pairs():
+    assert len(differences({"a": forecasts()}, bootstrap=10)) == 0

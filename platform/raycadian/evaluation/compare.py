@@ -97,10 +97,13 @@ def pairs(
 
 
 def judged(table: pd.DataFrame, metric: str, confidence: float = 0.95) -> pd.DataFrame:
-    """A table of `pairs` with p_holm, corrected for all its rows, verdict and sentence: what interval and test together
-    allow to say (`judge`)."""
+    """A table of `pairs` with p_holm, verdict and sentence: what interval and test together allow to say (`judge`).
+
+    p is corrected for all comparisons over the whole horizon, the primary ones, and apart for all at single steps.
+    """
     same = ((table.difference == 0) & (table.p == 1)).to_numpy()  # the same forecasts: nothing is tested
-    table = table.assign(p_holm=holm(np.where(same, np.nan, table.p.to_numpy(dtype=float))))
+    tested = table.p.astype(float).mask(same)
+    table = table.assign(p_holm=tested.groupby(table.kind).transform(lambda p: holm(p.to_numpy())))
     words = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]
     table["verdict"] = np.where(same, "the same forecasts", words)
     table["sentence"] = [_sentence(row, metric) for row in table.itertuples()]

@@ -18,11 +18,11 @@ from raycadian.pages import new_figure, paragraph, table_html
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NOTE = (
+_NOTE = (
     "The better model of each pair comes first. The difference is of {label}; brackets hold {confidence:.0%} intervals from "
     "resampling people: would it hold in other people? p: the Diebold-Mariano test over the windows of all people with the "
     "small-sample correction of Harvey, Leybourne and Newbold: would it hold for these people on other days? It is corrected "
-    "by Holm's method for all {tests} tests made here. Better: both say so. Better for these people: only the test does."
+    "by Holm's method for the {tests} comparisons over the whole horizon, and apart for those at single steps. Better: both say so. Better for these people: only the test does."
 )
 
 
@@ -41,8 +41,13 @@ def comparison(named: dict[str, Predictions], board: pd.DataFrame, drawn: dict[s
 def differences_html(table: pd.DataFrame, metric: str, confidence: float) -> str:
     """The table of `compare.differences` for people, and how to read it."""
     label = parts.label(metric).split(",")[0]
-    tests = int(table.p_holm.notna().sum())
-    return paragraph(NOTE.format(label=label, confidence=confidence, tests=tests)) + pairs_html(table)
+    return note(table, label, confidence) + pairs_html(table)
+
+
+def note(table: pd.DataFrame, label: str, confidence: float) -> str:
+    """How to read pairs of models."""
+    tests = int(table.p_holm[table.kind == "cumulative"].notna().sum())
+    return paragraph(_NOTE.format(label=label, confidence=confidence, tests=tests))
 
 
 def pairs_html(table: pd.DataFrame) -> str:

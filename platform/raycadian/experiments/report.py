@@ -27,7 +27,7 @@ from raycadian.evaluation.compare import judged, pairs
 from raycadian.evaluation.figures import MODELS
 from raycadian.evaluation.metrics import METRICS, points_of
 from raycadian.evaluation.predictions import Predictions
-from raycadian.evaluation.report_comparison import NOTE, pairs_html, ranks_html
+from raycadian.evaluation.report_comparison import note, pairs_html, ranks_html
 from raycadian.experiments.ablation import variants
 from raycadian.experiments.points import Point
 from raycadian.pages import new_figure, page, paragraph, table_html
@@ -149,7 +149,7 @@ def _page(
     confidence = recipe.evaluation.confidence
     asked = f"{type(recipe.experiment).__doc__} Protocol: {protocol_of(recipe)}."
     caption = f"{_axis(recipe)} against RMSE, pooled over windows; {confidence:.0%} intervals from resampling people."
-    better = paragraph(NOTE.format(label="RMSE", confidence=confidence, tests=int(compared.p_holm.notna().sum())))
+    better = note(compared, "RMSE", confidence)
     for name, group in groups.items():
         better += f"<h3>{escape(name)}</h3>" if name else ""
         better += pairs_html(compared[compared.group == name])
