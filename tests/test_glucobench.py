@@ -156,3 +156,11 @@ def test_the_verb_writes_a_row_for_each_model_seed_and_split(tmp_path, ray_local
 def test_a_model_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="--models rigde"):
         glucobench.parse_entry("rigde", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "kind"), [("blend", 97, "ensemble"), ("ridge:lags=6", 6, "ridge"), ("mlp:lags=24,hour=false", 120, "mlp")]
+)  # fmt: skip
+def test_named_models_look_back_as_far_as_they_need(text, context, kind):
+    recipe = glucobench.parse_entry(text, Protocol(45, 60, 36, 120)).recipe
+    assert (recipe.window.context, recipe.model.kind) == (context, kind)

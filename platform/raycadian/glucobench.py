@@ -57,12 +57,7 @@ PUBLISHED = {
 }
 
 _TRAINING = {"epochs": 30, "batch_size": 256, "weight_decay": 1e-3, "early_stopping": {"patience": 5}, "device": "cpu"}
-_DEFAULT = {
-    "name": "glucobench",
-    "dataset": "glucobench",
-    "window": {"context": 25, "horizon": 12, "eval_stride": 3, "known": ["hour_sin", "hour_cos"]},
-    "training": _TRAINING,
-}
+_WINDOW = {"eval_stride": 3, "known": ["hour_sin", "hour_cos"]}
 _NETWORK = {"kind": "mlp", "lags": 24, "head": "student_t"}
 BLEND = {
     "kind": "ensemble",
@@ -74,7 +69,7 @@ BLEND = {
         {"kind": "ensemble", "size": 3, "members": [_NETWORK]},
     ],
 }
-_NAMED = {"blend": ({"model": BLEND}, 97)}
+_NAMED = {"blend": (BLEND, 97)}
 
 
 @dataclass(frozen=True)
@@ -92,14 +87,15 @@ def parse_entry(text: str, protocol: Protocol) -> Entry:
         context = min(recipe.window.context, protocol.max_input)
         return Entry(name, override(recipe, {"window.context": context, "window.horizon": protocol.horizon}, text))
     kind, _, settings = text.partition(":")
-    body, context = _NAMED.get(kind, ({"model": {"kind": kind}}, protocol.max_input))
-    window = {"window.context": min(context, protocol.max_input), "window.horizon": protocol.horizon}
-    recipe = override(parse(Recipe, _DEFAULT | body, source=f"--models {kind}"), window)
-    changes = tuple(f"model.{part}" for part in settings.split(",") if part)
-    if kind == "ridge" and "lags" in settings:  # more windows fit where the model looks back less
-        lags = next(int(part.split("=")[1]) for part in settings.split(",") if part.startswith("lags="))
-        recipe = override(recipe, {"window.context": lags, "model.lags": lags})
-    return Entry(text, parse(Recipe, recipe.model_dump(mode="json"), changes, f"--models {text}"))
+    parts = [part for part in settings.split(",") if part]
+    body, context = _NAMED.get(kind, ({"kind": kind}, protocol.max_input))
+    if kind == "ridge" and (lags := [part.removeprefix("lags=") for part in parts if part.startswith("lags=")]):
+        context = int(lags[0])  # more windows fit where the model looks back less
+        body |= {"lags": min(context, protocol.max_input)}
+    window = _WINDOW | {"context": min(context, protocol.max_input), "horizon": protocol.horizon}
+    raw = {"name": "glucobench", "dataset": "glucobench", "window": window, "training": _TRAINING, "model": body}
+    recipe = parse(Recipe, raw, tuple(f"model.{part}" for part in parts), f"--models {text}")
+    return Entry(text, recipe)
 
 
 def parse_seeds(text: str) -> list[int]:
