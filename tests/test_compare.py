@@ -175,8 +175,8 @@ def test_the_same_forecasts_are_no_test():
     p = forecasts()
     table = differences({"a": p, "b": p, "c": shifted(p, 20)}, horizons=(), reference="a").set_index("other")
     assert set(table.index) == {"b", "c"}  # each against a, not one another
-    assert table.loc["b", "verdict"] == "the same forecasts" and np.isnan(table.loc["b", "p_holm"])
-    assert table.loc["b", "sentence"] == "a and b forecast the same over the whole horizon."
+    assert table.loc["b", "verdict"] == "the same" and np.isnan(table.loc["b", "p_holm"])
+    assert table.loc["b", "sentence"] == "a and b score the same over the whole horizon."
     assert table.loc["c", "p_holm"] == table.loc["c", "p"]
 
 

@@ -168,7 +168,7 @@ def test_personalisation_goes_on_from_the_population(done, place):
         (rows.model == "ridge") & (rows.metric == "rmse_mgdl") & (rows.kind == "cumulative") & (rows.horizon_min == 30)
     ]
     assert ridge.value.nunique() == 1  # closed form: nothing to tune
-    assert {d["verdict"] for d in body["differences"] if d["group"] == "ridge"} == {"the same forecasts"}
+    assert {d["verdict"] for d in body["differences"] if d["group"] == "ridge"} == {"the same"}
     assert {d[side] for d in body["differences"] for side in ("model", "other")} == {"0 days", "4 days"}
 
 
@@ -180,8 +180,8 @@ def test_transfer_goes_both_ways(done, place):
     body = done("transfer").table
     runs = {(p["line"], p["x"]): p["runs"][0] for p in body["runs"]}
     first, second = "tested on demo_cgm_1_5", "tested on demo_cgm_6_10"
-    assert runs["ridge, trained there", first] == runs["ridge, never seen it", second]
-    assert runs["ridge, trained there", second] == runs["ridge, never seen it", first]
+    assert runs["ridge, trained on the same", first] == runs["ridge, trained on the other", second]
+    assert runs["ridge, trained on the same", second] == runs["ridge, trained on the other", first]
     assert len({d["group"] for d in body["differences"]}) == 2
 
 

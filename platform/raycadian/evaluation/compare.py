@@ -101,11 +101,11 @@ def judged(table: pd.DataFrame, metric: str, confidence: float = 0.95) -> pd.Dat
 
     p is corrected for all comparisons over the whole horizon, the primary ones, and apart for all at single steps.
     """
-    same = ((table.difference == 0) & (table.p == 1)).to_numpy()  # the same forecasts: nothing is tested
+    same = ((table.difference == 0) & (table.p == 1)).to_numpy()  # nothing is tested
     tested = table.p.astype(float).mask(same)
     table = table.assign(p_holm=tested.groupby(table.kind).transform(lambda p: holm(p.to_numpy())))
     words = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]
-    table["verdict"] = np.where(same, "the same forecasts", words)
+    table["verdict"] = np.where(same, "the same", words)
     table["sentence"] = [_sentence(row, metric) for row in table.itertuples()]
     return table
 
@@ -202,8 +202,8 @@ def _sentence(row: Any, metric: str) -> str:
             return f"{row.model} is better than {row.other} by {size}, beyond chance."
         case "better for these people":
             return f"{row.model} is better than {row.other} by {size} in these people; other people may differ."
-        case "the same forecasts":
-            return f"{row.model} and {row.other} forecast the same {where}."
+        case "the same":
+            return f"{row.model} and {row.other} score the same {where}."
         case "no difference shown":
             return f"{row.model} is ahead of {row.other} by {size}, which chance alone may give."
     return f"{row.model} is ahead of {row.other} by {size}; {row.verdict} to tell whether by chance."

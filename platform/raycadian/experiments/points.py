@@ -153,7 +153,10 @@ def _transfer(recipe: Recipe, other: str) -> list[Point]:
         there = override(here, {"dataset": other})
         for own, foreign in ((here, there), (there, here)):
             place = Path(own.dataset).stem
-            for name, leg in ((f"{line}, trained there", Leg(own)), (f"{line}, never seen it", Leg(foreign, on=own))):
+            for name, leg in (
+                (f"{line}, trained on the same", Leg(own)),
+                (f"{line}, trained on the other", Leg(foreign, on=own)),
+            ):
                 found.append(Point(name, f"tested on {place}", name, f"tested on {place}", (leg,), place))
     return found
 
