@@ -21,6 +21,7 @@ LAYERS = [
 ]
 DOORS = {  # heavy library -> files that may import it
     "tsfm_public": {"models/ttm.py"},
+    "h5py": {"models/pat_weights.py"},
     "ray.train": {"training/distributed.py"},
     "ray.tune": {"training/tune.py"},
     "ray.serve": {"serving/"},
