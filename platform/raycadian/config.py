@@ -7,11 +7,21 @@ YAML never computes (no includes, no interpolation). One override grammar serves
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)  # fmt: skip
 
 from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE
 
@@ -23,6 +33,12 @@ class Schema(BaseModel):
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _tag(key: str, unsaid: str) -> Callable[[Any], str]:
+    """Which of several schemas a section is: by `key`, which may be left out where it is the usual one."""
+    return lambda value: value.get(key, unsaid) if isinstance(value, dict) else getattr(value, key, unsaid)
+
 
 # --- data-set card -------------------------------------------------------------------------------------------------
 
@@ -98,6 +114,97 @@ class Card(Schema):
             except (ZoneInfoNotFoundError, ValueError) as error:
                 raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Madrid") from error
         return value
+
+
+class Clinical(Schema):
+    """The table of cases beside the recordings: who was operated, and how."""
+
+    file: str | None = None
+    """Path relative to the card's folder, or none: VitalDB's, from its API."""
+    case: str = "caseid"
+    """Column of the case, as the files are named (`<case>.vital`)."""
+    subject: str = "subjectid"
+    """Column of the person: a person may have several cases, which always stay in one split."""
+    keep: tuple[str, ...] = ()
+    """Columns kept in the snapshot as labels and weights."""
+
+
+class SignalQuality(Schema):
+    """What a stretch of a signal must be to count as good."""
+
+    window_s: Positive = 10.0
+    """Seconds that quality is judged on."""
+    hop_s: Positive = 10.0
+    """Seconds from one judged stretch to the next: windows begin on this grid."""
+    min_ecg_sqi: Fraction = 0.9
+    min_ppg_sqi: Fraction = 0.8
+    min_cycles: Count = 3
+    """Cardiac cycles a stretch has at least."""
+
+
+class SignalCard(Schema):
+    """A data set of biosignals: files of cases, or cases of the VitalDB API."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = ""
+    modality: Literal["biosignals"] = "biosignals"
+    files: tuple[str, ...] = ()
+    """Paths or globs of cases (.vital, WFDB .hea, .edf, .csv, .parquet, .npz), relative to the card's folder."""
+    vitaldb: tuple[int, ...] | Literal["cohort"] | None = None
+    """Case ids of the VitalDB API instead of files; cohort: all that `cohort` selects."""
+    waveforms: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Channel -> names of its track, the first that a case has is taken; e.g. ecg_mv: [SNUADC/ECG_II]."""
+    numerics: dict[str, tuple[str, ...]] = {}
+    """The same for values every second or two, e.g. map_mmhg: [Solar8000/ART_MBP]."""
+    rate_hz: Positive = 125.0
+    """Samples a second after resampling."""
+    filters: Literal["zero_phase", "causal"] = "zero_phase"
+    """causal: as a stream has to be filtered."""
+    quality: SignalQuality = SignalQuality()
+    clinical: Clinical | None = None
+    cohort: str | None = None
+    """Which cases, by a query on the clinical table: `age >= 18 and asa <= 3`."""
+    exclude_subjects: tuple[str, ...] = ()
+    license: str = ""
+    source: str = ""
+    citation: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SignalCard":
+        if bool(self.files) == (self.vitaldb is not None):
+            raise ValueError("cases come from `files` or from `vitaldb`; give one")
+        if self.cohort is not None and self.clinical is None:
+            raise ValueError("cohort is a query on the clinical table; give `clinical` too")
+        if self.vitaldb == "cohort" and self.cohort is None:
+            raise ValueError("vitaldb: cohort takes the cases that `cohort` selects; write the query")
+        return self
+
+    @field_validator("waveforms", "numerics")
+    @classmethod
+    def _named(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if empty := [channel for channel, names in value.items() if not names]:
+            raise ValueError(f"channels {empty} name no track")
+        return value
+
+
+class ActivityCard(Schema):
+    """A data set of actigraphy: activity by the minute, and a table of people with their labels."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = ""
+    modality: Literal["actigraphy"] = "actigraphy"
+    files: tuple[str, ...] = Field(min_length=1)
+    """Paths or globs, relative to the card's folder."""
+    format: Literal["auto"] = "auto"
+    dt_s: Positive = 60.0
+    exclude_subjects: tuple[str, ...] = ()
+    license: str = ""
+    source: str = ""
+    citation: str = ""
+
+
+AnyCard = Card | SignalCard | ActivityCard
+CARDS: dict[str, type[Schema]] = {"cgm": Card, "biosignals": SignalCard, "actigraphy": ActivityCard}
 
 
 # --- recipe --------------------------------------------------------------------------------------------------------
@@ -202,7 +309,45 @@ class Window(Schema):
         return self
 
 
-class Task(Schema):
+class SignalWindow(Schema):
+    """Windows of a signal at many samples a second, or of activity by the minute, that carry a label."""
+
+    kind: Literal["signal"] = "signal"
+    window_s: Positive = 10.0
+    """Seconds of one window; where the card judges quality, on stretches of this length."""
+    windows: Count = 1
+    """Windows in a row that the model sees at once."""
+    step_s: Positive = 10.0
+    """Seconds between the starts of what is trained on."""
+    eval_step_s: Positive = 10.0
+    """Seconds between the starts of what is scored."""
+    past: tuple[str, ...] = Field(min_length=1)
+    """Channels of the snapshot, e.g. [ecg_mv, ppg, abp_mmhg]."""
+    max_missing: Fraction = 0.0
+    """At most this share of the samples was not measured, and of the windows is of bad quality."""
+    train_windows: Count | None = None
+    """Train on that many windows, drawn at random; a smaller draw is part of a larger one."""
+
+    @field_validator("past")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"past channels are distinct; found {list(value)}")
+        return value
+
+    @property
+    def length_s(self) -> float:
+        return self.window_s * self.windows
+
+
+AnyWindow = Annotated[
+    Annotated[Window, Tag("points")] | Annotated[SignalWindow, Tag("signal")], Discriminator(_tag("kind", "points"))
+]
+
+
+class Forecasting(Schema):
+    """The next values of a channel, as quantiles."""
+
     kind: Literal["forecast"] = "forecast"
     target: Literal["glucose_mgdl"] = GLUCOSE
     quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -213,6 +358,110 @@ class Task(Schema):
         if list(value) != sorted(set(value)) or not all(0 < q < 1 for q in value) or 0.5 not in value:
             raise ValueError(f"quantiles rise strictly inside (0, 1) and contain 0.5; found {list(value)}")
         return value
+
+
+class Hypotension(Schema):
+    """An episode of low pressure begins within `ahead_min` after the window."""
+
+    kind: Literal["hypotension"] = "hypotension"
+    channel: str = "map_mmhg"
+    """Numeric of the snapshot."""
+    below: Positive = 65.0
+    """mmHg."""
+    for_s: Positive = 60.0
+    """Seconds that the pressure stays below, at least."""
+    ahead_min: Positive = 5.0
+    gap_min: float = Field(0.0, ge=0)
+    """Minutes right after the window in which the onset does not count as ahead."""
+    gray_mmhg: Positive | None = None
+    """Windows without an episode whose pressure falls below this are left out: neither clearly low nor clearly normal."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Hypotension":
+        if self.gap_min >= self.ahead_min:
+            raise ValueError(f"gap_min {self.gap_min:g} reaches ahead_min {self.ahead_min:g}; lower it")
+        if self.gray_mmhg is not None and self.gray_mmhg <= self.below:
+            raise ValueError(
+                f"gray_mmhg {self.gray_mmhg:g} is not above below {self.below:g}; raise it or leave it out"
+            )
+        return self
+
+
+class Ahead(Schema):
+    """The mean of a numeric over `over_s`, `ahead_min` after the window."""
+
+    kind: Literal["ahead"] = "ahead"
+    channel: str
+    ahead_min: float = Field(ge=0)
+    over_s: Positive = 60.0
+
+
+class Column(Schema):
+    """A column of the table of cases or people, the same for all windows of a recording."""
+
+    kind: Literal["column"] = "column"
+    name: str
+    at_least: float | None = None
+    """classify: 1 where the value is at least this."""
+    equals: str | float | None = None
+    """classify: 1 where the value is this. Without either the column holds 0 and 1."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Column":
+        if self.at_least is not None and self.equals is not None:
+            raise ValueError("at_least and equals exclude one another; give one")
+        return self
+
+
+Label = Annotated[Hypotension | Ahead | Column, Field(discriminator="kind")]
+
+
+class _Labelled(Schema):
+    """What the tasks with a label share."""
+
+    label: Label
+    weight: str | None = None
+    """Column of the table of people that weighs them in every score (survey weights)."""
+    vote: Count = 1
+    """Scored windows in a row of a recording that vote together."""
+    shuffled: bool = False
+    """Labels of the training subjects in random order: nothing can be learnt, and the scores must say so."""
+
+
+class Classification(_Labelled):
+    """Whether, as a calibrated probability."""
+
+    kind: Literal["classify"] = "classify"
+    balance: Literal["none", "training"] = "training"
+    """training: windows with the label weigh as much as all others together, by their share in training."""
+    calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
+    """How validation data turn the model's log odds into probabilities."""
+    voting: Literal["soft", "hard"] = "soft"
+    """soft: the mean probability votes · hard: the share of windows above the threshold."""
+    specificity: float = Field(0.9, gt=0, lt=1)
+    """What the alarm's threshold is set to on validation data; sensitivity is given at it."""
+
+
+class Regression(_Labelled):
+    """How much, in the label's own unit."""
+
+    kind: Literal["regress"] = "regress"
+
+    @model_validator(mode="after")
+    def _a_number(self) -> "Regression":
+        if isinstance(self.label, Hypotension):
+            raise ValueError(
+                "hypotension is yes or no: classify it; label: {kind: ahead, channel: map_mmhg} is a number"
+            )
+        return self
+
+
+Task = Annotated[
+    Annotated[Forecasting, Tag("forecast")] | Annotated[Classification, Tag("classify")]
+    | Annotated[Regression, Tag("regress")],
+    Discriminator(_tag("kind", "forecast")),
+]  # fmt: skip
+LabelTask = Classification | Regression
 
 
 class Normal(Schema):
@@ -459,9 +708,19 @@ class Conformal(Schema):
         return value
 
 
+class ForLabel(Schema):
+    """A model of the tasks classify and regress; the others forecast."""
+
+
+class Statistics(ForLabel):
+    """Linear in statistics of each channel: logistic regression or least squares, trained as the networks are."""
+
+    kind: Literal["statistics"] = "statistics"
+
+
 Model = Annotated[
     Union[
-        Persistence, Seasonal, Ridge, CMA, LSTM, MLP, TTM,
+        Persistence, Seasonal, Ridge, CMA, LSTM, MLP, TTM, Statistics,
         Residual, Exogenous, Physics, Staged, Ensemble, Conformal,
     ],
     Field(discriminator="kind"),
@@ -651,8 +910,8 @@ class Recipe(Schema):
     dataset: str
     """Path of the data-set card, relative to the working directory."""
     split: Split = Split()
-    window: Window = Window()
-    task: Task = Task()
+    window: AnyWindow = Window()
+    task: Task = Forecasting()
     model: Model
     compare: tuple[Model, ...] = ()
     """Models trained and scored beside `model` by `raycadian run`, on identical windows."""
@@ -667,18 +926,51 @@ class Recipe(Schema):
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
-        for model in (self.model, *self.compare):
-            _require_nesting(model)
-            for inner in unwrap(model):
-                if isinstance(inner, Ridge) and inner.lags > self.window.context:
-                    raise ValueError(
-                        f"ridge.lags {inner.lags} exceeds window.context {self.window.context}; lower lags or raise context"
-                    )
-                if isinstance(inner, TTM) and self.window.context % inner.patch_length:
-                    raise ValueError(
-                        f"window.context {self.window.context} is not a multiple of ttm.patch_length {inner.patch_length}"
-                    )
+        models = (self.model, *self.compare)
+        match self.task:
+            case Forecasting():
+                _require_forecast(self.window, models)
+            case Classification() | Regression():
+                _require_label(self, models)
         return self
+
+
+def _require_forecast(window: Any, models: tuple[Any, ...]) -> None:
+    """Raises ValueError where windows and models don't fit a forecast."""
+    if not isinstance(window, Window):
+        raise ValueError(
+            "a forecast's window has no kind; leave out `window.kind`, or set task.kind: classify or regress"
+        )
+    for model in models:
+        _require_nesting(model)
+        for inner in unwrap(model):
+            if isinstance(inner, ForLabel):
+                raise ValueError(f"{inner.kind} does not forecast; set task.kind: classify or regress")
+            if isinstance(inner, Ridge) and inner.lags > window.context:
+                raise ValueError(
+                    f"ridge.lags {inner.lags} exceeds window.context {window.context}; lower lags or raise context"
+                )
+            if isinstance(inner, TTM) and window.context % inner.patch_length:
+                raise ValueError(
+                    f"window.context {window.context} is not a multiple of ttm.patch_length {inner.patch_length}"
+                )
+
+
+def _require_label(recipe: "Recipe", models: tuple[Any, ...]) -> None:
+    """Raises ValueError where windows, models, split or experiment don't fit a label."""
+    kind = recipe.task.kind
+    if not isinstance(recipe.window, SignalWindow):
+        raise ValueError(f"task {kind} needs windows of a signal: window: {{kind: signal, past: [...], ...}}")
+    if other := [m.kind for m in models if not isinstance(m, ForLabel)]:
+        raise ValueError(f"{', '.join(other)}: no model of task {kind}; there are {', '.join(_kinds(ForLabel))}")
+    if recipe.split.kind not in ("subject", "kfold"):
+        raise ValueError(f"split.kind {recipe.split.kind}: task {kind} holds out whole subjects; use subject or kfold")
+    if recipe.experiment is not None:
+        raise ValueError(f"experiment {recipe.experiment.kind} is one of forecasts; leave it out")
+
+
+def _kinds(base: type[Schema]) -> list[str]:
+    return sorted(c.model_fields["kind"].default for c in base.__subclasses__())
 
 
 def wrapped(model: Any) -> tuple[Any, ...]:
@@ -694,6 +986,8 @@ def wrapped(model: Any) -> tuple[Any, ...]:
 def protocol_of(recipe: Recipe) -> str:
     """What scores of this recipe may be set beside: those of the same words."""
     window = recipe.window
+    if not isinstance(recipe.task, Forecasting):
+        return _label_protocol(recipe)
     begins = {"midnight": "nocturnal, from local midnight", "meal": "prandial, from recorded meals",
               "estimated_meal": "prandial, from estimated meals"}  # fmt: skip
     match recipe.experiment:
@@ -705,6 +999,23 @@ def protocol_of(recipe: Recipe) -> str:
             anchor = window.anchor
     how = begins.get(anchor, f"sliding windows, every {window.eval_stride} points")
     return f"{how}, {window.context} -> {window.horizon} points"
+
+
+def _label_protocol(recipe: "Recipe") -> str:
+    window, task = recipe.window, recipe.task
+    match task.label:
+        case Hypotension() as label:
+            gray = "" if label.gray_mmhg is None else f", gray zone below {label.gray_mmhg:g}"
+            what = f"{label.channel} < {label.below:g} for {label.for_s:g} s, {label.gap_min:g} to {label.ahead_min:g} min ahead{gray}"
+        case Ahead() as label:
+            what = f"mean {label.channel} over {label.over_s:g} s, {label.ahead_min:g} min ahead"
+        case Column() as label:
+            bound = "" if label.at_least is None else f" >= {label.at_least:g}"
+            what = label.name + bound + ("" if label.equals is None else f" = {label.equals}")
+    vote = "" if task.vote == 1 else f", votes of {task.vote}"
+    weight = "" if task.weight is None else f", weighed by {task.weight}"
+    shuffled = ", labels shuffled" if task.shuffled else ""
+    return f"{task.kind} {what}; {window.windows} x {window.window_s:g} s every {window.eval_step_s:g} s{vote}{weight}{shuffled}"
 
 
 def unwrap(model: Any) -> list[Any]:
@@ -842,8 +1153,17 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse(Recipe, _read_yaml(path), overrides, source=str(path))
 
 
-def load_card(path: str | Path) -> Card:
-    return parse(Card, _read_yaml(path), source=str(path))
+def load_card(path: str | Path) -> Any:
+    """A card of any modality (AnyCard). Raises ValueError."""
+    return parse_card(_read_yaml(path), source=str(path))
+
+
+def parse_card(raw: dict, source: str = "card") -> Any:
+    """A card by its `modality`, which is cgm where it says none. Raises ValueError."""
+    modality = raw.get("modality", "cgm")
+    if modality not in CARDS:
+        raise ValueError(f"{source}: modality {modality!r}; there are {', '.join(CARDS)}")
+    return parse(CARDS[modality], raw, source=source)
 
 
 def load_space(path: str | Path) -> SearchSpace:
@@ -915,7 +1235,7 @@ def _explain(schema: type[Schema], error: ValidationError, source: str) -> str:
     lines = []
     for item in error.errors():
         *parents, last = item["loc"] or ("",)
-        where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        where = ".".join(str(part) for part in item["loc"] if part != "points") or "(top level)"
         if item["type"] == "extra_forbidden":
             names = _fields_at(schema, parents)
             near = difflib.get_close_matches(str(last), names, n=1, cutoff=0.5)

@@ -7,6 +7,7 @@ Shape legend, used in every file:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,14 @@ ID, OOD = "id", "ood"  # subjects seen in training; subjects held out whole
 Batch = dict[str, "Tensor"]
 """past (B, L, C) float, NaN-free · past_mask (B, L, C) bool, True where measured · known (B, L+H, K)
 · mechanism (B, L+H) mg/dL or absent · signal_NAME (B, L+H), the mechanism's signals that the model asks for · target (B, H) mg/dL, NaN where missing · subject (B,) int64
-· time_s (B,) int64, UTC seconds of the last context point · local_h (B,) float, local hour of it."""
+· time_s (B,) int64, UTC seconds of the last context point · local_h (B,) float, local hour of it.
+
+A batch of a task with a label has label (B,) float, NaN where unknown, in place of target."""
+
+
+def truth_of(batch: Batch) -> "Tensor":
+    """What is to be predicted: target (B, H) of a forecast, else label (B,)."""
+    return batch["target"] if "target" in batch else batch["label"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Readings:
 
 @dataclass(frozen=True)
 class Recording:
-    """One subject, one modality, one contiguous stretch on an even grid.
+    """One subject, one modality, one contiguous stretch on an even grid (of biosignals: one case).
 
     `channels` maps a name with unit to float32 (N,), NaN = missing; `observed` is bool (N,), False where
     the target was interpolated or is missing. Local time is `start_utc + utc_offset_min`; it is constant within a
@@ -76,6 +84,41 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.observed)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One signal of a case: a waveform at an even rate, or a numeric that a monitor wrote at times of its own.
+
+    `values` float32 (N,), NaN = missing, in `unit`. A waveform has `rate_hz`, and `start_s` is the time of its first
+    sample; a numeric has `times_s` float64 (N,), increasing. Times are seconds after the start of the case.
+    """
+
+    values: "np.ndarray"
+    unit: str
+    rate_hz: float | None = None
+    start_s: float = 0.0
+    times_s: "np.ndarray | None" = None
+
+    def __post_init__(self) -> None:
+        assert (self.rate_hz is None) != (self.times_s is None), "a track has a rate or times of its own"
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One stretch of monitoring of one subject (an operation, a stay): its signals, and what is known about it.
+
+    `clinical` is the case's row of the clinical table, empty where there is none. Several cases may be one subject's.
+    """
+
+    case: str
+    subject: str
+    tracks: "Mapping[str, Track]"
+    clinical: "Mapping[str, Any]" = field(default_factory=dict)
+    start_utc: "np.datetime64 | None" = None  # None where the source does not say it
 
 
 @dataclass
@@ -113,3 +156,10 @@ class Prediction:
 
     quantiles: "Tensor"
     parts: dict[str, "Tensor"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelPrediction:
+    """What every model of a label returns: score (B,), log odds (classify) or the label itself in its unit (regress)."""
+
+    score: "Tensor"

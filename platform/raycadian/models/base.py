@@ -1,6 +1,6 @@
-"""What a model is: `forward(batch) -> Prediction`, `loss(batch) -> (loss, diagnostics)`. Wrappers are models.
+"""What a model is: `forward(batch) -> prediction`, `loss(batch) -> (loss, diagnostics)`. Wrappers are models.
 
-Shapes as in types.py. Inputs and outputs are in mg/dL; whatever scaling a model needs is its own affair, and its
+Shapes as in types.py. Inputs and outputs are in their channel's own unit (glucose: mg/dL); whatever scaling a model needs is its own affair, and its
 statistics are buffers, so that the weights file holds everything.
 """
 
@@ -9,21 +9,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycadian.config import Model as ModelConfig
-from raycadian.types import Batch, Prediction
+from raycadian.types import Batch, LabelPrediction, Prediction
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a model must fit: the windows it sees and the quantiles it gives. Raises ValueError.
+    """What a model must fit: the windows it sees and what it gives. Raises ValueError.
 
-    context L and horizon H in points of `dt_min` minutes · past and known: channel names, past[0] the target ·
-    quantiles: levels that rise strictly inside (0, 1) and contain 0.5.
+    context L and horizon H in points of `dt_min` minutes · past and known: channel names · task forecast: past[0] is the
+    target, quantiles are levels that rise strictly inside (0, 1) and contain 0.5 · classify and regress: H is 0, there
+    are no quantiles; balanced: windows with the label weigh as much as the others in training.
     """
 
     context: int
@@ -32,13 +34,20 @@ class Spec:
     past: tuple[str, ...]
     known: tuple[str, ...]
     quantiles: tuple[float, ...]
+    task: Literal["forecast", "classify", "regress"] = "forecast"
+    balanced: bool = False
 
     def __post_init__(self) -> None:
+        if self.context < 1 or self.dt_min <= 0:
+            raise ValueError(f"context and dt_min must be positive; found {self}")
+        if self.task != "forecast":
+            assert self.horizon == 0 and not self.quantiles, self
+            return
         levels = list(self.quantiles)
         if levels != sorted(set(levels)) or not all(0 < q < 1 for q in levels) or 0.5 not in levels:
             raise ValueError(f"quantiles rise strictly inside (0, 1) and contain 0.5; found {levels}")
-        if self.context < 1 or self.horizon < 1 or self.dt_min <= 0:
-            raise ValueError(f"context, horizon and dt_min must be positive; found {self}")
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be positive; found {self}")
 
     @property
     def middle(self) -> int:
@@ -51,7 +60,8 @@ class Spec:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "Spec":
         lists = {name: tuple(raw[name]) for name in ("past", "known", "quantiles")}
-        return cls(context=raw["context"], horizon=raw["horizon"], dt_min=raw["dt_min"], **lists)
+        task = {name: raw[name] for name in ("task", "balanced") if name in raw}  # checkpoints from before have none
+        return cls(context=raw["context"], horizon=raw["horizon"], dt_min=raw["dt_min"], **lists, **task)
 
 
 class TrainingWindows(Protocol):
@@ -63,13 +73,19 @@ class TrainingWindows(Protocol):
 
     def batches(self, batch_size: int) -> Iterator[Batch]: ...
 
+    def labels(self) -> Tensor:
+        """(W,) the label of every window, of a task with one."""
+        ...
+
 
 class Model(nn.Module, ABC):
-    """A forecaster. A subclass gives `forward`; the loss is the same for all.
+    """A forecaster. A subclass gives `forward`; the loss is the same for all. For labels see `LabelModel`.
 
-    `config` is the recipe's section that it was built from. `model.double()` computes in float64: equal rows then give
+    `watched`: the validation metric, lower is better, that chooses the epoch. `config` is the recipe's section that it was built from. `model.double()` computes in float64: equal rows then give
     equal forecasts to 1e-9 mg/dL whatever batch they stand in (float32: 1e-4).
     """
+
+    watched: ClassVar[str] = "val/rmse"
 
     def __init__(self, spec: Spec, config: ModelConfig):
         super().__init__()
@@ -107,6 +123,89 @@ class Model(nn.Module, ABC):
 
         A wrapper calibrates what it wraps first, on windows as that sees them. Raises ValueError for unfit windows.
         """
+
+
+SCORE_BINS = 1024  # of the probability, for the area under the ROC curve while training
+
+
+class LabelModel(Model):
+    """A model of one label a window: a subclass gives `score`, and calls `super().prepare` in its own.
+
+    classify: `score` is a log odds, trained by the cross entropy in which, if the spec says balanced, windows with the
+    label weigh `positive_weight` times as much; `forward` takes that weight back, so that its odds are those of the
+    training data (Elkan, The foundations of cost-sensitive learning, IJCAI 2001, theorem 2). regress: `score` is in
+    standard deviations of the training labels, trained by the mean squared error; `forward` gives the label's unit.
+    """
+
+    watched = "val/loss"
+
+    def __init__(self, spec: Spec, config: ModelConfig):
+        super().__init__(spec, config)
+        self.register_buffer("positive_weight", torch.ones(()))
+        self.register_buffer("label_mean", torch.zeros(()))
+        self.register_buffer("label_sd", torch.ones(()))
+
+    @abstractmethod
+    def score(self, batch: Batch) -> Tensor:
+        """(B,): log odds, or the label in standard deviations about its mean."""
+
+    def forward(self, batch: Batch) -> LabelPrediction:  # type: ignore[override]
+        return LabelPrediction(self._in_unit(self.score(batch)))
+
+    def _in_unit(self, score: Tensor) -> Tensor:
+        if self.spec.task == "classify":
+            return score - self.positive_weight.log()
+        return self.label_mean + self.label_sd * score
+
+    def learn(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:  # type: ignore[override]
+        score, label = self.score(batch), batch["label"]
+        known = torch.nan_to_num(label).to(score.dtype)
+        if self.spec.task == "classify":
+            each = F.binary_cross_entropy_with_logits(
+                score, known, reduction="none", pos_weight=self.positive_weight.to(score.dtype)
+            )
+        else:
+            each = (score - (known - self.label_mean) / self.label_sd).square()
+        return LabelPrediction(self._in_unit(score)), mean_over_valid(each, label)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """diagnostics: n, the number of known labels; mae and mse of the label (classify: of its probability); classify:
+        ranks (2, SCORE_BINS), how many windows without and with the label have a probability in each bin."""
+        found, loss = self.learn(batch)
+        label = batch["label"]
+        said = found.score.detach()
+        if self.spec.task == "classify":
+            said = torch.sigmoid(said)
+        error = said - torch.nan_to_num(label)
+        found_by = {"mae": mean_over_valid(error.abs(), label), "mse": mean_over_valid(error.square(), label)}
+        if self.spec.task == "classify":
+            found_by["ranks"] = _ranks(said, label)
+        return loss, {"n": (~torch.isnan(label)).sum(), **found_by}
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        """Weight, mean and standard deviation of the training labels. Raises ValueError where they are all the same."""
+        label = windows.labels().double()
+        label = label[~label.isnan()]
+        if len(label) == 0 or label.min() == label.max():
+            raise ValueError(
+                f"training labels: {len(label)} known, all the same; take another split.seed, more subjects, or another label"
+            )
+        if self.spec.task == "regress":
+            self.label_mean.fill_(label.mean().item())
+            self.label_sd.fill_(label.std().item())
+        elif self.spec.balanced:
+            self.positive_weight.fill_(((1 - label).sum() / label.sum()).item())
+
+
+def _ranks(probability: Tensor, label: Tensor) -> Tensor:
+    """(2, SCORE_BINS) counts; windows of unknown label count nowhere."""
+    place = (probability * SCORE_BINS).long().clamp(0, SCORE_BINS - 1)
+    known = (~torch.isnan(label)).to(torch.float32)
+    positive = torch.nan_to_num(label).to(torch.float32)
+    counts = torch.zeros(2, SCORE_BINS, device=probability.device)
+    counts[0].index_add_(0, place, known * (1 - positive))
+    counts[1].index_add_(0, place, known * positive)
+    return counts
 
 
 class Wrapper(Model):
@@ -153,6 +252,9 @@ class _Viewed:
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         return map(self.view, self.windows.batches(batch_size))
+
+    def labels(self) -> Tensor:
+        return self.windows.labels()
 
 
 def mean_over_valid(values: Tensor, target: Tensor) -> Tensor:

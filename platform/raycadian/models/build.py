@@ -13,6 +13,7 @@ from raycadian.models.ensemble import Ensemble
 from raycadian.models.hybrid import Exogenous, Physics, Residual, Staged, with_signals
 from raycadian.models.lstm import LSTM
 from raycadian.models.mlp import MLP
+from raycadian.models.statistics import Statistics
 
 
 def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, Any]] | None = None) -> Model:
@@ -34,6 +35,8 @@ def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, A
             return LSTM(spec, section)
         case config.MLP():
             return MLP(spec, section)
+        case config.Statistics():
+            return Statistics(spec, section)
         case config.TTM():
             return _ttm(section, spec, architectures)
         case config.Exogenous():
