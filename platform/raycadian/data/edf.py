@@ -1,0 +1,55 @@
+"""EDF, EDF+ and BDF files, by the package pyedflib: signals at rates of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycadian.data.tracks import case_of, check_length, find, waveform
+from raycadian.types import Case, Issues
+
+
+def read_edf(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
+    """The signals of a file that are wanted (all where None); the subject is the header's patient code. Raises ValueError."""
+    with _opened(path) as file:
+        labels = [label.strip() for label in file.getSignalLabels()]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"{path}: several signals are called {twice[0]!r}; rename all but one")
+        chosen = find(labels, wanted, path) if wanted is not None else labels
+        lengths = file.getNSamples()
+        tracks = {}
+        for name in chosen:
+            i = labels.index(name)
+            check_length(int(lengths[i]), f"{path}: {name}")
+            unit = file.getPhysicalDimension(i).strip()
+            track = waveform(file.readSignal(i), file.getSampleFrequency(i), unit, 0.0, f"{path}: {name}")
+            if len(track):
+                tracks[name] = track
+            else:
+                issues.add("track without samples (left out)", f"{path.name}: {name}")
+        start = np.datetime64(file.getStartdatetime(), "ms")
+        return Case(case_of(path), file.getPatientCode().strip(), tracks, start_utc=start)
+
+
+def track_names(path: Path) -> list[str]:
+    """The names of a file's signals. Raises ValueError."""
+    with _opened(path) as file:
+        return [label.strip() for label in file.getSignalLabels()]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import pyedflib
+
+    try:
+        file = pyedflib.EdfReader(str(path))
+    except OSError as error:
+        raise ValueError(f"{path}: not a whole EDF or BDF file: {error}") from None
+    try:
+        yield file
+    finally:
+        file.close()

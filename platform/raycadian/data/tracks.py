@@ -1,0 +1,84 @@
+"""What every reader of biosignals shares: which track is meant by a name, in which unit, and how large it may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from raycadian.types import Track
+
+MAX_SAMPLES = (
+    200_000_000  # of a track: 55 h at 1 kHz; beyond this a time is wrong, or the file is made to fill the memory
+)
+MAX_RATE_HZ = 50_000.0
+
+# unit (lower case) -> the unit it is counted in, and how many of that it is
+_UNITS = {
+    "v": ("mV", 1e3), "mv": ("mV", 1.0), "uv": ("mV", 1e-3), "µv": ("mV", 1e-3), "μv": ("mV", 1e-3), "nv": ("mV", 1e-6),
+    "mmhg": ("mmHg", 1.0), "kpa": ("mmHg", 7.500617), "cmh2o": ("mmHg", 0.735559), "hpa": ("mmHg", 0.7500617),
+    "mbar": ("mmHg", 0.7500617),
+    "/min": ("/min", 1.0), "bpm": ("/min", 1.0), "1/min": ("/min", 1.0), "beats/min": ("/min", 1.0), "hz": ("/min", 60.0),
+    "%": ("%", 1.0),
+    "": ("", 1.0), "nu": ("", 1.0), "unitless": ("", 1.0), "a.u.": ("", 1.0), "au": ("", 1.0), "adu": ("", 1.0),
+}  # fmt: skip
+
+
+def find(names: Iterable[str], wanted: Sequence[str], where: str | Path) -> list[str]:
+    """The full name of each wanted track: exact, or without its device ('ART' for 'SNUADC/ART'). Raises ValueError."""
+    names = list(names)
+    found = []
+    for name in wanted:
+        alike = [name] if name in names else [full for full in names if full.rpartition("/")[2] == name]
+        if not alike:
+            raise ValueError(f"{where}: no track {name!r} with samples; found {', '.join(names[:20]) or 'none'}")
+        if len(alike) > 1:
+            raise ValueError(f"{where}: {name!r} may be {' or '.join(alike)}; name the device too")
+        found.append(alike[0])
+    return found
+
+
+def in_unit(track: Track, unit: str, where: str) -> Track:
+    """The track in `unit`, as it names itself. Raises ValueError where the unit is another quantity's, or not stated."""
+    if track.unit == unit:
+        return track
+    (held, each), (asked, of) = (_UNITS.get(text.strip().lower(), (text, 1.0)) for text in (track.unit, unit))
+    if held != asked:
+        raise ValueError(
+            f"{where}: expected a unit that can be {unit!r}, found {track.unit!r}; correct the card's unit"
+        )
+    return replace(track, values=track.values if each == of else track.values * np.float32(each / of), unit=unit)
+
+
+def waveform(values: np.ndarray, rate_hz: float, unit: str, start_s: float, where: str) -> Track:
+    """A track at an even rate. Raises ValueError for a rate or a length that can't be."""
+    if not (np.isfinite(rate_hz) and 0 < rate_hz <= MAX_RATE_HZ):
+        raise ValueError(f"{where}: expected a sampling rate above 0 and up to {MAX_RATE_HZ:g} Hz, found {rate_hz:g}")
+    check_length(len(values), where)
+    return Track(np.ascontiguousarray(values, dtype=np.float32), unit, rate_hz=float(rate_hz), start_s=float(start_s))
+
+
+def numeric(values: np.ndarray, times_s: np.ndarray, unit: str) -> tuple[Track, int]:
+    """A track at times of its own: sorted, without missing values, the last of several at one time; how many those were."""
+    values, times_s = np.asarray(values, dtype=np.float32), np.asarray(times_s, dtype=np.float64)
+    known = np.isfinite(values) & np.isfinite(times_s)
+    order = np.argsort(times_s[known], kind="stable")
+    values, times_s = values[known][order], times_s[known][order]
+    last = np.append(times_s[1:] > times_s[:-1], True)[: len(times_s)]
+    return Track(values[last], unit, times_s=times_s[last]), int((~last).sum())
+
+
+def case_of(path: Path) -> str:
+    """A case's name where its file does not say one: the file's, without the endings of its format."""
+    return re.sub(r"(\.(vital|edf|bdf|npz|csv|tsv|txt|parquet|gz))+$", "", path.name, flags=re.IGNORECASE) or path.name
+
+
+def check_length(n: float, where: str) -> None:
+    """Raises ValueError before the memory is asked for."""
+    if n > MAX_SAMPLES:
+        raise ValueError(
+            f"{where}: {n:,.0f} samples, at most {MAX_SAMPLES:,}; a time or the rate is wrong, or split the file"
+        )
