@@ -41,14 +41,20 @@ def folder_name(subject: str) -> str:
 
 
 def to_table(recordings: list[Recording]) -> pa.Table:
-    """Recordings one below the other, in the long format of part-0.parquet."""
+    """Recordings one below the other, in the long format of part-0.parquet: time, glucose, whether observed, events; of
+    other modalities whether observed, and the channels, which all recordings have."""
     start_s, n_points = extents(recordings)
+    number = pa.array(np.repeat([r.index for r in recordings], n_points), pa.int32())
+    observed = pa.array(np.concatenate([r.observed for r in recordings]))
+    if GLUCOSE not in recordings[0].channels:
+        names = sorted(recordings[0].channels)
+        return pa.table({RECORDING: number, OBSERVED: observed} | {name: _column(recordings, name) for name in names})
     step_ms = np.concatenate([np.arange(len(r)) * r.dt_s * 1000 for r in recordings]).round().astype(np.int64)
     columns = {
-        RECORDING: pa.array(np.repeat([r.index for r in recordings], n_points), pa.int32()),
+        RECORDING: number,
         TIME_UTC: pa.array(np.repeat(start_s * 1000, n_points) + step_ms, pa.timestamp("ms")),
         GLUCOSE: _column(recordings, GLUCOSE),
-        OBSERVED: pa.array(np.concatenate([r.observed for r in recordings])),
+        OBSERVED: observed,
     }
     events = [name for name in EVENT_CHANNELS if name in recordings[0].channels]  # the same in each recording
     return pa.table(columns | {name: _column(recordings, name) for name in events})
@@ -60,7 +66,7 @@ def _column(recordings: list[Recording], name: str) -> pa.Array:
 
 def from_table(heads: pd.DataFrame, table: pa.Table, events: pd.DataFrame | None) -> list[Recording]:
     """The inverse of `to_table`; events return to the recording that they fall in. Raises ValueError."""
-    names = [name for name in (GLUCOSE, *EVENT_CHANNELS) if name in table.column_names]
+    names = [name for name in table.column_names if name not in (RECORDING, TIME_UTC, OBSERVED)]
     channels = {name: table[name].to_numpy() for name in names}
     observed = table[OBSERVED].to_numpy()
     edges = np.cumsum([0, *heads["n_points"]])

@@ -65,7 +65,8 @@ class Series:
 
     table (1+C, N) float32: row 0 the target, NaN where it was not measured; then the past channels, the target
     first, gaps carried forward (causal: a value never comes from a later reading than an observed point after it).
-    observed (N,) bool: where the target was measured · offsets (R+1,) first point of each recording · subject_of (R,) index into `subjects` · number_of (R,) number of
+    Without a channel that is forecast (`channels[0]` is not glucose) there is no row 0: (C, N).
+    observed (N,) bool: where the target, or every channel, was measured · offsets (R+1,) first point of each recording · subject_of (R,) index into `subjects` · number_of (R,) number of
     the recording within its subject · start_s (R,) UTC seconds · utc_offset_min (R,).
     """
 
@@ -102,7 +103,8 @@ def build_series(source: HasRecordings, channels: tuple[str, ...]) -> Series:
     if not recordings:
         raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
     table = np.concatenate([_rows(r, channels) for r in recordings], axis=1)
-    return _series(table, ~np.isnan(table[0]), recordings, tuple(source.subjects), channels)
+    observed = np.concatenate([_observed(r, channels) for r in recordings])
+    return _series(table, observed, recordings, tuple(source.subjects), channels)
 
 
 def open_series(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
@@ -145,13 +147,13 @@ def _write(source: Snapshot, channels: tuple[str, ...], folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
     try:
-        table = _array(temporary / "table.npy", np.float32, (1 + len(channels), total))
+        table = _array(temporary / "table.npy", np.float32, (_is_forecast(channels) + len(channels), total))
         observed = _array(temporary / "observed.npy", np.bool_, (total,))
         heads, missing, position = [], set(channels), 0
         for recording in _stream(source):
             points = slice(position, position + len(recording))
             table[:, points] = _rows(recording, channels)
-            observed[points] = ~np.isnan(table[0, points])
+            observed[points] = _observed(recording, channels)
             heads.append(_head(recording))
             missing -= set(recording.channels)
             position = points.stop
@@ -214,15 +216,33 @@ def _head(recording: Recording) -> Recording:
     return replace(recording, channels={}, observed=np.broadcast_to(np.False_, len(recording)), events=None)
 
 
+def _is_forecast(channels: tuple[str, ...]) -> bool:
+    """Whether the first channel is one that is forecast."""
+    return channels[0] == GLUCOSE
+
+
 def _rows(recording: Recording, channels: tuple[str, ...]) -> np.ndarray:
-    """(1+C, n): the target as measured, then the channels with gaps carried forward."""
-    n = len(recording)
-    rows = np.zeros((1 + len(channels), n), dtype=np.float32)
-    rows[0] = np.where(recording.observed, recording.channels[GLUCOSE], np.nan)
-    for i, name in enumerate(channels, start=1):
+    """(1+C, n): the target as measured, then the channels with gaps carried forward; (C, n) where nothing is forecast."""
+    target = _is_forecast(channels)
+    rows = np.zeros((target + len(channels), len(recording)), dtype=np.float32)
+    if target:
+        rows[0] = np.where(recording.observed, recording.channels[GLUCOSE], np.nan)
+    for i, name in enumerate(channels, start=target):
         if name in recording.channels:
             rows[i] = _carried_forward(recording.channels[name])
     return rows
+
+
+def _observed(recording: Recording, channels: tuple[str, ...]) -> np.ndarray:
+    """(n,): where the target is known, or every channel was measured."""
+    if _is_forecast(channels):
+        return recording.observed & ~np.isnan(recording.channels[GLUCOSE])
+    seen = [~np.isnan(recording.channels[c]) for c in channels if c in recording.channels]
+    return (
+        recording.observed & np.logical_and.reduce(seen)
+        if len(seen) == len(channels)
+        else np.zeros(len(recording), bool)
+    )
 
 
 def _carried_forward(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,8 +69,15 @@ class SplitManifest:
         return SplitManifest(Split(**body["config"]), body["snapshot"], ranges)
 
 
-def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "", dt_s: float = 300.0) -> SplitManifest:
-    """Split subjects (id -> points of each recording in time order). Deterministic in the seed. Raises ValueError."""
+def make_split(
+    lengths: dict[str, list[int]], config: Split, snapshot: str = "", dt_s: float = 300.0,
+    strata: Mapping[str, float] | None = None,
+) -> SplitManifest:  # fmt: skip
+    """Split subjects (id -> points of each recording in time order). Deterministic in the seed. Raises ValueError.
+
+    strata: a number for each subject, such as its share of windows with the label; of a split by subject every part then
+    holds people along the whole range of it.
+    """
     subjects = sorted(lengths)
     match config.kind:
         case "time":
@@ -80,8 +87,8 @@ def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "",
             ranges = [r for s in subjects if s in held for r in _whole(s, lengths[s], "test", OOD)]
             ranges += [r for s in subjects if s not in held for r in _by_time(s, lengths[s], config)]
         case "subject":
-            test = _draw(subjects, config.test_subjects, config.seed, "test_subjects")
-            ranges = _by_subject(lengths, test, config)
+            test = _draw(subjects, config.test_subjects, config.seed, "test_subjects", strata)
+            ranges = _by_subject(lengths, test, config, strata)
         case "person":
             ranges = _by_person(lengths, config.person, DAY_S / dt_s)
         case "kfold":
@@ -89,8 +96,8 @@ def make_split(lengths: dict[str, list[int]], config: Split, snapshot: str = "",
                 raise ValueError(
                     f"split: {config.folds} folds need as many subjects; found {len(subjects)}; lower folds"
                 )
-            order = np.random.default_rng(config.seed).permutation(subjects)
-            ranges = _by_subject(lengths, [str(s) for s in order[config.fold :: config.folds]], config)
+            order = _in_strata(np.random.default_rng(config.seed).permutation(subjects), strata)
+            ranges = _by_subject(lengths, [str(s) for s in order[config.fold :: config.folds]], config, strata)
     manifest = SplitManifest(config, snapshot, tuple(ranges))
     audit(manifest.ranges, grouped=config.kind in ("subject", "kfold"))
     _require(manifest)
@@ -137,15 +144,27 @@ def _require(manifest: SplitManifest) -> None:
             )
 
 
-def _draw(subjects: list[str], fraction: float, seed: int, name: str) -> list[str]:
-    """ceil(fraction) of the subjects, at least one; at least one is left."""
+def _draw(
+    subjects: list[str], fraction: float, seed: int, name: str, strata: Mapping[str, float] | None = None
+) -> list[str]:
+    """ceil(fraction) of the subjects, at least one; at least one is left. With strata, one from each of as many
+    stretches of equal size along them."""
     n = int(np.ceil(fraction * len(subjects)))
     if fraction > 0 and not 0 < n < len(subjects):
         raise ValueError(
             f"split.{name} {fraction} of {len(subjects)} subjects holds out {n}: one at least must stay; "
             "use split.kind=time for so few people"
         )
-    return [str(s) for s in np.random.default_rng(seed).choice(subjects, size=n, replace=False)]
+    rng = np.random.default_rng(seed)
+    if strata is None or not n:
+        return [str(s) for s in rng.choice(subjects, size=n, replace=False)]
+    order = _in_strata(rng.permutation(subjects), strata)
+    return [str(rng.choice(stretch)) for stretch in np.array_split(order, n)]
+
+
+def _in_strata(order: np.ndarray, strata: Mapping[str, float] | None) -> np.ndarray:
+    """Along the strata; equals stay in the order given."""
+    return order if strata is None else order[np.argsort([strata[s] for s in order.tolist()], kind="stable")]
 
 
 def _whole(subject: str, lengths: list[int], split: str, scope: str) -> list[Range]:
@@ -194,10 +213,12 @@ def _cut(subject: str, lengths: list[int], places: tuple[tuple[int, int], ...]) 
     return ranges
 
 
-def _by_subject(lengths: dict[str, list[int]], test: list[str], config: Split) -> list[Range]:
+def _by_subject(
+    lengths: dict[str, list[int]], test: list[str], config: Split, strata: Mapping[str, float] | None = None
+) -> list[Range]:
     """Whole people: `test` held out, then a share of the others for validation."""
     rest = sorted(set(lengths) - set(test))
-    val = set(_draw(rest, config.val_subjects, config.seed + 1, "val_subjects"))
+    val = set(_draw(rest, config.val_subjects, config.seed + 1, "val_subjects", strata))
     ranges = []
     for subject in sorted(lengths):
         split = "test" if subject in test else "val" if subject in val else "train"

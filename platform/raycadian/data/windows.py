@@ -78,17 +78,9 @@ class Windows:
     def _when(self, starts: Tensor, plan: Tensor | None) -> Batch:
         """Who and when: subject, time, hour, known channels and mechanism of windows that begin at `starts`, planned
         carbohydrate `plan` (B, L+H)."""
-        series, context = self.series, self.window.context
-        recording = torch.searchsorted(torch.from_numpy(series.offsets), starts, right=True) - 1
-        point = (starts - torch.from_numpy(series.offsets)[recording]).numpy()
-        number = recording.numpy()
-        first_h = torch.from_numpy(series.local_h(number, point))
-        found = {
-            "subject": torch.from_numpy(series.subject_of[number]),
-            "time_s": torch.from_numpy((series.start_s[number] + (point + context - 1) * series.dt_s).astype(np.int64)),
-            "local_h": (first_h + (context - 1) * series.dt_s / 3600.0) % 24.0,
-            "known": self._known(first_h, plan),
-        }
+        context = self.window.context
+        found, point, first_h = who(self.series, starts, context)
+        found["known"] = self._known(first_h, plan)
         if self.mechanism is not None:
             found |= self.mechanism.cut(point, starts.numpy(), context, self.length)
         return found
@@ -103,6 +95,21 @@ class Windows:
         s1, c1 = step.sin().float(), step.cos().float()
         waves = {"hour_sin": lambda: s0 * c1 + c0 * s1, "hour_cos": lambda: c0 * c1 - s0 * s1, PLANNED: lambda: plan}
         return torch.stack([waves[name]() for name in self.window.known], dim=-1)
+
+
+def who(series: Series, starts: Tensor, context: int) -> tuple[Batch, np.ndarray, Tensor]:
+    """subject, time_s, local_h of windows of `context` points that begin at `starts`; the points within their recordings
+    (B,), and the local hours of their first points (B,)."""
+    offsets = torch.from_numpy(series.offsets)
+    recording = torch.searchsorted(offsets, starts, right=True) - 1
+    point, number = (starts - offsets[recording]).numpy(), recording.numpy()
+    first_h = torch.from_numpy(series.local_h(number, point))
+    found = {
+        "subject": torch.from_numpy(series.subject_of[number]),
+        "time_s": torch.from_numpy((series.start_s[number] + (point + context - 1) * series.dt_s).astype(np.int64)),
+        "local_h": (first_h + (context - 1) * series.dt_s / 3600.0) % 24.0,
+    }
+    return found, point, first_h
 
 
 def cut_windows(
@@ -219,12 +226,16 @@ def _carbs_row(series: Series) -> int:
 def _what(table: np.ndarray, observed: np.ndarray, starts: Tensor, window: Window) -> Batch:
     """The values of windows at `starts`, each copied once: `index_select` of an unfolded row runs at memory speed."""
     context = window.context
-    past = torch.empty(len(table) - 1, len(starts), context)
-    for row, out in zip(torch.from_numpy(table[1:]), past, strict=True):
+    horizon = torch.from_numpy(table[0]).unfold(0, window.horizon, 1)
+    return past_of(table[1:], observed, starts, context) | {
+        "target": horizon.index_select(0, starts + context)
+    }  # (B, H)
+
+
+def past_of(rows: np.ndarray, observed: np.ndarray, starts: Tensor, context: int) -> Batch:
+    """past (B, L, C) from channels `rows` (C, N), and past_mask."""
+    past = torch.empty(len(rows), len(starts), context)
+    for row, out in zip(torch.from_numpy(rows), past, strict=True):
         torch.index_select(row.unfold(0, context, 1), 0, starts, out=out)
     measured = torch.from_numpy(observed).unfold(0, context, 1).index_select(0, starts)
-    return {
-        "past": past.permute(1, 2, 0),  # (B, L, C)
-        "past_mask": measured.unsqueeze(-1).expand(-1, -1, len(past)),
-        "target": torch.from_numpy(table[0]).unfold(0, window.horizon, 1).index_select(0, starts + context),  # (B, H)
-    }
+    return {"past": past.permute(1, 2, 0), "past_mask": measured.unsqueeze(-1).expand(-1, -1, len(past))}
