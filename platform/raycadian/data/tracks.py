@@ -32,13 +32,18 @@ def find(names: Iterable[str], wanted: Sequence[str], where: str | Path) -> list
     names = list(names)
     found = []
     for name in wanted:
-        alike = [name] if name in names else [full for full in names if full.rpartition("/")[2] == name]
+        alike = [name] if name in names else [full for full in names if matches(full, [name])]
         if not alike:
             raise ValueError(f"{where}: no track {name!r} with samples; found {', '.join(names[:20]) or 'none'}")
         if len(alike) > 1:
             raise ValueError(f"{where}: {name!r} may be {' or '.join(alike)}; name the device too")
         found.append(alike[0])
     return found
+
+
+def matches(full: str, wanted: Sequence[str]) -> bool:
+    """Whether a track's full name ('SNUADC/ART') is among those wanted, with its device or without."""
+    return full in wanted or full.rpartition("/")[2] in wanted
 
 
 def in_unit(track: Track, unit: str, where: str) -> Track:
