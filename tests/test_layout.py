@@ -22,6 +22,7 @@ LAYERS = [
 DOORS = {  # heavy library -> files that may import it
     "tsfm_public": {"models/ttm.py"},
     "h5py": {"models/pat_weights.py"},
+    "xgboost": {"models/trees.py"},
     "ray.train": {"training/distributed.py"},
     "ray.tune": {"training/tune.py"},
     "ray.serve": {"serving/"},
