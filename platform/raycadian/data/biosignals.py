@@ -6,6 +6,7 @@ that the caller wants, and says whose they are.
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ VITALDB = "vitaldb:"  # begins the name of a case of the public data set
 def read_case(
     source: str | Path,
     *,
-    tracks: Sequence[str] | Mapping[str, str] | None = None,
+    tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
     units: Mapping[str, str] | None = None,
     format: Format = "auto",
     rate_hz: float | None = None,
@@ -34,8 +35,8 @@ def read_case(
     """One case.
 
     source: a file, or 'vitaldb:12' for a case of the public data set (downloaded once, see vitaldb_api.py)
-    tracks: names in the file ('SNUADC/ECG_II', or 'ECG_II' where one device has it), or our name -> name in the file;
-        all tracks where None
+    tracks: names in the file ('SNUADC/ECG_II', or 'ECG_II' where one device has it), or our name -> name in the file, or
+        several of which the first that the file has is taken; all tracks where None
     units: of the tracks, by the names they have in the result; a track comes in that unit or is an error
     rate_hz: of a table or an archive that says none; a contradiction is an error
     subject: whose it is; else what `clinical` (subjectid), then the file itself says. '' is nobody in particular
@@ -50,7 +51,7 @@ def read_case(
         dict(tracks) if isinstance(tracks, Mapping) else {name: name for name in tracks} if tracks is not None else None
     )
     found = _read(path, format, wanted, units, rate_hz, issues)
-    held = dict(found.tracks) if wanted is None else _named(found, wanted, path)
+    held = dict(found.tracks) if wanted is None else _named(found, wanted, path, format)
     if not held:
         raise ValueError(f"{path}: no track with samples")
     held = {
@@ -129,7 +130,7 @@ def _read(
     if format not in get_args(Format):
         raise ValueError(f"format: expected one of {', '.join(get_args(Format))}, found {format!r}")
     format = recognise(path) if format == "auto" else format
-    theirs = list(wanted.values()) if wanted is not None else None
+    theirs = list(itertools.chain(*wanted.values())) if wanted is not None else None
     if rate_hz is not None and format in ("vital", "wfdb", "edf"):
         raise ValueError(f"{path}: rate_hz is for tables and archives; a {format} file says its own")
     match format:
@@ -139,14 +140,28 @@ def _read(
             return wfdb_records.read_wfdb(path, theirs, issues)
         case "edf":
             return edf.read_edf(path, theirs, issues)
-    stated = {(wanted or {}).get(name, name): unit for name, unit in units.items()}
+    stated = {theirs: unit for name, unit in units.items() for theirs in (wanted or {}).get(name, [name])}
     reader = waveform_tables.read_npz if format == "npz" else waveform_tables.read_table
     return reader(path, theirs, issues, rate_hz, stated)
 
 
-def _named(found: Case, wanted: Mapping[str, str], path: Path) -> dict[str, Any]:
-    full = find(found.tracks, list(wanted.values()), path)
-    return {ours: found.tracks[name] for ours, name in zip(wanted, full, strict=True)}
+def _wanted(tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None) -> dict[str, list[str]] | None:
+    """Our name -> the names in the file that will do."""
+    if tracks is None:
+        return None
+    named = tracks.items() if isinstance(tracks, Mapping) else ((name, name) for name in tracks)
+    return {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in named}
+
+
+def _named(found: Case, wanted: Mapping[str, Sequence[str]], path: Path, format: Format) -> dict[str, Any]:
+    held = {ours: find(found.tracks, theirs, path) for ours, theirs in wanted.items()}
+    absent = [" or ".join(wanted[ours]) for ours, full in held.items() if full is None]
+    if absent:
+        names = track_names(path, format)
+        raise ValueError(
+            f"{path}: no track {', '.join(absent)} with samples; the file has {', '.join(names[:30]) or 'none'}"
+        )
+    return {ours: found.tracks[full] for ours, full in held.items() if full is not None}
 
 
 def _subject(subject: str | None, clinical: Mapping[str, Any] | None, found: Case, path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raycadian.data.tracks import case_of, check_length, find, waveform
+from raycadian.data.tracks import case_of, check_length, present, waveform
 from raycadian.types import Case, Issues
 
 
@@ -19,10 +19,9 @@ def read_edf(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
         labels = [label.strip() for label in file.getSignalLabels()]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"{path}: several signals are called {twice[0]!r}; rename all but one")
-        chosen = find(labels, wanted, path) if wanted is not None else labels
         lengths = file.getNSamples()
         tracks = {}
-        for name in chosen:
+        for name in present(labels, wanted):
             i = labels.index(name)
             check_length(int(lengths[i]), f"{path}: {name}")
             unit = file.getPhysicalDimension(i).strip()

@@ -27,18 +27,22 @@ _UNITS = {
 }  # fmt: skip
 
 
-def find(names: Iterable[str], wanted: Sequence[str], where: str | Path) -> list[str]:
-    """The full name of each wanted track: exact, or without its device ('ART' for 'SNUADC/ART'). Raises ValueError."""
+def find(names: Iterable[str], wanted: Sequence[str], where: str | Path) -> str | None:
+    """The full name of the first of `wanted` that is there, exact or without its device ('ART' for 'SNUADC/ART').
+    Raises ValueError where that may be several."""
     names = list(names)
-    found = []
     for name in wanted:
         alike = [name] if name in names else [full for full in names if matches(full, [name])]
-        if not alike:
-            raise ValueError(f"{where}: no track {name!r} with samples; found {', '.join(names[:20]) or 'none'}")
         if len(alike) > 1:
             raise ValueError(f"{where}: {name!r} may be {' or '.join(alike)}; name the device too")
-        found.append(alike[0])
-    return found
+        if alike:
+            return alike[0]
+    return None
+
+
+def present(names: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
+    """Those of a file's tracks that match `wanted`; all where None."""
+    return [name for name in names if wanted is None or matches(name, wanted)]
 
 
 def matches(full: str, wanted: Sequence[str]) -> bool:

@@ -55,7 +55,7 @@ def read_vital(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case
     """The tracks of a file that match `wanted` (all that hold numbers where None). Raises ValueError where it isn't whole."""
     file = _parse(path, wanted)
     tracks: dict[str, Track] = {}
-    for found in file.tracks:
+    for found in (found for found in file.tracks if found.wanted):
         where = f"{path}: {found.name}"
         track = _wave(found, file, where, issues) if found.kind == _WAVE else _number(found, file, where, issues)
         found.records.clear()
@@ -106,10 +106,7 @@ def _parse(path: Path, wanted: Sequence[str] | None) -> _File:
         raise ValueError(
             f"{path}: truncated or corrupted after {packets:,} packets ({error}); copy or download it again"
         ) from None
-    chosen = [found for found in tracks.values() if found]
-    if wanted:
-        chosen = [found for found in chosen if found.wanted]
-    return _File(packed, start, chosen)
+    return _File(packed, start, [found for found in tracks.values() if found])
 
 
 def _header(stream: io.BufferedIOBase, path: Path) -> tuple[bool, float]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from raycadian.data.source import MAX_BYTES, MAX_RATIO, Source, delimiter_of, open_bytes, split
 from raycadian.data.tables import header_at
-from raycadian.data.tracks import case_of, check_length, find, numeric, waveform
+from raycadian.data.tracks import case_of, check_length, numeric, present, waveform
 from raycadian.types import Case, Issues, Track
 
 TIMES = ("time_s", "time", "t", "seconds", "timestamp", "datetime")  # what a column of times may be called, in any case
@@ -46,7 +46,7 @@ def read_table(
         raise ValueError(f"{path}: several columns are called {twice[0]!r}; rename all but one")
     times = next((name for name in header if name.strip().lower() in TIMES), None)
     named = {_split_unit(name)[0]: name for name in header if name != times}
-    names = find(named, wanted, path) if wanted is not None else list(named)
+    names = present(named, wanted)
     with _explained(path):
         columns = _columns(source, [named[name] for name in names], times, len(header))
     clock = columns.pop(times) if times else None
@@ -73,10 +73,9 @@ def read_npz(
         with np.load(path, allow_pickle=False) as archive:
             keys = archive.files
             names = [key for key in keys if key not in _WHOLE and key.rpartition(".")[2] not in _ABOUT]
-            names = find(names, wanted, path) if wanted is not None else names
             whole = {key: _scalar(archive[key], f"{path}: {key}") for key in _WHOLE if key in keys}
             tracks = {}
-            for name in names:
+            for name in present(names, wanted):
                 about = {key: archive[f"{name}.{key}"] for key in _ABOUT if f"{name}.{key}" in keys}
                 rate = about.get("rate_hz", whole.get("rate_hz", rate_hz))
                 unit = str(_scalar(about.get("unit", units.get(name, "")), f"{path}: {name}.unit"))

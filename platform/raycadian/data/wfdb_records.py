@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raycadian.data.tracks import check_length, find, waveform
+from raycadian.data.tracks import check_length, present, waveform
 from raycadian.types import Case, Issues, Track
 
 _FILE = re.compile(r"^[\w.~-]+$")  # a signal's file lies beside its header: no path leads elsewhere
@@ -24,9 +24,9 @@ def read_wfdb(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
     names = header.sig_name
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: several signals are called {twice[0]!r}; rename all but one in the header")
-    chosen = find(names, wanted, path) if wanted is not None else names
+    chosen = present(names, wanted)
     if not chosen:
-        raise ValueError(f"{path}: the header names no signal")
+        return Case(header.record_name, "", {})
     with _explained(path):
         record = wfdb.rdrecord(
             str(path.with_suffix("")), channels=[names.index(name) for name in chosen], smooth_frames=False
