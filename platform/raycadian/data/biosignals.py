@@ -47,9 +47,7 @@ def read_case(
     """
     issues, units = Issues() if issues is None else issues, units or {}
     path = _local(source)
-    wanted = (
-        dict(tracks) if isinstance(tracks, Mapping) else {name: name for name in tracks} if tracks is not None else None
-    )
+    wanted = _wanted(tracks)
     found = _read(path, format, wanted, units, rate_hz, issues)
     held = dict(found.tracks) if wanted is None else _named(found, wanted, path, format)
     if not held:
