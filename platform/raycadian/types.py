@@ -26,6 +26,9 @@ CARBS = "carbs_g"  # carbohydrate of the meals that fall on the grid point
 BOLUS = "bolus_u"  # insulin units delivered as bolus on the grid point
 BASAL = "basal_uph"  # basal insulin rate in force, units an hour
 EVENT_CHANNELS = (CARBS, BOLUS, BASAL)
+ACTIVITY_COUNTS = "activity_counts"  # movement of a minute, in a device's own counts
+ACTIVITY_MIMS = "activity_mims"  # movement of a minute, monitor-independent units (John et al. 2019)
+WORN = "worn"  # 1 worn, 0 not: where wear is all that is known; else a recording of activity has `observed` for it
 
 MGDL_PER_MMOLL = 18.0182
 GLUCOSE_MIN_MGDL, GLUCOSE_MAX_MGDL = 20.0, 600.0  # what a reading may be; outside is not glucose
