@@ -137,7 +137,7 @@ def test_last_n_trains_the_last_mixer_layers_too(training):
         return {name.split("mixers.")[1][0] for name in trains(model) if name.startswith("network.backbone")}
 
     assert (backbone(1), backbone(2)) == ({"1"}, {"0", "1"})
-    with pytest.raises(ValueError, match=r"adapter.n 3 exceeds the 2 mixer layers"):
+    with pytest.raises(ValueError, match=r"adapter.n 3 exceeds the 2 layers"):
         backbone(3)
 
 

@@ -416,6 +416,12 @@ class Column(Schema):
 Label = Annotated[Hypotension | Ahead | Column, Field(discriminator="kind")]
 
 
+class Pretraining(Schema):
+    """No label: a network learns to rebuild what is hidden of the signal."""
+
+    kind: Literal["pretrain"] = "pretrain"
+
+
 class _Labelled(Schema):
     """What the tasks with a label share."""
 
@@ -458,7 +464,7 @@ class Regression(_Labelled):
 
 Task = Annotated[
     Annotated[Forecasting, Tag("forecast")] | Annotated[Classification, Tag("classify")]
-    | Annotated[Regression, Tag("regress")],
+    | Annotated[Regression, Tag("regress")] | Annotated[Pretraining, Tag("pretrain")],
     Discriminator(_tag("kind", "forecast")),
 ]  # fmt: skip
 LabelTask = Classification | Regression
@@ -522,7 +528,8 @@ class Lora(Schema):
     rank: Count = 8
     alpha: Positive = 16
     dropout: Fraction = 0.0
-    target_modules: tuple[str, ...] = ("fc1", "fc2", "attn_layer")
+    target_modules: tuple[str, ...] | None = None
+    """Linear layers by name. None: those of the network: fc1, fc2, attn_layer of a TTM; query, key, value, output of PAT."""
 
 
 Adapter = Annotated[Union[NoAdapter, HeadOnly, LastN, Lora], Field(discriminator="kind")]
@@ -718,14 +725,132 @@ class Statistics(ForLabel):
     kind: Literal["statistics"] = "statistics"
 
 
+class Last(ForLabel):
+    """What a channel was last: as the forecast of a number, or as the one variable of a logistic regression."""
+
+    kind: Literal["last"] = "last"
+    channel: str
+    over_s: Positive = 10.0
+    """Seconds at the end of the window that are averaged: of an arterial pressure, its mean."""
+
+
+class Boosting(ForLabel):
+    """Gradient-boosted trees on statistics of each channel; missing values are a branch of their own."""
+
+    kind: Literal["boosting"] = "boosting"
+    trees: Count = 300
+    """Trees that are grown; validation data say how many of them are kept."""
+    depth: int = Field(3, ge=1, le=10)
+    lr: Positive = 0.05
+    l2: float = Field(1.0, ge=0)
+    min_weight: float = Field(5.0, ge=0)
+    """Weight of the windows in a leaf (of the log odds' curvature: p (1 - p) each), at least."""
+
+
+class CNN(ForLabel):
+    """A small convolutional network over time."""
+
+    kind: Literal["cnn"] = "cnn"
+    width: Count = 32
+    """Channels of the first block; each block after has twice as many."""
+    blocks: Count = 3
+    kernel: int = Field(7, ge=3)
+    stride: int = Field(4, ge=2)
+    """A block shortens time by it."""
+    dropout: Fraction = 0.1
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"a kernel has a middle: an odd number; found {value}")
+        return value
+
+
+LabelHead = Literal["linear", "mlp"]
+
+
+class TTMLabel(ForLabel):
+    """TTM's backbone (granite-tsfm) with a head for a label. `adapter: {kind: head}` leaves the backbone as it is."""
+
+    kind: Literal["ttm_label"] = "ttm_label"
+    pretrained: str | None = None
+    """None: random start. A local folder or a hub name of granite's format, or the checkpoint folder of a run of `masked`."""
+    d_model: Count = 64
+    layers: Count = 3
+    patch_length: Count = 25
+    dropout: Fraction = 0.1
+    adapter: Adapter = NoAdapter()
+    channels: Literal["independent", "mixed"] = "independent"
+    """independent: each goes through the backbone alone and the head joins them · mixed: every layer mixes them."""
+    pieces: Count = 1
+    """The context is cut into so many equal pieces, each of which goes through the backbone alone; the head joins them."""
+    head: LabelHead = "linear"
+
+
+Cycle = Literal["C", "D", "G", "H"]
+"""NHANES cycles with a week of accelerometry, by the letter of their files: 2003-04, 2005-06, 2011-12, 2013-14."""
+
+
+class PAT(ForLabel):
+    """Pretrained Actigraphy Transformer: a week of minutes (10080 points; any multiple of its patch)."""
+
+    kind: Literal["pat"] = "pat"
+    size: Literal["small", "medium", "large", "huge"] = "small"
+    """0.29, 1.0, 2.0 or 4.0 million weights."""
+    embedding: Literal["dense", "conv"] = "dense"
+    pretrained: str | None = None
+    """None: random start. A published .h5 of the same size and embedding, or the checkpoint folder of a run of `masked`."""
+    cycles: tuple[Cycle, ...] | None = None
+    """NHANES cycles that the pretraining has seen: no task is one of theirs. Known of PAT-*_29k and PAT-*_21k by the file's
+    name and of our own checkpoints; said here of other files, [] for none. The checkpoint keeps it."""
+    seen: Literal["refuse", "allow"] = "refuse"
+    """allow: train and score on people that the pretraining may have seen."""
+    standardise: Literal["minute", "window"] = "minute"
+    """By mean and standard deviation of training: minute, of each minute of the window, as the published weights were
+    trained (windows then begin at one time of day) · window, of all together."""
+    dropout: Fraction = 0.1
+    hidden: Count = 128
+    """Width of the head."""
+    adapter: Adapter = NoAdapter()
+
+
+class Stack(ForLabel):
+    """Several models of a label: a logistic regression (or least squares) of validation labels on their scores, no weight
+    below 0. It is calibrated by its making."""
+
+    kind: Literal["stack"] = "stack"
+    members: tuple["Model", ...] = Field(min_length=2)
+
+    @field_validator("members")
+    @classmethod
+    def _of_labels(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if other := [m.kind for m in value if not isinstance(m, ForLabel)]:
+            raise ValueError(f"{', '.join(other)}: no model of a label; there are {', '.join(_kinds(ForLabel))}")
+        return value
+
+
+class Masked(Schema):
+    """Pretraining without labels: patches are hidden, and the network learns to rebuild the signal."""
+
+    kind: Literal["masked"] = "masked"
+    inner: Annotated[PAT | TTMLabel, Field(discriminator="kind")]
+    """The network; its head and adapter have no part in it. A later recipe takes it up by `pretrained: <checkpoint>`."""
+    share: float = Field(0.9, gt=0, lt=1)
+    """Of the patches, hidden."""
+    error: Literal["all", "hidden"] = "all"
+    """Which points the squared error is counted on; PAT's authors found `hidden` far worse."""
+
+
 Model = Annotated[
     Union[
-        Persistence, Seasonal, Ridge, CMA, LSTM, MLP, TTM, Statistics,
+        Persistence, Seasonal, Ridge, CMA, LSTM, MLP, TTM,
+        Statistics, Last, Boosting, CNN, TTMLabel, PAT, Stack, Masked,
         Residual, Exogenous, Physics, Staged, Ensemble, Conformal,
     ],
     Field(discriminator="kind"),
 ]  # fmt: skip
-for _wrapper in (Residual, Exogenous, Physics, Staged, Ensemble, Conformal):
+for _wrapper in (Stack, Residual, Exogenous, Physics, Staged, Ensemble, Conformal):
     _wrapper.model_rebuild()
 
 
@@ -932,6 +1057,8 @@ class Recipe(Schema):
                 _require_forecast(self.window, models)
             case Classification() | Regression():
                 _require_label(self, models)
+            case Pretraining():
+                _require_pretraining(self, models)
         return self
 
 
@@ -946,6 +1073,8 @@ def _require_forecast(window: Any, models: tuple[Any, ...]) -> None:
         for inner in unwrap(model):
             if isinstance(inner, ForLabel):
                 raise ValueError(f"{inner.kind} does not forecast; set task.kind: classify or regress")
+            if isinstance(inner, Masked):
+                raise ValueError("masked does not forecast; set task.kind: pretrain")
             if isinstance(inner, Ridge) and inner.lags > window.context:
                 raise ValueError(
                     f"ridge.lags {inner.lags} exceeds window.context {window.context}; lower lags or raise context"
@@ -957,12 +1086,25 @@ def _require_forecast(window: Any, models: tuple[Any, ...]) -> None:
 
 
 def _require_label(recipe: "Recipe", models: tuple[Any, ...]) -> None:
-    """Raises ValueError where windows, models, split or experiment don't fit a label."""
+    """Raises ValueError where models don't fit a label."""
+    if other := [m.kind for m in models if not isinstance(m, ForLabel)]:
+        there = ", ".join(_kinds(ForLabel))
+        raise ValueError(f"{', '.join(other)}: no model of task {recipe.task.kind}; there are {there}")
+    _require_signal(recipe)
+
+
+def _require_pretraining(recipe: "Recipe", models: tuple[Any, ...]) -> None:
+    """Raises ValueError where models don't fit a pretraining."""
+    if other := [m.kind for m in models if not isinstance(m, Masked)]:
+        raise ValueError(f"{', '.join(other)}: task pretrain trains `masked`, with a network inside")
+    _require_signal(recipe)
+
+
+def _require_signal(recipe: "Recipe") -> None:
+    """Raises ValueError where windows, split or experiment don't fit windows of a signal."""
     kind = recipe.task.kind
     if not isinstance(recipe.window, SignalWindow):
         raise ValueError(f"task {kind} needs windows of a signal: window: {{kind: signal, past: [...], ...}}")
-    if other := [m.kind for m in models if not isinstance(m, ForLabel)]:
-        raise ValueError(f"{', '.join(other)}: no model of task {kind}; there are {', '.join(_kinds(ForLabel))}")
     if recipe.split.kind not in ("subject", "kfold"):
         raise ValueError(f"split.kind {recipe.split.kind}: task {kind} holds out whole subjects; use subject or kfold")
     if recipe.experiment is not None:
@@ -978,7 +1120,9 @@ def wrapped(model: Any) -> tuple[Any, ...]:
     match model:
         case Ensemble():
             return model.members * model.size
-        case Residual() | Exogenous() | Physics() | Staged() | Conformal():
+        case Stack():
+            return model.members
+        case Masked() | Residual() | Exogenous() | Physics() | Staged() | Conformal():
             return (model.inner,)
     return ()
 
@@ -986,6 +1130,8 @@ def wrapped(model: Any) -> tuple[Any, ...]:
 def protocol_of(recipe: Recipe) -> str:
     """What scores of this recipe may be set beside: those of the same words."""
     window = recipe.window
+    if isinstance(recipe.task, Pretraining):
+        return f"pretrain; {_cut(window)}"
     if not isinstance(recipe.task, Forecasting):
         return _label_protocol(recipe)
     begins = {"midnight": "nocturnal, from local midnight", "meal": "prandial, from recorded meals",
@@ -1015,7 +1161,11 @@ def _label_protocol(recipe: "Recipe") -> str:
     vote = "" if task.vote == 1 else f", votes of {task.vote}"
     weight = "" if task.weight is None else f", weighed by {task.weight}"
     shuffled = ", labels shuffled" if task.shuffled else ""
-    return f"{task.kind} {what}; {window.windows} x {window.window_s:g} s every {window.eval_step_s:g} s{vote}{weight}{shuffled}"
+    return f"{task.kind} {what}; {_cut(window)}{vote}{weight}{shuffled}"
+
+
+def _cut(window: SignalWindow) -> str:
+    return f"{window.windows} x {window.window_s:g} s every {window.eval_step_s:g} s"
 
 
 def unwrap(model: Any) -> list[Any]:

@@ -44,12 +44,14 @@ Batch = dict[str, "Tensor"]
 · mechanism (B, L+H) mg/dL or absent · signal_NAME (B, L+H), the mechanism's signals that the model asks for · target (B, H) mg/dL, NaN where missing · subject (B,) int64
 · time_s (B,) int64, UTC seconds of the last context point · local_h (B,) float, local hour of it.
 
-A batch of a task with a label has label (B,) float, NaN where unknown, in place of target."""
+A batch of a task with a label has label (B,) float, NaN where unknown, in place of target; one of a pretraining has neither."""
 
 
 def truth_of(batch: Batch) -> "Tensor":
-    """What is to be predicted: target (B, H) of a forecast, else label (B,)."""
-    return batch["target"] if "target" in batch else batch["label"]
+    """What is to be predicted, NaN where unknown: target (B, H) of a forecast, else label (B,), else the signal (B, L, C)."""
+    if "target" in batch or "label" in batch:
+        return batch["target"] if "target" in batch else batch["label"]
+    return batch["past"].masked_fill(~batch["past_mask"], float("nan"))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Spec:
     """What a model must fit: the windows it sees and what it gives. Raises ValueError.
 
     context L and horizon H in points of `dt_min` minutes · past and known: channel names · task forecast: past[0] is the
-    target, quantiles are levels that rise strictly inside (0, 1) and contain 0.5 · classify and regress: H is 0, there
+    target, quantiles are levels that rise strictly inside (0, 1) and contain 0.5 · the others: H is 0, there
     are no quantiles; balanced: windows with the label weigh as much as the others in training.
     """
 
@@ -34,7 +34,7 @@ class Spec:
     past: tuple[str, ...]
     known: tuple[str, ...]
     quantiles: tuple[float, ...]
-    task: Literal["forecast", "classify", "regress"] = "forecast"
+    task: Literal["forecast", "classify", "regress", "pretrain"] = "forecast"
     balanced: bool = False
 
     def __post_init__(self) -> None:
