@@ -1,0 +1,154 @@
+"""A waveform as recorded -> a waveform to learn from: repaired, at 125 Hz, filtered, with its beats and the quality of its windows.
+
+    repair -> resample -> filter -> beats -> quality
+
+`prepare` does it for a whole track, forwards and backwards in time; `Stream` for samples as they come; `prepare(causal=True)`
+is a Stream fed with the track. Tracks of a case begin at the same time; `windows_quality` puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycadian.physiology.beats import Beats, find_beats
+from raycadian.physiology.filters import Causal, Resampler, resample, zero_phase
+from raycadian.physiology.repair import (
+    KINDS,
+    RATE_HZ,
+    CausalRepair,
+    Kind,
+    checked,
+    count_samples,
+    flag_samples,
+    kind_of,
+    masked,
+    repair,
+)
+from raycadian.physiology.signal_quality import LIMITS, Limits, Quality, assess, window_starts
+
+__all__ = ["KINDS", "RATE_HZ", "Prepared", "Stream", "WindowsQuality", "prepare", "windows_quality"]
+
+_PIECE_S = 600.0  # of a track that goes through a Stream
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A track at 125 Hz.
+
+    values (N,) float32, NaN exactly where nothing was measured or repaired · flags (N,) uint8, the reason of each sample that is
+    not as measured, with REPAIRED where it was interpolated · samples: how many by reason, at the recorder's rate.
+    """
+
+    kind: str
+    values: np.ndarray
+    flags: np.ndarray
+    beats: Beats
+    samples: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def bad(self) -> np.ndarray:
+        """(N,) True where the track holds nothing."""
+        return masked(self.flags)
+
+    def quality(self, starts: np.ndarray, length: int, limits: Limits = LIMITS) -> Quality:
+        """Of the windows [start, start + length), in samples; they may overlap. Raises ValueError where one leaves the track."""
+        starts = np.asarray(starts, np.int64)
+        if len(starts) and not (starts.min() >= 0 and starts.max() + length <= len(self)):
+            raise ValueError(
+                f"windows from {starts.min()} to {starts.max() + length} leave a track of {len(self)} samples"
+            )
+        return assess(self.values, self.flags, self.beats, self.kind, starts, length, limits)
+
+
+def prepare(
+    values: np.ndarray, rate_hz: float, kind: str, *, causal: bool = False, upright: bool = False, spec: Kind | None = None
+) -> Prepared:  # fmt: skip
+    """A track as recorded, (N,) in mV (ecg), mmHg (abp) or any unit (ppg), NaN where missing.
+
+    upright: an ECG whose QRS points down is turned over (`beats.inverted` says so either way). spec: other settings of the repair.
+    Raises ValueError for a kind, a rate, or an array that is none.
+    """
+    spec = spec or kind_of(kind)
+    values = checked(values, rate_hz, spec)
+    if causal:
+        filtered, flags, samples = _through_stream(values, rate_hz, kind, spec)
+    else:
+        found, found_flags = repair(values, flag_samples(values, rate_hz, spec), rate_hz, spec)
+        samples = count_samples(found_flags)
+        found, flags = resample(found, found_flags, rate_hz)
+        filtered = zero_phase(found, kind)
+    bad = masked(flags)
+    beats = find_beats(filtered, kind, bad)
+    filtered = filtered.astype(np.float32)
+    if upright and beats.inverted:
+        filtered = -filtered
+    filtered[bad] = np.nan
+    return Prepared(kind, filtered, flags, beats, samples)
+
+
+class Stream:
+    """A track as its samples come: repaired, at 125 Hz, filtered, all causally, with state between pushes.
+
+    What comes out does not depend on the pieces, to the last bit. Output waits for the resampler's support: 80 ms from 500 Hz.
+    """
+
+    def __init__(self, kind: str, rate_hz: float, rails: tuple[float, float] | None = None, spec: Kind | None = None):
+        self._spec, self._rate_hz = spec or kind_of(kind), rate_hz
+        self._repair = CausalRepair(self._spec, rate_hz, rails)
+        self._resampler, self._filter = Resampler(rate_hz), Causal(kind)
+        self.samples: dict[str, int] = {}
+
+    def push(self, values: np.ndarray, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Samples (n,) -> filtered values (m,) float64, finite, and their flags (m,); `last` gives the rest."""
+        values = checked(values, self._rate_hz, self._spec) if len(values) else np.empty(0, np.float32)
+        found, flags = self._repair.push(values)
+        for reason, n in count_samples(flags).items():
+            self.samples[reason] = self.samples.get(reason, 0) + n
+        found, flags = self._resampler.push(found, flags, last)
+        return self._filter.push(found), flags
+
+
+def _through_stream(
+    values: np.ndarray, rate_hz: float, kind: str, spec: Kind
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    stream, piece = Stream(kind, rate_hz, spec=spec), int(_PIECE_S * rate_hz)
+    pieces = [stream.push(values[i : i + piece], last=i + piece >= len(values)) for i in range(0, len(values), piece)]
+    filtered, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    return filtered, flags, stream.samples
+
+
+# --- the windows of a case --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WindowsQuality:
+    """Of the W windows of a case: starts (W,) in samples at 125 Hz · length in samples · tracks: name -> Quality."""
+
+    starts: np.ndarray
+    length: int
+    tracks: dict[str, Quality]
+
+    @property
+    def good(self) -> np.ndarray:
+        """(W,) True where every track is good."""
+        return np.logical_and.reduce([quality.good for quality in self.tracks.values()])
+
+    def counts(self) -> dict[str, int]:
+        """Rejected windows by `track: reason`; a window that has several counts under each."""
+        return {f"{track}: {reason}": n for track, q in self.tracks.items() for reason, n in q.counts().items()}
+
+
+def windows_quality(
+    tracks: Mapping[str, Prepared], window_s: float = 10.0, stride_s: float = 10.0, limits: Limits = LIMITS
+) -> WindowsQuality:
+    """Quality of the whole windows that all tracks of a case have. Raises ValueError without a track."""
+    if not tracks:
+        raise ValueError("no track to cut windows from: expected at least one of ecg, ppg, abp")
+    starts, length = window_starts(min(map(len, tracks.values())), window_s, stride_s)
+    return WindowsQuality(starts, length, {name: t.quality(starts, length, limits) for name, t in tracks.items()})
