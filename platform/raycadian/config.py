@@ -130,16 +130,20 @@ class Clinical(Schema):
 
 
 class SignalQuality(Schema):
-    """What a stretch of a signal must be to count as good."""
+    """What a stretch of a signal must be to count as good (physiology/signal_quality.py says what the indices are)."""
 
     window_s: Positive = 10.0
     """Seconds that quality is judged on."""
     hop_s: Positive = 10.0
     """Seconds from one judged stretch to the next: windows begin on this grid."""
-    min_ecg_sqi: Fraction = 0.9
-    min_ppg_sqi: Fraction = 0.8
-    min_cycles: Count = 3
-    """Cardiac cycles a stretch has at least."""
+    masked_share: Fraction = 0.05
+    """Samples neither measured nor repaired, at most."""
+    beats: Count = 3
+    """Cardiac cycles, at least."""
+    ecg_shape: Fraction = 0.9
+    ppg_shape: Fraction = 0.86
+    ppg_skewness: float = 0.0
+    abp_normal: Fraction = 0.8
 
 
 class SignalCard(Schema):
@@ -153,11 +157,10 @@ class SignalCard(Schema):
     vitaldb: tuple[int, ...] | Literal["cohort"] | None = None
     """Case ids of the VitalDB API instead of files; cohort: all that `cohort` selects."""
     waveforms: dict[str, tuple[str, ...]] = Field(min_length=1)
-    """Channel -> names of its track, the first that a case has is taken; e.g. ecg_mv: [SNUADC/ECG_II]."""
+    """Channel -> names of its track, the first that a case has is taken; e.g. ecg_mv: [SNUADC/ECG_II]. A channel is named
+    after its kind and unit: ecg..._mv, ppg..., abp..._mmhg. At 125 Hz in the snapshot."""
     numerics: dict[str, tuple[str, ...]] = {}
     """The same for values every second or two, e.g. map_mmhg: [Solar8000/ART_MBP]."""
-    rate_hz: Positive = 125.0
-    """Samples a second after resampling."""
     filters: Literal["zero_phase", "causal"] = "zero_phase"
     """causal: as a stream has to be filtered."""
     quality: SignalQuality = SignalQuality()
@@ -185,6 +188,28 @@ class SignalCard(Schema):
         if empty := [channel for channel, names in value.items() if not names]:
             raise ValueError(f"channels {empty} name no track")
         return value
+
+    @field_validator("waveforms")
+    @classmethod
+    def _kinds(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if odd := [channel for channel in value if unit_of(channel) is None or waveform_kind(channel) not in WAVEFORMS]:
+            raise ValueError(f"waveforms {odd}: expected names such as ecg_mv, ppg, abp_mmhg")
+        return value
+
+
+WAVEFORMS = {"ecg": "mV", "ppg": "", "abp": "mmHg"}
+_UNITS = {"mv": "mV", "mmhg": "mmHg"}
+
+
+def waveform_kind(channel: str) -> str:
+    """ecg of ecg_mv and of ecg_v_mv, ppg, abp."""
+    return channel.partition("_")[0]
+
+
+def unit_of(channel: str) -> str | None:
+    """mV of ecg_mv, mmHg of map_mmhg, "" of what names none; None where a waveform's name lacks its unit."""
+    unit = _UNITS.get(channel.rpartition("_")[2], "")
+    return unit if unit == WAVEFORMS.get(waveform_kind(channel), unit) else None
 
 
 class ActivityCard(Schema):
