@@ -1,17 +1,20 @@
 """GlucoBench's protocol: pieces, splits, scores; its published sizes and linear regression."""
 
 import json
+from dataclasses import replace
 
 import helpers
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycadian import glucobench
 from raycadian.cli import main
+from raycadian.config import override
 from raycadian.data.glucobench import (
     EXCLUDED,
     PROTOCOLS,
@@ -151,6 +154,23 @@ def test_the_verb_writes_a_row_for_each_model_seed_and_split(tmp_path, ray_local
     same = results.pivot_table(index=["seed", "split"], columns="model", values="n_forecasts")
     assert (same["small"] == same["ridge:lags=6"]).all()  # the same anchors, whatever the context
     assert json.loads(done.stdout)["results"] == results.to_dict("records")
+
+
+def test_pretraining_gives_what_trains_and_never_sees_the_data_set(tmp_path):
+    rng = np.random.default_rng(0)
+    people = {f"p{i}": [400] for i in range(4)}
+    walk = [replace(p, glucose_mgdl=140 + rng.normal(0, 4, len(p)).cumsum() / 4) for p in pieces_of(people)]
+    recipe = glucobench.parse_entry("mlp:lags=12,hidden=4", SMALL).recipe
+    recipe = override(recipe, {"training.epochs": 2, "training.batch_size": 64})
+    weights = glucobench.pretrained(walk, SMALL, recipe)
+    assert not torch.equal(weights["linear.weight"], glucobench.pretrained(walk[:2], SMALL, recipe)["linear.weight"])
+    plain, begun = (glucobench.evaluate(walk, SMALL, recipe, 3, w) for w in (None, weights))
+    assert plain[0]["mean_rmse"] != begun[0]["mean_rmse"]
+    assert plain[0]["n_forecasts"] == begun[0]["n_forecasts"]
+    assert not glucobench.trains(glucobench.parse_entry("ridge:lags=12", SMALL).recipe)
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(ValueError, match="the data set itself"):
+        glucobench.benchmark(tmp_path / "a.csv", "iglu", ["mlp"], [1], pretrain=[tmp_path / "." / "a.csv"])
 
 
 def test_a_model_that_does_not_exist_is_refused():

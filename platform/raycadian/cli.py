@@ -525,13 +525,17 @@ def benchmark() -> None:
     help="A kind with settings (ridge:lags=12), blend, or a recipe's path; several behind one another.",
 )  # fmt: skip
 @click.argument("more_models", nargs=-1)
+@click.option(
+    "--pretrain", multiple=True, type=YAML, metavar="CSV",
+    help="Other people's data: every model that trains is trained on it first, beside the plain one; several times.",
+)  # fmt: skip
 @click.option("--seeds", default="10:20", show_default=True, help="first:beyond, or numbers with commas.")
 @click.option("--out", type=YAML, help="CSV with a row for each model, seed and split.")
 @click.option("--name", help="The data set's name in the results; else the protocol's, or the file's.")
 @JSON
 def glucobench(
-    data: Path, protocol: str, models: tuple[str, ...], more_models: tuple[str, ...], seeds: str, out: Path | None,
-    name: str | None, as_json: bool,
+    data: Path, protocol: str, models: tuple[str, ...], more_models: tuple[str, ...], pretrain: tuple[Path, ...],
+    seeds: str, out: Path | None, name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """GlucoBench's protocol: an hour ahead, for the people trained on (id) and for others (ood), beside its figures."""
     from raycadian import glucobench as bench
@@ -546,8 +550,9 @@ def glucobench(
         console.print(f"  {done} of {total} · {rows.model[0]} · seed {rows.seed[0]} · RMSE/MAE {cells} mg/dL")
 
     table = bench.benchmark(
-        data, protocol, [*models, *more_models], bench.parse_seeds(seeds), dataset=name, on_done=on_done
-    )
+        data, protocol, [*models, *more_models], bench.parse_seeds(seeds), dataset=name, pretrain=pretrain,
+        on_done=on_done,
+    )  # fmt: skip
     if out is not None:
         bench.write_results(table, out)
     found = bench.summary(table)

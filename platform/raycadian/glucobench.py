@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,14 @@ from raycadian.data.glucobench import (
 from raycadian.data.split import Range, SplitManifest
 from raycadian.data.windows import cut_windows
 from raycadian.evaluation.predictions import Predictions
-from raycadian.training.experiment import Data, fit_model, predict
+from raycadian.models.build import build
+from raycadian.training.experiment import Data, fit_model, predict, spec_of
+from raycadian.types import ID
 
 COLUMNS = (
     "dataset", "model", "seed", "split", "mean_rmse", "mean_mae", "median_rmse", "median_mae", "n_forecasts",
 )  # fmt: skip
+PRETRAINED = "+pretrained"
 _CELLS = ("id_rmse", "id_mae", "ood_rmse", "ood_mae")
 
 # Sergazinov et al., GlucoBench, ICLR 2024, and its repository's results (CC BY): linear regression without covariates, and
@@ -116,21 +119,34 @@ def benchmark(
     seeds: Sequence[int],
     *,
     dataset: str | None = None,
+    pretrain: Sequence[Path] = (),
     on_done: Callable[[pd.DataFrame, int], None] = lambda rows, total: None,
 ) -> pd.DataFrame:
     """One row for each model, seed and split (id, ood), with COLUMNS; mg/dL.
 
     mean_rmse is the square root of the mean over forecasts of their mean squared error, median_rmse that of the median;
-    mean_mae and median_mae are the mean and median over forecasts of their mean absolute error. `on_done` gets the rows of each
-    model and seed as they come, and the number of all. Raises ValueError.
+    mean_mae and median_mae are the mean and median over forecasts of their mean absolute error. `pretrain`: files of other
+    people, which every model that trains is first trained on, once; its rows then stand beside the plain ones, as
+    MODEL+pretrained. `on_done` gets the rows of each model and seed as they come, and the number of all. Raises ValueError.
     """
     settings = parse_protocol(protocol)
     dataset = dataset or (protocol if protocol in PROTOCOLS else path.name.split(".")[0])
     entries = [parse_entry(text, settings) for text in models]
+    others = [p for file in pretrain for p in _foreign(file, settings, path)]
     pieces = read_pieces(path, settings, EXCLUDED.get(dataset, ()))
     ray = connect()
     task, shared = ray.remote(num_cpus=1)(evaluate), ray.put(pieces)
-    waiting = {task.remote(shared, settings, e.recipe, seed): (e.name, seed) for seed in seeds for e in entries}
+    begins = {e.name: (e, None) for e in entries}
+    if others:
+        first, foreign = ray.remote(num_cpus=1)(pretrained), ray.put(others)
+        begins |= {
+            e.name + PRETRAINED: (e, first.remote(foreign, settings, e.recipe)) for e in entries if trains(e.recipe)
+        }
+    waiting = {
+        task.remote(shared, settings, e.recipe, seed, weights): (name, seed)
+        for seed in seeds
+        for name, (e, weights) in begins.items()
+    }
     total, found = len(waiting), []
     while waiting:
         (done,), _ = ray.wait(list(waiting))
@@ -140,7 +156,7 @@ def benchmark(
         )
         found.append(rows)
         on_done(rows, total)
-    order = {e.name: i for i, e in enumerate(entries)}
+    order = {name: i for i, name in enumerate(begins)}
     table = pd.concat(found).sort_values(
         ["model", "seed", "split"], key=lambda c: c.map(order) if c.name == "model" else c
     )
@@ -154,21 +170,55 @@ def _result(ray: Any, done: Any, name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{name}: {error.cause}") from error
 
 
-def evaluate(pieces: list[Piece], protocol: Protocol, recipe: Recipe, seed: int) -> list[dict[str, Any]]:
-    """One model on one seed: a row for id and one for ood."""
+def evaluate(
+    pieces: list[Piece], protocol: Protocol, recipe: Recipe, seed: int, weights: dict[str, torch.Tensor] | None = None
+) -> list[dict[str, Any]]:
+    """One model on one seed, trained from `weights` on: a row for id and one for ood."""
     torch.set_num_threads(1)
     recipe = override(recipe, {"training.seed": seed})
-    parts = split(pieces, protocol, seed)
-    skip = protocol.max_input - recipe.window.context  # every model forecasts from the same points
-    later = {name: tuple(_from(r, skip) for r in parts[name]) for name in ("val", "test", "ood")}
-    manifest = SplitManifest(Split(), f"glucobench seed {seed}", (*parts["train"], *later["val"]))
-    data = Data(manifest.snapshot, series_of(pieces), manifest, Grid(dt_min=DT_MIN))
-    fitted = fit_model(data, recipe)
+    parts = _parts(pieces, protocol, recipe, seed)
+    data = _data(pieces, parts["train"] + parts["val"], f"glucobench seed {seed}")
+    fitted = fit_model(data, recipe, weights=weights)
     rows = []
-    for name, ranges in (("id", later["test"]), ("ood", later["ood"])):
+    for name, ranges in (("id", parts["test"]), ("ood", parts["ood"])):
         windows = cut_windows(data.series, ranges, recipe.window, STRIDE, fitted.mechanism)
         rows.append({"split": name, **scores(predict(fitted.model, windows, set()))})
     return rows
+
+
+def pretrained(pieces: list[Piece], protocol: Protocol, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The weights of a model trained on other people's pieces, split as for a seed: whom that holds out trains here."""
+    torch.set_num_threads(1)
+    parts = _parts(pieces, protocol, recipe, recipe.training.seed)
+    held_out = tuple(replace(r, split="train", scope=ID) for r in parts["ood"])
+    fitted = fit_model(_data(pieces, parts["train"] + held_out + parts["val"], "glucobench pretraining"), recipe)
+    return {name: parameter.detach() for name, parameter in fitted.model.named_parameters()}
+
+
+def trains(recipe: Recipe) -> bool:
+    model = build(recipe.model, spec_of(recipe, 60 * DT_MIN))
+    return any(p.requires_grad for p in model.parameters())
+
+
+def _foreign(path: Path, protocol: Protocol, own: Path) -> list[Piece]:
+    """Other people's pieces, whose names can't be those of the data set's own. Raises ValueError."""
+    if path.resolve() == own.resolve():
+        raise ValueError(
+            f"--pretrain {path}: that is the data set itself, whose test part would be learned; name others"
+        )
+    name = path.name.split(".")[0]
+    return [replace(p, subject=f"{name}/{p.subject}") for p in read_pieces(path, protocol, EXCLUDED.get(name, ()))]
+
+
+def _parts(pieces: list[Piece], protocol: Protocol, recipe: Recipe, seed: int) -> dict[str, tuple[Range, ...]]:
+    """GlucoBench's split, for a model that looks back less than the protocol lets: it forecasts from the same points."""
+    parts = split(pieces, protocol, seed)
+    skip = protocol.max_input - recipe.window.context
+    return parts | {name: tuple(_from(r, skip) for r in parts[name]) for name in ("val", "test", "ood")}
+
+
+def _data(pieces: list[Piece], ranges: tuple[Range, ...], name: str) -> Data:
+    return Data(name, series_of(pieces), SplitManifest(Split(), name, ranges), Grid(dt_min=DT_MIN))
 
 
 def _from(r: Range, skip: int) -> Range:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -101,9 +101,11 @@ def fit_model(
     on_epoch: OnEpoch = lambda metrics: None,
     on_step: OnStep = lambda epoch, done, total: None,
     callbacks: Sequence[Any] = (),
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Fitted:
     """Fit the mechanism, prepare and train `recipe.model`: what a run and a trial both do. `callbacks`: Ray Train's,
-    where it trains. Raises ValueError."""
+    where it trains. `weights`: parameters to begin with, by name; statistics and closed forms stay the training
+    data's. Raises ValueError."""
     loop.seed_everything(recipe.training.seed)
     cut = _cut(data, recipe)
     model = build(recipe.model, spec_of(recipe, data.series.dt_s))
@@ -111,6 +113,8 @@ def fit_model(
         model.prepare(cut.train)
     else:
         _go_on(model, recipe.start)
+    if weights is not None:
+        _begin_with(model, weights)
 
     fit = partial(_train, model, on_epoch=on_epoch, on_step=on_step, callbacks=callbacks)
     staged = staged_of(recipe.model)
@@ -163,6 +167,14 @@ def _go_on(model: base.Model, start: str) -> None:
             f"{model_name(model.config)} for {model.spec}; model, window and quantiles must be the same"
         )
     model.load_state_dict(found.state_dict())
+
+
+@torch.no_grad()
+def _begin_with(model: base.Model, weights: Mapping[str, torch.Tensor]) -> None:
+    own = dict(model.named_parameters())
+    assert own.keys() == weights.keys(), own.keys() ^ weights.keys()
+    for name, parameter in own.items():
+        parameter.copy_(weights[name])
 
 
 def population_of(start: Run) -> dict[str, Any] | None:
