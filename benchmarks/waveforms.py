@@ -1,0 +1,219 @@
+"""Preparing operating-room waveforms: ours against a straightforward neurokit2 pipeline, memory of a case, two processes.
+
+A synthetic case (neurokit2's ECG and PPG simulators, a beat-by-beat model of arterial pressure; noise, gaps, a flat line) of three
+channels at 500 Hz. Both pipelines repair, resample to 125 Hz, filter, find beats, and judge the quality of windows of
+10 s, on one core, in interleaved rounds. Memory: peak of a process that holds a case of 3 h and prepares it, once and four times over.
+Run: `python benchmarks/waveforms.py [--json] [--minutes 20] [--hours 3]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycadian.physiology.waveforms import prepare, windows_quality
+
+RATE_HZ, ROUNDS, CHILD_S = 500, 3, 6.0
+Case = dict[str, np.ndarray]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--minutes", type=int, default=20, help="length of the case that both pipelines prepare")
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the case whose memory is measured")
+    parser.add_argument("--child", nargs=3, metavar=("WHAT", "CASE", "ARGUMENT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        what, case, argument = options.child
+        here = {"speed": speed_here, "memory": memory_here, "rate": rate_here}[what]
+        return print(json.dumps(here(load(case), float(argument))))
+    with tempfile.TemporaryDirectory() as folder:
+        save(synthetic(options.minutes), folder)
+        report = {"speed": result(child("speed", folder, ROUNDS)), "processes": processes(folder)}
+        save(synthetic(round(options.hours * 60)), folder)
+        report["memory"] = [memory(folder, options.hours, cases) for cases in (1, 4)]
+    print(json.dumps(report, indent=1) if options.json else table(report))
+
+
+# --- the case ---------------------------------------------------------------------------------------------------------
+
+
+def synthetic(minutes: int) -> Case:
+    """ECG in mV, PPG, ABP in mmHg, at 500 Hz, float32, with what operating rooms do to them."""
+    import neurokit2 as nk
+
+    rng, n = np.random.default_rng(0), minutes * 60 * RATE_HZ
+    few = {"duration": 120, "sampling_rate": RATE_HZ, "random_state": 1}
+    tracks = {
+        "ecg": nk.ecg_simulate(heart_rate=72, **few),
+        "ppg": nk.ppg_simulate(heart_rate=72, **few),
+        "abp": pressure(minutes),
+    }
+    noise = {"ecg": 0.02, "ppg": 0.01, "abp": 0.5}
+    case = {}
+    for kind, track in tracks.items():
+        values = (np.resize(track, n) + rng.normal(0, noise[kind], n)).astype(np.float32)
+        for start in rng.integers(0, n - 5000, minutes // 5):
+            values[start : start + rng.integers(5, 3000)] = np.nan
+        values[n // 2 : n // 2 + 1500] = values[n // 2]
+        case[kind] = values
+    return case
+
+
+def pressure(minutes: int) -> np.ndarray:
+    """mmHg: a systolic and a dicrotic wave a beat over a falling diastole, swinging with the breath."""
+    rng = np.random.default_rng(1)
+    t_s = np.arange(minutes * 60 * RATE_HZ) / RATE_HZ
+    beats = np.cumsum(rng.normal(60 / 72, 0.02, int(minutes * 72 * 1.2)))
+    number = np.searchsorted(beats, t_s)
+    since_s = t_s - np.concatenate([[0.0], beats])[number]
+    wave = 45 * np.exp(-(((since_s - 0.18) / 0.09) ** 2)) + 12 * np.exp(-(((since_s - 0.42) / 0.07) ** 2))
+    return 70 + wave - 6 * since_s + 3 * np.sin(2 * np.pi * t_s / 4)
+
+
+def save(case: Case, folder: str) -> None:
+    for kind, values in case.items():
+        np.save(Path(folder) / f"{kind}.npy", values)
+
+
+def load(folder: str) -> Case:
+    return {file.stem: np.load(file) for file in sorted(Path(folder).glob("*.npy"))}
+
+
+def channel_hours(case: Case) -> float:
+    return sum(map(len, case.values())) / RATE_HZ / 3600
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def speed_here(case: Case, rounds: float) -> dict[str, Any]:
+    """Channel-hours per second of each, the median of rounds, and the share of windows that each calls good."""
+    pipelines: dict[str, Callable[[Case], float]] = {"raycadian": ours, "neurokit2": neurokit}
+    for pipeline in pipelines.values():
+        pipeline({kind: values[: 60 * RATE_HZ] for kind, values in case.items()})  # imports, caches
+    seconds: dict[str, list[float]] = {name: [] for name in pipelines}
+    good = {}
+    for _ in range(int(rounds)):
+        for name, pipeline in pipelines.items():
+            began = time.perf_counter()
+            good[name] = pipeline(case)
+            seconds[name].append(time.perf_counter() - began)
+    rates = {name: channel_hours(case) / float(np.median(found)) for name, found in seconds.items()}
+    return {
+        "channel_hours": channel_hours(case),
+        "channel_hours_per_s": {name: round(rate, 3) for name, rate in rates.items()},
+        "good_windows": {name: round(share, 3) for name, share in good.items()},
+        "raycadian_over_neurokit2": round(rates["raycadian"] / rates["neurokit2"], 1),
+        "rounds": [round(b / a, 1) for a, b in zip(seconds["raycadian"], seconds["neurokit2"], strict=True)],
+    }
+
+
+def ours(case: Case) -> float:
+    return float(windows_quality({kind: prepare(v, RATE_HZ, kind) for kind, v in case.items()}).good.mean())
+
+
+def neurokit(case: Case) -> float:
+    """What its documentation suggests for each signal; arterial pressure, which it doesn't know, as a pulse wave."""
+    good = [_neurokit_track(values, kind) for kind, values in case.items()]
+    return float(np.logical_and.reduce(good).mean())
+
+
+def _neurokit_track(values: np.ndarray, kind: str) -> np.ndarray:
+    import neurokit2 as nk
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        filled = nk.signal_fillmissing(values.astype(np.float64))
+        at_125 = nk.signal_resample(filled, sampling_rate=RATE_HZ, desired_sampling_rate=125, method="poly")
+        if kind == "ecg":
+            clean = nk.ecg_clean(at_125, sampling_rate=125)
+            peaks = nk.ecg_peaks(clean, sampling_rate=125)[1]["ECG_R_Peaks"]
+            quality = nk.ecg_quality(clean, rpeaks=peaks, sampling_rate=125)
+        else:
+            clean = nk.ppg_clean(at_125, sampling_rate=125)
+            peaks = nk.ppg_peaks(clean, sampling_rate=125)[1]["PPG_Peaks"]
+            quality = nk.ppg_quality(clean, peaks=peaks, sampling_rate=125)
+    windows = len(clean) // 1250
+    beats = np.bincount(np.asarray(peaks, int) // 1250, minlength=windows)[:windows]
+    mean = np.asarray(quality, float)[: windows * 1250].reshape(windows, 1250).mean(1)
+    return (beats >= 3) & (mean >= 0.5)  # averageQRS is relative: no threshold is right
+
+
+# --- memory and processes ---------------------------------------------------------------------------------------------
+
+
+def memory(folder: str, hours: float, cases: int) -> dict[str, float]:
+    return {"hours": hours, "cases": cases} | result(child("memory", folder, cases))
+
+
+def memory_here(case: Case, cases: float) -> dict[str, float]:
+    """Peak of this process, in MB: before anything was prepared (modules and the case as read), and after."""
+    before = _peak_mb()
+    for _ in range(int(cases)):
+        ours(case)
+    return {"read_mb": before, "peak_mb": _peak_mb()}
+
+
+def _peak_mb() -> float:
+    """Of this process since it began; `ru_maxrss` would also count the parent that it was forked from."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return round(int(line.split()[1]) / 1024, 1)
+
+
+def processes(folder: str) -> dict[str, float]:
+    """Channel-hours per second of one process, and of two together."""
+    found = {}
+    for n in (1, 2):
+        begin = time.time() + 3  # all have imported by then
+        children = [child("rate", folder, begin) for _ in range(n)]
+        found[n] = sum(result(c) for c in children)
+    return {"one": round(found[1], 2), "two": round(found[2], 2), "two_over_one": round(found[2] / found[1], 2)}
+
+
+def rate_here(case: Case, begin: float) -> float:
+    ours(case)
+    time.sleep(max(begin - time.time(), 0))
+    began, done = time.perf_counter(), 0.0
+    while time.perf_counter() - began < CHILD_S:
+        ours(case)
+        done += channel_hours(case)
+    return done / (time.perf_counter() - began)
+
+
+def child(what: str, folder: str, argument: float) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--child", what, folder, str(argument)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # figures are per core
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def result(process: subprocess.Popen[str]) -> Any:
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(map(str, process.args))} ended with {process.returncode}")
+    return json.loads(said)
+
+
+def table(report: dict[str, Any]) -> str:
+    speed, two = report["speed"], report["processes"]
+    lines = [f"{name}: {rate} channel-hours/s, {speed['good_windows'][name]:.1%} of windows good" for name, rate in speed["channel_hours_per_s"].items()]  # fmt: skip
+    lines.append(f"raycadian over neurokit2: {speed['raycadian_over_neurokit2']} (rounds {speed['rounds']})")
+    lines += [f"{m['hours']:g} h x 3 channels, prepared {m['cases']} times: peak {m['peak_mb']} MB ({m['read_mb']} MB once read)" for m in report["memory"]]  # fmt: skip
+    lines.append(f"one process {two['one']}, two {two['two']} channel-hours/s: {two['two_over_one']} times")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
