@@ -142,7 +142,7 @@ def drug_use(prescriptions: pd.DataFrame, drugs: pd.DataFrame) -> pd.DataFrame:
     one counts) leave it unknown.
     """
     codes = {label: _codes(drugs, *terms) for label, terms in DRUGS.items()}
-    rows = pd.DataFrame(index=pd.Index(_ids(prescriptions["SEQN"]), name=SUBJECT))
+    rows = pd.DataFrame(index=pd.Index(subject_ids(prescriptions["SEQN"]), name=SUBJECT))
     taken, drug = prescriptions["RXDUSE"].to_numpy(), prescriptions["RXDDRGID"]
     rows["unclear"] = ~((taken == 2) | ((taken == 1) & drug.isin(drugs["RXDDRGID"]).to_numpy()))
     for label, (by_name, by_class) in codes.items():
@@ -195,10 +195,10 @@ def _one_row_each(files: list[Xpt]) -> pd.DataFrame:
             f"{names}: SEQN {table['SEQN'][repeated].iloc[0]:.0f} is there twice, and {int(repeated.sum()):,} such rows in all; "
             "a person has one row: is a file given twice?"
         )
-    return table.set_index(pd.Index(_ids(table["SEQN"]), name=SUBJECT)).drop(columns="SEQN")
+    return table.set_index(pd.Index(subject_ids(table["SEQN"]), name=SUBJECT)).drop(columns="SEQN")
 
 
-def _ids(seqn: Any) -> np.ndarray:
+def subject_ids(seqn: Any) -> np.ndarray:
     """SEQN as text: a subject's id. Raises ValueError for one that is no whole number."""
     seqn = np.asarray(seqn, dtype=np.float64)
     if not np.all(np.isfinite(seqn) & (seqn == np.round(seqn)) & (seqn > 0)):
