@@ -349,7 +349,7 @@ class SignalWindow(Schema):
     past: tuple[str, ...] = Field(min_length=1)
     """Channels of the snapshot, e.g. [ecg_mv, ppg, abp_mmhg]."""
     max_missing: Fraction = 0.0
-    """At most this share of the samples was not measured, and of the windows is of bad quality."""
+    """At most this share is bad: of the windows, where the card judges quality; else of the points."""
     train_windows: Count | None = None
     """Train on that many windows, drawn at random; a smaller draw is part of a larger one."""
 

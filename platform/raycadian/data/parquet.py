@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
+from raycadian.config import SignalQuality
 from raycadian.data import storage
 from raycadian.data.grid import extents, owners, seconds
+from raycadian.data.marks import Judged, Marks
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
 REPAIR = "delete the folder and run `raycadian prepare` again"  # the fix that every damage has
@@ -30,6 +34,9 @@ HEAD_SCHEMA = pa.schema(
         ("n_points", pa.int64()),
     ]
 )
+
+
+QUALITY_COLUMNS = {RECORDING, "point"}  # of quality.parquet, beside one a channel
 
 
 def folder_name(subject: str) -> str:
@@ -85,6 +92,56 @@ def from_table(heads: pd.DataFrame, table: pa.Table, events: pd.DataFrame | None
         )
         for i, head in enumerate(heads.itertuples(index=False))
     ]  # fmt: skip
+
+
+def quality_table(judged: list[Judged]) -> pa.Table:
+    """The judged stretches of a subject's recordings, in order, one below the other."""
+    sizes = [len(next(iter(j.reasons.values()))) for j in judged]
+    columns = {
+        RECORDING: pa.array(np.repeat(np.arange(len(judged)), sizes), pa.int32()),
+        "point": pa.array(
+            np.concatenate([np.arange(n) * j.hop for n, j in zip(sizes, judged, strict=True)]), pa.int64()
+        ),
+    }
+    names = judged[0].reasons
+    return pa.table(columns | {c: np.concatenate([j.reasons[c] for j in judged]).astype(np.int32) for c in names})
+
+
+def marks_of(
+    heads: pd.DataFrame, events: pd.DataFrame, quality: pa.Table | None, how: SignalQuality | None,
+    attributes: list[dict[str, Any]],
+) -> list[Marks]:  # fmt: skip
+    """Of a subject's recordings, in order: the inverse of `quality_table`, with the numerics that fall in each."""
+    number, start = heads[RECORDING].to_numpy(), heads["start_utc"].to_numpy("datetime64[s]").astype(np.int64)
+    dt_s, n = float(heads["dt_s"].iloc[0]), heads["n_points"].to_numpy()
+    time_s = events[TIME_UTC].to_numpy("datetime64[ms]").astype(np.int64) / 1000
+    owner, kind, value = owners(time_s, start, n, dt_s), events["kind"].to_numpy(), events["value"].to_numpy()
+    found = []
+    for i, head in enumerate(heads.itertuples(index=False)):
+        mine = {k: (owner == i) & (kind == k) for k in dict.fromkeys(kind[owner == i])}
+        numerics = {k: (time_s[chosen] - start[i], value[chosen]) for k, chosen in mine.items()}
+        judged = None
+        if quality is not None:
+            rows = quality.filter(pa.compute.equal(quality[RECORDING], int(number[i])))
+            reasons = {c: rows[c].to_numpy() for c in rows.column_names if c not in QUALITY_COLUMNS}
+            judged = Judged(round(how.window_s / dt_s), round(how.hop_s / dt_s), reasons)
+        row = attributes[i] if attributes else {}
+        found.append(Marks(head.subject, int(number[i]), int(n[i]), dt_s, judged, numerics, row))
+    return found
+
+
+def subject_hash(recordings: list[Recording], events: pd.DataFrame, marks: list[Marks]) -> str:
+    """`content_hash`, and of what lies beside the recordings where anything does."""
+    found = content_hash(recordings, events)
+    if not any(m.judged or m.attributes for m in marks):
+        return found
+    digest = hashlib.sha256(found.encode())
+    for m in marks:
+        digest.update(json.dumps([m.number, dict(m.attributes)], sort_keys=True).encode())
+        for channel in sorted(m.judged.reasons if m.judged else ()):
+            digest.update(json.dumps([channel, m.judged.length, m.judged.hop]).encode())
+            digest.update(np.asarray(m.judged.reasons[channel]).astype("<i4").tobytes())
+    return digest.hexdigest()
 
 
 def heads_table(heads: list[list]) -> pa.Table:

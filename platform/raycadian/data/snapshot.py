@@ -6,6 +6,11 @@
       subject=<quoted id>/part-0.parquet   recording, time_utc, glucose_mgdl (null = missing), observed, event channels
       subject=<quoted id>/events.parquet   time_utc, kind, value: every event of the subject, where there are any
 
+Biosignals and actigraphy: part-0.parquet holds recording, observed and the channels (no time: an even grid), events.parquet
+numerics, and there are too
+      subject=<quoted id>/quality.parquet  recording, point, a column a channel: the reasons against each judged stretch
+      attributes.json                      subject -> the case and the columns of the table of people, a row a recording
+
 Memory stays flat in the number of subjects: readings are spilled to disk as they are read, then Ray Data merges, grids
 and writes one subject at a time. On several nodes the snapshots' folder lies on storage that all of them see: a shared
 folder, or object storage (data/storage.py), where everything is first written below `.preparing-...` too.
@@ -26,7 +31,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,19 +39,23 @@ import pandas as pd
 import pyarrow as pa
 
 from raycadian import cluster
-from raycadian.config import Card, Grid, load_card, parse
-from raycadian.data import storage
+from raycadian.config import ActivityCard, AnyCard, Card, Grid, SignalCard, load_card, parse_card
+from raycadian.data import signals, storage
 from raycadian.data.grid import to_recordings
+from raycadian.data.marks import Marks
 from raycadian.data.parquet import (
     EVENT_SCHEMA,
     HEAD_SCHEMA,
+    QUALITY_COLUMNS,
     REPAIR,
     content_hash,
     events_table,
     folder_name,
     from_table,
     heads_table,
+    marks_of,
     read_table,
+    subject_hash,
     to_table,
     write_table,
 )
@@ -83,8 +92,9 @@ class Snapshot:
         return self.manifest["id"]
 
     @cached_property
-    def card(self) -> Card:
-        return parse(Card, self.manifest["card"], source=f"{self.path}/manifest.json, card")
+    def card(self) -> Any:
+        """Of any modality (AnyCard)."""
+        return parse_card(self.manifest["card"], source=f"{self.path}/manifest.json, card")
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -99,7 +109,8 @@ class Snapshot:
     def recordings(self, subject: str) -> list[Recording]:
         """The subject's recordings in time order, equal to what was written. Raises ValueError."""
         heads = self._heads.get_group(self._known(subject))
-        table = read_table(self._folder(subject) / "part-0.parquet", {RECORDING, TIME_UTC, GLUCOSE, OBSERVED})
+        needed = {TIME_UTC, GLUCOSE} if isinstance(self.card, Card) else set()
+        table = read_table(self._folder(subject) / "part-0.parquet", {RECORDING, OBSERVED} | needed)
         events = self.events(subject) if self._has_events(subject) else None
         return from_table(heads, table, events)
 
@@ -110,9 +121,25 @@ class Snapshot:
         table = read_table(self._folder(subject) / "events.parquet", set(EVENT_SCHEMA.names))
         return table.to_pandas(ignore_metadata=True).astype({TIME_UTC: "datetime64[ns]"})
 
+    def marks(self, subject: str) -> list[Marks]:
+        """What is known of the subject's recordings beside their channels, which are not read. Raises ValueError."""
+        heads, folder = self._heads.get_group(self._known(subject)), self._folder(subject)
+        quality = None
+        if self.manifest["subjects"][subject].get("judged"):
+            quality = read_table(folder / "quality.parquet", QUALITY_COLUMNS)
+        judged = getattr(self.card, "quality", None)
+        return marks_of(heads, self.events(subject), quality, judged, self.attributes.get(subject, []))
+
+    @cached_property
+    def attributes(self) -> dict[str, list[dict[str, Any]]]:
+        """subject -> a row a recording of the table of cases or people; empty of a modality that has none."""
+        if "attributes.json" not in self.manifest["files"]:
+            return {}
+        return json.loads(storage.read_bytes(self.path / "attributes.json"))
+
     def verify(self) -> None:
         """Read everything and compare its hash with the manifest's. Raises ValueError."""
-        hashes = {s: content_hash(self.recordings(s), self.events(s)) for s in self.subjects}
+        hashes = {s: subject_hash(self.recordings(s), self.events(s), self.marks(s)) for s in self.subjects}
         for subject, found in hashes.items():
             if found != self.manifest["subjects"][subject]["sha256"]:
                 raise ValueError(f"{self.path}: the data of subject {subject!r} are not what was written; {REPAIR}")
@@ -151,11 +178,25 @@ def prepare(card_path: str | Path, out: str | Path = Path("snapshots"), progress
         return found
     with _workspace(out) as work:
         issues = Issues()
-        with closing(read_files(paths, card, issues)) as chunks:  # an error or Ctrl-C closes the file at once
-            subjects = _spill(chunks, work / "spill", tell)
-        rows = _write_subjects(subjects, work, card.grid, tell)
+        rows = _write_rows(card, paths, card_path.parent, work, issues, tell)
         manifest = _finish(work / "snapshot", card, origin, rows, issues)
         return _publish(work, out / manifest["id"])
+
+
+def _write_rows(
+    card: AnyCard, paths: list[Path], folder: Path, work: Path, issues: Issues, tell: Progress
+) -> list[dict[str, Any]]:
+    """Read, clean and write every subject; their statistics. The one place where modalities part."""
+    match card:
+        case Card():
+            with closing(read_files(paths, card, issues)) as chunks:  # an error or Ctrl-C closes the file at once
+                subjects = _spill(chunks, work / "spill", tell)
+            items = [{SUBJECT: s, "spill": str(work / "spill" / str(n))} for n, s in enumerate(subjects)]
+            return _write_subjects(items, partial(_write_spilled, write_subject), work, card, tell)
+        case SignalCard():
+            return _write_subjects(signals.items(card, paths, folder, issues), signals.write_subject, work, card, tell)
+        case ActivityCard():
+            raise ValueError(f"card {card.name!r}: actigraphy can't be prepared yet")
 
 
 def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:
@@ -170,7 +211,7 @@ def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snap
     return found
 
 
-def source_files(card: Card, folder: Path) -> list[Path]:
+def source_files(card: AnyCard, folder: Path) -> list[Path]:
     """The files that a card names, relative to its folder, sorted. Raises ValueError for a pattern without a file."""
     found: set[Path] = set()
     for pattern in card.files:
@@ -191,8 +232,9 @@ def _combined(hashes: dict[str, str]) -> str:
 # --- what was read: the cache key -----------------------------------------------------------------------------------
 
 
-def _origin(card: Card, paths: list[Path], folder: Path) -> dict[str, Any]:
+def _origin(card: AnyCard, paths: list[Path], folder: Path) -> dict[str, Any]:
     """Sources, code version and the key that two equal prepares share."""
+    paths = paths if isinstance(card, Card) else [*paths, *signals.companions(card, paths, folder)]
     sources = [{"path": os.path.relpath(p, folder), "bytes": p.stat().st_size, "sha256": _file_hash(p)} for p in paths]
     origin = {"sources": sources, "code_version": code_version()}
     stated = json.dumps([card.model_dump(mode="json"), origin], sort_keys=True)
@@ -202,9 +244,13 @@ def _origin(card: Card, paths: list[Path], folder: Path) -> dict[str, Any]:
 def code_version() -> str:
     """Hash of the source that turns files into a snapshot: an edit to it makes `prepare` read again."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for file in [root / "types.py", root / "config.py", *sorted((root / "data").glob("*.py"))]:
+    for file in [root / "types.py", root / "config.py", *sorted(root.glob("data/*.py")), *_physiology(root)]:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _physiology(root: Path) -> list[Path]:
+    return [root / "physiology" / f"{name}.py" for name in ("beats", "filters", "repair", "signal_quality", "wear")]
 
 
 def _file_hash(path: Path) -> str:
@@ -258,27 +304,28 @@ def _unspill(subject: str, folder: Path) -> list[Readings]:
 # --- stage 2: one subject at a time, on Ray Data --------------------------------------------------------------------
 
 
-def _write_subjects(subjects: list[str], work: Path, grid: Grid, tell: Progress) -> list[dict[str, Any]]:
-    """Merge, grid, measure and write every subject in parallel; their statistics, sorted by subject."""
+def _write_subjects(
+    items: list[dict[str, Any]], write: Callable[..., dict], work: Path, card: AnyCard, tell: Progress
+) -> list[dict[str, Any]]:
+    """`write` every subject (item) in parallel; their statistics, sorted by subject."""
     storage.make_folder(work / "snapshot")
-    if not subjects:
+    if not items:
         return []
     ray = cluster.connect()
-    blocks = min(len(subjects), max(64, 4 * cluster.cpus()))
-    items = [{SUBJECT: s, "spill": str(work / "spill" / str(n))} for n, s in enumerate(subjects)]
-    data = ray.data.from_items(items, override_num_blocks=blocks)
-    data = data.map(_attempt, fn_kwargs={"write": write_subject, "snapshot": str(work / "snapshot"), "grid": grid})
+    blocks = min(len(items), max(64, 4 * cluster.cpus()))
+    data = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=blocks)
+    data = data.map(_attempt, fn_kwargs={"write": write, "snapshot": str(work / "snapshot"), "card": card})
     rows = []
     for done, answer in enumerate(data.iter_rows(), start=1):
         rows.append(_answered(answer))
-        tell("subjects written", done, len(subjects))
+        tell("subjects written", done, len(items))
     return sorted(rows, key=lambda row: row[SUBJECT])
 
 
-def _attempt(item: dict[str, str], write: Callable[..., dict], snapshot: str, grid: Grid) -> dict[str, Any]:
+def _attempt(found: dict[str, str], write: Callable[..., dict], snapshot: str, card: AnyCard) -> dict[str, Any]:
     """A subject's statistics as JSON; an error that the user can mend travels as a value, without Ray's traceback."""
     try:
-        row = write(item[SUBJECT], storage.place(item["spill"]), storage.place(snapshot), grid)
+        row = write(json.loads(found["item"]), storage.place(snapshot), card)
         return {"row": json.dumps(row), "errno": 0, "error": ""}
     except ValueError as error:
         return {"row": "", "errno": 0, "error": str(error)}
@@ -288,6 +335,10 @@ def _attempt(item: dict[str, str], write: Callable[..., dict], snapshot: str, gr
             "errno": error.errno or 0,
             "error": f"{error.strerror or error}: {error.filename or snapshot}",
         }
+
+
+def _write_spilled(write: Callable[..., dict], item: dict[str, str], snapshot: Path, card: Card) -> dict[str, Any]:
+    return write(item[SUBJECT], storage.place(item["spill"]), snapshot, card.grid)
 
 
 def _answered(answer: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +375,7 @@ def write_subject(subject: str, spill: Path, snapshot: Path, grid: Grid) -> dict
 # --- the whole: manifest, publication -------------------------------------------------------------------------------
 
 
-def _finish(folder: Path, card: Card, origin: dict, rows: list[dict], issues: Issues) -> dict[str, Any]:
+def _finish(folder: Path, card: AnyCard, origin: dict, rows: list[dict], issues: Issues) -> dict[str, Any]:
     """Write recordings.parquet and manifest.json into the finished folder. Raises ValueError where nothing is usable."""
     for row in rows:
         issues.merge(_issues(row["issues"]))
@@ -333,6 +384,9 @@ def _finish(folder: Path, card: Card, origin: dict, rows: list[dict], issues: Is
         raise ValueError(_nothing_usable(card, rows, issues))
     heads = [[row[SUBJECT], *head] for row in usable for head in row["heads"]]
     files = {"recordings.parquet": write_table(heads_table(heads), folder / "recordings.parquet")}
+    if attributes := {row[SUBJECT]: row["attributes"] for row in usable if "attributes" in row}:
+        body = json.dumps(attributes, sort_keys=True).encode()
+        files["attributes.json"] = storage.write_bytes(folder / "attributes.json", body)
     sha256 = _combined({row[SUBJECT]: row["sha256"] for row in usable})
     manifest = {
         "format": FORMAT,
@@ -341,7 +395,7 @@ def _finish(folder: Path, card: Card, origin: dict, rows: list[dict], issues: Is
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **origin,
         "card": card.model_dump(mode="json"),
-        "counts": _counts(rows, usable),
+        "counts": _counts(rows, usable) if isinstance(card, Card) else signals.counts(rows, usable),
         "issues": issues.as_dict(),
         "subjects": {row[SUBJECT]: _subject_entry(row) for row in usable},
         "quality": {row[SUBJECT]: row["quality"] for row in rows},
@@ -352,7 +406,8 @@ def _finish(folder: Path, card: Card, origin: dict, rows: list[dict], issues: Is
 
 
 def _subject_entry(row: dict[str, Any]) -> dict[str, Any]:
-    return {"sha256": row["sha256"], "points": [head[-1] for head in row["heads"]], "events": row["events"]}
+    entry = {"sha256": row["sha256"], "points": [head[-1] for head in row["heads"]], "events": row["events"]}
+    return entry | ({"judged": row["judged"]} if "judged" in row else {})
 
 
 def _counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
@@ -369,7 +424,14 @@ def _counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
     }
 
 
-def _nothing_usable(card: Card, rows: list[dict], issues: Issues) -> str:
+def _nothing_usable(card: AnyCard, rows: list[dict], issues: Issues) -> str:
+    if not isinstance(card, Card):
+        met = "; ".join(
+            f"{kind}: {n}, e.g. {(issues.examples.get(kind) or ['-'])[0]}" for kind, n in issues.counts.items()
+        )
+        return (
+            f"card {card.name!r}: no recording could be read of {len(rows)} subjects ({met or 'no case is selected'})"
+        )
     readings = sum(row["quality"]["readings"] for row in rows)
     met = "; ".join(f"{kind}: {n}" for kind, n in sorted(issues.counts.items())) or "none"
     return (

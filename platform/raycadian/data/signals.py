@@ -1,0 +1,259 @@
+"""Biosignals: from the tracks of a case to a recording at 125 Hz, its judged stretches and its numerics.
+
+`clean` is what `prepare` and the endpoint share. A subject's cases are its recordings, in the order of their names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raycadian.config import SignalCard, SignalQuality, unit_of, waveform_kind
+from raycadian.data import storage
+from raycadian.data.biosignals import VITALDB, check_unique, read_case
+from raycadian.data.marks import Judged, Marks
+from raycadian.data.parquet import (
+    EVENT_SCHEMA,
+    events_table,
+    folder_name,
+    quality_table,
+    subject_hash,
+    to_table,
+    write_table,
+)  # fmt: skip
+from raycadian.data.tracks import case_of
+from raycadian.physiology import waveforms
+from raycadian.physiology.signal_quality import Limits
+from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
+
+DT_S = 1 / waveforms.RATE_HZ
+START = np.datetime64("2000-01-01T00:00:00", "s")  # of a subject's first case; sources hide the date
+_DAY = np.timedelta64(1, "D")  # between a subject's cases: who reads times sees that they are no dates
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """One case: its recording, what was judged of it, and how many stretches were rejected by channel and reason."""
+
+    recording: Recording
+    marks: Marks
+    rejected: dict[str, int]
+
+
+# --- one case --------------------------------------------------------------------------------------------------------
+
+
+def clean(case: Case, card: SignalCard, number: int = 0, issues: Issues | None = None) -> Cleaned:
+    """A case on the grid of 125 Hz from its start to the end of its last track. Raises ValueError where a waveform that the
+    card names is absent or can't be one."""
+    issues = Issues() if issues is None else issues
+    if lacking := [c for c in card.waveforms if c not in case.tracks]:
+        raise ValueError(
+            f"case {case.case}: no track for {', '.join(lacking)}; found {', '.join(case.tracks) or 'none'}"
+        )
+    until_s = max(map(_end_s, case.tracks.values()))
+    n = round(until_s * waveforms.RATE_HZ)
+    if n < 1:
+        raise ValueError(f"case {case.case}: its tracks last {until_s:g} s; there is nothing to cut windows from")
+    prepared = {c: _prepared(case, c, until_s, card.filters == "causal", issues) for c in card.waveforms}
+    found = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, _limits(card.quality))
+    reasons = {c: q.reasons for c, q in found.tracks.items()}
+    numerics = {c: _numeric(case.tracks[c]) for c in card.numerics if c in case.tracks}
+    recording = Recording(
+        case.subject, number, START + number * _DAY, 0, DT_S, {c: _fitted(p.values, n) for c, p in prepared.items()},
+        np.ones(n, dtype=bool), _events(numerics, START + number * _DAY),
+    )  # fmt: skip
+    judged = Judged(found.length, round(card.quality.hop_s / DT_S), reasons)
+    row = {"case": case.case} | _plain({c: case.clinical.get(c) for c in (card.clinical.keep if card.clinical else ())})
+    return Cleaned(recording, Marks(case.subject, number, n, DT_S, judged, numerics, row), found.counts())
+
+
+def _end_s(track: Track) -> float:
+    if track.rate_hz is None:
+        return float(track.times_s[-1]) if len(track) else 0.0
+    return track.start_s + len(track) / track.rate_hz
+
+
+def _prepared(case: Case, channel: str, until_s: float, causal: bool, issues: Issues) -> waveforms.Prepared:
+    """The channel from the case's start to `until_s`, missing where its track is silent."""
+    track, kind = case.tracks[channel], waveform_kind(channel)
+    if track.rate_hz is None:
+        raise ValueError(f"case {case.case}: {channel} has times of its own, like a numeric; a waveform has a rate")
+    values = np.full(max(round(until_s * track.rate_hz), 1), np.nan, np.float32)
+    first = round(track.start_s * track.rate_hz)
+    inside = track.values[max(-first, 0) : max(len(values) - first, 0)]
+    values[max(first, 0) : max(first, 0) + len(inside)] = inside
+    try:
+        found = waveforms.prepare(values, track.rate_hz, kind, causal=causal, upright=kind == "ecg" and not causal)
+    except ValueError as error:
+        raise ValueError(f"case {case.case}: {channel}: {error}") from None
+    issues.add("ECG upside down (turned over)", case.case, int(kind == "ecg" and not causal and found.beats.inverted))
+    for reason, count in found.samples.items():
+        issues.add(f"sample {reason}: {channel}", case.case, count)
+    return found
+
+
+def _fitted(values: np.ndarray, n: int) -> np.ndarray:
+    """(n,): a track's last sample may be rounded away or lacking."""
+    return values[:n] if len(values) >= n else np.append(values, np.full(n - len(values), np.nan, np.float32))
+
+
+def _limits(quality: SignalQuality) -> Limits:
+    return Limits(**{n: getattr(quality, n) for n in SignalQuality.model_fields if n not in ("window_s", "hop_s")})
+
+
+def _numeric(track: Track) -> tuple[np.ndarray, np.ndarray]:
+    if track.rate_hz is not None:  # WFDB and tables write numerics as signals too
+        return track.start_s + np.arange(len(track)) / track.rate_hz, track.values
+    return track.times_s, track.values
+
+
+def _events(numerics: Mapping[str, tuple[np.ndarray, np.ndarray]], start: np.datetime64) -> pd.DataFrame:
+    """As in types.Readings: the numerics of a recording that begins at `start`, to the millisecond."""
+    kinds = [np.full(len(t), c, dtype=object) for c, (t, _) in numerics.items()]
+    times = [(1000 * t).round().astype("timedelta64[ms]") for t, _ in numerics.values()]
+    if not kinds:
+        return EVENT_SCHEMA.empty_table().to_pandas().astype({TIME_UTC: "datetime64[ns]"})
+    time = (start.astype("datetime64[ms]") + np.concatenate(times)).astype("datetime64[ns]")
+    value = np.concatenate([v for _, v in numerics.values()]).astype(np.float64)
+    return pd.DataFrame({TIME_UTC: time, "kind": np.concatenate(kinds), "value": value})
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that JSON holds; missing ones are None."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+    return {name: None if value is None or value is pd.NA or value != value else value for name, value in plain.items()}
+
+
+# --- a subject in the snapshot ---------------------------------------------------------------------------------------
+
+
+def items(card: SignalCard, paths: list[Path], folder: Path, issues: Issues) -> list[dict[str, Any]]:
+    """What is to be read, a subject a piece: its cases in the order of their names. Raises ValueError."""
+    found = [(case_of(p), str(p.absolute())) for p in paths]
+    check_unique(found)
+    people: dict[str, list[dict[str, Any]]] = {}
+    for case, source, row in _selected(card, dict(found), folder, issues):
+        subject = _name(row[card.clinical.subject]) if card.clinical else case
+        if subject not in card.exclude_subjects:
+            people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _plain(row)})
+    return [{SUBJECT: s, "cases": sorted(people[s], key=lambda c: c["case"])} for s in sorted(people)]
+
+
+def _selected(
+    card: SignalCard, files: Mapping[str, str], folder: Path, issues: Issues
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """(case, source, its row of the clinical table) of the cases that are to be read."""
+    if card.clinical is None:
+        sources = files if card.vitaldb is None else {c: VITALDB + c for c in map(str, card.vitaldb)}
+        return [(case, source, {}) for case, source in sources.items()]
+    from raycadian.data import clinical
+
+    table = clinical.cohort(_clinical(card, folder, issues), card.cohort)
+    chosen = table.index if card.vitaldb in (None, "cohort") else [str(case) for case in card.vitaldb]
+    sources = {c: VITALDB + c for c in chosen} if card.vitaldb is not None else files
+    named = {case: case if case in table.index else case.lstrip("0") for case in sources}  # 0012 is case 12
+    if outside := [case for case, name in named.items() if name not in table.index]:
+        issues.add("case not in the clinical table, or outside the cohort (left out)", outside[0], len(outside))
+    if silent := set(table.index) - set(named.values()):
+        issues.add("case of the cohort without a file (left out)", min(silent), len(silent))
+    return [
+        (case, source, clinical.row_of(table, case)) for case, source in sources.items() if named[case] in table.index
+    ]
+
+
+def _clinical(card: SignalCard, folder: Path, issues: Issues) -> pd.DataFrame:
+    from raycadian.data import clinical
+
+    if card.clinical.file is not None:
+        return clinical.read_clinical(folder / card.clinical.file, issues, card.clinical.case, card.clinical.subject)
+    from raycadian.data.vitaldb_api import VitalDB
+
+    return VitalDB().clinical(issues)
+
+
+def _name(value: Any) -> str:
+    """A subject's id as text: 12, not 12.0, where the table's column is one of numbers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def companions(card: Any, paths: list[Path], folder: Path) -> list[Path]:
+    """Files that belong to those that a card names: the samples of a WFDB header, the clinical table."""
+    found = {
+        q for p in paths if p.suffix.lower() == ".hea" for q in p.parent.glob(f"{p.stem}*") if q.is_file() and q != p
+    }
+    table = getattr(card, "clinical", None)
+    if table is not None and table.file is not None:
+        if not (folder / table.file).is_file():
+            raise ValueError(
+                f"card {card.name!r}: no clinical table at {(folder / table.file).absolute()}; correct clinical.file"
+            )
+        found.add(folder / table.file)
+    return sorted(found)
+
+
+def write_subject(item: dict[str, Any], snapshot: Path, card: SignalCard) -> dict[str, Any]:
+    """Read, clean and write a subject's cases; small statistics. A case that can't be read is left out and counted."""
+    subject, issues = item[SUBJECT], Issues()
+    found = [c for c in (_cleaned(case, subject, card, issues) for case in item["cases"]) if c is not None]
+    found = [_renumbered(c, i) for i, c in enumerate(found)]
+    rejected = sum((Counter(c.rejected) for c in found), Counter())
+    for reason, n in sorted(rejected.items()):
+        issues.add(f"window rejected: {reason}", subject, n)
+    judged = sum(len(next(iter(c.marks.judged.reasons.values()))) for c in found)
+    good = sum(int(np.logical_and.reduce([r == 0 for r in c.marks.judged.reasons.values()]).sum()) for c in found)
+    quality = {"cases": len(item["cases"]), "read": len(found), "windows": judged, "good": good, "rejected": rejected}
+    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
+    if not found:
+        return row
+    folder = snapshot / folder_name(subject)
+    storage.make_folder(folder)
+    recordings, marks = [c.recording for c in found], [c.marks for c in found]
+    events = pd.concat([r.events for r in recordings], ignore_index=True)
+    tables = {"part-0.parquet": to_table(recordings), "quality.parquet": quality_table([m.judged for m in marks])}
+    tables |= {"events.parquet": events_table(events)} if len(events) else {}
+    return row | {
+        "files": {f"{folder.name}/{name}": write_table(table, folder / name) for name, table in tables.items()},
+        "sha256": subject_hash(recordings, events, marks),
+        "events": len(events),
+        "judged": judged,
+        "attributes": [dict(m.attributes) for m in marks],
+        "heads": [[r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r)] for r in recordings],
+    }
+
+
+def _cleaned(case: dict[str, Any], subject: str, card: SignalCard, issues: Issues) -> Cleaned | None:
+    wanted = {**card.waveforms, **card.numerics}
+    units = {c: unit for c in wanted if (unit := unit_of(c))}
+    try:
+        read = read_case(
+            case["source"], tracks=wanted, units=units, subject=subject, clinical=case["clinical"], issues=issues
+        )
+        return clean(read, card, issues=issues)
+    except (ValueError, ConnectionError) as error:
+        issues.add("case that can't be used (left out)", str(error))
+        return None
+
+
+def _renumbered(found: Cleaned, number: int) -> Cleaned:
+    """As the subject's recording `number`."""
+    start = START + number * _DAY
+    recording = replace(found.recording, index=number, start_utc=start, events=_events(found.marks.numerics, start))
+    return replace(found, recording=recording, marks=replace(found.marks, number=number))
+
+
+def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
+    """Of a snapshot of biosignals."""
+    of = {name: sum(row["quality"][name] for row in rows) for name in ("cases", "read", "windows", "good")}
+    points = sum(head[-1] for row in usable for head in row["heads"])
+    return {
+        "subjects": len(usable), "subjects_without_recording": len(rows) - len(usable), "cases": of["cases"],
+        "recordings": of["read"], "hours": round(points * DT_S / 3600), "windows_judged": of["windows"],
+        "windows_good": of["good"], "numerics": sum(row["events"] for row in usable),
+    }  # fmt: skip
