@@ -15,7 +15,7 @@ from scipy import signal
 
 from raycadian.physiology.repair import RATE_HZ
 
-_MAX_TERMS = (100, 1000, 10_000, 50_000)  # of a ratio of rates, the simplest first: 249.89 Hz is 24989 / 12500 of 125
+_MAX_TERMS = (100, 1000, 10_000, 50_000)  # of a ratio of rates, the simplest first: a term is 20 taps
 _MAX_DRIFT = 1e-8  # of a ratio: 1 ms in a day; a rate kept in 32 bits is as good
 _PAD_S = 2.0  # mirrored at both ends of a track: the high-pass settles
 _CHUNK = 1 << 18  # input samples resampled at a time
