@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from signals import simulated
 
 from raycadian.physiology.repair import (
     KINDS,
@@ -22,7 +23,6 @@ from raycadian.physiology.repair import (
     repair,
     runs,
 )
-from signals import simulated
 
 RATE_HZ = 500
 ABP, ECG, PPG = KINDS["abp"], KINDS["ecg"], KINDS["ppg"]

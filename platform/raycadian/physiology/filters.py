@@ -113,9 +113,9 @@ class Resampler:
             stop = -(-self._seen * self.up // self.down)
         else:
             stop = max((self._seen - self._reach) * self.up // self.down, self._next)
-        return self._outputs(stop)
+        return self._outputs(stop, last)
 
-    def _outputs(self, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def _outputs(self, stop: int, last: bool) -> tuple[np.ndarray, np.ndarray]:
         n = stop - self._next
         if n <= 0:
             return np.empty(0), np.empty(0, np.uint8)
@@ -129,18 +129,22 @@ class Resampler:
             fir = np.concatenate([np.zeros(lead), self._taps])
             skip = (at + self._half + lead) // self.down
             values = signal.upfirdn(fir, self._values, self.up, self.down)[skip : skip + n]
-        flags = self._nearest_flags(n)
+        flags = self._nearest_flags(n, last)
         self._next = stop
         keep = max(stop * self.down // self.up - self._reach - 1 - self._first, 0)
         self._values, self._flags, self._first = self._values[keep:], self._flags[keep:], self._first + keep
         return values, flags
 
-    def _nearest_flags(self, n: int) -> np.ndarray:
-        """Of the input nearest to each output and, at a lower rate, of every input that is nearer to it than to others."""
+    def _nearest_flags(self, n: int, last: bool) -> np.ndarray:
+        """Of the input nearest to each output and, at a lower rate, of every input that is nearer to it than to others.
+
+        Inputs after the last output of all are that one's.
+        """
         fine = (self._next + np.arange(n)) * self.down
         flags = self._flags[(fine + self.up // 2) // self.up - self._first]
         bad = np.flatnonzero(self._flags)
         near = ((bad + self._first) * self.up + self.down // 2) // self.down - self._next
+        near = np.minimum(near, n - 1) if last else near
         inside = (near >= 0) & (near < n)
         np.maximum.at(flags, near[inside], self._flags[bad[inside]])
         return flags
