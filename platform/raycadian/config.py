@@ -78,6 +78,17 @@ class Grid(Schema):
         return self
 
 
+def _known_zone(value: str | None) -> str | None:
+    if value is not None:
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Madrid") from error
+    return value
+
+
 class Card(Schema):
     """One data set: where it lies, how to read it, its licence."""
 
@@ -103,17 +114,7 @@ class Card(Schema):
     source: str = ""
     citation: str = ""
 
-    @field_validator("timezone")
-    @classmethod
-    def _zone(cls, value: str | None) -> str | None:
-        if value is not None:
-            from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-            try:
-                ZoneInfo(value)
-            except (ZoneInfoNotFoundError, ValueError) as error:
-                raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Madrid") from error
-        return value
+    _zone = field_validator("timezone")(_known_zone)
 
 
 class Clinical(Schema):
@@ -212,6 +213,19 @@ def unit_of(channel: str) -> str | None:
     return unit if unit == WAVEFORMS.get(waveform_kind(channel), unit) else None
 
 
+class ActivityColumns(Schema):
+    """Names of the columns of a table of activity. Without time and minute, a person's rows are minutes from midnight."""
+
+    subject: str | None = None
+    """Column of the subject id; none where a file holds one person (named by `subject` or by the file)."""
+    time: str | None = None
+    minute: str | None = None
+    """Number of the minute, from 1 at the midnight that begins the first day."""
+    activity: str = "activity"
+    worn: str | None = None
+    """1 where the device was worn, 0 where not."""
+
+
 class ActivityCard(Schema):
     """A data set of actigraphy: activity by the minute, and a table of people with their labels."""
 
@@ -219,13 +233,31 @@ class ActivityCard(Schema):
     description: str = ""
     modality: Literal["actigraphy"] = "actigraphy"
     files: tuple[str, ...] = Field(min_length=1)
-    """Paths or globs, relative to the card's folder."""
+    """Paths or globs, relative to the card's folder: recordings, and NHANES's tables of the same people."""
     format: Literal["auto"] = "auto"
+    """Recognised by content: NHANES's XPT, Actiwatch .AWD, ActiGraph .agd, Respironics CSV, Apple Health, or a table."""
+    columns: ActivityColumns = ActivityColumns()
+    subject: str | None = None
+    """Subject id for a file that names none; the file's stem otherwise."""
+    time_format: str | None = None
+    """strptime format of the time column; ISO 8601 otherwise."""
+    timezone: str | None = None
+    """IANA name of the zone of a local clock. None: the clock is kept as local time, its UTC offset taken as 0."""
+    wear: Literal["choi", "troiano"] = "choi"
+    """Rule for when counts mean that the device was worn, where it doesn't say so itself."""
     dt_s: Positive = 60.0
+    min_valid_hours: Positive = 10.0
+    """Hours that a day is worn to count."""
+    min_valid_days: Count = 1
+    """People with fewer such days are left out, and counted; studies of NHANES ask for 4."""
+    most_missing: int = Field(0, ge=0, le=8)
+    """PHQ-9 items that may lack an answer; the total is then nine times the mean of the others."""
     exclude_subjects: tuple[str, ...] = ()
     license: str = ""
     source: str = ""
     citation: str = ""
+
+    _zone = field_validator("timezone")(_known_zone)
 
 
 AnyCard = Card | SignalCard | ActivityCard
@@ -620,6 +652,9 @@ class MLP(Schema):
     dropout: Fraction = 0.1
     hour: bool = True
     """The hour of day enters."""
+    level_noise: float = Field(0.0, ge=0)
+    """Standard deviation of noise on the level while training, in units of the level's own: it then relies on the changes,
+    and does better for people whose glucose lies elsewhere than that of those it was trained on."""
     head: Head = "quantiles"
 
 
