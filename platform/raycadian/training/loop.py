@@ -29,7 +29,7 @@ from raycadian.data.windows import Windows
 from raycadian.models.base import Model
 from raycadian.training.engines import Engine, Process, make
 from raycadian.training.run import patiently
-from raycadian.types import Batch
+from raycadian.types import Batch, truth_of
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -106,11 +106,11 @@ def train(
     on_epoch: OnEpoch = lambda metrics: None,
     on_step: OnStep = lambda epoch, done, total: None,
 ) -> Trained:
-    """Train `model` (already prepared) in place; a process that trains alone gets its best epoch by val/rmse back.
+    """Train `model` (already prepared) in place; a process that trains alone gets its best epoch by `model.watched` back.
 
     `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly
-    where it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (mg/dL), windows, windows_per_s, lr, and the least so far of
-    each of METRICS as best/... Raises Refused, in every process alike, where the loss is not finite: it names the windows.
+    where it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (in the truth's unit; of a classifier, of
+    its probability, and val/auroc), windows, windows_per_s, lr, and the least so far of each of METRICS as best/... Raises Refused, in every process alike, where the loss is not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
     session = _Session(model, train_windows, val_windows, config, process, state, earlier)
@@ -184,7 +184,7 @@ class _Session:
         """One optimizer step over this process's share; (loss x points, points, windows)."""
         parts = index.tensor_split(self.config.accumulate)
         batches = [self.train.batch(_never_empty(part)) for part in parts]
-        points = [int((~torch.isnan(b["target"])).sum()) * bool(len(p)) for b, p in zip(batches, parts, strict=True)]
+        points = [int((~torch.isnan(truth_of(b))).sum()) * bool(len(p)) for b, p in zip(batches, parts, strict=True)]
         (total,) = self.process.total(sum(points))
         summed = 0.0
         for number, (batch, n) in enumerate(zip(batches, points, strict=True), start=1):
@@ -216,7 +216,7 @@ class _Session:
         for name in ("past", "known", "mechanism"):
             if name in batch:
                 bad |= ~torch.isfinite(batch[name]).flatten(1).all(1)
-        bad |= torch.isinf(batch["target"]).any(1)
+        bad |= torch.isinf(truth_of(batch)).view(len(bad), -1).any(1)
         rows = bad.nonzero().flatten().tolist()
         named = [
             f"{self.train.series.subjects[int(batch['subject'][i])]} at {np.datetime64(int(batch['time_s'][i]), 's')} UTC"
@@ -225,21 +225,23 @@ class _Session:
         return f"{len(rows)} windows have values that are not finite, e.g. {', '.join(named)}" if rows else ""
 
     def _validate(self) -> Metrics:
-        loss, squared, absolute, points = self.process.total(*self._validation_sums())
+        loss, squared, absolute, points, *ranks = self.process.total(*self._validation_sums())
         points = max(points, 1)
-        return {"val/loss": loss / points, "val/rmse": math.sqrt(squared / points), "val/mae": absolute / points}
+        found = {"val/loss": loss / points, "val/rmse": math.sqrt(squared / points), "val/mae": absolute / points}
+        return found | ({"val/auroc": _auroc(np.array(ranks).reshape(2, -1))} if ranks else {})
 
     @torch.no_grad()
     def _validation_sums(self) -> np.ndarray:
-        """Sums of loss, squared and absolute error, and the number of valid target points, of this process's part."""
+        """Of this process's part: sums of loss, squared and absolute error, the number of valid truths, and the ranks of
+        a classifier (models.base.LabelModel.loss)."""
         self.engine.module.eval()
-        sums = np.zeros(4)
+        sums: np.ndarray | float = 0.0
         for index in self._validation_parts(max(self.config.batch_size // self.process.world, 256)):
             loss, found = self.engine.loss(self._to_device(self.val.batch(_never_empty(index))))
-            if len(index):
-                sums += torch.stack(
-                    [loss, found["mse"], found["mae"], torch.ones_like(loss)]
-                ).double().cpu().numpy() * int(found["n"])
+            means = torch.stack([loss, found["mse"], found["mae"], torch.ones_like(loss)]).double().cpu().numpy()
+            ranks = found["ranks"].double().cpu().numpy().ravel() if "ranks" in found else np.empty(0)
+            sums = sums + bool(len(index)) * np.concatenate([means * int(found["n"]), ranks])
+        assert isinstance(sums, np.ndarray)
         return sums
 
     def _validation_parts(self, size: int) -> Iterator[Tensor]:
@@ -255,8 +257,9 @@ class _Session:
         progress.epoch += 1
         progress.history.append(metrics)
         margin = self.config.early_stopping.min_delta if self.config.early_stopping else 0.0
-        if metrics["val/rmse"] < progress.best - margin:
-            progress.best, progress.best_epoch, progress.stale = metrics["val/rmse"], progress.epoch, 0
+        watched = metrics[self.model.watched]
+        if watched < progress.best - margin:
+            progress.best, progress.best_epoch, progress.stale = watched, progress.epoch, 0
             self.best_state = self.engine.weights()
         else:
             progress.stale += 1
@@ -282,6 +285,14 @@ class _Session:
         if self.process.device.type == "cpu":
             return batch
         return {name: value.to(self.process.device, non_blocking=True) for name, value in batch.items()}
+
+
+def _auroc(counts: np.ndarray) -> float:
+    """Area under the ROC curve from counts (2, K) of windows without and with the label in bins of rising probability; ties
+    within a bin count half. NaN where one kind is absent."""
+    without, with_ = counts
+    below = np.cumsum(without) - without / 2
+    return float((with_ * below).sum() / (with_.sum() * without.sum())) if with_.sum() * without.sum() else math.nan
 
 
 class Order:

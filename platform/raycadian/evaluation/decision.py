@@ -1,0 +1,184 @@
+"""From log odds of windows to a probability that means what it says, and to an alarm: votes, calibration, threshold.
+
+Everything is chosen on validation windows and kept as numbers in JSON, so that the endpoint does the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import isotonic_regression, minimize, minimize_scalar
+from scipy.special import expit, logit
+
+from raycadian.config import Classification
+from raycadian.evaluation.labels import LabelPredictions
+from raycadian.evaluation.predictions import written_whole
+
+EXTREME = 1e-6  # a probability is never surer
+_KNOTS = 256  # of an isotonic calibration, at most
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Non-decreasing, from log odds to a probability.
+
+    temperature: sigmoid(x / parameters[0]) (Guo et al., ICML 2017) · platt: sigmoid(a x + b), a >= 0 (Platt 1999) ·
+    isotonic: straight between knots `at` with values `parameters`, the log odds' ends beyond (Zadrozny and Elkan, KDD
+    2002) · none: sigmoid(x).
+    """
+
+    kind: Literal["none", "temperature", "platt", "isotonic"]
+    parameters: tuple[float, ...] = ()
+    at: tuple[float, ...] = ()
+
+    def probability(self, score: np.ndarray) -> np.ndarray:
+        """(W,) log odds -> (W,) within EXTREME of 0 and 1."""
+        match self.kind:
+            case "none":
+                found = expit(score)
+            case "temperature":
+                found = expit(score / self.parameters[0])
+            case "platt":
+                found = expit(self.parameters[0] * score + self.parameters[1])
+            case "isotonic":
+                found = np.interp(score, self.at, self.parameters)
+        return np.clip(found, EXTREME, 1 - EXTREME)
+
+
+def fit_calibration(kind: str, score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:
+    """On validation windows: log odds (W,), labels 0 or 1, weights. Raises ValueError where all labels are the same."""
+    if kind == "none":
+        return Calibration("none")
+    events = int(label.sum())
+    if not 0 < events < len(label):
+        raise ValueError(
+            f"{events} of {len(label)} validation windows have the label; probabilities can be calibrated only where some have and "
+            "some don't: take more validation subjects (split.val_subjects), or calibration: none"
+        )
+    score = score.astype(np.float64)
+    match kind:
+        case "temperature":
+            found = minimize_scalar(
+                lambda log_t: _cross_entropy(score * np.exp(-log_t), label, weight), bounds=(-5, 5), method="bounded"
+            )
+            return Calibration("temperature", (float(np.exp(found.x)),))
+        case "platt":
+            return _platt(score, label, weight)
+        case "isotonic":
+            return _isotonic(score, label, weight)
+    raise AssertionError(kind)
+
+
+def _cross_entropy(score: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
+    return float(np.average(np.logaddexp(0, score) - target * score, weights=weight))
+
+
+def _platt(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:
+    """The largest likelihood with Platt's softened targets, (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)."""
+    events, others = label.sum(), len(label) - label.sum()
+    target = np.where(label == 1, (events + 1) / (events + 2), 1 / (others + 2))
+    unit = max(float(np.std(score)), 1e-12)  # well conditioned whatever the score's spread
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        x = parameters[0] * score / unit + parameters[1]
+        off = (expit(x) - target) * weight / weight.sum()
+        return _cross_entropy(x, target, weight), np.array([np.sum(off * score / unit), np.sum(off)])
+
+    found = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=((0, None), (None, None)))
+    return Calibration("platt", (float(found.x[0] / unit), float(found.x[1])))
+
+
+def _isotonic(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:
+    order = np.argsort(score, kind="stable")
+    at, group = np.unique(score[order], return_inverse=True)
+    n = np.bincount(group, weight[order])
+    fitted = isotonic_regression(np.bincount(group, weight[order] * label[order]) / n, weights=n).x
+    edge = np.flatnonzero(np.diff(fitted, prepend=-1.0) != 0)  # a plateau is held by its two ends
+    kept = np.unique(np.concatenate([edge, np.maximum(edge - 1, 0), [len(at) - 1]]))
+    if len(kept) > _KNOTS:
+        kept = kept[np.unique(np.linspace(0, len(kept) - 1, _KNOTS).round().astype(int))]
+    return Calibration("isotonic", tuple(map(float, fitted[kept])), tuple(map(float, at[kept])))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a window's log odds: `vote` windows of a case vote together, the vote is calibrated, and above
+    `threshold` it is an alarm.
+
+    soft: the mean probability votes · hard: the share of windows whose log odds exceed `window_threshold`.
+    """
+
+    vote: int
+    voting: Literal["soft", "hard"]
+    window_threshold: float
+    calibration: Calibration
+    threshold: float
+
+    def probability(self, score: np.ndarray, case: np.ndarray) -> np.ndarray:
+        """(W,): calibrated, of windows in the order of time within each `case` (W,), which lie together."""
+        return self.calibration.probability(self.voted(score, case))
+
+    def voted(self, score: np.ndarray, case: np.ndarray) -> np.ndarray:
+        """(W,) log odds of the vote of each window and those before it."""
+        if self.vote == 1:
+            return score
+        if self.voting == "soft":
+            return logit(np.clip(_rolling_mean(expit(score), case, self.vote), EXTREME, 1 - EXTREME))
+        share = _rolling_mean((score > self.window_threshold).astype(np.float64), case, self.vote)
+        return logit((share * self.vote + 0.5) / (self.vote + 1))  # no vote is unanimous enough for certainty
+
+    def write(self, path: Path) -> None:
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> "Decision":
+        """Raises ValueError for a file that is absent or holds something else."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            how = raw.pop("calibration")
+            how |= {name: tuple(how[name]) for name in ("parameters", "at")}
+            return Decision(**raw, calibration=Calibration(**how))
+        except (OSError, TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path}: no decision of a classifier ({error}); copy the run again") from None
+
+
+def fit_decision(task: Classification, val: LabelPredictions) -> Decision:
+    """Calibration and thresholds from validation windows. Raises ValueError where all their labels are the same."""
+    window_threshold = threshold_at(val.score, val.label, val.weight, task.specificity)
+    raw = Decision(task.vote, task.voting, window_threshold, Calibration("none"), 0.5)
+    score = raw.voted(val.score, val.case)
+    calibration = fit_calibration(task.calibration, score, val.label, val.weight)
+    threshold = threshold_at(calibration.probability(score), val.label, val.weight, task.specificity)
+    return Decision(task.vote, task.voting, window_threshold, calibration, threshold)
+
+
+def threshold_at(score: np.ndarray, label: np.ndarray, weight: np.ndarray, specificity: float) -> float:
+    """The smallest score of a window without the label that at least that share of them does not exceed. Raises
+    ValueError where every window has the label."""
+    without = label == 0
+    if not without.any():
+        raise ValueError("every validation window has the label: no threshold keeps a specificity; take more subjects")
+    order = np.argsort(score[without], kind="stable")
+    share = np.cumsum(weight[without][order])
+    at = np.searchsorted(share, specificity * share[-1] * (1 - 1e-12))
+    return float(score[without][order][at])
+
+
+def _rolling_mean(values: np.ndarray, case: np.ndarray, n: int) -> np.ndarray:
+    """Mean of each value and the up to n - 1 before it of the same case."""
+    begin = _begin_of_case(case)
+    first = np.maximum(np.arange(len(values)) - n + 1, begin)
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    at = np.arange(len(values))
+    return (total[at + 1] - total[first]) / (at + 1 - first)
+
+
+def _begin_of_case(case: np.ndarray) -> np.ndarray:
+    """(W,) index of the first window of each window's case."""
+    new = np.concatenate([[True], case[1:] != case[:-1]])[: len(case)]
+    return np.maximum.accumulate(np.where(new, np.arange(len(case)), 0))
