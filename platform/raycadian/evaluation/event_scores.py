@@ -77,41 +77,67 @@ def brier_parts(probability: np.ndarray, happened: np.ndarray) -> dict[str, floa
     return {"miscalibration": float(brier - best), "discrimination": float(base - best), "uncertainty": float(base)}
 
 
-def areas(probability: np.ndarray, happened: np.ndarray, people: SubjectBootstrap) -> dict[str, tuple[np.ndarray, ...]]:
+def areas(
+    probability: np.ndarray, happened: np.ndarray, people: SubjectBootstrap, weight: np.ndarray | None = None
+) -> dict[str, tuple[np.ndarray, ...]]:
     """auroc, auprc: value, low, high, (1,) each. NaN where all or none of the windows hold the event.
 
     auroc: the chance that a window with the event has the higher probability of two, ties half. auprc: average precision, the
-    mean over events of the precision at their probability; for chance it is the base rate. Counts per subject at the distinct
-    probabilities of events (G, S) suffice: resamples are matrix products.
+    mean over events of the precision at their probability; for chance it is the base rate.
     """
+    value, draws = area_draws(probability, happened, people, weight)
+    events = people.sum((happened == 1)[:, None])
+    low, high = people.bounds(draws, np.column_stack([events, events]))
+    return {name: (value[i : i + 1], low[i : i + 1], high[i : i + 1]) for i, name in enumerate(("auroc", "auprc"))}
+
+
+def area_draws(
+    probability: np.ndarray, happened: np.ndarray, people: SubjectBootstrap, weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """auroc and auprc: (2,) of all windows, weighed by `weight` (W,), and (R, 2) in each resample.
+
+    Counts per subject at the distinct probabilities of events (G, S) suffice: resamples are matrix products. Where that
+    were more than _CELLS, probabilities of the resamples are rounded down to as many as fit, evenly among events.
+    """
+    weight = np.ones(len(probability)) if weight is None else weight
     event, subjects = happened == 1, len(people.subjects)
+    at, total = np.unique(probability[event]), _areas(np.zeros_like(people.code), probability, event, weight, 1)
+    if len(at) * subjects > _CELLS:
+        kept = at[np.unique(np.linspace(0, len(at) - 1, max(_CELLS // subjects, 2)).round().astype(int))]
+        below = np.searchsorted(kept, probability, side="right") - 1
+        probability = np.where(below >= 0, kept[np.maximum(below, 0)], -1.0)
+    return total(np.ones((1, 1)))[0], _areas(people.code, probability, event, weight, subjects)(people.drawn)
+
+
+_CELLS = 5_000_000
+
+
+def _areas(
+    code: np.ndarray, probability: np.ndarray, event: np.ndarray, weight: np.ndarray, subjects: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """From how often each subject is drawn (R, S) to auroc and auprc (R, 2)."""
     at = np.unique(probability[event])
 
     def counts(chosen: np.ndarray, side: str) -> np.ndarray:
         """(G, S): windows of each subject at or above (side left), or above (right), each of `at`."""
         place = np.searchsorted(at, probability[chosen], side="right" if side == "left" else "left")
-        table = np.zeros((len(at) + 1, subjects))
-        np.add.at(table, (place, people.code[chosen]), 1.0)
+        cell = place * subjects + code[chosen]
+        table = np.bincount(cell, weight[chosen], (len(at) + 1) * subjects).reshape(-1, subjects)
         return table[::-1].cumsum(0)[::-1][1:]
 
     hits, hits_above = counts(event, "left"), counts(event, "right")
     false, false_above = counts(~event, "left"), counts(~event, "right")
-    total = np.array(
-        [np.bincount(people.code[event], minlength=subjects), np.bincount(people.code[~event], minlength=subjects)]
-    )
+    total = [np.bincount(code[chosen], weight[chosen], subjects) for chosen in (event, ~event)]
 
-    def both(weight: np.ndarray) -> np.ndarray:
-        """(R, S) -> (R, 2)."""
-        events, others = weight @ total[0], weight @ total[1]
-        tp, fp, above = weight @ hits.T, weight @ false.T, weight @ false_above.T
-        mine = tp - weight @ hits_above.T
+    def both(drawn: np.ndarray) -> np.ndarray:
+        events, others = drawn @ total[0], drawn @ total[1]
+        tp, fp, above = drawn @ hits.T, drawn @ false.T, drawn @ false_above.T
+        mine = tp - drawn @ hits_above.T
         roc = (mine * (others[:, None] - (fp + above) / 2)).sum(1)
         precision = (mine * np.nan_to_num(ratio(tp, tp + fp))).sum(1)  # nothing drawn from there: nothing is added
         return np.column_stack([ratio(roc, events * others), ratio(precision, np.where(others > 0, events, 0))])
 
-    value, draws = both(np.ones((1, subjects)))[0], both(people.drawn)
-    low, high = people.bounds(draws, np.column_stack([total[0], total[0]]).astype(float))
-    return {name: (value[i : i + 1], low[i : i + 1], high[i : i + 1]) for i, name in enumerate(("auroc", "auprc"))}
+    return both
 
 
 def reliability_of_events(p: Predictions, calibration: EventCalibration, people_of: Callable) -> pd.DataFrame:
