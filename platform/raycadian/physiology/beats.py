@@ -35,9 +35,12 @@ class Beats:
         return len(self.peaks)
 
 
-def find_beats(values: np.ndarray, kind: str, bad: np.ndarray) -> Beats:
-    """Beats of a filtered track (N,) whose `bad` samples (N,) hold nothing: beats there are left out."""
-    beats = ecg_beats(values) if kind == "ecg" else pulse_beats(values, kind)
+def find_beats(filtered: np.ndarray, repaired: np.ndarray, kind: str, bad: np.ndarray, late_s: float = 0.0) -> Beats:
+    """Beats of a track (N,), filtered and before; its `bad` samples (N,) hold nothing, and beats there are left out.
+
+    `late_s`: how much later than in `repaired` something may be in `filtered`, as a causal filter makes it.
+    """
+    beats = ecg_beats(filtered) if kind == "ecg" else pulse_beats(filtered, repaired, late_s)
     keep = ~(bad[beats.peaks] | bad[beats.feet])
     return Beats(beats.peaks[keep], beats.feet[keep], beats.inverted)
 
@@ -56,20 +59,22 @@ def ecg_beats(values: np.ndarray) -> Beats:
     return Beats(peaks, peaks, inverted)
 
 
-def pulse_beats(values: np.ndarray, kind: str) -> Beats:
-    """Systolic peaks and the feet before them, of a filtered PPG or arterial pressure (N,)."""
-    pulse = values if kind == "ppg" else zero_phase(values, "ppg")
+def pulse_beats(filtered: np.ndarray, repaired: np.ndarray, late_s: float = 0.0) -> Beats:
+    """Systolic peaks and the feet before them in a filtered PPG or arterial pressure (N,), found in the pulses' own band."""
+    pulse = zero_phase(repaired, "pulse")
     power = np.maximum(pulse, 0.0) ** 2
     start, end = runs(_mean(power, 0.111) > _mean(power, 0.667) + 0.02 * _mean(power, 10.0))
     long = end - start >= round(0.111 * RATE_HZ)
     if not long.any():
         return Beats(start[:0], start[:0])
     peaks = _apart(_extreme(pulse, start[long], end[long]), pulse)
-    if kind != "ppg":  # the wave that was filtered less has its peak a little elsewhere
-        around = round(0.1 * RATE_HZ)
-        peaks = np.unique(_extreme(values, np.maximum(peaks - around, 0), np.minimum(peaks + around + 1, len(values))))
+    early, late = (
+        round(0.1 * RATE_HZ),
+        round((0.1 + late_s) * RATE_HZ),
+    )  # the other filter has its peak a little elsewhere
+    peaks = np.unique(_extreme(filtered, np.maximum(peaks - early, 0), np.minimum(peaks + late + 1, len(filtered))))
     before = np.maximum(np.concatenate([[0], peaks[:-1]]), peaks - round(0.5 * RATE_HZ))
-    return Beats(peaks, _extreme(-values, before, peaks + 1))
+    return Beats(peaks, _extreme(-filtered, before, peaks + 1))
 
 
 def _mean(values: np.ndarray, width_s: float) -> np.ndarray:

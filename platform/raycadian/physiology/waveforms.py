@@ -32,6 +32,7 @@ from raycadian.physiology.signal_quality import LIMITS, Limits, Quality, assess,
 __all__ = ["KINDS", "RATE_HZ", "Prepared", "Stream", "WindowsQuality", "prepare", "windows_quality"]
 
 _PIECE_S = 600.0  # of a track that goes through a Stream
+_LATE_S = 0.1  # a causal filter's delay, at most: that of the PPG at 1.5 to 6 Hz
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,15 @@ def prepare(
     spec = spec or kind_of(kind)
     values = checked(values, rate_hz, spec)
     if causal:
-        filtered, flags, samples = _through_stream(values, rate_hz, kind, spec)
+        found, flags, samples = _through_stream(values, rate_hz, kind, spec)
+        filtered = Causal(kind).push(found)
     else:
         found, found_flags = repair(values, flag_samples(values, rate_hz, spec), rate_hz, spec)
         samples = count_samples(found_flags)
         found, flags = resample(found, found_flags, rate_hz)
         filtered = zero_phase(found, kind)
     bad = masked(flags)
-    beats = find_beats(filtered, kind, bad)
+    beats = find_beats(filtered, found, kind, bad, late_s=_LATE_S if causal else 0.0)
     filtered = filtered.astype(np.float32)
     if upright and beats.inverted:
         filtered = -filtered
@@ -106,21 +108,26 @@ class Stream:
 
     def push(self, values: np.ndarray, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Samples (n,) -> filtered values (m,) float64, finite, and their flags (m,); `last` gives the rest."""
+        found, flags = self.at_125(values, last)
+        return self._filter.push(found), flags
+
+    def at_125(self, values: np.ndarray, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """As `push`, not filtered."""
         values = checked(values, self._rate_hz, self._spec) if len(values) else np.empty(0, np.float32)
         found, flags = self._repair.push(values)
         for reason, n in count_samples(flags).items():
             self.samples[reason] = self.samples.get(reason, 0) + n
-        found, flags = self._resampler.push(found, flags, last)
-        return self._filter.push(found), flags
+        return self._resampler.push(found, flags, last)
 
 
 def _through_stream(
     values: np.ndarray, rate_hz: float, kind: str, spec: Kind
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Causally repaired values at 125 Hz, their flags, samples by reason."""
     stream, piece = Stream(kind, rate_hz, spec=spec), int(_PIECE_S * rate_hz)
-    pieces = [stream.push(values[i : i + piece], last=i + piece >= len(values)) for i in range(0, len(values), piece)]
-    filtered, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
-    return filtered, flags, stream.samples
+    pieces = [stream.at_125(values[i : i + piece], i + piece >= len(values)) for i in range(0, len(values), piece)]
+    found, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    return found, flags, stream.samples
 
 
 # --- the windows of a case --------------------------------------------------------------------------------------------
