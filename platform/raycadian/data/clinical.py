@@ -20,7 +20,7 @@ from raycadian.types import Issues
 
 CASE, SUBJECT_ID = "caseid", "subjectid"
 MAX_QUERY = 2_000
-_MOSTLY = 0.9  # of what is there: a column with that many numbers is one of numbers
+_MOSTLY = 0.9  # of what is there: a column with that many numbers or bounds is one of numbers
 _BOUND = r"^\s*([<>]=?)\s*(-?\d+(?:\.\d+)?)\s*$"
 _NODES = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult,
@@ -152,10 +152,10 @@ def _typed(column: pd.Series, where: str, issues: Issues) -> pd.DataFrame:
     """A column as numbers where nearly all are, with NAME_beyond where some are bounds; else as text."""
     numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
     there = column.notna()
-    if not there.any() or numbers[there].notna().mean() < _MOSTLY:
-        return column.to_frame()
     bounds = column.where(numbers.isna()).str.extract(_BOUND)
     beyond = bounds[0].notna()
+    if not there.any() or (numbers.notna() | beyond)[there].mean() < _MOSTLY:
+        return column.to_frame()
     whole = numbers.dropna() % 1 == 0  # ages are, but of infants
     beyond_by = _outwards(bounds[0]) if whole.mean() > _MOSTLY else 0.0
     numbers = numbers.where(~beyond, bounds[1].astype(np.float64) + beyond_by)
