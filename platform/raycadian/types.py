@@ -168,3 +168,12 @@ class LabelPrediction:
     """What every model of a label returns: score (B,), log odds (classify) or the label itself in its unit (regress)."""
 
     score: "Tensor"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What pretraining gives: signal (B, L, C) as it was rebuilt, standardised · hidden (P,) bool, the patches that it was
+    rebuilt without."""
+
+    signal: "Tensor"
+    hidden: "Tensor"

@@ -159,14 +159,15 @@ class LabelModel(Model):
 
     def learn(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:  # type: ignore[override]
         score, label = self.score(batch), batch["label"]
+        return LabelPrediction(self._in_unit(score)), mean_over_valid(self.each_loss(score, label), label)
+
+    def each_loss(self, score: Tensor, label: Tensor) -> Tensor:
+        """(B,): of a score, which is in its own unit; of an unknown label, that of 0."""
         known = torch.nan_to_num(label).to(score.dtype)
         if self.spec.task == "classify":
-            each = F.binary_cross_entropy_with_logits(
-                score, known, reduction="none", pos_weight=self.positive_weight.to(score.dtype)
-            )
-        else:
-            each = (score - (known - self.label_mean) / self.label_sd).square()
-        return LabelPrediction(self._in_unit(score)), mean_over_valid(each, label)
+            weight = self.positive_weight.to(score.dtype)
+            return F.binary_cross_entropy_with_logits(score, known, reduction="none", pos_weight=weight)
+        return (score - (known - self.label_mean) / self.label_sd).square()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """diagnostics: n, the number of known labels; mae and mse of the label (classify: of its probability); classify:

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from raycadian import config
+from raycadian.models import pat
 from raycadian.models.base import Model, Spec
 from raycadian.models.baselines import CMA, Persistence, Ridge, Seasonal
+from raycadian.models.cnn import CNN
 from raycadian.models.conformal import Conformal
 from raycadian.models.ensemble import Ensemble
 from raycadian.models.hybrid import Exogenous, Physics, Residual, Staged, with_signals
+from raycadian.models.label_baselines import Boosting, Last
 from raycadian.models.lstm import LSTM
 from raycadian.models.mlp import MLP
+from raycadian.models.stack import Stack
 from raycadian.models.statistics import Statistics
 
 
@@ -37,6 +41,20 @@ def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, A
             return MLP(spec, section)
         case config.Statistics():
             return Statistics(spec, section)
+        case config.Last():
+            return Last(spec, section)
+        case config.Boosting():
+            return Boosting(spec, section)
+        case config.CNN():
+            return CNN(spec, section)
+        case config.PAT():
+            return _pat(section, spec, architectures)
+        case config.TTMLabel():
+            return _ttm_label(section, spec, architectures)
+        case config.Stack():
+            return Stack(spec, section, [build(m, spec, architectures) for m in section.members])
+        case config.Masked():
+            return _masked(section, spec, architectures)
         case config.TTM():
             return _ttm(section, spec, architectures)
         case config.Exogenous():
@@ -59,11 +77,50 @@ def _ttm(section: config.TTM, spec: Spec, architectures: Iterator[dict[str, Any]
     from raycadian.models import ttm  # imports granite-tsfm: 4 s that other models don't pay
 
     if architectures is not None:
-        if (saved := next(architectures, None)) is None:
-            raise ValueError("the checkpoint holds fewer networks than its model needs")
-        network = ttm.saved_network(saved)
+        network = ttm.saved_network(_next(architectures))
     elif section.pretrained is not None:
         network = ttm.pretrained_network(spec, section)
     else:
         network = ttm.random_network(spec, section)
     return ttm.TTM(spec, section, network)
+
+
+def _ttm_label(section: config.TTMLabel, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
+    from raycadian.models import ttm_label
+
+    return ttm_label.TTMLabel(spec, section, _backbone(section, spec, architectures))
+
+
+def _backbone(section: config.TTMLabel, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Any:
+    from raycadian.models import ttm, ttm_label
+
+    return ttm_label.network(spec, section) if architectures is None else ttm.saved_backbone(_next(architectures))
+
+
+def _pat(section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
+    encoder, section = _pat_encoder(section, spec, architectures)
+    return pat.PAT(spec, section, encoder)
+
+
+def _pat_encoder(
+    section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None
+) -> tuple[pat.Encoder, config.PAT]:
+    """A checkpoint of ours holds the weights, and says which cycles they have seen."""
+    if section.pretrained is None or architectures is not None:
+        return pat.random_encoder(section, spec), section
+    return pat.pretrained(section, spec)
+
+
+def _masked(section: config.Masked, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
+    if isinstance(section.inner, config.PAT):
+        encoder, inner = _pat_encoder(section.inner, spec, architectures)
+        return pat.MaskedPAT(spec, section.model_copy(update={"inner": inner}), encoder)
+    from raycadian.models import ttm_label
+
+    return ttm_label.MaskedTTM(spec, section, _backbone(section.inner, spec, architectures))
+
+
+def _next(architectures: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    if (saved := next(architectures, None)) is None:
+        raise ValueError("the checkpoint holds fewer networks than its model needs")
+    return saved

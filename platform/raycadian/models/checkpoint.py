@@ -57,7 +57,7 @@ def export_pretrained(model: Model, folder: Path) -> None:
     Its point forecasts are the model's (within a hybrid: its correction's); the layer that gives the other quantiles is
     ours, not part of the format, and starts afresh. Raises ValueError where there is no TTM inside.
     """
-    networks = _networks(model)
+    networks = _networks(model) if model.spec.task == "forecast" else []  # a backbone alone is no forecaster
     if len(networks) != 1:
         raise ValueError(
             f"only one ttm can be exported, alone or wrapped; found {len(networks)} in {config.model_name(model.config)}"

@@ -2,8 +2,69 @@
 
 from __future__ import annotations
 
+import json
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from raycadian import config
+from raycadian.models.base import Model, Spec
+from raycadian.types import Batch, Reconstruction
+
+
+class Masked(Model):
+    """Masked autoencoding (He et al. 2022). A subclass says what is rebuilt and how.
+
+    One draw of hidden patches serves a batch; in training it comes from torch's generator, in evaluation it is always the
+    same, so that losses compare. The loss is the mean squared error over all points that were measured, or those of
+    hidden patches alone (`error`).
+    """
+
+    watched = "val/loss"
+
+    def __init__(self, spec: Spec, section: config.Masked, patches: int):
+        super().__init__(spec, section)
+        self.patches = patches
+
+    @abstractmethod
+    def signal(self, batch: Batch) -> Tensor:
+        """(B, L, C): what is to be rebuilt, standardised."""
+
+    @abstractmethod
+    def rebuild(self, signal: Tensor, batch: Batch, hidden: Tensor) -> Tensor:
+        """(B, L, C), from the patches where hidden (P,) is False."""
+
+    def forward(self, batch: Batch) -> Reconstruction:  # type: ignore[override]
+        return self._rebuilt(self.signal(batch), batch)
+
+    def _rebuilt(self, signal: Tensor, batch: Batch) -> Reconstruction:
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        hidden = draw(self.patches, self.config.share, generator).to(signal.device)
+        return Reconstruction(self.rebuild(signal, batch, hidden), hidden)
+
+    def learn(self, batch: Batch) -> tuple[Reconstruction, Tensor]:  # type: ignore[override]
+        found, _, loss = self._errors(batch)
+        return found, loss
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """diagnostics: n, the number of points measured; mae and mse over them, standardised."""
+        _, error, loss = self._errors(batch)
+        error, seen = error.detach(), batch["past_mask"]
+        means = {"mae": mean_where(error.abs(), seen), "mse": mean_where(error.square(), seen)}
+        return loss, {"n": seen.sum(), **means}
+
+    def _errors(self, batch: Batch) -> tuple[Reconstruction, Tensor, Tensor]:
+        signal, counted = self.signal(batch), batch["past_mask"]
+        found = self._rebuilt(signal, batch)
+        if self.config.error == "hidden":
+            counted = counted & found.hidden.repeat_interleave(signal.shape[1] // self.patches).unsqueeze(-1)
+        error = found.signal.to(signal.dtype) - signal
+        return found, error, mean_where(error.square(), counted)
 
 
 def draw(patches: int, share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -13,7 +74,7 @@ def draw(patches: int, share: float, generator: torch.Generator | None = None) -
     """
     if patches < 2:
         raise ValueError(
-            f"one patch of two or more is hidden and rebuilt from the others; found {patches}: lengthen the window"
+            f"of two patches or more some are rebuilt from the others; found {patches}: lengthen the window"
         )
     count = min(max(round(share * patches), 1), patches - 1)
     hidden = torch.zeros(patches, dtype=torch.bool)
@@ -21,9 +82,50 @@ def draw(patches: int, share: float, generator: torch.Generator | None = None) -
     return hidden
 
 
-def mean_squared_error(found: Tensor, signal: Tensor, observed: Tensor) -> Tensor:
-    """Over all points that were observed, hidden or not (all three (B, ...)); 0 where none was.
+def mean_where(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of the values that count; 0 where none does."""
+    return (values * (counted / counted.sum().clamp(min=1))).sum()
 
-    With the error on hidden points alone PAT's published features were far worse (AUC .541 against .773 downstream).
-    """
-    return ((found - signal).square() * (observed / observed.sum().clamp(min=1))).sum()
+
+def load_encoder(
+    folder: Path, section: config.PAT | config.TTMLabel, encoder: nn.Module, prefix: str
+) -> dict[str, Any]:
+    """The weights of a run of `masked` into an encoder as `section` describes it, whole or not at all; what the run's
+    network was, in the words of its section. Raises ValueError."""
+    inner = _pretrained_inner(folder)
+    shape = _shape(section)
+    found = {name: inner.get(name) for name in shape}
+    if found != shape:
+        lines = [f"{name}: {found[name]}, here {shape[name]}" for name in shape if found[name] != shape[name]]
+        raise ValueError(f"{folder} was pretrained with another network: {'; '.join(lines)}; set these to the first")
+    try:
+        weights = load_file(folder / "model.safetensors")
+        inside = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        encoder.load_state_dict(inside, strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder}: the weights can't be read: {error}; copy the checkpoint again") from error
+    return inner
+
+
+def _pretrained_inner(folder: Path) -> dict[str, Any]:
+    """The section of the network inside `masked` of a checkpoint."""
+    try:
+        model = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
+        kind, inner = model["kind"], model.get("inner", {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder}: no readable config.json ({error}); expected the checkpoint of a run of `masked`"
+        ) from error
+    if kind != "masked":
+        raise ValueError(f"{folder}: expected the checkpoint of a run of `masked`, found one of {kind!r}")
+    return inner
+
+
+def _shape(section: config.PAT | config.TTMLabel) -> dict[str, Any]:
+    """The settings that weights depend on."""
+    names = (
+        ("kind", "size", "embedding")
+        if isinstance(section, config.PAT)
+        else ("kind", "d_model", "layers", "patch_length", "channels")
+    )
+    return {name: getattr(section, name) for name in names}

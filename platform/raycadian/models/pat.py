@@ -1,4 +1,4 @@
-"""Pretrained Actigraphy Transformer (Ruan et al. 2024, arXiv:2411.15240): minutes of activity to patches to an encoder.
+"""Pretrained Actigraphy Transformer (Ruan et al. 2024, arXiv:2411.15240): a week of minutes to patches to a label.
 
 Shapes as in types.py, and: M minutes of a window   P patches   W width of a patch's embedding
 """
@@ -6,16 +6,28 @@ Shapes as in types.py, and: M minutes of a window   P patches   W width of a pat
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raycadian import config
+from raycadian.models import adapters
+from raycadian.models.base import LabelModel, Spec, TrainingWindows
+from raycadian.models.masked import Masked, load_encoder
+from raycadian.models.scaling import Scaling
+from raycadian.types import Batch
+
 WIDTH = 96  # of an embedding, and of each head's queries, keys and values
 FEED_FORWARD = 256
 EPSILON = 1e-6
 _KERNEL = 3  # minutes that the convolution of the Conv variants sees at once
+_PUBLISHED = re.compile(r"PAT-(?:Conv-)?[SMLH]_(29k|21k)", re.IGNORECASE)  # by the number of people
+_CYCLES = {"29k": ("C", "D", "G", "H"), "21k": ("C", "D", "G")}
 
 
 @dataclass(frozen=True)
@@ -123,30 +135,26 @@ class Head(nn.Module):
         return self.layers(patches.mean(1))
 
 
-class MaskedAutoencoder(nn.Module):
-    """Activity (B, M) -> its reconstruction (B, M) from the patches that are left visible.
+class Decoder(nn.Module):
+    """What the encoder made of the visible patches -> all minutes (B, M), standardised.
 
-    The encoder sees the visible patches alone; a decoder of one block, with the encoder's heads, sees these and a learned
-    token in the place of each hidden one, and gives 2 tanh of a patch's minutes: standard deviations, none beyond 2.
+    One block, with the encoder's heads, sees them and a learned token in the place of each hidden one, and gives 2 tanh of
+    a patch's minutes: standard deviations, none beyond 2.
     """
 
-    def __init__(self, encoder: Encoder, dropout: float = 0.1):
+    def __init__(self, size: Size, dropout: float):
         super().__init__()
-        self.encoder = encoder
         self.token = nn.Parameter(0.05 * torch.randn(WIDTH))
-        self.decoder = Block(encoder.size.heads, dropout)
-        self.minutes = nn.Linear(WIDTH, encoder.size.patch)
-        self.decoder.apply(start)
+        self.block = Block(size.heads, dropout)
+        self.minutes = nn.Linear(WIDTH, size.patch)
+        self.block.apply(start)
         self.minutes.apply(start)
 
-    def forward(self, activity: Tensor, hidden: Tensor) -> Tensor:
-        """hidden (P,) bool: the patches that are masked, the same in the whole batch."""
-        patches = self.encoder.embed(activity)
-        seen = self.encoder.encode(patches[:, ~hidden])
-        whole = self.token.to(seen.dtype).expand_as(patches).clone()
+    def forward(self, seen: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
+        """seen (B, visible patches, W), hidden (P,) bool, positions (P, W)."""
+        whole = self.token.to(seen.dtype).expand(len(seen), len(hidden), -1).clone()
         whole[:, ~hidden] = seen
-        found = self.minutes(self.decoder(whole + self.encoder.positions.to(seen.dtype)))
-        return 2 * torch.tanh(found).flatten(1)
+        return 2 * torch.tanh(self.minutes(self.block(whole + positions)).flatten(1))
 
 
 def sinusoids(patches: int) -> Tensor:
@@ -161,3 +169,104 @@ def start(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Conv1d):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def scaling(spec: Spec, section: config.PAT) -> Scaling:
+    """Raises ValueError for windows that PAT can't take. Minutes that were not worn, or not measured, are at the mean."""
+    if len(spec.past) != 1 or abs(spec.dt_min - 1) > 1e-9:
+        raise ValueError(
+            f"PAT takes one channel of activity by the minute; found {list(spec.past)} every {spec.dt_min:g} min; set "
+            "window.past to one channel of a data set with dt_s: 60"
+        )
+    return Scaling(1, spec.context if section.standardise == "minute" else 1)
+
+
+class PAT(LabelModel):
+    """The encoder, and a head on the mean of its patches. `config.cycles` is what the weights have seen of NHANES."""
+
+    def __init__(self, spec: Spec, section: config.PAT, encoder: Encoder):
+        super().__init__(spec, section)
+        self.scaling = scaling(spec, section)
+        self.encoder = encoder
+        self.head = Head(1, hidden=section.hidden, dropout=section.dropout)
+        adapters.apply(section.adapter, encoder, encoder, list(encoder.layers), self.head, adapters.PAT_TARGETS)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.encoder
+
+    def score(self, batch: Batch) -> Tensor:
+        return self.head(self.encoder(self.scaling(batch)[..., 0])).squeeze(-1).to(self.label_mean.dtype)
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        super().prepare(windows)
+        self.scaling.prepare(windows)
+
+
+class MaskedPAT(Masked):
+    """PAT's masked autoencoder: the encoder sees the visible patches alone."""
+
+    def __init__(self, spec: Spec, section: config.Masked, encoder: Encoder):
+        super().__init__(spec, section, spec.context // encoder.size.patch)
+        self.scaling = scaling(spec, section.inner)
+        self.encoder = encoder
+        self.decoder = Decoder(encoder.size, section.inner.dropout)
+
+    def signal(self, batch: Batch) -> Tensor:
+        return self.scaling(batch)
+
+    def rebuild(self, signal: Tensor, batch: Batch, hidden: Tensor) -> Tensor:
+        patches = self.encoder.embed(signal[..., 0])
+        seen = self.encoder.encode(patches[:, ~hidden])
+        return self.decoder(seen, hidden, self.encoder.positions).unsqueeze(-1)
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        self.scaling.prepare(windows)
+
+
+def random_encoder(section: config.PAT, spec: Spec) -> Encoder:
+    convolution = section.embedding == "conv"
+    return Encoder(SIZES[section.size], spec.context, convolution=convolution, dropout=section.dropout)
+
+
+def pretrained(section: config.PAT, spec: Spec) -> tuple[Encoder, config.PAT]:
+    """The encoder with the weights of `section.pretrained`, and the section with all cycles that they have seen. Raises
+    ValueError for weights of another encoder, or whose cycles nobody says."""
+    encoder = random_encoder(section, spec)
+    path = Path(section.pretrained).expanduser()
+    if path.is_dir():
+        known = load_encoder(path, section, encoder, "encoder.")["cycles"]
+    else:
+        from raycadian.models import pat_weights
+
+        pat_weights.load(encoder, path)
+        known = published_cycles(path)
+    if known is None and section.cycles is None:
+        raise ValueError(
+            f"{path}: nobody says which NHANES cycles these weights have seen, and a task on one of them would be leakage; "
+            "set pat.cycles: [C, D, G] with the letters of the cycles, [] for none"
+        )
+    seen = tuple(sorted({*(known or ()), *(section.cycles or ())}))
+    return encoder, section.model_copy(update={"cycles": seen})
+
+
+def published_cycles(path: Path) -> tuple[str, ...] | None:
+    """Of a file that is named as its authors did; None for others."""
+    found = _PUBLISHED.search(path.name)
+    return None if found is None else _CYCLES[found[1].lower()]
+
+
+def require_unseen(model: nn.Module, cycles: Iterable[str]) -> None:
+    """Raises ValueError where a PAT inside has seen one of these NHANES cycles in its pretraining, unless its
+    configuration allows it."""
+    for part in model.modules():
+        if not isinstance(part, PAT) or part.config.seen == "allow":
+            continue
+        if both := sorted(set(cycles) & set(part.config.cycles or ())):
+            raise ValueError(
+                f"leakage: the data hold NHANES cycles {both}, which the pretraining of {part.config.pretrained} has seen; "
+                "take weights without them (PAT-*_21k for 2013-14), other cycles, or force it by pat.seen: allow"
+            )

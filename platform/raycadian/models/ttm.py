@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from tsfm_public.models.tinytimemixer import TinyTimeMixerConfig, TinyTimeMixerForPrediction
+from tsfm_public.models.tinytimemixer import TinyTimeMixerConfig, TinyTimeMixerForPrediction, TinyTimeMixerModel
 from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import TinyTimeMixerLayer
 from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 
@@ -48,10 +48,8 @@ class TTM(Headed):
         self.steps = Steps(spec, network.config, config.head)
         self.tails = Tails(spec) if config.head == "student_t" else None
         self.known = Known(spec) if config.exogenous else None
-        layers = [module for module in network.backbone.modules() if isinstance(module, TinyTimeMixerLayer)]
-        adapters.apply(config.adapter, network, network.backbone, layers, network.head)
-        frequency = DEFAULT_FREQUENCY_MAPPING[_FREQUENCY.get(spec.dt_min, "oov")]
-        self.frequency = frequency if network.config.resolution_prefix_tuning else None
+        adapters.apply(config.adapter, network, network.backbone, backbone_layers(network.backbone), network.head)
+        self.frequency = frequency(network.config, spec.dt_min)
 
     @property
     def backbone(self) -> nn.Module:
@@ -153,6 +151,11 @@ def pretrained_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPredic
     if spec.horizon < found.prediction_length:
         changes["prediction_filter_length"] = spec.horizon
     found.update(changes)
+    return _load(folder, found)
+
+
+def _load(folder: Path, found: TinyTimeMixerConfig) -> TinyTimeMixerForPrediction:
+    """The weights of `folder` in a network as `found` describes it; layers that mix channels may be new."""
     transformers.utils.logging.disable_progress_bar()  # 84 small tensors need no bar
     try:
         network, info = TinyTimeMixerForPrediction.from_pretrained(
@@ -163,6 +166,68 @@ def pretrained_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPredic
     if absent := sorted(name for name in info["missing_keys"] if not any(new in name for new in _NEW_LAYERS)):
         raise ValueError(f"{folder}: not a whole TTM checkpoint, weights are missing: {absent[:3]}; fetch it again")
     return network
+
+
+def random_backbone(section: config.TTMLabel, context: int, channels: int) -> TinyTimeMixerModel:
+    """TTM without its forecasting parts, random weights: (B, L, C) -> (B, C, patches, d_model). Raises ValueError."""
+    if context % section.patch_length or context <= section.patch_length:
+        raise ValueError(
+            f"ttm cuts {context} points into two patches or more of equal length; found patch_length "
+            f"{section.patch_length}; choose a smaller divisor of {context}"
+        )
+    return saved_backbone(
+        {
+            "context_length": context, "prediction_length": section.patch_length, "patch_length": section.patch_length,
+            "patch_stride": section.patch_length, "d_model": section.d_model, "num_layers": section.layers,
+            **_for_label(section, channels),
+        }
+    )  # fmt: skip
+
+
+def pretrained_backbone(section: config.TTMLabel, context: int, channels: int) -> TinyTimeMixerModel:
+    """The backbone of the checkpoint `section.pretrained`: a folder, a hub's name, or name@revision. Raises ValueError."""
+    folder = _locate(section.pretrained)
+    found = _read_config(folder)
+    _require_equal(
+        section.pretrained,
+        {
+            "points of a piece (window / ttm_label.pieces)": (found.context_length, context),
+            "ttm_label.patch_length": (found.patch_length, section.patch_length),
+            "ttm_label.d_model": (found.d_model, section.d_model),
+            "ttm_label.layers": (found.num_layers, section.layers),
+        },
+    )
+    found.update(_for_label(section, channels) | {"light_mode": False})
+    return _load(folder, found).backbone
+
+
+def saved_backbone(architecture: dict[str, Any]) -> TinyTimeMixerModel:
+    return TinyTimeMixerModel(TinyTimeMixerConfig.from_dict(architecture))
+
+
+def backbone_layers(backbone: TinyTimeMixerModel) -> list[nn.Module]:
+    return [module for module in backbone.modules() if isinstance(module, TinyTimeMixerLayer)]
+
+
+def frequency(network: TinyTimeMixerConfig, dt_min: float) -> int | None:
+    """Granite's number of a grid step, of a network that wants one."""
+    if not network.resolution_prefix_tuning:
+        return None
+    return DEFAULT_FREQUENCY_MAPPING[_FREQUENCY.get(dt_min, "oov")]
+
+
+def _for_label(section: config.TTMLabel, channels: int) -> dict[str, Any]:
+    """What the recipe decides whatever the checkpoint says."""
+    return {
+        "dropout": section.dropout,
+        "head_dropout": section.dropout,
+        "num_input_channels": channels,
+        "mode": "mix_channel" if section.channels == "mixed" and channels > 1 else "common_channel",
+        "decoder_mode": "common_channel",
+        "prediction_channel_indices": None,
+        "exogenous_channel_indices": None,
+        "enable_forecast_channel_mixing": False,
+    }
 
 
 def _for_recipe(spec: Spec, config: config.TTM) -> dict[str, Any]:
@@ -230,8 +295,11 @@ def _require_fit(found: TinyTimeMixerConfig, spec: Spec, config: config.TTM) -> 
     channels = _channels(spec, config)
     if found.num_input_channels not in (1, channels):
         wrong["window.past"] = (f"{found.num_input_channels} channels", f"{channels} channels")
+    _require_equal(config.pretrained, wrong)
+
+
+def _require_equal(source: str, pairs: dict[str, tuple[Any, Any]]) -> None:
+    wrong = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if wrong:
         lines = "; ".join(f"{name}: expected {want}, found {have}" for name, (want, have) in wrong.items())
-        raise ValueError(
-            f"the checkpoint {config.pretrained} does not fit the recipe: {lines}; set these to the expected"
-        )
+        raise ValueError(f"the checkpoint {source} does not fit the recipe: {lines}; set these to the expected")

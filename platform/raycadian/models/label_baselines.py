@@ -1,0 +1,107 @@
+"""What a network for a label has to beat: the last value, and boosted trees. Logistic regression is in statistics.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycadian import config
+from raycadian.models import logistic
+from raycadian.models.base import LabelModel, Spec, TrainingWindows, mean_over_valid, spaced
+from raycadian.models.statistics import PER_CHANNEL, channel_statistics
+from raycadian.models.trees import Trees
+from raycadian.types import Batch
+
+_SAMPLE = 2**18  # windows that fit it
+
+
+class Last(LabelModel):
+    """The mean of a channel over the last seconds that were measured: regress gives it as it is, classify puts it through a
+    logistic regression, fitted by `prepare`. Of a window without any it takes the training mean."""
+
+    slope: Tensor
+    constant: Tensor
+    usual: Tensor
+
+    def __init__(self, spec: Spec, section: config.Last):
+        super().__init__(spec, section)
+        if section.channel not in spec.past:
+            raise ValueError(f"last.channel {section.channel!r} is none of the past channels {list(spec.past)}")
+        self.place = spec.past.index(section.channel)
+        self.points = min(max(round(section.over_s / (60 * spec.dt_min)), 1), spec.context)
+        for name in ("slope", "constant", "usual"):
+            self.register_buffer(name, torch.zeros(()))
+
+    def score(self, batch: Batch) -> Tensor:
+        last = self._last(batch)
+        last = torch.where(last.isnan(), self.usual, last)
+        if self.spec.task == "regress":
+            return (last - self.label_mean) / self.label_sd
+        return self.constant + self.slope * last
+
+    def _last(self, batch: Batch) -> Tensor:
+        """(B,), NaN where nothing was measured."""
+        value, seen = (batch[name][:, -self.points :, self.place] for name in ("past", "past_mask"))
+        return torch.where(seen, value, torch.nan).nanmean(1).to(self.slope.dtype)
+
+    @torch.no_grad()
+    def prepare(self, windows: TrainingWindows) -> None:
+        super().prepare(windows)
+        pairs = [(self._last(batch), batch["label"]) for batch in spaced(windows, _SAMPLE)]
+        last, label = (torch.cat(part).double().numpy() for part in zip(*pairs, strict=True))
+        known = ~np.isnan(last) & ~np.isnan(label)
+        if not known.any():
+            raise ValueError(f"no training window ends with a measured {self.config.channel}; take another channel")
+        self.usual.fill_(last[known].mean())
+        if self.spec.task == "classify":
+            weight = np.where(label[known] == 1, self.positive_weight.item(), 1.0)
+            (slope,), constant = logistic.fit(last[known, None], label[known], logistic=True, weight=weight)
+            self.slope.fill_(slope)
+            self.constant.fill_(constant)
+
+
+class Boosting(LabelModel):
+    """Trees on PER_CHANNEL of each channel, grown by `prepare`; `calibrate` keeps as many as do best on validation
+    windows. A channel of which a window has nothing measured is missing to them."""
+
+    def __init__(self, spec: Spec, section: config.Boosting):
+        super().__init__(spec, section)
+        self.trees = Trees(section.trees, section.depth)
+
+    def score(self, batch: Batch) -> Tensor:
+        return self.trees(self._features(batch))
+
+    def _features(self, batch: Batch) -> Tensor:
+        """(B, PER_CHANNEL x C)."""
+        found = channel_statistics(batch["past"].to(self.trees.value.dtype), self.spec.dt_min)
+        absent = ~batch["past_mask"].any(1)  # (B, C)
+        return found.masked_fill(absent.repeat(1, len(PER_CHANNEL)), torch.nan)
+
+    @torch.no_grad()
+    def prepare(self, windows: TrainingWindows) -> None:
+        super().prepare(windows)
+        pairs = [(self._features(batch), batch["label"]) for batch in spaced(windows, _SAMPLE)]
+        features, label = (torch.cat(part) for part in zip(*pairs, strict=True))
+        known = ~label.isnan()
+        if self.spec.task == "regress":
+            label = (label - self.label_mean) / self.label_sd
+        section: config.Boosting = self.config
+        self.trees.grow(
+            features[known].numpy(), label[known].double().numpy(), np.ones(int(known.sum())), lr=section.lr, l2=section.l2,
+            objective="binary:logistic" if self.spec.task == "classify" else "reg:squarederror",
+            min_weight=section.min_weight, positive_weight=self.positive_weight.item(),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def calibrate(self, windows: TrainingWindows) -> None:
+        losses, count = torch.zeros(self.config.trees + 1, dtype=torch.float64), 0
+        for batch in spaced(windows, _SAMPLE):
+            leaves = self.trees.leaves(self._features(batch)).double()  # (B, T)
+            scores = self.trees.base + torch.cat([torch.zeros(len(leaves), 1), leaves.cumsum(1)], dim=1)
+            known = int((~batch["label"].isnan()).sum())
+            each = [mean_over_valid(self.each_loss(score, batch["label"]), batch["label"]) for score in scores.T]
+            losses += torch.stack(each) * known
+            count += known
+        if count:
+            self.trees.keep(int(losses.argmin()))

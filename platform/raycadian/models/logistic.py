@@ -1,0 +1,35 @@
+"""Logistic regression and least squares on a few variables, to convergence."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+
+_RIDGE = 1e-3  # of the weights of standardised variables: keeps them finite where a variable separates the labels
+
+
+def fit(
+    x: np.ndarray, label: np.ndarray, *, logistic: bool, weight: np.ndarray | None = None, nonnegative: bool = False
+) -> tuple[np.ndarray, float]:
+    """(weights (F,), constant) for x (N, F) and label (N,), each row with its weight: the least mean cross entropy of log
+    odds x w + b (`logistic`), or mean squared error, and a ridge of 1e-3 on standardised variables."""
+    centre, spread = x.mean(0), x.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    z = (x - centre) / spread
+    weight = np.ones(len(x)) if weight is None else weight
+    weight = weight / weight.sum()
+
+    def loss(found: np.ndarray) -> tuple[float, np.ndarray]:
+        said = z @ found[:-1] + found[-1]
+        if logistic:
+            value = weight @ (np.logaddexp(0.0, said) - label * said)
+            error = weight * (0.5 * (1 + np.tanh(said / 2)) - label)
+        else:
+            value, error = 0.5 * weight @ (said - label) ** 2, weight * (said - label)
+        gradient = np.append(z.T @ error + _RIDGE * found[:-1], error.sum())
+        return value + 0.5 * _RIDGE * found[:-1] @ found[:-1], gradient
+
+    bounds = [(0.0 if nonnegative else None, None)] * x.shape[1] + [(None, None)]
+    found = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12).x
+    slope = found[:-1] / spread
+    return slope, float(found[-1] - slope @ centre)

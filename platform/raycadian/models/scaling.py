@@ -1,0 +1,45 @@
+"""Signals as networks take them: standardised by what training windows measured."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from raycadian.models.base import TrainingWindows
+from raycadian.types import Batch
+
+_BATCH = 256
+
+
+class Scaling(nn.Module):
+    """The past less its mean over training windows, divided by their standard deviation; points that were not measured
+    are at the mean: 0. Per channel, over all points of the window (`points` 1) or at each of them (`points` L)."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, channels: int, points: int = 1):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(points, channels))
+        self.register_buffer("sd", torch.ones(points, channels))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, L, C)."""
+        found = (batch["past"].to(self.mean.dtype) - self.mean) / self.sd
+        return torch.where(batch["past_mask"], found, 0.0)
+
+    @torch.no_grad()
+    def prepare(self, windows: TrainingWindows) -> None:
+        """From all training windows, in one pass. Raises ValueError for a channel of which nothing was measured."""
+        sums = torch.zeros(3, *self.mean.shape, dtype=torch.float64)  # count, sum, sum of squares
+        for batch in windows.batches(_BATCH):
+            seen = batch["past_mask"].double()
+            value = batch["past"].double() * seen
+            parts = torch.stack([seen.sum(0), value.sum(0), value.square().sum(0)])
+            sums += parts if len(self.mean) > 1 else parts.sum(1, keepdim=True)
+        if empty := (sums[0].sum(0) == 0).nonzero().flatten().tolist():
+            raise ValueError(f"past channels {empty} have no measured point in any training window; take others")
+        mean = sums[1] / sums[0].clamp(min=1)
+        sd = (sums[2] / sums[0].clamp(min=1) - mean.square()).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
+        self.sd.copy_(torch.where(sd > 1e-6 * (1 + mean.abs()), sd, 1.0))

@@ -1,0 +1,133 @@
+"""TTM's backbone with a head for a label, and its pretraining on signals without one.
+
+Shapes as in types.py, and: P patches   D width of a patch's embedding
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from raycadian import config
+from raycadian.models import adapters, ttm
+from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
+from raycadian.models.masked import Masked, load_encoder
+from raycadian.types import Batch
+
+_HIDDEN = 128  # width of the head `mlp`
+_SAMPLE = 16384  # training windows that tell how levels vary
+
+
+class TTMLabel(LabelModel):
+    """The mean over each piece's patches, of each channel, goes to the head, with the piece's level.
+
+    TTM standardises every piece by its own mean and standard deviation, and so forgets both: the head gets them back,
+    standardised by training windows, since a pressure of 60 mmHg is not one of 90.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, spec: Spec, section: config.TTMLabel, network: nn.Module):
+        super().__init__(spec, section)
+        self.network = network
+        level = 2 * len(spec.past)
+        self.register_buffer("centre", torch.zeros(level))
+        self.register_buffer("spread", torch.ones(level))
+        width = section.pieces * (len(spec.past) * network.config.d_model + level)
+        self.head = _head(section, width)
+        adapters.apply(section.adapter, network, network, ttm.backbone_layers(network), self.head)
+        self.frequency = ttm.frequency(network.config, spec.dt_min)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.network
+
+    def score(self, batch: Batch) -> Tensor:
+        past, mask = _pieces(batch, self.config.pieces, self.centre.dtype)
+        token = None if self.frequency is None else torch.full((len(past),), self.frequency, device=past.device)
+        found = self.network(past, past_observed_mask=mask, freq_token=token)
+        level = (_level(found.loc, found.scale) - self.centre) / self.spread
+        seen = torch.cat([found.last_hidden_state.mean(2).flatten(1).to(level.dtype), level], dim=1)
+        return self.head(seen.reshape(len(batch["past"]), -1)).squeeze(-1).to(level.dtype)
+
+    @torch.no_grad()
+    def prepare(self, windows: TrainingWindows) -> None:
+        super().prepare(windows)
+        levels = []
+        for batch in spaced(windows, _SAMPLE):
+            past, mask = _pieces(batch, self.config.pieces, self.centre.dtype)
+            levels.append(_level(*self.network.scaler(past, mask)[1:]))
+        found = torch.cat(levels)
+        self.centre.copy_(found.mean(0))
+        self.spread.copy_(found.std(0, correction=0).clamp(min=1e-6))
+
+
+class MaskedTTM(Masked):
+    """Hidden patches are 0, the window's mean, in what the backbone sees; a linear layer rebuilds every patch."""
+
+    def __init__(self, spec: Spec, section: config.Masked, network: nn.Module):
+        patch = network.config.patch_length
+        super().__init__(spec, section, spec.context // section.inner.pieces // patch)
+        self.network = network
+        self.decoder = nn.Linear(network.config.d_model, patch)
+        self.frequency = ttm.frequency(network.config, spec.dt_min)
+
+    def signal(self, batch: Batch) -> Tensor:
+        past, mask = _pieces(batch, self.config.inner.pieces, self.levels.dtype)
+        found = self.network.scaler(past, mask)[0]
+        return torch.where(mask, found, 0.0).reshape(batch["past"].shape)
+
+    def rebuild(self, signal: Tensor, batch: Batch, hidden: Tensor) -> Tensor:
+        pieces = signal.unflatten(1, (self.config.inner.pieces, -1)).flatten(0, 1)
+        gone = hidden.repeat_interleave(pieces.shape[1] // len(hidden)).unsqueeze(-1)
+        patches = self.network.patching(pieces.masked_fill(gone, 0.0))  # (B, C, P, patch)
+        token = None if self.frequency is None else torch.full((len(pieces),), self.frequency, device=signal.device)
+        found = self.network.encoder(patches, return_dict=True, freq_token=token).last_hidden_state
+        rebuilt = self.decoder(found[:, :, -len(hidden) :])  # a frequency's token stands before the patches
+        return rebuilt.flatten(2).mT.reshape(signal.shape)
+
+
+def network(spec: Spec, section: config.TTMLabel) -> nn.Module:
+    """The backbone, with the weights of `section.pretrained` where it names some. Raises ValueError."""
+    if spec.context % section.pieces:
+        raise ValueError(
+            f"ttm_label.pieces {section.pieces} don't divide the window's {spec.context} points; take a divisor of it"
+        )
+    context, channels = spec.context // section.pieces, len(spec.past)
+    if section.pretrained is None:
+        return ttm.random_backbone(section, context, channels)
+    if _is_ours(Path(section.pretrained).expanduser()):
+        found = ttm.random_backbone(section, context, channels)
+        load_encoder(Path(section.pretrained).expanduser(), section, found, "network.")
+        return found
+    return ttm.pretrained_backbone(section, context, channels)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of this platform, and not one of granite's."""
+    path = folder / "config.json"
+    return path.is_file() and '"weights_sha256"' in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _head(section: config.TTMLabel, width: int) -> nn.Module:
+    if section.head == "linear":
+        return nn.Sequential(nn.Dropout(section.dropout), nn.Linear(width, 1))
+    return nn.Sequential(
+        nn.Dropout(section.dropout), nn.Linear(width, _HIDDEN), nn.GELU(), nn.Dropout(section.dropout),
+        nn.Linear(_HIDDEN, 1),
+    )  # fmt: skip
+
+
+def _pieces(batch: Batch, pieces: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Past and mask, (B x pieces, L / pieces, C)."""
+    return tuple(
+        part.unflatten(1, (pieces, -1)).flatten(0, 1) for part in (batch["past"].to(dtype), batch["past_mask"])
+    )
+
+
+def _level(loc: Tensor, scale: Tensor) -> Tensor:
+    """(B, 2 C): mean and log standard deviation of each channel, from TTM's scaler (B, 1, C)."""
+    return torch.cat([loc, scale.log()], dim=1).flatten(1)
