@@ -400,3 +400,13 @@ def test_lstm_forecasts_stay_within_what_glucose_can_be(batch, training):
         with torch.no_grad():
             inner.head[-1].bias.fill_(1e4)
         assert model(batch).quantiles[..., SPEC.middle :].detach().numpy() == pytest.approx(600, abs=1e-3)
+
+
+def test_noise_on_the_level_is_of_training_alone(training, batch):
+    noisy, plain = (prepared(config.MLP(lags=12, hidden=8, level_noise=n, dropout=0), training) for n in (1, 0))
+    noisy.load_state_dict(plain.state_dict())
+    forecast = [model.eval()(batch).quantiles for model in (noisy, plain)]
+    assert torch.equal(*forecast)
+    noisy.train(), plain.train()
+    assert torch.equal(plain(batch).quantiles, plain(batch).quantiles)
+    assert not torch.equal(noisy(batch).quantiles, noisy(batch).quantiles)

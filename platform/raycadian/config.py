@@ -141,9 +141,14 @@ class SignalQuality(Schema):
     """Samples neither measured nor repaired, at most."""
     beats: Count = 3
     """Cardiac cycles, at least."""
+    pause_s: Positive = 3.0
+    """Longest time without a beat."""
+    rate_bpm: Positive = 200.0
+    """Beats a minute, at most."""
     ecg_shape: Fraction = 0.9
+    ecg_edges: Positive = 3.0
     ppg_shape: Fraction = 0.86
-    ppg_skewness: float = 0.0
+    ppg_skewness: Fraction = 0.8
     abp_normal: Fraction = 0.8
 
 

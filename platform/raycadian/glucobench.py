@@ -61,7 +61,7 @@ PUBLISHED = {
 
 _TRAINING = {"epochs": 30, "batch_size": 256, "weight_decay": 1e-3, "early_stopping": {"patience": 5}, "device": "cpu"}
 _WINDOW = {"eval_stride": 3, "known": ["hour_sin", "hour_cos"]}
-_NETWORK = {"kind": "mlp", "lags": 24, "head": "student_t"}
+_NETWORK = {"kind": "mlp", "lags": 24, "level_noise": 0.5, "head": "student_t"}
 BLEND = {
     "kind": "ensemble",
     "weights": "validation",

@@ -63,7 +63,10 @@ class MLP(Headed):
         """x (B, size), scaled, and the last value (B, 1) mg/dL."""
         recent = batch["past"][:, -self.config.lags - 1 :, 0].to(self.unit_mgdl.dtype)
         last = recent[:, -1:]
-        columns = [recent.diff(dim=1) / self.change_mgdl, (last - self.level[0]) / self.level[1]]
+        level = (last - self.level[0]) / self.level[1]
+        if self.training and self.config.level_noise:
+            level = level + self.config.level_noise * torch.randn_like(level)
+        columns = [recent.diff(dim=1) / self.change_mgdl, level]
         if self.config.hour:
             angle = (batch["local_h"].to(last.dtype) * (2 * math.pi / 24))[:, None]
             columns += [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
