@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raycadian.data.biosignals import read_case
-from raycadian.data.clinical import cohort, read_clinical
+from raycadian.data.clinical import cohort
 from raycadian.data.simulated_biosignals import write_vital
 from raycadian.data.vitaldb_api import VitalDB
 from raycadian.types import Issues
@@ -133,7 +133,7 @@ def test_read_case_by_its_id(api, client, monkeypatch, tmp_path):
 
 
 def test_a_cohort_from_the_tables(client):
-    table = read_clinical(client.clinical_table(), Issues())
+    table = client.clinical(Issues())
     assert table["age"].tolist() == [70, 90, 71]
     found = cohort(table, "age >= 70", ["SNUADC/ART", "ART_MBP"], client.tracks_of_cases())
     assert found.index.tolist() == ["1"]

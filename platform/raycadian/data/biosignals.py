@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ def read_case(
     *,
     tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
     units: Mapping[str, str] | None = None,
+    optional: Collection[str] = (),
     format: Format = "auto",
     rate_hz: float | None = None,
     subject: str | None = None,
@@ -37,6 +38,7 @@ def read_case(
     source: a file, or 'vitaldb:12' for a case of the public data set (downloaded once, see vitaldb_api.py)
     tracks: names in the file ('SNUADC/ECG_II', or 'ECG_II' where one device has it), or our name -> name in the file, or
         several of which the first that the file has is taken; all tracks where None
+    optional: those of our names that a case may lack
     units: of the tracks, by the names they have in the result; a track comes in that unit or is an error
     rate_hz: of a table or an archive that says none; a contradiction is an error
     subject: whose it is; else what `clinical` (subjectid), then the file itself says. '' is nobody in particular
@@ -49,7 +51,7 @@ def read_case(
     path = _local(source)
     wanted = _wanted(tracks)
     found = _read(path, format, wanted, units, rate_hz, issues)
-    held = dict(found.tracks) if wanted is None else _named(found, wanted, path, format)
+    held = dict(found.tracks) if wanted is None else _named(found, wanted, optional, path, format)
     if not held:
         raise ValueError(f"{path}: no track with samples")
     held = {
@@ -151,9 +153,11 @@ def _wanted(tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None) ->
     return {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in named}
 
 
-def _named(found: Case, wanted: Mapping[str, Sequence[str]], path: Path, format: Format) -> dict[str, Any]:
+def _named(
+    found: Case, wanted: Mapping[str, Sequence[str]], optional: Collection[str], path: Path, format: Format
+) -> dict[str, Any]:
     held = {ours: find(found.tracks, theirs, path) for ours, theirs in wanted.items()}
-    absent = [" or ".join(wanted[ours]) for ours, full in held.items() if full is None]
+    absent = [" or ".join(wanted[ours]) for ours, full in held.items() if full is None and ours not in optional]
     if absent:
         names = track_names(path, format)
         raise ValueError(

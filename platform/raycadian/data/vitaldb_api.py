@@ -19,8 +19,12 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from raycadian.data.clinical import read_clinical, tracks_of_cases
 from raycadian.data.source import open_bytes
 from raycadian.data.vital_files import track_names
+from raycadian.types import Issues
 
 ENDPOINT = "https://api.vitaldb.net"
 VERSION = "1.0.1"  # of the data set, which the package asks for
@@ -68,16 +72,12 @@ class VitalDB:
             raise ValueError(f"VitalDB's cases are numbers from 1 (6,388 of them), found {case!r}")
         return self._fetch(f"{self.version}/{case}.vital", lambda path: bool(track_names(path)))
 
-    def clinical_table(self) -> Path:
-        """The clinical table, as `clinical.read_clinical` takes it. Raises ValueError, ConnectionError."""
-        return self._fetch("cases", lambda path: b"subjectid" in _first_line(path))
+    def clinical(self, issues: Issues) -> pd.DataFrame:
+        """The clinical table, typed (see clinical.py). Raises ValueError, ConnectionError."""
+        return read_clinical(self._fetch("cases", lambda path: b"subjectid" in _first_line(path)), issues)
 
     def tracks_of_cases(self) -> dict[str, set[str]]:
         """Case -> names of its tracks. Raises ValueError, ConnectionError."""
-        import pandas as pd
-
-        from raycadian.data.clinical import tracks_of_cases
-
         path = self._fetch("trks", lambda path: b"tname" in _first_line(path))
         with open_bytes(path) as stream:
             return tracks_of_cases(
