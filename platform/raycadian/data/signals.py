@@ -154,8 +154,11 @@ def _selected(
         sources = files if card.vitaldb is None else {c: VITALDB + c for c in map(str, card.vitaldb)}
         return [(case, source, {}) for case, source in sources.items()]
     from raycadian.data import clinical
+    from raycadian.data.vitaldb_api import VitalDB
 
-    table = clinical.cohort(_clinical(card, folder, issues), card.cohort)
+    tracks = list(card.waveforms.values()) if card.vitaldb == "cohort" else []  # what a case lacks is not downloaded
+    available = VitalDB().tracks_of_cases() if tracks else None
+    table = clinical.cohort(_clinical(card, folder, issues), card.cohort, tracks, available)
     chosen = table.index if card.vitaldb in (None, "cohort") else [str(case) for case in card.vitaldb]
     sources = {c: VITALDB + c for c in chosen} if card.vitaldb is not None else files
     named = {case: case if case in table.index else case.lstrip("0") for case in sources}  # 0012 is case 12
@@ -233,8 +236,9 @@ def _cleaned(case: dict[str, Any], subject: str, card: SignalCard, issues: Issue
     units = {c: unit for c in wanted if (unit := unit_of(c))}
     try:
         read = read_case(
-            case["source"], tracks=wanted, units=units, subject=subject, clinical=case["clinical"], issues=issues
-        )
+            case["source"], tracks=wanted, units=units, optional=card.numerics, subject=subject,
+            clinical=case["clinical"], issues=issues,
+        )  # fmt: skip
         return clean(read, card, issues=issues)
     except (ValueError, ConnectionError) as error:
         issues.add("case that can't be used (left out)", str(error))
