@@ -250,7 +250,8 @@ def code_version() -> str:
 
 
 def _physiology(root: Path) -> list[Path]:
-    return [root / "physiology" / f"{name}.py" for name in ("beats", "filters", "repair", "signal_quality", "wear")]
+    names = ("beats", "filters", "repair", "signal_quality", "waveforms", "wear")
+    return [root / "physiology" / f"{name}.py" for name in names]
 
 
 def _file_hash(path: Path) -> str:
