@@ -148,6 +148,7 @@ class SignalQuality(Schema):
     ecg_shape: Fraction = 0.9
     ecg_edges: Positive = 3.0
     ppg_shape: Fraction = 0.86
+    ppg_edges: Positive = 3.0
     ppg_skewness: Fraction = 0.8
     abp_normal: Fraction = 0.8
 

@@ -26,7 +26,7 @@ class Reason(IntFlag):
     PAUSE = 32  # no beat for more than 3 s
     FAST = 64  # more than 200 beats a minute
     SHAPE = 128  # beats unlike one another: the ECG's index, and that of pulses
-    EDGES = 256  # ECG: far steeper than its QRS complexes: electrocautery, a loose electrode
+    EDGES = 256  # ECG and PPG: far steeper than its beats: electrocautery, a loose electrode, a moving finger
     SKEWNESS = 512  # PPG
     PRESSURE = 1024  # ABP: too many abnormal beats
 

@@ -7,7 +7,7 @@ Shape (ECG and PPG): the mean correlation of the window's beats with their templ
 length the template is their mean, and the mean correlation with it is its length: a running sum gives it for windows however
 they overlap. PPG: skewness (Elgendi 2016, Bioengineering 3:21; pieces of 3 s, as in neurokit2). Its plain value over clean windows of
 two real records is 0.26 to 0.66, so "at least 0.8" can't mean that: here the index is the share of a window's pieces of 3 s, one a
-second, that are skewed to the right. ECG: no edge far steeper than its QRS complexes (ours). ABP: the share of normal beats by the signal
+second, that are skewed to the right. No edge of an ECG or PPG is far steeper than those of its beats (ours). ABP: the share of normal beats by the signal
 abnormality index (Sun, Reisner, Mark 2006, Comput Cardiol 33:13; thresholds of its code, jSQI 3.0).
 """
 
@@ -31,9 +31,10 @@ class Limits:
     rate_bpm: float = 200.0
     ecg_shape: float = 0.9
     ecg_edges: float = (
-        3.0  # times the median QRS complex's steepest slope; ectopic beats of two real records reach 2.95
+        3.0  # times the steepest slope of the median QRS complex; ectopic beats of real records reach 2.95
     )
     ppg_shape: float = 0.86  # Orphanidou et al. 2015
+    ppg_edges: float = 3.0  # times the steepest slope of the median pulse
     ppg_skewness: float = 0.8  # share of the pieces of 3 s that are skewed to the right
     abp_normal: float = 0.8  # share of beats
 
@@ -86,6 +87,7 @@ def assess(
         case "ppg":
             index = _likeness(filled, beats.peaks, bad, low, high)
             reasons |= _flag(~(index >= limits.ppg_shape), Reason.SHAPE)
+            reasons |= _flag(_steepest(values, beats.peaks, starts, length, low, high) > limits.ppg_edges, Reason.EDGES)
             skewness = _skewed_share(filled, bad, starts, length)
             reasons |= _flag(~(skewness >= limits.ppg_skewness), Reason.SKEWNESS)
         case "abp":
@@ -154,15 +156,15 @@ def _likeness(values: np.ndarray, peaks: np.ndarray, bad: np.ndarray, low: np.nd
 def _steepest(
     values: np.ndarray, peaks: np.ndarray, starts: np.ndarray, length: int, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Steepest slope of each window over the median of the steepest slopes of its QRS complexes, (W,); NaN without a beat."""
+    """Steepest slope of each window over the median of the steepest slopes around its beats, (W,); NaN without a beat."""
     if not len(peaks) or not len(starts):
         return np.full(len(starts), np.nan)
     slope = np.nan_to_num(np.abs(np.gradient(values)))  # 0 beside masked samples
-    around = round(0.1 * RATE_HZ)
-    qrs = slope[np.clip(peaks[:, None] + np.arange(-around, around + 1), 0, len(values) - 1)].max(1)
+    around = round(0.15 * RATE_HZ)
+    beat = slope[np.clip(peaks[:, None] + np.arange(-around, around + 1), 0, len(values) - 1)].max(1)
     edges = np.stack([starts, starts + length], 1).ravel()
     steepest = np.maximum.reduceat(np.append(slope, 0), edges)[::2]
-    usual = np.array([np.median(qrs[a:b]) if b > a else np.nan for a, b in zip(low, high, strict=True)])
+    usual = np.array([np.median(beat[a:b]) if b > a else np.nan for a, b in zip(low, high, strict=True)])
     with np.errstate(divide="ignore", invalid="ignore"):
         return steepest / usual
 
