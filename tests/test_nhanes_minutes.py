@@ -93,6 +93,16 @@ def test_gaps_in_the_samples_stay_gaps(mims, tmp_path):
     assert np.isnan(recording.channels[ACTIVITY_MIMS][100:150]).all() and not recording.observed[100:150].any()
 
 
+def test_a_recording_without_its_end(mims, tmp_path):
+    """What is cut off at a row's end can't be told from the file alone."""
+    table = Xpt.open(mims / "PAXMIN_G.XPT").frame()
+    write_xpt(table.iloc[:-3000], tmp_path / "PAXMIN_G.XPT")
+    (tmp_path / "PAXHD_G.XPT").write_bytes((mims / "PAXHD_G.XPT").read_bytes())
+    found, issues = read(tmp_path)
+    assert [len(r) for r in found] == [11_520, 11_520, 8_520]
+    assert issues.counts["recording that doesn't end when its monitor did (PAXLDAY, PAXLTIME)"] == 1
+
+
 def test_a_minute_is_where_its_number_says(tmp_path):
     table = person(weekday=6).drop(index=range(500)).drop(index=range(3000, 10080))
     (recording,), issues = read_table(tmp_path, table)
@@ -199,7 +209,7 @@ def test_another_table_and_no_start(counts, mims, tmp_path):
         minutes_reader(demo, None)
     with pytest.raises(ValueError, match="minutes without PAXHD"):
         minutes_reader(minutes, None)
-    with pytest.raises(ValueError, match="no column PAXFTIME, PAXFDAY in table 'DEMO_D'"):
+    with pytest.raises(ValueError, match="no column PAXFTIME, PAXFDAY, PAXLTIME, PAXLDAY in table 'DEMO_D'"):
         list(minutes_reader(minutes, demo)(Issues()))
     heads = Xpt.open(mims / "PAXHD_G.XPT").frame()
     write_xpt(heads.iloc[1:], tmp_path / "PAXHD_G.XPT")
@@ -207,7 +217,7 @@ def test_another_table_and_no_start(counts, mims, tmp_path):
     assert len(list(minutes_reader(minutes, Xpt.open(tmp_path / "PAXHD_G.XPT"))(issues))) == 2
     assert issues.counts["person without a row in PAXHD (left out)"] == 1
     write_xpt(heads.assign(PAXFTIME="25:00:00"), tmp_path / "PAXHD_H.XPT")
-    with pytest.raises(ValueError, match="began on '.*day' at '25:00:00'"):
+    with pytest.raises(ValueError, match="the monitor ran from '.*day' '25:00:00' to"):
         list(minutes_reader(minutes, Xpt.open(tmp_path / "PAXHD_H.XPT"))(Issues()))
 
 

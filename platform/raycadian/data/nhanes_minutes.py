@@ -12,7 +12,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,8 +35,11 @@ MOST_MIMS_MINUTES = 10 * 1_440
 WEAR = {"choi": choi, "troiano": troiano}
 _COUNTS = ("SEQN", "PAXSTAT", "PAXCAL", "PAXDAY", "PAXN", "PAXINTEN")
 _MIMS = ("SEQN", "PAXSSNMP", "PAXMTSM", "PAXPREDM", "PAXQFM")
+_MONITORS = ("SEQN", "PAXFTIME", "PAXFDAY", "PAXLTIME", "PAXLDAY")
+_MINUTE, _WEEK = np.timedelta64(60, "s"), np.timedelta64(7 * 86_400, "s")
 _SHARD_BYTES = 32 * 1024**2
 
+Span = tuple[np.datetime64, np.datetime64]
 Person = tuple[str, dict[str, np.ndarray]]
 
 
@@ -64,11 +67,12 @@ def read_counts(xpt: Xpt, wear: str, issues: Issues, begin: int = 0, end: int | 
 def read_mims(xpt: Xpt, monitors: Xpt, issues: Issues, begin: int = 0, end: int | None = None) -> Iterator[Recording]:
     """Recordings of PAXMIN, begun when PAXHD (`monitors`) says. MIMS a minute, NaN where not computable or of bad quality;
     `observed` where also worn. Raises ValueError."""
-    starts = monitor_starts(monitors)
+    spans = monitor_spans(monitors)
     for subject, rows in people_of(xpt, _MIMS, begin, end):
-        if subject not in starts:
+        if subject not in spans:
             issues.add("person without a row in PAXHD (left out)", f"SEQN {subject}")
             continue
+        start, end = spans[subject]
         since = rows["PAXSSNMP"] / SAMPLES_A_MINUTE
         minute = _minutes(since, MOST_MIMS_MINUTES, f"{xpt.path.name}: SEQN {subject}: PAXSSNMP / 4800", issues)
         n = int(minute.max(initial=-1)) + 1
@@ -76,7 +80,9 @@ def read_mims(xpt: Xpt, monitors: Xpt, issues: Issues, begin: int = 0, end: int 
         bad = (mims < 0) | (_placed(_codes(rows["PAXQFM"]), minute, n) > 0)
         issues.add("minute of bad quality (missing)", f"SEQN {subject}", int(bad.sum()))
         mims[bad] = np.nan
-        yield from _recording(subject, starts[subject], ACTIVITY_MIMS, mims, worn & ~np.isnan(mims), issues)
+        if abs((start + n * _MINUTE - end + _WEEK // 2) % _WEEK - _WEEK // 2) > 2 * _MINUTE:
+            issues.add("recording that doesn't end when its monitor did (PAXLDAY, PAXLTIME)", f"SEQN {subject}")
+        yield from _recording(subject, start, ACTIVITY_MIMS, mims, worn & ~np.isnan(mims), issues)
 
 
 def people_of(xpt: Xpt, names: tuple[str, ...], begin: int = 0, end: int | None = None) -> Iterator[Person]:
@@ -87,8 +93,9 @@ def people_of(xpt: Xpt, names: tuple[str, ...], begin: int = 0, end: int | None 
     before = xpt.read(["SEQN"], begin - 1, begin)["SEQN"][0] if begin else np.nan
     seen: set[float] = set()
     parts: list[dict[str, np.ndarray]] = []
-    for first in range(begin, xpt.rows, BLOCK_ROWS):
-        block = xpt.read(names, first, first + BLOCK_ROWS)
+    step = min(BLOCK_ROWS, end - begin + 1)  # one more: the next person's first row ends the last person
+    for first in range(begin, xpt.rows, step):
+        block = xpt.read(names, first, first + step)
         seqn = block["SEQN"]
         edges = np.flatnonzero(seqn != np.concatenate([[before], seqn[:-1]]))
         for i, (a, b) in enumerate(pairwise([0, *edges, len(seqn)])):
@@ -106,24 +113,55 @@ def people_of(xpt: Xpt, names: tuple[str, ...], begin: int = 0, end: int | None 
         yield _person(parts)
 
 
-def monitor_starts(monitors: Xpt) -> dict[str, np.datetime64]:
-    """When each person's monitor began, by subject: PAXFTIME (HH:MM:SS) on PAXFDAY (a weekday's name). Raises ValueError."""
-    monitors.require("SEQN", "PAXFTIME", "PAXFDAY")
-    table = monitors.frame(["SEQN", "PAXFTIME", "PAXFDAY"])
-    starts = {}
-    for subject, clock, weekday in zip(subject_ids(table["SEQN"]), table["PAXFTIME"], table["PAXFDAY"], strict=True):
-        if not clock and not weekday:
+def people_rows(xpt: Xpt) -> list[tuple[str, int, int]]:
+    """Each person's subject and rows [begin, end), from SEQN alone. Raises ValueError where they don't lie together."""
+    before, edges, firsts = np.nan, [], []
+    for number, block in enumerate(xpt.blocks(["SEQN"])):
+        seqn = block["SEQN"]
+        at = np.flatnonzero(seqn != np.concatenate([[before], seqn[:-1]]))
+        edges.append(at + number * BLOCK_ROWS)
+        firsts.append(seqn[at])
+        before = seqn[-1]
+    begins, seqn = np.concatenate([[], *edges]).astype(np.int64), np.concatenate([[], *firsts])
+    seen: set[float] = set()
+    for one, begin in zip(seqn, begins, strict=True):
+        _once(one, seen, xpt, int(begin))
+    ends = [*begins[1:].tolist(), xpt.rows]
+    return list(zip(subject_ids(seqn).tolist(), begins.tolist(), ends, strict=True))
+
+
+def monitor_spans(monitors: Xpt) -> dict[str, Span]:
+    """When each person's monitor began and ended, by subject: PAXFTIME (HH:MM:SS) on PAXFDAY (a weekday's name), PAXLTIME on
+    PAXLDAY, both in the week that stands for all. Raises ValueError."""
+    monitors.require(*_MONITORS)
+    return _spans(monitors.path, monitors.path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _spans(path: Path, _: int) -> dict[str, Span]:
+    """Of a file at its time of writing: read once, though people are read one at a time."""
+    table = Xpt.open(path).frame(_MONITORS)
+    spans: dict[str, Span] = {}
+    for subject, row in zip(subject_ids(table["SEQN"]), table.itertuples(index=False), strict=True):
+        if not row.PAXFTIME and not row.PAXFDAY:
             continue  # a monitor without data
-        time = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)", clock)
-        if time is None or weekday.lower() not in WEEKDAYS or subject in starts:
+        start, end = _moment(row.PAXFDAY, row.PAXFTIME), _moment(row.PAXLDAY, row.PAXLTIME)
+        if start is None or end is None or subject in spans:
             raise ValueError(
-                f"{monitors.path}: SEQN {subject}: the monitor began on {weekday!r} at {clock!r}; expected one row a person with "
-                "a weekday's name and HH:MM:SS"
+                f"{path}: SEQN {subject}: the monitor ran from {row.PAXFDAY!r} {row.PAXFTIME!r} to {row.PAXLDAY!r} {row.PAXLTIME!r}; "
+                "expected one row a person, a weekday's name and HH:MM:SS"
             )
-        hours, minutes, seconds = map(int, time.groups())
-        start = weekday_start(WEEKDAYS.index(weekday.lower()))
-        starts[subject] = start + np.timedelta64(3600 * hours + 60 * minutes + seconds, "s")
-    return starts
+        spans[subject] = start, end
+    return spans
+
+
+def _moment(weekday: str, clock: str) -> np.datetime64 | None:
+    """A clock on a weekday of the week that stands for all; None where it is none."""
+    time = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)", clock)
+    if time is None or weekday.lower() not in WEEKDAYS:
+        return None
+    hours, minutes, seconds = map(int, time.groups())
+    return weekday_start(WEEKDAYS.index(weekday.lower())) + np.timedelta64(3600 * hours + 60 * minutes + seconds, "s")
 
 
 def weekday_start(weekday: int) -> np.datetime64:
