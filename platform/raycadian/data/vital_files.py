@@ -10,6 +10,7 @@ integers as 64-bit ones, and it leaves the file open. The tests hold this one ag
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -98,6 +99,8 @@ def _parse(path: Path, wanted: Sequence[str] | None) -> _File:
                     tracks[number] = found
                 elif kind == _RECORD and len(body) >= 12:
                     skip, time, number = struct.unpack_from("<HdH", body)
+                    if not math.isfinite(time):
+                        raise EOFError("a record without a time")
                     start = min(start, time) if start and time > 0 else start or max(time, 0.0)
                     found = tracks.get(number)
                     if found and found.wanted:

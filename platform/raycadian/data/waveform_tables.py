@@ -41,14 +41,14 @@ def read_table(
     rate_hz: where the table has no times; with times it must agree with them. units: of columns whose name has none.
     """
     source = Source.of(path)
-    header = pq.read_schema(path).names if source.is_parquet else _header(source)
+    header = _header(source)
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise ValueError(f"{path}: several columns are called {twice[0]!r}; rename all but one")
     times = next((name for name in header if name.strip().lower() in TIMES), None)
     named = {_split_unit(name)[0]: name for name in header if name != times}
     names = present(named, wanted)
     with _explained(path):
-        columns = _columns(source, [named[name] for name in names], times, len(header))
+        columns = _columns(source, [named[name] for name in names], times, len(header) > 1)
     clock = columns.pop(times) if times else None
     start, seconds = _seconds(clock, path)
     tracks = {}
@@ -92,15 +92,16 @@ def track_names(path: Path) -> list[str]:
     if zipfile.is_zipfile(path):
         with np.load(path, allow_pickle=False) as archive:
             return [key for key in archive.files if key not in _WHOLE and key.rpartition(".")[2] not in _ABOUT]
-    source = Source.of(path)
-    header = pq.read_schema(path).names if source.is_parquet else _header(source)
-    return [_split_unit(name)[0] for name in header if name.strip().lower() not in TIMES]
+    return [_split_unit(name)[0] for name in _header(Source.of(path)) if name.strip().lower() not in TIMES]
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
 def _header(source: Source) -> list[str]:
+    if source.is_parquet:
+        with _explained(source.path):
+            return pq.read_schema(source.path).names
     line = source.lines[header_at(source)]
     return split(line, delimiter_of(line))
 
@@ -110,7 +111,7 @@ def _split_unit(name: str) -> tuple[str, str]:
     return (match[1], match[2].strip()) if match else (name.strip(), "")
 
 
-def _columns(source: Source, names: list[str], times: str | None, n_columns: int) -> dict[str, pa.ChunkedArray]:
+def _columns(source: Source, names: list[str], times: str | None, skip_blank: bool) -> dict[str, pa.ChunkedArray]:
     wanted = [*names, *([times] if times else [])]
     if source.is_parquet:
         with pq.ParquetFile(source.path) as file:
@@ -128,7 +129,7 @@ def _columns(source: Source, names: list[str], times: str | None, n_columns: int
             table = pacsv.read_csv(
                 stream,
                 read_options=pacsv.ReadOptions(skip_rows=start, encoding=source.encoding.removesuffix("-sig")),
-                parse_options=pacsv.ParseOptions(delimiter=delimiter),
+                parse_options=pacsv.ParseOptions(delimiter=delimiter, ignore_empty_lines=skip_blank),
                 convert_options=pacsv.ConvertOptions(include_columns=_as_written(source, wanted), null_values=_MISSING),
             ).rename_columns(wanted)
     return {name: table[name] for name in wanted}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,6 @@ import numpy as np
 
 from raycadian.data.tracks import check_length, present, waveform
 from raycadian.types import Case, Issues, Track
-
-_FILE = re.compile(r"^[\w.~-]+$")  # a signal's file lies beside its header: no path leads elsewhere
 
 
 def read_wfdb(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
@@ -54,9 +51,6 @@ def _header(path: Path) -> Any:
         header = wfdb.rdheader(str(path.with_suffix("")))
     if getattr(header, "n_seg", None) is not None:
         raise ValueError(f"{path}: a record of several segments; read its segments, or join them with wfdb first")
-    for name in set(header.file_name or []):
-        if not _FILE.match(name):
-            raise ValueError(f"{path}: the signal's file {name!r} is not beside its header")
     check_length((header.sig_len or 0) * max(header.samps_per_frame or [1]), str(path))
     header.sig_name = list(header.sig_name or [])
     return header
