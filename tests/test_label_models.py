@@ -71,6 +71,29 @@ def test_float64_scores_do_not_depend_on_the_batch_they_stand_in(name, task, dat
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_mixed_precision_keeps_the_score(name, data):
+    model = prepared(CASES[name], data["regress"], REGRESS)
+    batch = rows(data["regress"])
+    exact = model(batch).score
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(batch).score
+        loss, _ = model.loss(batch)
+    assert mixed.dtype == loss.dtype == torch.float32
+    assert (mixed - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_mixed_precision_keeps_the_reconstruction(name, data):
+    model = prepared(MASKED[name], data["pretrain"], PRETRAIN)
+    batch = rows(data["pretrain"])
+    exact, _ = model.loss(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = model.loss(batch)
+    assert mixed.dtype == torch.float32
+    assert mixed.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_round_trip_through_a_checkpoint_changes_nothing(name, data, tmp_path):
     model = prepared(CASES[name], data["classify"])
     with torch.no_grad():

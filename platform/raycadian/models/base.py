@@ -150,7 +150,11 @@ class LabelModel(Model):
         """(B,): log odds, or the label in standard deviations about its mean."""
 
     def forward(self, batch: Batch) -> LabelPrediction:  # type: ignore[override]
-        return LabelPrediction(self._in_unit(self.score(batch)))
+        return LabelPrediction(self._in_unit(self._score(batch)))
+
+    def _score(self, batch: Batch) -> Tensor:
+        """Out of mixed precision, which would round a label's unit."""
+        return self.score(batch).to(self.label_mean.dtype)
 
     def _in_unit(self, score: Tensor) -> Tensor:
         if self.spec.task == "classify":
@@ -158,7 +162,7 @@ class LabelModel(Model):
         return self.label_mean + self.label_sd * score
 
     def learn(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:  # type: ignore[override]
-        score, label = self.score(batch), batch["label"]
+        score, label = self._score(batch), batch["label"]
         return LabelPrediction(self._in_unit(score)), mean_over_valid(self.each_loss(score, label), label)
 
     def each_loss(self, score: Tensor, label: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class CNN(LabelModel):
     def score(self, batch: Batch) -> Tensor:
         found = self.backbone(self.scaling(batch).mT)  # (B, width, time)
         pooled = torch.cat([found.mean(-1), found.amax(-1)], dim=1)
-        return self.head(pooled).squeeze(-1).to(self.label_mean.dtype)
+        return self.head(pooled).squeeze(-1)
 
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)

@@ -199,7 +199,7 @@ class PAT(LabelModel):
         return self.encoder
 
     def score(self, batch: Batch) -> Tensor:
-        return self.head(self.encoder(self.scaling(batch)[..., 0])).squeeze(-1).to(self.label_mean.dtype)
+        return self.head(self.encoder(self.scaling(batch)[..., 0])).squeeze(-1)
 
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)

@@ -51,7 +51,7 @@ class TTMLabel(LabelModel):
         found = self.network(past, past_observed_mask=mask, freq_token=token)
         level = (_level(found.loc, found.scale) - self.centre) / self.spread
         seen = torch.cat([found.last_hidden_state.mean(2).flatten(1).to(level.dtype), level], dim=1)
-        return self.head(seen.reshape(len(batch["past"]), -1)).squeeze(-1).to(level.dtype)
+        return self.head(seen.reshape(len(batch["past"]), -1)).squeeze(-1)
 
     @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
