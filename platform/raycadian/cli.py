@@ -187,7 +187,7 @@ def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, 
     if as_json:
         show_json({"path": str(found.path), "best": found.best, "trials": found.table.to_dict("records")})
         return
-    shown = found.table.drop(columns=["error", "status", "best/val/mae", "best/val/loss"])
+    shown = found.table.drop(columns=["error", "status", "best/val/mae", "best/val/loss"], errors="ignore")
     shown = shown.rename(columns=lambda path: ".".join(path.split(".")[-2:]))  # adapter.rank for model.inner...
     show_table(shown, f"{len(shown)} trials, best first: {found.path}")
     click.echo("best: " + " ".join(f"--set {path}={value}" for path, value in found.best.items()))
@@ -242,9 +242,12 @@ def compare(run: tuple[str, ...], runs: Path, as_json: bool) -> None:
         return
     show_table(found.leaderboard, found.protocol)
     columns = ["model", "other", "horizon_min", "difference", "diff_low", "diff_high", "p", "p_holm", "verdict"]
-    whole = found.differences[found.differences.kind == "cumulative"]
+    whole = found.differences
+    if "kind" in whole:  # forecasts: single steps are in the JSON
+        whole = whole[whole.kind == "cumulative"]
     if len(whole):
-        show_table(whole[columns], "pairs over the whole horizon, the better first; intervals over subjects")
+        shown = whole[[c for c in columns if c in whole]]
+        show_table(shown, "pairs over the whole horizon, the better first; intervals over subjects")
     for sentence in whole.sentence:
         click.echo(sentence)
 
@@ -285,16 +288,16 @@ def list_runs(runs: Path, as_json: bool) -> None:
     """Complete runs, and the champions."""
     import pandas as pd
 
+    from raycadian.config import headline
     from raycadian.registry import champions
     from raycadian.terminal import show_json, show_table
     from raycadian.training.run import list_runs as complete_runs
 
-    crowned = {run: name for name, run in champions(runs).items()}
-    rows = [
-        {"run": r.name, "model": r.metadata["model"], "val_rmse_mgdl": r.summary["val"]["rmse_mgdl"]["value"],
-         "champion_of": crowned.get(r.name, "")}
-        for r in complete_runs(runs)
-    ]  # fmt: skip
+    crowned, rows = {run: name for name, run in champions(runs).items()}, []
+    for r in complete_runs(runs):
+        metric = headline(r.recipe.task).metric
+        row = {"run": r.name, "model": r.metadata["model"], f"val_{metric}": r.summary["val"][metric]["value"]}
+        rows.append(row | {"champion_of": crowned.get(r.name, "")})
     show_json(rows) if as_json else show_table(pd.DataFrame(rows))
 
 
@@ -381,19 +384,39 @@ def forecast(
 
 
 @main.command()
-@click.option("--patients", default=10, show_default=True, help="Number of virtual patients.")
-@click.option("--days", default=14.0, show_default=True)
+@click.option("--modality", type=click.Choice(["cgm", "biosignals"]), default="cgm", show_default=True)
+@click.option(
+    "--patients", default=10, show_default=True, help="Number of virtual patients; biosignals: of operations."
+)
+@click.option("--days", default=14.0, show_default=True, help="cgm: of each patient.")
+@click.option("--minutes", default=30.0, show_default=True, help="biosignals: of each operation.")
 @click.option("--seed", default=42, show_default=True)
-@click.option("--out", type=YAML, default=Path("simulated.parquet"), show_default=True, callback=_kept)
-def simulate(patients: int, days: float, seed: int, out: Path) -> None:
-    """Simulate a UVA/Padova cohort (extra `sim`), patients in parallel on Ray."""
-    from raycadian.data.simulated import simulate_cohort
+@click.option(
+    "--out", type=YAML, default=Path("simulated.parquet"), show_default=True, callback=_kept,
+    help="biosignals: a new folder, called so without the ending.",
+)  # fmt: skip
+def simulate(modality: str, patients: int, days: float, minutes: float, seed: int, out: Path) -> None:
+    """Simulate a cohort (extra `sim`); prints the path of its card.
+
+    cgm: UVA/Padova patients, in parallel on Ray. biosignals: operations with planted hypotension, as .vital files.
+    """
     from raycadian.terminal import console
 
-    with console.status(f"simulating {patients} patients x {days:g} days") as status:
-        card = simulate_cohort(
-            patients, days, seed, out, lambda done, total: status.update(f"{done} of {total} patients")
-        )
+    with console.status(f"simulating {patients}") as status:
+
+        def progress(done: int, total: int) -> None:
+            status.update(f"{done} of {total} simulated")
+
+        if modality == "biosignals":
+            from raycadian.data.simulated_biosignals import simulate_cases
+
+            card = simulate_cases(
+                patients, minutes, seed, out.with_name(out.name.removesuffix(".parquet")), progress=progress
+            )
+        else:
+            from raycadian.data.simulated import simulate_cohort
+
+            card = simulate_cohort(patients, days, seed, out, progress)
     click.echo(card)
 
 
@@ -625,11 +648,23 @@ def _show_run(run: Any, as_json: bool) -> None:
     if as_json:
         show_json({"run": run.name, "path": str(run.path), **run.metadata, "metrics": run.summary})
         return
-    found = run.summary["test"]["rmse_mgdl"]
-    click.echo(
-        f"{run.path}\n  test RMSE {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] mg/dL, whole horizon"
-    )
+    click.echo(f"{run.path}\n  {_score_in_words(run)}")
     click.echo(f"  {run.path / 'report.html'}")
+
+
+def _score_in_words(run: Any) -> str:
+    """The headline score of test data, or of validation data where nothing is tested (pretraining)."""
+    from raycadian.config import Forecasting, headline
+
+    recipe = run.recipe
+    best, summary = headline(recipe.task), run.summary
+    if "test" not in summary:
+        return f"validation {best.text(summary['val'][best.metric]['value'])}"
+    found = summary["test"][best.metric]
+    digits = 2 if best.unit else 3
+    between = f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    unit = f" {best.unit}, whole horizon" if isinstance(recipe.task, Forecasting) else ", over held-out people"
+    return f"test {best.words} {found['value']:.{digits}f} {between}{unit}"
 
 
 def show_outcome(outcome: Any, as_json: bool = False) -> None:
@@ -643,8 +678,22 @@ def show_outcome(outcome: Any, as_json: bool = False) -> None:
             "promotion": vars(outcome.promotion), "report": str(report), "sweep": outcome.sweep,
         })  # fmt: skip
         return
-    columns = ["model", "rmse_mgdl", "low", "high", "difference", "diff_low", "diff_high", "verdict", "mae_mgdl"]
-    show_table(outcome.leaderboard[columns], "test data, identical windows, intervals over subjects")
+    board = outcome.leaderboard
+    columns = [
+        board.columns[1],
+        "low",
+        "high",
+        "difference",
+        "diff_low",
+        "diff_high",
+        "verdict",
+        "mae_mgdl",
+        "auprc",
+        "ece",
+    ]
+    show_table(
+        board[["model", *(c for c in columns if c in board)]], "test data, identical windows, intervals over subjects"
+    )
     done = outcome.promotion
     click.echo(f"champion of {done.registered}: {done.run if done.promoted else done.previous} ({done.reason})")
     click.echo(f"report: {os.path.relpath(report)}")

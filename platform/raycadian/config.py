@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -1179,6 +1179,30 @@ def _require_signal(recipe: "Recipe") -> None:
 
 def _kinds(base: type[Schema]) -> list[str]:
     return sorted(c.model_fields["kind"].default for c in base.__subclasses__())
+
+
+class Headline(NamedTuple):
+    """The score that a run is chosen by, as metrics_summary.json names it."""
+
+    metric: str
+    better: Literal["low", "high"]
+    words: str
+    unit: str = ""
+
+    def text(self, value: float) -> str:
+        digits = 2 if self.unit else 3
+        return f"{self.words} {value:.{digits}f}{self.unit and ' '}{self.unit}"
+
+
+def headline(task: Any) -> Headline:
+    match task:
+        case Forecasting():
+            return Headline("rmse_mgdl", "low", "RMSE", "mg/dL")
+        case Classification():
+            return Headline("auroc", "high", "AUROC")
+        case Regression():
+            return Headline("rmse", "low", "RMSE")
+    return Headline("loss", "low", "loss")
 
 
 def wrapped(model: Any) -> tuple[Any, ...]:

@@ -6,13 +6,14 @@ The registry's truth is an MLflow registered model with the alias `champion`; a 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycadian.config import Recipe, Tracking
+from raycadian.config import Ahead, Column, Forecasting, Pretraining, Recipe, Tracking, headline, protocol_of
 from raycadian.training.run import RUNS, Run
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 OnTrial = Callable[[dict[str, Any]], None]
 ALIAS = "champion"
-_METRIC = "rmse_mgdl"
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,28 @@ def tracking_uri(tracking: Tracking, runs: Path = RUNS) -> str | None:
 
 
 def registered_name(recipe: Recipe) -> str:
-    """What a champion is champion of: the data set and the horizon."""
-    return f"{Path(recipe.dataset).stem}-{recipe.task.kind}-{recipe.window.horizon}"
+    """What a champion is champion of: the data set and the horizon, or what the label is."""
+    match recipe.task:
+        case Forecasting():
+            what = str(recipe.window.horizon)
+        case Pretraining():
+            what = recipe.name
+        case task:
+            what = _named(task.label)
+    return f"{Path(recipe.dataset).stem}-{recipe.task.kind}-{what}"
+
+
+def _named(label: Any) -> str:
+    match label:
+        case Column():
+            return re.sub(r"[^A-Za-z0-9_.-]", "_", label.name)
+        case Ahead():
+            return f"{label.channel}-{label.ahead_min:g}min"
+    return f"{label.kind}-{label.ahead_min:g}min"
 
 
 def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> Promotion:
-    """Make `run` the champion if its validation RMSE is below the present one's on the same snapshot and split.
+    """Make `run` the champion if its validation score is better than the present one's on the same snapshot and split.
 
     `force` skips the comparison. Runs that can't be compared are refused, with the reason.
     """
@@ -179,22 +195,24 @@ def _reason_against(run: Run, present: Run | None) -> str:
         return ""
     if (run.metadata["snapshot"], run.recipe.split) != (present.metadata["snapshot"], present.recipe.split):
         return f"the champion {present.name} was scored on another snapshot or split: not comparable; --force to replace it"
-    if run.recipe.window != present.recipe.window:
+    if (run.recipe.window, protocol_of(run.recipe)) != (present.recipe.window, protocol_of(present.recipe)):
         return f"the champion {present.name} was scored on other windows: not comparable; --force to replace it"
-    mine, theirs = _score(run), _score(present)
-    if mine < theirs:
+    best, mine, theirs = headline(run.recipe.task), _score(run), _score(present)
+    if mine > theirs if best.better == "high" else mine < theirs:
         return ""
-    return f"validation RMSE {mine:.3f} mg/dL is not below the champion's {theirs:.3f} ({present.name})"
+    than = "above" if best.better == "high" else "below"
+    return f"validation {best.text(mine)} is not {than} the champion's {best.text(theirs)} ({present.name})"
 
 
 def _reason_for(run: Run, present: Run | None) -> str:
     if present is None:
         return "the first champion"
-    return f"validation RMSE {_score(run):.3f} mg/dL, before {_score(present):.3f} ({present.name})"
+    best = headline(run.recipe.task)
+    return f"validation {best.text(_score(run))}, before {best.text(_score(present))} ({present.name})"
 
 
 def _score(run: Run) -> float:
-    return float(run.summary["val"][_METRIC]["value"])
+    return float(run.summary["val"][headline(run.recipe.task).metric]["value"])
 
 
 def _register(client: "MlflowClient", name: str, run: Run) -> None:

@@ -50,10 +50,7 @@ class Terminal:
         self._end_bar()
         rate = f" · {metrics['windows_per_s']:,.0f} windows/s" if metrics["windows_per_s"] else ""
         loss = "" if math.isnan(metrics["train/loss"]) else f"train loss {metrics['train/loss']:.4f} · "
-        console.print(
-            f"  epoch {metrics['epoch']:.0f} · {loss}val RMSE {metrics['val/rmse']:.2f} · "
-            f"val MAE {metrics['val/mae']:.2f} mg/dL{rate}"
-        )
+        console.print(f"  epoch {metrics['epoch']:.0f} · {loss}{_validation(metrics)}{rate}")
 
     def trial(self, record: dict[str, Any]) -> None:
         score = record.get("best/val/rmse")
@@ -70,6 +67,12 @@ class Terminal:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _validation(metrics: dict[str, float]) -> str:
+    if "val/auroc" in metrics:
+        return f"val loss {metrics['val/loss']:.4f} · val AUROC {metrics['val/auroc']:.3f}"
+    return f"val RMSE {metrics['val/rmse']:.2f} · val MAE {metrics['val/mae']:.2f} mg/dL"
 
 
 def show_table(frame: "pd.DataFrame", title: str = "") -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from raycadian import registry
-from raycadian.config import Recipe, model_name, override, protocol_of
+from raycadian.config import Forecasting, Pretraining, Recipe, headline, model_name, override, protocol_of
 from raycadian.evaluation.compare import differences, rank_models
 from raycadian.evaluation.significance import Ranks
 from raycadian.tracking import tracked, tracked_sweep
+from raycadian.training import labelling
 from raycadian.training.experiment import SNAPSHOTS, Data, board_of, load_data, read_predictions, train_run
 from raycadian.training.run import RUNS, Run, experiment_key, find_complete
 
@@ -100,9 +101,17 @@ def run(
         recipe = override(recipe, sweep.best, f"{recipe.name}, best trial")
     peers = [*also, *(train(r, data, progress, runs=runs, resume=resume) for r in peers_of(recipe))]
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
-    ranked = sorted([main, *peers], key=lambda r: r.summary["val"]["rmse_mgdl"]["value"])
+    best = headline(recipe.task)
+    ranked = sorted([main, *peers], key=lambda r: r.summary["val"][best.metric]["value"], reverse=best.better == "high")
     promotion = registry.promote(ranked[0], runs=runs)
-    return Outcome(main, ranked, compare(ranked).leaderboard, promotion, sweep.path if sweep else None)
+    return Outcome(main, ranked, _leaderboard(ranked), promotion, sweep.path if sweep else None)
+
+
+def _leaderboard(runs: list[Run]) -> pd.DataFrame:
+    if not isinstance(runs[0].recipe.task, Pretraining):
+        return compare(runs).leaderboard
+    rows = [{"model": label(r, runs), "loss": r.summary["val"]["loss"]["value"]} for r in runs]
+    return pd.DataFrame(rows)
 
 
 def peers_of(recipe: Recipe) -> list[Recipe]:
@@ -131,12 +140,22 @@ def compare(runs: list[Run]) -> Comparison:
             raise ValueError(
                 f"{run.name} is scored by another protocol: {other}; {runs[0].name}: {protocol}; compare runs of one recipe"
             )
+    if not isinstance(runs[0].recipe.task, Forecasting):
+        return _compare_labels(protocol, runs)
     named, settings = {label(r, runs): read_predictions(r) for r in runs}, runs[0].recipe.evaluation
     drawn = {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     board = board_of(named, runs[0].recipe)
     ranked = len(named) > 2 and board.n_subjects[0] > 1
     ranks = rank_models(named, alpha=1 - settings.confidence) if ranked else None
     return Comparison(protocol, board, differences(named, **drawn), ranks)
+
+
+def _compare_labels(protocol: str, runs: list[Run]) -> Comparison:
+    recipe = runs[0].recipe
+    if isinstance(recipe.task, Pretraining):
+        raise ValueError("a pretraining says nothing of a window: compare runs that take it up, or their val/loss")
+    named = {label(r, runs): labelling.said_by(r.path, r.recipe) for r in runs}
+    return Comparison(protocol, labelling.board_of(named, recipe), labelling.differences_of(named, recipe), None)
 
 
 def label(run: Run, among: list[Run]) -> str:

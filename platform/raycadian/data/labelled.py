@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raycadian.config import Ahead, Column, Hypotension, LabelTask, SignalWindow
+from raycadian.config import Ahead, Column, Hypotension, LabelTask, Pretraining, SignalWindow
 from raycadian.data import hypotension
 from raycadian.data.marks import Marks, context_points, good_starts
 from raycadian.data.series import Series
@@ -113,7 +113,9 @@ def cut_labelled(series: Series, places: Places, window: SignalWindow) -> Labell
     return LabelledWindows(series, first, places.label, context_points(window, series.dt_s))
 
 
-def find_places(source: HasMarks, series: Series, window: SignalWindow, task: LabelTask, seed: int = 0) -> Places:
+def find_places(
+    source: HasMarks, series: Series, window: SignalWindow, task: LabelTask | Pretraining, seed: int = 0
+) -> Places:
     """Every place that a window may begin at, every step or eval_step. Raises ValueError where there is none.
 
     The marks of `_AHEAD` subjects are held at a time.
@@ -137,14 +139,14 @@ def find_places(source: HasMarks, series: Series, window: SignalWindow, task: La
             f"{source.id}: no window of {window.length_s:g} s is good in {', '.join(window.past)} and has a known label; look at "
             "the snapshot's counts of rejections (`raycadian inspect`), take shorter windows, or raise max_missing"
         )
-    return _shuffled(places, task, seed) if task.shuffled else places
+    return _shuffled(places, task, seed) if getattr(task, "shuffled", False) else places
 
 
 def _numbered(series: Series) -> Iterator[tuple[int, tuple[int, int]]]:
     return enumerate(zip(series.subject_of, series.number_of, strict=True))
 
 
-def _places(marks: Marks, position: int, series: Series, window: SignalWindow, task: LabelTask) -> Places:
+def _places(marks: Marks, position: int, series: Series, window: SignalWindow, task: LabelTask | Pretraining) -> Places:
     observed = series.observed[series.offsets[position] : series.offsets[position + 1]]
     steps = {window.step_s, window.eval_step_s}
     starts = np.unique(np.concatenate([good_starts(marks, observed, window, step) for step in steps]))

@@ -62,7 +62,7 @@ def write_report(
             ("Calibration", clinical.calibration(name, own, people, validation)),
             ("Mechanism in words", _insights(insights or [])),
             ("All scores", _all_scores(name, tables[name])),
-            ("Run", _metadata(metadata)),
+            ("Run", metadata_section(metadata)),
             ("Definitions", f'<pre style="white-space:pre-wrap;font-size:.8rem">{escape(metrics.__doc__ or "")}</pre>'),
         ]
         html = page(title, [(head, body) for head, body in sections if body], subtitle)
@@ -193,7 +193,8 @@ def _all_scores(name: str, table: pd.DataFrame) -> str:
     return body + paragraph("With intervals and by scope: detailed_results.csv in the run's folder.")
 
 
-def _metadata(metadata: dict[str, Any]) -> str:
+def metadata_section(metadata: dict[str, Any]) -> str:
+    """What a run recorded about itself."""
     rows = [(key, str(value)) for key, value in _flat(metadata).items() if not key.startswith("training.history")]
     short = [(key, value if len(value) <= 160 else value[:157] + "...") for key, value in rows]
     return parts.folded(

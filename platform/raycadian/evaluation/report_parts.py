@@ -21,6 +21,7 @@ _LABELS = {
     "crps_quantile_mgdl": "CRPS from quantiles, mg/dL", "wql_per_point_mgdl": "WQL by points, mg/dL",
     "wql_per_truth": "WQL by sum of truth", "tir_truth_pct": "in range, %", "tir_forecast_pct": "in range by forecast, %",
     "tir_error_pct": "difference, % points",
+    "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ece": "ECE", "mce": "MCE", "mae": "MAE", "rmse": "RMSE", "ccc": "CCC", "r2": "R²",
     **{f"{name}_{zones}_pct": f"{grid.title} {'+'.join(zones.upper())}, %" for name, grid in GRIDS.items() for zones in ("a", "ab", "de")},
 }  # fmt: skip
 STYLE = {  # real text in the SVG: small, searchable; the page's colours take the place of these

@@ -19,8 +19,11 @@ import torch
 
 from raycadian import telemetry
 from raycadian.config import (
+    AnyCard,
+    Card,
     CMAMechanism,
     Conformal,
+    Forecasting,
     Grid,
     Model,
     Recipe,
@@ -31,6 +34,7 @@ from raycadian.config import (
     signals_of,
     staged_of,
 )  # fmt: skip
+from raycadian.data.labelled import Places
 from raycadian.data.mechanism import Mechanism, fit_mechanism
 from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot, prepare
@@ -42,7 +46,7 @@ from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
 from raycadian.physiology.insights import Insight, insights
-from raycadian.training import crossfit, loop, stages
+from raycadian.training import crossfit, labelling, loop, stages
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 from raycadian.training.run import (
     RUNS,
@@ -52,6 +56,7 @@ from raycadian.training.run import (
     experiment_key,
     finish,
     open_run,
+    predictions_file,
     write_json,
     write_recipe,
     writing_folder,
@@ -65,12 +70,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """What every model of a recipe shares: the series, the split, the grid."""
+    """What every model of a recipe shares: the series, the split, the grid; of a task with labels the card and the places
+    of its windows."""
 
     snapshot_id: str
     series: Series
     split: SplitManifest
-    grid: Grid
+    grid: Grid | None
+    card: AnyCard | None = None
+    places: Places | None = None
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,22 @@ def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | 
     """Prepare the recipe's data set below `snapshots`, a path or a URL (or reuse its snapshot), open the series, split.
     Raises ValueError, OSError."""
     snapshot = snapshot or prepare(Path(recipe.dataset), snapshots)
+    if not isinstance(recipe.task, Forecasting):
+        series, split, places = labelling.load(recipe, snapshot)
+        return Data(snapshot.id, series, split, None, snapshot.card, places)
+    _require_cgm(snapshot, recipe)
     series = open_series(snapshot, recipe.window.past)
     lengths: dict[str, list[int]] = {}
     for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
         lengths.setdefault(series.subjects[subject], []).append(int(n))
     return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id, series.dt_s), snapshot.card.grid)
+
+
+def _require_cgm(snapshot: Snapshot, recipe: Recipe) -> None:
+    if not isinstance(snapshot.card, Card):
+        raise ValueError(
+            f"{recipe.dataset} holds {snapshot.card.modality}: nothing of it is forecast; set task.kind: classify or regress"
+        )
 
 
 def fit_model(
@@ -153,6 +172,10 @@ def _train(
 
 def _cut(data: Data, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Cut:
     """The mechanism, fitted to glucose less `correction_mgdl`, and the windows to train and validate on."""
+    if data.places is not None:
+        return Cut(
+            None, *(labelling.windows_of(data.series, data.split, data.places, recipe, s) for s in ("train", "val"))
+        )
     mechanism = fit_mechanism_of(data, recipe, correction_mgdl)
     train = windows_of(data, recipe, "train", recipe.window.stride, mechanism)
     return Cut(mechanism, train, windows_of(data, recipe, "val", recipe.window.eval_stride, mechanism))
@@ -206,6 +229,8 @@ def windows_of(data: Data, recipe: Recipe, split: str, stride: int, mechanism: M
 
 
 def spec_of(recipe: Recipe, dt_s: float) -> base.Spec:
+    if not isinstance(recipe.task, Forecasting):
+        return labelling.spec_of(recipe, dt_s)
     window = recipe.window
     return base.Spec(
         context=window.context, horizon=window.horizon, dt_min=dt_s / 60, past=window.past, known=window.known,
@@ -267,13 +292,11 @@ def train_run(
         checkpoint.save(fitted.model, folder / "checkpoint")
         write_json(folder / "checkpoint" / "preprocessing.json", preprocessing(data, recipe, fitted.mechanism))
         with clock.stage("predict"):
-            # the saved model, in float64: the endpoint's forecast of the same window is then the same to 1e-9 mg/dL
-            saved = checkpoint.load(folder / "checkpoint").double()
-            predictions = _predict_splits(data, recipe, saved, fitted.mechanism)
+            predictions = _predict_splits(data, recipe, checkpoint.load(folder / "checkpoint"), fitted.mechanism)
         for split, found in predictions.items():
-            found.write_parquet(folder / _predictions_file(split))
+            found.write_parquet(folder / predictions_file(split))
         with clock.stage("score"):
-            _write_scores(folder, recipe, predictions)
+            _write_scores(folder, recipe, predictions, fitted.trained.history)
         if fitted.mechanism is not None:
             write_json(folder / "mechanism.json", fitted.mechanism.records)
         metadata = _metadata(recipe, data, fitted, began) | {"against": [other.name for other in against]}
@@ -286,6 +309,9 @@ def train_run(
 
 def preprocessing(data: Data, recipe: Recipe, mechanism: Mechanism | None) -> dict[str, Any]:
     """What serving needs to cut the same windows: grid, window, and the population's mechanism."""
+    if data.card is not None:
+        return labelling.preprocessing(data.card, data.snapshot_id, recipe)
+    assert data.grid is not None
     return {
         "grid": data.grid.model_dump(mode="json"),
         "window": recipe.window.model_dump(mode="json"),
@@ -301,18 +327,15 @@ def _mechanism_config(model: Model) -> CMAMechanism:
     return config
 
 
-def _predict_splits(
-    data: Data, recipe: Recipe, model: base.Model, mechanism: Mechanism | None
-) -> dict[str, Predictions]:
+def _predict_splits(data: Data, recipe: Recipe, model: base.Model, mechanism: Mechanism | None) -> dict[str, Any]:
+    if data.places is not None:
+        return labelling.predict_splits(data.series, data.split, data.places, recipe, model)
+    model = model.double()  # the endpoint's forecast of the same window is then the same to 1e-9 mg/dL
     held_out = {r.subject for r in data.split.ranges if r.scope == OOD}
     stride = recipe.window.eval_stride
     return {
         split: predict(model, windows_of(data, recipe, split, stride, mechanism), held_out) for split in ("val", "test")
     }
-
-
-def _predictions_file(split: str) -> str:
-    return "predictions.parquet" if split == "test" else f"predictions_{split}.parquet"
 
 
 def forecast_test(run: Run, recipe: Recipe, data: Data) -> Predictions:
@@ -328,10 +351,13 @@ def forecast_test(run: Run, recipe: Recipe, data: Data) -> Predictions:
 
 def read_predictions(run: Run | Path, split: str = "test") -> Predictions:
     folder = run.path if isinstance(run, Run) else run
-    return Predictions.read_parquet(folder / _predictions_file(split))
+    return Predictions.read_parquet(folder / predictions_file(split))
 
 
-def _write_scores(folder: Path, recipe: Recipe, predictions: dict[str, Predictions]) -> None:
+def _write_scores(folder: Path, recipe: Recipe, predictions: dict[str, Any], history: list[Metrics]) -> None:
+    if not isinstance(recipe.task, Forecasting):
+        labelling.write_scores(folder, recipe, predictions, history)
+        return
     settings = recipe.evaluation
     tables = {
         split: metrics.score(p, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed)
@@ -363,6 +389,8 @@ def _headline(table: Any) -> dict[str, Any]:
 
 def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], against: Sequence[Run]) -> Path:
     """(Re)write report.html of a run folder, with a paired leaderboard over it and `against`."""
+    if not isinstance(recipe.task, Forecasting):
+        return labelling.write_report(folder, recipe, metadata, against)
     named = {model_name(recipe.model): read_predictions(folder)}
     for other in against:
         named.setdefault(model_name(other.recipe.model), read_predictions(other))
@@ -381,7 +409,11 @@ def rescore(run: Run) -> Run:
     and that are still there."""
     others = [Run(run.path.parent / name) for name in run.metadata["against"]]
     others = [other for other in others if (other.path / "metadata.json").is_file()]
-    _write_scores(run.path, run.recipe, {split: read_predictions(run, split) for split in ("val", "test")})
+    read = read_predictions if isinstance(run.recipe.task, Forecasting) else labelling.read_predictions
+    predictions = {
+        split: read(run.path, split) for split in ("val", "test") if (run.path / predictions_file(split)).is_file()
+    }
+    _write_scores(run.path, run.recipe, predictions, run.metadata["training"]["history"])
     write_run_report(run.path, run.recipe, run.metadata, others)
     return run
 
@@ -420,6 +452,11 @@ def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> di
         "model": model_name(recipe.model),
         "snapshot": data.snapshot_id,
         "split": data.split.counts(),
+        **(
+            {}
+            if data.places is None
+            else {"windows": labelling.window_counts(data.series, data.split, data.places, recipe)}
+        ),
         "started_utc": began,
         "seed": recipe.training.seed,
         "parameters": sum(p.numel() for p in parameters),

@@ -83,6 +83,11 @@ def list_runs(runs: Path = RUNS) -> list[Run]:
     return sorted(found, key=lambda r: r.metadata["finished_utc"])
 
 
+def predictions_file(split: str) -> str:
+    """Name of a split's predictions in a run's folder."""
+    return "predictions.parquet" if split == "test" else f"predictions_{split}.parquet"
+
+
 def experiment_key(recipe: Recipe, snapshot_id: str) -> str:
     """Short hash of what determines a run: the recipe and the data."""
     body = json.dumps([recipe.model_dump(mode="json"), snapshot_id], sort_keys=True)
