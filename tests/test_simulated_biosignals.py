@@ -86,3 +86,15 @@ def test_what_can_not_be_simulated(tmp_path, arguments):
     (tmp_path / "x").mkdir()
     with pytest.raises(ValueError, match="is there already"):
         simulate_cases(1, 12, 1, tmp_path / "x")
+
+
+def test_the_command_line(tmp_path):
+    from click.testing import CliRunner
+
+    from raycadian.cli import main
+
+    asked = f"simulate --modality biosignals --patients 1 --minutes 10 --seed 1 --out {tmp_path / 'c'}".split()
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0 and load_card(done.stdout.strip()).modality == "biosignals"
+    again = CliRunner().invoke(main, asked)
+    assert again.exit_code == 2 and "is there already" in again.output
