@@ -9,6 +9,7 @@ can't run here stands in the table with its reason. Targets are those of the pro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -57,7 +58,7 @@ def table_lines(name: str) -> list[str]:
     print(f"running benchmarks/{name}.py ...", file=sys.stderr, flush=True)
     try:
         return [_line(_cells(row)) for row in ROWS[name](run(name))]
-    except (RuntimeError, KeyError, json.JSONDecodeError) as error:
+    except (RuntimeError, KeyError) as error:
         reason = f"did not run: {error}".replace("|", "/").replace("\n", " ")
         return [_line([name, reason, "", "", "", "", "**no**"])]
 
@@ -72,8 +73,11 @@ def run(name: str) -> Any:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise RuntimeError(f"status {done.returncode}, {said[-1]}")
     lines = done.stdout.splitlines()
-    first = next((i for i, line in enumerate(lines) if line.startswith(("{", "["))), len(lines))  # Ray may speak first
-    return json.loads("\n".join(lines[first:]))
+    for first, line in enumerate(lines):  # Ray and torch may speak first, in brackets too
+        if line.startswith(("{", "[")):
+            with contextlib.suppress(json.JSONDecodeError):
+                return json.loads("\n".join(lines[first:]))
+    raise RuntimeError("it printed no JSON")
 
 
 def machine() -> str:
