@@ -15,7 +15,7 @@ from scipy.ndimage import percentile_filter, uniform_filter1d
 from raycadian.physiology.filters import zero_phase
 from raycadian.physiology.repair import RATE_HZ, runs
 
-_MIN_APART_S = 0.25  # between beats: 240 a minute
+_MIN_APART_S = 0.2  # between beats: 300 a minute
 _INVERTED = 1.5  # downward over upward deflection of the QRS, median, from which an ECG counts as inverted
 
 

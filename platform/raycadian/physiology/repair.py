@@ -72,6 +72,14 @@ def kind_of(name: str) -> Kind:
     return KINDS[name]
 
 
+def check_rate(rate_hz: float, kind: Kind) -> None:
+    if not (np.isfinite(rate_hz) and kind.min_rate_hz <= rate_hz <= 1e5):
+        raise ValueError(
+            f"expected a sampling rate from {kind.min_rate_hz:g} to 100000 Hz for such a waveform, found {rate_hz}: "
+            "a numeric track (0.5 Hz) is no waveform, and a period is no rate"
+        )
+
+
 def checked(values: np.ndarray, rate_hz: float, kind: Kind) -> np.ndarray:
     """The values as a float32 array (N,), not copied where they are one. Raises ValueError."""
     values = np.asarray(values)
@@ -79,11 +87,7 @@ def checked(values: np.ndarray, rate_hz: float, kind: Kind) -> np.ndarray:
         raise ValueError(f"a track is one array of numbers, found shape {values.shape} of {values.dtype}")
     if not len(values):
         raise ValueError("the track has no samples: leave it out of the case, or read the file again")
-    if not (np.isfinite(rate_hz) and kind.min_rate_hz <= rate_hz <= 1e5):
-        raise ValueError(
-            f"expected a sampling rate from {kind.min_rate_hz:g} to 100000 Hz for such a waveform, found {rate_hz}: "
-            "a numeric track (0.5 Hz) is no waveform, and a period is no rate"
-        )
+    check_rate(rate_hz, kind)
     return values.astype(np.float32, copy=False)
 
 
@@ -139,8 +143,7 @@ def repair(values: np.ndarray, flags: np.ndarray, rate_hz: float, kind: Kind) ->
     known = known[(known >= 0) & (known < len(values))]  # the measurements beside the stretches: all that a line needs
     values[inside] = np.interp(inside, known, values[known]) if len(known) else 0.0
     short = (end - start <= kind.max_gap_s * rate_hz) & (start > 0) & (end < len(values))
-    for first, last in zip(start[short], end[short], strict=True):
-        flags[first:last] |= REPAIRED
+    flags[inside[np.repeat(short, end - start)]] |= REPAIRED
     return values, flags
 
 

@@ -1,14 +1,16 @@
-"""Is a window of a waveform good enough to learn from? Indices for all windows of a track at once, and reasons for those that are not.
+"""Is a window of a waveform good enough to learn from? Indices for all windows of a track at once, and reasons for rejection.
 
-Of any kind: samples neither measured nor repaired; at least 3 beats; no pause over 3 s (Orphanidou et al. 2015, IEEE J Biomed Health
-Inform 19:832) and no more than 200 beats a minute. Slow hearts are not held against a patient under anaesthesia.
+Of any kind: samples neither measured nor repaired; at least 3 beats; no pause over 3 s (Orphanidou et al. 2015, IEEE J Biomed
+Health Inform 19:832) and no more than 200 beats a minute. Slow hearts are not held against a patient under anaesthesia.
 
-Shape (ECG and PPG): the mean correlation of the window's beats with their template, Orphanidou's index. With beats centred and of unit
-length the template is their mean, and the mean correlation with it is its length: a running sum gives it for windows however
-they overlap. PPG: skewness (Elgendi 2016, Bioengineering 3:21; pieces of 3 s, as in neurokit2). Its plain value over clean windows of
-two real records is 0.26 to 0.66, so "at least 0.8" can't mean that: here the index is the share of a window's pieces of 3 s, one a
-second, that are skewed to the right. No edge of an ECG or PPG is far steeper than those of its beats (ours). ABP: the share of normal beats by the signal
-abnormality index (Sun, Reisner, Mark 2006, Comput Cardiol 33:13; thresholds of its code, jSQI 3.0).
+Shape (ECG, PPG): the mean correlation of the window's beats with their template, Orphanidou's index. With beats centred and of
+unit length the template is their mean, and the mean correlation with it is its length: a running sum gives it for windows
+however they overlap. Edges (ECG, PPG; ours): none is far steeper than those of the window's beats.
+
+PPG: skewness (Elgendi 2016, Bioengineering 3:21; in pieces of 3 s, as neurokit2 takes it). Over clean windows of two real records
+the plain value is 0.26 to 0.66, so "at least 0.8" can't be a limit for that: the index here is the share of a window's pieces
+of 3 s, one a second, that are skewed to the right. ABP: the share of normal beats by the signal abnormality index (Sun, Reisner,
+Mark 2006, Comput Cardiol 33:13; thresholds of its code, jSQI 3.0).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from raycadian.physiology.repair import (
     RATE_HZ,
     CausalRepair,
     Kind,
+    check_rate,
     checked,
     count_samples,
     flag_samples,
@@ -85,34 +86,57 @@ def prepare(
         samples = count_samples(found_flags)
         found, flags = resample(found, found_flags, rate_hz)
         filtered = zero_phase(found, kind)
+    return _with_beats(kind, found, filtered, flags, samples, causal, upright)
+
+
+def _with_beats(
+    kind: str, found: np.ndarray, filtered: np.ndarray, flags: np.ndarray, samples: dict[str, int], causal: bool, upright: bool = False
+) -> Prepared:  # fmt: skip
+    """Of a track at 125 Hz, before (`found`) and after the filter."""
     bad = masked(flags)
     beats = find_beats(filtered, found, kind, bad, late_s=_LATE_S if causal else 0.0)
-    filtered = filtered.astype(np.float32)
-    if upright and beats.inverted:
-        filtered = -filtered
-    filtered[bad] = np.nan
-    return Prepared(kind, filtered, flags, beats, samples)
+    values = np.where(bad, np.nan, -filtered if upright and beats.inverted else filtered).astype(np.float32)
+    return Prepared(kind, values, flags, beats, samples)
 
 
 class Stream:
     """A track as its samples come: repaired, at 125 Hz, filtered, all causally, with state between pushes.
 
     What comes out does not depend on the pieces, to the last bit. Output waits for the resampler's support: 80 ms from 500 Hz.
+    The last `keep_s` seconds of it stay for `recent`. samples: counts by reason so far, at the recorder's rate.
     """
 
-    def __init__(self, kind: str, rate_hz: float, rails: tuple[float, float] | None = None, spec: Kind | None = None):
-        self._spec, self._rate_hz = spec or kind_of(kind), rate_hz
+    def __init__(
+        self, kind: str, rate_hz: float, *, keep_s: float = 0.0, rails: tuple[float, float] | None = None, spec: Kind | None = None
+    ):  # fmt: skip
+        self._kind, self._spec, self._rate_hz = kind, spec or kind_of(kind), rate_hz
+        check_rate(rate_hz, self._spec)
         self._repair = CausalRepair(self._spec, rate_hz, rails)
         self._resampler, self._filter = Resampler(rate_hz), Causal(kind)
+        self._keep = round(keep_s * RATE_HZ)
+        self._kept = np.empty(0), np.empty(0), np.empty(0, np.uint8)  # before the filter, after it, flags
         self.samples: dict[str, int] = {}
 
     def push(self, values: np.ndarray, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Samples (n,) -> filtered values (m,) float64, finite, and their flags (m,); `last` gives the rest."""
         found, flags = self.at_125(values, last)
-        return self._filter.push(found), flags
+        filtered = self._filter.push(found)
+        if self._keep:
+            new = found, filtered, flags
+            self._kept = tuple(np.concatenate(pair)[-self._keep :] for pair in zip(self._kept, new, strict=True))
+        return filtered, flags
+
+    def recent(self) -> Prepared:
+        """What was kept, with its beats: of `prepare(causal=True)` the values, and beats that know of nothing before."""
+        found, filtered, flags = self._kept
+        if not len(found):
+            raise ValueError(
+                "nothing is kept: give the Stream a keep_s, and push samples, before asking for what is recent"
+            )
+        return _with_beats(self._kind, found, filtered, flags, dict(self.samples), causal=True)
 
     def at_125(self, values: np.ndarray, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """As `push`, not filtered."""
+        """As `push`, not filtered, and not kept."""
         values = checked(values, self._rate_hz, self._spec) if len(values) else np.empty(0, np.float32)
         found, flags = self._repair.push(values)
         for reason, n in count_samples(flags).items():
