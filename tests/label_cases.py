@@ -76,7 +76,8 @@ def windows(spec: Spec = SPEC, n: int = 96, seed: int = 0) -> Held:
     past = 50 + past + 5 * torch.randn(n, spec.context, channels, generator=generator)
     mask = torch.rand(past.shape, generator=generator) > 0.05
     past = torch.where(mask, past, past.mean())
-    rows = {"past": past, "past_mask": mask, "known": torch.zeros(n, spec.context, 0), "subject": torch.arange(n) // 4}
+    rows = {"past": past, "past_mask": mask, "known": torch.zeros(n, spec.context, 0), "subject": torch.arange(n) // 4,
+            "local_h": torch.full((n,), 23.983334)}  # fmt: skip
     if spec.task == "pretrain":
         return Held(rows)
     amount = (wave - 0.6 * level).flatten()

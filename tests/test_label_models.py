@@ -1,17 +1,21 @@
 """What every model of a label, and every masked autoencoder, keeps."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from label_cases import CASES, MASKED, PAT, PRETRAIN, REGRESS, SPEC, TREES, TTM, Held, prepared, windows
+from pydantic import TypeAdapter
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from raycadian import config
-from raycadian.models import checkpoint, logistic
-from raycadian.models.base import trainable_parameters
+from raycadian.models import checkpoint, features, logistic
+from raycadian.models.base import Spec, trainable_parameters
 from raycadian.models.build import build
 
 SPECS = {"classify": SPEC, "regress": REGRESS}
@@ -245,6 +249,28 @@ def test_a_later_recipe_takes_up_what_was_pretrained(inner, part, other, message
         build(section, SPEC)
 
 
+def test_granites_own_checkpoints_give_the_backbone(data, tmp_path):
+    forecast = config.TTM(d_model=8, layers=2, patch_length=30)
+    source = build(forecast, Spec(180, 12, 1.0, ("glucose_mgdl",), (), (0.5,))).network
+    source.save_pretrained(tmp_path / "granite")
+    section = TTM.model_copy(update={"pretrained": str(tmp_path / "granite")})
+    model = build(section, SPEC)
+    theirs, ours = source.backbone.state_dict(), model.network.state_dict()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    batch = rows(data["classify"])
+    expected = source.eval().backbone(batch["past"], past_observed_mask=batch["past_mask"]).last_hidden_state
+    assert torch.equal(
+        model.eval().network(batch["past"], past_observed_mask=batch["past_mask"]).last_hidden_state, expected
+    )
+    mixed = section.model_copy(update={"channels": "mixed"})
+    two = build(mixed, replace(SPEC, past=("ecg_mv", "abp_mmhg"))).network.state_dict()  # what mixes channels is new
+    assert all(torch.equal(value, two[key]) for key, value in theirs.items())
+    with pytest.raises(ValueError, match=r"points of a piece .*: expected 180, found 90"):
+        build(section.model_copy(update={"pieces": 2}), SPEC)
+    with pytest.raises(ValueError, match="hf download"):
+        build(TTM.model_copy(update={"pretrained": "nobody/no-such-ttm"}), SPEC)
+
+
 # --- what trains -----------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +374,39 @@ def test_regressions_are_those_of_scikit_learn():
     assert weight[0] > 0 and weight[1] == 0 and weight[2] >= 0
 
 
+def test_rhythms_are_circadians_of_the_worn_minutes(data):
+    from raycadian.physiology.circadian import rhythm
+
+    spec = replace(SPEC, context=3 * 1440)
+    held = windows(spec, n=12)
+    batch = rows(held, 12)
+    section = config.Boosting(trees=5, features="rhythm", min_weight=0.0)
+    found = prepared(section, held, spec)._variables(batch).numpy()
+    days = torch.where(batch["past_mask"], batch["past"], torch.nan).double().numpy().reshape(12, 3, 1440)
+    expected = rhythm(days)
+    by_name = dict(zip(features.names("rhythm", spec), found.T, strict=True))
+    np.testing.assert_allclose(by_name["intradaily_variability"], expected["intradaily_variability"], rtol=1e-5)
+    angle = expected["l5_onset_h"] * 2 * np.pi / 24
+    np.testing.assert_allclose(by_name["sine of l5_onset_h"], np.sin(angle), atol=1e-4)
+    np.testing.assert_allclose(by_name["worn"], batch["past_mask"].float().mean((1, 2)))
+
+
+def test_rhythms_keep_the_clock_wherever_a_window_begins(data):
+    """The same three days over and over, seen from midnight and from six in the morning."""
+    spec = replace(SPEC, context=3 * 1440)
+    day = 50 + 40 * torch.sin(2 * torch.pi * (torch.arange(1440) / 1440 - 0.4)) + torch.rand(1440)
+    series = day.repeat(4).view(1, -1, 1)
+    found = []
+    for begin in (0, 360):
+        past = series[:, begin : begin + spec.context]
+        local_h = torch.tensor([(begin + spec.context - 1) / 60 % 24])
+        batch = {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool), "local_h": local_h}
+        found.append(features.compute("rhythm", batch, spec))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="whole days of one channel by the minute; found .*180 points"):
+        build(config.Statistics(features="rhythm"), SPEC)
+
+
 def test_settings_that_do_not_fit_are_refused():
     for section, message in {
         TTM.model_copy(update={"pieces": 7}): "pieces 7 don't divide the window's 180 points",
@@ -373,3 +432,11 @@ def test_two_channels(data):
         replace(spec, task="pretrain"),
     )
     assert mixed(swapped).signal.shape == swapped["past"].shape
+
+
+def test_every_model_of_the_page_is_one():
+    blocks = re.findall(r"(?m)^    model: (.*)$", Path("docs/labels.md").read_text(encoding="utf-8"))
+    found = [TypeAdapter(config.Model).validate_python(yaml.safe_load(text)) for text in blocks]
+    assert {model.kind for model in found} == {"pat", "masked", "ttm_label", "stack"}
+    lora = build(found[0].model_copy(update={"pretrained": None}), replace(SPEC, context=10080))
+    assert f"{trainable_parameters(lora):,} LoRA" in Path("docs/labels.md").read_text(encoding="utf-8")

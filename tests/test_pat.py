@@ -14,6 +14,7 @@ from raycadian.models.base import Spec, trainable_parameters
 from raycadian.models.build import build
 from raycadian.models.masked import draw
 from raycadian.models.pat import SIZES, WIDTH, Encoder, Head
+from raycadian.models.seen import require_unseen
 
 WEEK = 10080
 DAY = 1440
@@ -302,22 +303,22 @@ def test_published_weights_say_what_they_have_seen(tmp_path):
     again = checkpoint.load(tmp_path / "run")  # needs the file no more, and still knows
     assert again.config.cycles == ("C", "D", "G")
     with pytest.raises(ValueError, match=r"leakage: the data hold NHANES cycles \['G'\].*PAT-S_21k"):
-        pat.require_unseen(again, ["G", "H"])
+        require_unseen(again, ["G", "H"])
 
 
 def test_a_task_on_a_cycle_of_the_pretraining_is_refused_unless_forced(tmp_path):
     def model(name, **changes):
         return build(SMALL.model_copy(update={"pretrained": published(tmp_path, name), **changes}), SPEC)
 
-    pat.require_unseen(model("PAT-S_21k_weights.h5"), ["H"])
+    require_unseen(model("PAT-S_21k_weights.h5"), ["H"])
     with pytest.raises(ValueError, match=r"\['H'\].*take weights without them.*pat.seen: allow"):
-        pat.require_unseen(model("pat-s_29k.h5"), ["H"])
-    pat.require_unseen(model("PAT-S_29k.h5", seen="allow"), ["H"])
-    pat.require_unseen(build(SMALL, SPEC), ["C", "D", "G", "H"])  # nothing was pretrained
+        require_unseen(model("pat-s_29k.h5"), ["H"])
+    require_unseen(model("PAT-S_29k.h5", seen="allow"), ["H"])
+    require_unseen(build(SMALL, SPEC), ["C", "D", "G", "H"])  # nothing was pretrained
     inside = build(config.Stack(members=(SMALL.model_copy(update={"pretrained": published(tmp_path, "PAT-S_29k.h5")}),
                                          config.Boosting())), SPEC)  # fmt: skip
     with pytest.raises(ValueError, match="leakage"):
-        pat.require_unseen(inside, ["C"])
+        require_unseen(inside, ["C"])
 
 
 def test_weights_of_unknown_people_are_refused_until_somebody_says(tmp_path):

@@ -785,10 +785,15 @@ class ForLabel(Schema):
     """A model of the tasks classify and regress; the others forecast."""
 
 
+Features = Literal["statistics", "rhythm"]
+"""statistics: of each channel's values · rhythm: of the rest and activity of whole days by the minute."""
+
+
 class Statistics(ForLabel):
-    """Linear in statistics of each channel: logistic regression or least squares, trained as the networks are."""
+    """Linear in variables made by hand: logistic regression or least squares, trained as the networks are."""
 
     kind: Literal["statistics"] = "statistics"
+    features: Features = "statistics"
 
 
 class Last(ForLabel):
@@ -801,9 +806,10 @@ class Last(ForLabel):
 
 
 class Boosting(ForLabel):
-    """Gradient-boosted trees on statistics of each channel; missing values are a branch of their own."""
+    """Gradient-boosted trees on variables made by hand; a missing one is a branch of its own."""
 
     kind: Literal["boosting"] = "boosting"
+    features: Features = "statistics"
     trees: Count = 300
     """Trees that are grown; validation data say how many of them are kept."""
     depth: int = Field(3, ge=1, le=10)
@@ -844,7 +850,8 @@ class TTMLabel(ForLabel):
     """None: random start. A local folder or a hub name of granite's format, or the checkpoint folder of a run of `masked`."""
     d_model: Count = 64
     layers: Count = 3
-    patch_length: Count = 25
+    patch_length: Count = 50
+    """Points; at 125 Hz 0.4 s."""
     dropout: Fraction = 0.1
     adapter: Adapter = NoAdapter()
     channels: Literal["independent", "mixed"] = "independent"

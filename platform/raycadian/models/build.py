@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from raycadian import config
-from raycadian.models import pat
 from raycadian.models.base import Model, Spec
 from raycadian.models.baselines import CMA, Persistence, Ridge, Seasonal
 from raycadian.models.cnn import CNN
@@ -98,14 +97,16 @@ def _backbone(section: config.TTMLabel, spec: Spec, architectures: Iterator[dict
 
 
 def _pat(section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
-    encoder, section = _pat_encoder(section, spec, architectures)
+    from raycadian.models import pat  # imports peft
+
+    encoder, section = _encoder(section, spec, architectures)
     return pat.PAT(spec, section, encoder)
 
 
-def _pat_encoder(
-    section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None
-) -> tuple[pat.Encoder, config.PAT]:
-    """A checkpoint of ours holds the weights, and says which cycles they have seen."""
+def _encoder(section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> tuple[Any, config.PAT]:
+    """PAT's, and the section with the cycles that its weights have seen. A checkpoint of ours says so itself."""
+    from raycadian.models import pat
+
     if section.pretrained is None or architectures is not None:
         return pat.random_encoder(section, spec), section
     return pat.pretrained(section, spec)
@@ -113,7 +114,9 @@ def _pat_encoder(
 
 def _masked(section: config.Masked, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
     if isinstance(section.inner, config.PAT):
-        encoder, inner = _pat_encoder(section.inner, spec, architectures)
+        from raycadian.models import pat
+
+        encoder, inner = _encoder(section.inner, spec, architectures)
         return pat.MaskedPAT(spec, section.model_copy(update={"inner": inner}), encoder)
     from raycadian.models import ttm_label
 

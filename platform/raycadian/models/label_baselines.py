@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from raycadian import config
-from raycadian.models import logistic
+from raycadian.models import features, logistic
 from raycadian.models.base import LabelModel, Spec, TrainingWindows, mean_over_valid, spaced
-from raycadian.models.statistics import PER_CHANNEL, channel_statistics
 from raycadian.models.trees import Trees
 from raycadian.types import Batch
 
@@ -62,33 +61,32 @@ class Last(LabelModel):
 
 
 class Boosting(LabelModel):
-    """Trees on PER_CHANNEL of each channel, grown by `prepare`; `calibrate` keeps as many as do best on validation
-    windows. A channel of which a window has nothing measured is missing to them."""
+    """Trees on features.py's variables, grown by `prepare`; `calibrate` keeps as many as do best on validation windows."""
 
     def __init__(self, spec: Spec, section: config.Boosting):
         super().__init__(spec, section)
+        self.names = features.names(section.features, spec)
         self.trees = Trees(section.trees, section.depth)
 
     def score(self, batch: Batch) -> Tensor:
-        return self.trees(self._features(batch))
+        return self.trees(self._variables(batch))
 
-    def _features(self, batch: Batch) -> Tensor:
-        """(B, PER_CHANNEL x C)."""
-        found = channel_statistics(batch["past"].to(self.trees.value.dtype), self.spec.dt_min)
-        absent = ~batch["past_mask"].any(1)  # (B, C)
-        return found.masked_fill(absent.repeat(1, len(PER_CHANNEL)), torch.nan)
+    def _variables(self, batch: Batch) -> Tensor:
+        """(B, F), NaN = missing."""
+        batch = {**batch, "past": batch["past"].to(self.trees.value.dtype)}
+        return features.compute(self.config.features, batch, self.spec)
 
     @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)
-        pairs = [(self._features(batch), batch["label"]) for batch in spaced(windows, _SAMPLE)]
-        features, label = (torch.cat(part) for part in zip(*pairs, strict=True))
+        pairs = [(self._variables(batch), batch["label"]) for batch in spaced(windows, _SAMPLE)]
+        variables, label = (torch.cat(part) for part in zip(*pairs, strict=True))
         known = ~label.isnan()
         if self.spec.task == "regress":
             label = (label - self.label_mean) / self.label_sd
         section: config.Boosting = self.config
         self.trees.grow(
-            features[known].numpy(), label[known].double().numpy(), np.ones(int(known.sum())), lr=section.lr, l2=section.l2,
+            variables[known].numpy(), label[known].double().numpy(), np.ones(int(known.sum())), lr=section.lr, l2=section.l2,
             objective="binary:logistic" if self.spec.task == "classify" else "reg:squarederror",
             min_weight=section.min_weight, positive_weight=self.positive_weight.item(),
         )  # fmt: skip
@@ -97,7 +95,7 @@ class Boosting(LabelModel):
     def calibrate(self, windows: TrainingWindows) -> None:
         losses, count = torch.zeros(self.config.trees + 1, dtype=torch.float64), 0
         for batch in spaced(windows, _SAMPLE):
-            leaves = self.trees.leaves(self._features(batch)).double()  # (B, T)
+            leaves = self.trees.leaves(self._variables(batch)).double()  # (B, T)
             scores = self.trees.base + torch.cat([torch.zeros(len(leaves), 1), leaves.cumsum(1)], dim=1)
             known = int((~batch["label"].isnan()).sum())
             each = [mean_over_valid(self.each_loss(score, batch["label"]), batch["label"]) for score in scores.T]

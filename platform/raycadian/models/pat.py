@@ -6,8 +6,6 @@ Shapes as in types.py, and: M minutes of a window   P patches   W width of a pat
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +18,13 @@ from raycadian.models import adapters
 from raycadian.models.base import LabelModel, Spec, TrainingWindows
 from raycadian.models.masked import Masked, load_encoder
 from raycadian.models.scaling import Scaling
+from raycadian.models.seen import published_cycles
 from raycadian.types import Batch
 
 WIDTH = 96  # of an embedding, and of each head's queries, keys and values
 FEED_FORWARD = 256
 EPSILON = 1e-6
 _KERNEL = 3  # minutes that the convolution of the Conv variants sees at once
-_PUBLISHED = re.compile(r"PAT-(?:Conv-)?[SMLH]_(29k|21k)", re.IGNORECASE)  # by the number of people
-_CYCLES = {"29k": ("C", "D", "G", "H"), "21k": ("C", "D", "G")}
 
 
 @dataclass(frozen=True)
@@ -251,22 +248,3 @@ def pretrained(section: config.PAT, spec: Spec) -> tuple[Encoder, config.PAT]:
         )
     seen = tuple(sorted({*(known or ()), *(section.cycles or ())}))
     return encoder, section.model_copy(update={"cycles": seen})
-
-
-def published_cycles(path: Path) -> tuple[str, ...] | None:
-    """Of a file that is named as its authors did; None for others."""
-    found = _PUBLISHED.search(path.name)
-    return None if found is None else _CYCLES[found[1].lower()]
-
-
-def require_unseen(model: nn.Module, cycles: Iterable[str]) -> None:
-    """Raises ValueError where a PAT inside has seen one of these NHANES cycles in its pretraining, unless its
-    configuration allows it."""
-    for part in model.modules():
-        if not isinstance(part, PAT) or part.config.seen == "allow":
-            continue
-        if both := sorted(set(cycles) & set(part.config.cycles or ())):
-            raise ValueError(
-                f"leakage: the data hold NHANES cycles {both}, which the pretraining of {part.config.pretrained} has seen; "
-                "take weights without them (PAT-*_21k for 2013-14), other cycles, or force it by pat.seen: allow"
-            )

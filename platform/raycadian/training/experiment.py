@@ -45,6 +45,7 @@ from raycadian.evaluation.compare import leaderboard
 from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
+from raycadian.models.seen import require_unseen
 from raycadian.physiology.insights import Insight, insights
 from raycadian.training import crossfit, labelling, loop, stages
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
@@ -71,7 +72,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Data:
     """What every model of a recipe shares: the series, the split, the grid; of a task with labels the card and the places
-    of its windows."""
+    of its windows, and the NHANES cycles whose people these are."""
 
     snapshot_id: str
     series: Series
@@ -79,6 +80,7 @@ class Data:
     grid: Grid | None
     card: AnyCard | None = None
     places: Places | None = None
+    cycles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | 
     snapshot = snapshot or prepare(Path(recipe.dataset), snapshots)
     if not isinstance(recipe.task, Forecasting):
         series, split, places = labelling.load(recipe, snapshot)
-        return Data(snapshot.id, series, split, None, snapshot.card, places)
+        return Data(snapshot.id, series, split, None, snapshot.card, places, labelling.cycles_of(snapshot))
     _require_cgm(snapshot, recipe)
     series = open_series(snapshot, recipe.window.past)
     lengths: dict[str, list[int]] = {}
@@ -128,6 +130,7 @@ def fit_model(
     loop.seed_everything(recipe.training.seed)
     cut = _cut(data, recipe)
     model = build(recipe.model, spec_of(recipe, data.series.dt_s))
+    require_unseen(model, data.cycles)
     if recipe.start is None:
         model.prepare(cut.train)
     else:

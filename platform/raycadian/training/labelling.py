@@ -42,6 +42,12 @@ def load(recipe: Recipe, snapshot: Snapshot) -> tuple[Series, SplitManifest, Pla
     return series, make_split(known, recipe.split, snapshot.id, series.dt_s, labelled), places
 
 
+def cycles_of(snapshot: Snapshot) -> frozenset[str]:
+    """Letters of the NHANES cycles whose people have recordings; none of other data."""
+    rows = [row for found in snapshot.attributes.values() for row in found]
+    return frozenset(str(row["cycle"]) for row in rows if row.get("cycle") is not None)
+
+
 def places_of(series: Series, split: SplitManifest, places: Places, recipe: Recipe, name: str) -> Places:
     """The places of one split that are trained on, or scored."""
     training = name == "train"
