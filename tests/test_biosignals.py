@@ -210,18 +210,35 @@ def table(tmp_path: Path, text: str, **options):
     return read_case(path, subject="a", **options)
 
 
-@pytest.mark.parametrize("digits", [2, 3, 6])
-def test_the_rate_of_rounded_times(tmp_path, digits):
-    """Times to the millisecond (or worse) of 60 samples a second."""
-    rows = "".join(f"{i / 60:.{digits}f},{i}\n" for i in range(600))
+@pytest.mark.parametrize("digits, rate", [(2, 60), (3, 60), (6, 62.4725), (3, 125), (3, 500), (9, 249.89)])
+def test_the_rate_of_rounded_times(tmp_path, digits, rate):
+    """Times to the millisecond, or worse, give the rate that was meant, and every sample its place."""
+    rows = "".join(f"{i / rate:.{digits}f},{i}\n" for i in range(6000))
     track = table(tmp_path, "time_s,ABP\n" + rows).tracks["ABP"]
-    assert track.rate_hz == pytest.approx(60, rel=1e-3) and track.values.tolist() == list(range(600))
+    assert track.rate_hz == rate and track.values.tolist() == list(range(6000))
 
 
 def test_a_gap_in_time_is_missing_samples(tmp_path):
     rows = "".join(f"{i / 50},{i}\n" for i in range(500) if not 100 <= i < 150)
     track = table(tmp_path, "Time,ABP\n" + rows).tracks["ABP"]
     assert len(track) == 500 and np.isnan(track.values).sum() == 50 and track.values[150] == 150
+
+
+def test_a_recorder_that_went_on_at_another_phase(tmp_path):
+    """After gaps of 7.013 s and of 1.6 samples, whole or not."""
+    times = np.arange(300) / 50
+    times[100:] += 7.013
+    times[200:] += 0.6 / 50
+    rows = "".join(f"{t:.4f},{i}\n" for i, t in enumerate(times))
+    track = table(tmp_path, "Time,ABP\n" + rows).tracks["ABP"]
+    assert track.rate_hz == 50 and track.values[np.isfinite(track.values)].tolist() == list(range(300))
+    assert len(track) in (300 + 350, 300 + 351, 300 + 352)
+
+
+def test_beats_are_not_even(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).uniform(0.8, 1.0, 500))
+    track = table(tmp_path, "Time,MAP\n" + "".join(f"{t:.3f},70\n" for t in times)).tracks["MAP"]
+    assert track.rate_hz is None and len(track) == 500
 
 
 def test_numerics_between_waves_and_timestamps(tmp_path):

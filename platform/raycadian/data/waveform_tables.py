@@ -30,7 +30,7 @@ _NAME_AND_UNIT = re.compile(r"^(.*?)\s*[\[(]([^\[\]()]*)[\])]$")
 _ABOUT = ("rate_hz", "times_s", "unit", "start_s")
 _WHOLE = ("rate_hz", "subject", "case", "start_utc")
 _MISSING = ["", "nan", "NaN", "NA", "null", "-nan(ind)"]
-_SAME_RATE = 0.01
+_SAME_RATE = 1e-3
 
 
 def read_table(
@@ -191,38 +191,46 @@ def _column(
             raise ValueError(f"{where}: no column of times ({', '.join(TIMES[:4])}) and no rate; say rate_hz")
         return waveform(values, rate_hz, unit, 0.0, where)
     known = np.isfinite(values)
-    found = _even_rate(seconds)
+    even = _even(seconds)
     lone = not (known[1:] & known[:-1]).any()  # a monitor's numeric between rows of waveforms
-    if found is None or lone:
+    if even is None or lone:
         track, twice = numeric(values, seconds, unit)
         issues.add("several numbers at one time (the last kept)", where, twice)
         return track
+    found, at = even
     if rate_hz is not None and abs(found / rate_hz - 1) > _SAME_RATE:
-        raise ValueError(f"{where}: expected {rate_hz:g} Hz, found {found:.4g} Hz by its times; correct one of them")
-    return _gridded(values, seconds, rate_hz or found, unit, where)
-
-
-def _even_rate(seconds: np.ndarray) -> float | None:
-    """The rate of rows that are even but for gaps, however coarsely their times were rounded; None where they are not."""
-    if len(seconds) < 3:
-        return None
-    steps = np.diff(seconds)
-    usual = steps < 1.5 * np.median(steps)
-    rate = 1 / steps[usual].mean()
-    off = (
-        np.abs(seconds - seconds[0] - np.arange(len(seconds)) / rate)
-        if usual.all()
-        else np.abs(steps * rate - np.round(steps * rate)) / rate
-    )
-    return float(rate) if (off < 0.45 / rate).all() and (~usual).mean() < 0.1 else None
-
-
-def _gridded(values: np.ndarray, seconds: np.ndarray, rate_hz: float, unit: str, where: str) -> Track:
-    at = np.round((seconds - seconds[0]) * rate_hz).astype(np.int64)
+        raise ValueError(f"{where}: expected {rate_hz:g} Hz, found {found:.6g} Hz by its times; correct one of them")
     check_length(at[-1] + 1, where)
     laid = np.full(at[-1] + 1, np.nan, dtype=np.float32)
     laid[at] = values
-    return waveform(laid, rate_hz, unit, seconds[0], where)
+    return waveform(laid, rate_hz or found, unit, seconds[0], where)
+
+
+def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """The rate of rows that are even but for gaps, however coarsely their times were rounded, and the place (N,) of each row on the
+    grid; None where they are not even: beats, or a monitor's numerics."""
+    if len(seconds) < 3:
+        return None
+    steps = np.diff(seconds)
+    gaps = steps > 1.5 * np.median(steps)
+    rate = 1 / steps[~gaps].mean()
+    first = np.flatnonzero(np.append(True, gaps))  # of each stretch without a gap
+    stretch = np.cumsum(np.append(0, gaps))
+    within = np.arange(len(seconds)) - first[stretch]
+    off = (seconds - seconds[first][stretch]) * rate - within
+    if gaps.mean() > 0.1 or (np.abs(off) > 0.6).any():  # half a sample, and what rounding adds
+        return None
+    rate = _plain(rate, (2 * np.abs(off).max() * len(first) + 1e-6) / (~gaps).sum())
+    begins = np.round((seconds[first] - seconds[0]) * rate).astype(np.int64)
+    lengths = np.diff(np.append(first, len(seconds)))
+    over = np.maximum.accumulate(begins[:-1] + lengths[:-1]) - begins[1:]  # a gap may round to none
+    begins[1:] += np.maximum.accumulate(np.maximum(over, 0))
+    return float(rate), begins[stretch] + within
+
+
+def _plain(rate: float, leeway: float) -> float:
+    """The roundest rate within this share of `rate`: what the rounding of times leaves open."""
+    return next((plain for plain in (round(rate, d) for d in range(6)) if abs(plain / rate - 1) <= leeway), rate)
 
 
 # --- archives ------------------------------------------------------------------------------------------------------
