@@ -45,7 +45,10 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "schema": (["kind"], set()),
 }
 BENCHMARK_FLAGS: dict[str, tuple[list[str], set[str]]] = {
-    "glucobench": (["more_models"], {"--data", "--protocol", "--models", "--seeds", "--out", "--name", "--json"}),
+    "glucobench": (
+        ["more_models"],
+        {"--data", "--protocol", "--models", "--seeds", "--pretrain", "--out", "--name", "--json"},
+    ),
 }
 JOBS_FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "list": ([], {"--address", "--json"}),
