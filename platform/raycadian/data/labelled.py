@@ -151,11 +151,12 @@ def _places(marks: Marks, position: int, series: Series, window: SignalWindow, t
     steps = {window.step_s, window.eval_step_s}
     starts = np.unique(np.concatenate([good_starts(marks, observed, window, step) for step in steps]))
     ends_s = (starts + context_points(window, series.dt_s)) * series.dt_s
-    label, lead_s = labels_of(marks, ends_s, task)
+    if isinstance(task, Pretraining):
+        label, lead_s, weight = np.zeros(len(starts)), np.full(len(starts), np.nan), np.ones(len(starts))
+    else:
+        label, lead_s = labels_of(marks, ends_s, task)
+        weight = np.full(len(starts), 1.0 if task.weight is None else _number(marks.attributes, task.weight, marks))
     known = np.isfinite(label)
-    weight = (
-        np.full(len(starts), _number(marks.attributes, task.weight, marks)) if task.weight else np.ones(len(starts))
-    )
     found = Places(np.full(len(starts), position), starts, label.astype(np.float32), lead_s, weight, ())
     return found.take(known & (weight > 0))
 

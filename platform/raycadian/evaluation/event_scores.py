@@ -105,7 +105,7 @@ def area_draws(
     if len(at) * subjects > _CELLS:
         kept = at[np.unique(np.linspace(0, len(at) - 1, max(_CELLS // subjects, 2)).round().astype(int))]
         below = np.searchsorted(kept, probability, side="right") - 1
-        probability = np.where(below >= 0, kept[np.maximum(below, 0)], -1.0)
+        probability = np.where(below >= 0, kept[np.maximum(below, 0)], -np.inf)
     return total(np.ones((1, 1)))[0], _areas(people.code, probability, event, weight, subjects)(people.drawn)
 
 

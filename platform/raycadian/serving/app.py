@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.cluster import connect
+from raycadian.config import Forecasting
 from raycadian.training.run import Run
 
 APP = "raycadian"
@@ -165,7 +166,8 @@ def serve_forever(
     with serving(run, host=host, port=port, replicas=replicas) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
-        tell(f"{run.name} answers on {server.url}/v1/forecast (key: {key_source()}); {server.proxy}. Ctrl-C ends it.")
+        path = "forecast" if isinstance(run.recipe.task, Forecasting) else "biosignal"
+        tell(f"{run.name} answers on {server.url}/v1/{path} (key: {key_source()}); {server.proxy}. Ctrl-C ends it.")
         while not ended.wait(every_s):
             server = _following(server, follow, tell)
         tell("ending")

@@ -9,7 +9,8 @@ from typing import Any
 
 from ray import serve
 
-from raycadian.config import model_name
+from raycadian.config import Forecasting, model_name
+from raycadian.serving.classifier import Classifier, Estimate, Signals
 from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
 from raycadian.serving.web import api_key, create_app, digest
 from raycadian.training.run import RUNS, Run
@@ -28,7 +29,7 @@ class Endpoint:
 
     def __init__(self, key_sha256: str):
         self._key_sha256 = key_sha256
-        self._forecaster: Forecaster | None = None
+        self._served: Forecaster | Classifier | None = None
         self._description: dict[str, Any] | None = None
         self._rejected: str | None = None
 
@@ -41,27 +42,41 @@ class Endpoint:
         try:
             loaded = await asyncio.to_thread(_load, user_config)
         except ValueError as error:
-            if self._forecaster is None:
+            if self._served is None:
                 raise
-            log.error("promotion rejected, %s goes on: %s", self._forecaster.name, error)
+            log.error("promotion rejected, %s goes on: %s", self._served.name, error)
             self._rejected = str(error)
             return
-        self._forecaster, self._description = loaded
+        self._served, self._description = loaded
         self._rejected = None
-        log.info("serving %s", self._forecaster.name)
+        log.info("serving %s", self._served.name)
 
     def describe(self) -> dict[str, Any] | None:
         return self._description and self._description | {"rejected": self._rejected}
 
     async def answer(self, history: History) -> Forecast | ValueError:
+        if not isinstance(self._served, Forecaster):
+            return self._other("/v1/biosignal")
         return await self._together(history)
+
+    async def answer_signals(self, signals: Signals) -> Estimate | ValueError:
+        if not isinstance(self._served, Classifier):
+            return self._other("/v1/forecast")
+        try:
+            return await asyncio.to_thread(self._served.estimate, signals)  # filters of long arrays leave the lock
+        except ValueError as error:
+            return error
+
+    def _other(self, path: str) -> ValueError:
+        assert self._served is not None
+        return ValueError(f"{self._served.name} answers on {path}; serve another run for this path")
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.002)
     async def _together(self, histories: list[History]) -> list[Forecast | ValueError]:
         """What has arrived while the last batch was computed. On the event loop: a thread would wait for the interpreter's
         lock after each of the model's operations, and was measured three times slower."""
-        assert self._forecaster is not None
-        return self._forecaster.forecast_batch(histories)
+        assert isinstance(self._served, Forecaster)
+        return self._served.forecast_batch(histories)
 
 
 def application(args: dict[str, str]) -> Any:
@@ -69,10 +84,10 @@ def application(args: dict[str, str]) -> Any:
     return Endpoint.bind(args.get("key_sha256") or digest(api_key()))
 
 
-def _load(user_config: dict[str, Any]) -> tuple[Forecaster, dict[str, Any]]:
+def _load(user_config: dict[str, Any]) -> tuple[Forecaster | Classifier, dict[str, Any]]:
     run = _run_of(user_config)
-    forecaster = Forecaster.load(run.path)
-    return forecaster, _description(run, forecaster)
+    served = (Forecaster if isinstance(run.recipe.task, Forecasting) else Classifier).load(run.path)
+    return served, _description(run, served)
 
 
 def _run_of(user_config: dict[str, Any]) -> Run:
@@ -83,11 +98,12 @@ def _run_of(user_config: dict[str, Any]) -> Run:
     return champion(user_config.get("champion"), runs=Path(user_config.get("runs", RUNS)))
 
 
-def _description(run: Run, forecaster: Forecaster) -> dict[str, Any]:
-    spec = forecaster.model.spec
+def _description(run: Run, served: Forecaster | Classifier) -> dict[str, Any]:
+    spec = served.model.spec
     return {
         "model": run.name,
-        "kind": model_name(forecaster.model.config),
+        "kind": model_name(served.model.config),
+        "task": spec.task,
         "snapshot": run.metadata["snapshot"],
         "context": spec.context,
         "horizon": spec.horizon,

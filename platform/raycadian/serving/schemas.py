@@ -180,8 +180,10 @@ class ModelResponse(BaseModel):
     kind: str
     """Such as residual-ttm."""
     snapshot: str
+    task: Literal["forecast", "classify", "regress"] = "forecast"
+    """forecast: POST /v1/forecast · classify, regress: POST /v1/biosignal."""
     context: int
-    """Points of history a forecast needs."""
+    """Points of history a forecast, or a window, needs."""
     horizon: int
     dt_min: float
     quantiles: list[float]

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from raycadian.serving.classifier import Estimate, Signals
 from raycadian.serving.forecaster import Forecast, History
 from raycadian.serving.schemas import (
     EXAMPLE_REQUEST,
@@ -27,6 +28,13 @@ from raycadian.serving.schemas import (
     Problem,
     explain,
     to_history,
+)  # fmt: skip
+from raycadian.serving.signal_schemas import (
+    MAX_SIGNAL_BYTES,
+    SIGNAL_REQUEST,
+    SIGNAL_RESPONSE,
+    BiosignalRequest,
+    BiosignalResponse,
 )  # fmt: skip
 
 KEY_VARIABLE = "RAYCADIAN_API_KEY"
@@ -44,6 +52,9 @@ class Service(Protocol):
     async def answer(self, history: History) -> Forecast | ValueError:
         """A forecast, or why there can be none."""
 
+    async def answer_signals(self, signals: Signals) -> Estimate | ValueError:
+        """Estimates of a classifier or regression, or why there can be none."""
+
 
 class Refused(Exception):
     """An answer that is not 2xx."""
@@ -58,7 +69,7 @@ def create_app(service: Service, key_sha256: str) -> FastAPI:
     # no documentation pages: their scripts come from a third party; /openapi.json is for any tool
     app = FastAPI(
         title="Raycadian forecasts", version="1", docs_url=None, redoc_url=None,
-        description="Glucose forecasts from recent readings. Research only: not a medical device.",
+        description="Glucose forecasts from recent readings, estimates from biosignals. Research only: not a medical device.",
     )  # fmt: skip
     _add_open_paths(app, service)
     _add_guarded_paths(app, service, key_sha256)
@@ -91,7 +102,7 @@ def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
     async def forecast(request: Request) -> Response:
         """Forecast from the last reading. Requests that arrive together are computed together."""
         _require_key(request, key_sha256)
-        history = _parsed(await _limited_body(request))
+        history = _parsed(await _limited_body(request, MAX_BYTES, "three weeks of readings suffice"))
         _loaded(service)
         found = await service.answer(history)
         if isinstance(found, ValueError):
@@ -101,11 +112,31 @@ def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
     # the same function before FastAPI's own way to it, which describes it but takes as long as reading the request
     app.router.routes.insert(0, Route("/v1/forecast", forecast, methods=["POST"]))
 
+    _add_biosignal(app, service, key_sha256, problems)
+
     @app.get("/v1/model", response_model=ModelResponse, responses={code: problems[code] for code in (401, 503)})
     async def model(request: Request) -> dict[str, Any]:
         """What is served, and how good it is."""
         _require_key(request, key_sha256)
         return _loaded(service)
+
+
+def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: dict[int | str, dict[str, Any]]) -> None:
+    example = {"content": {_JSON: {"example": SIGNAL_RESPONSE}}, "model": BiosignalResponse}
+
+    @app.post("/v1/biosignal", responses=problems | {200: example}, response_class=Response)
+    async def biosignal(request: Request) -> Response:
+        """Quality and calibrated probability of every window of raw samples."""
+        _require_key(request, key_sha256)
+        body = await _limited_body(request, MAX_SIGNAL_BYTES, "twenty minutes of three channels suffice")
+        signals = _valid(BiosignalRequest, body).signals()
+        _loaded(service)
+        found = await service.answer_signals(signals)
+        if isinstance(found, ValueError):
+            raise Refused(422, "cannot_estimate", str(found))
+        return Response(to_json(found.as_dict()), media_type=_JSON)
+
+    app.router.routes.insert(0, Route("/v1/biosignal", biosignal, methods=["POST"]))
 
 
 def _loaded(service: Service) -> dict[str, Any]:
@@ -115,31 +146,36 @@ def _loaded(service: Service) -> dict[str, Any]:
     return found
 
 
-async def _limited_body(request: Request) -> bytes:
-    """The body, at most MAX_BYTES; whoever announces more is refused before sending it."""
+async def _limited_body(request: Request, most: int, enough: str) -> bytes:
+    """The body, at most `most` bytes; whoever announces more is refused before sending it."""
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > MAX_BYTES:
-        raise _too_large(f"{int(announced):,}")
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_large(f"{int(announced):,}", most, enough)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BYTES:
-            raise _too_large("more")
+        if len(body) > most:
+            raise _too_large("more", most, enough)
     return bytes(body)
 
 
-def _too_large(found: str) -> Refused:
-    detail = f"the body may have {MAX_BYTES:,} bytes, found {found}; three weeks of readings suffice"
+def _too_large(found: str, most: int, enough: str) -> Refused:
+    detail = f"the body may have {most:,} bytes, found {found}; {enough}"
     return Refused(413, "too_large", detail, {"Connection": "close"})
 
 
 def _parsed(body: bytes) -> History:
     try:
-        return to_history(ForecastRequest.model_validate_json(body))
-    except ValidationError as error:
-        raise Refused(422, "invalid_request", explain(error)) from None
+        return to_history(_valid(ForecastRequest, body))
     except ValueError as error:
         raise Refused(422, "invalid_request", str(error)) from None
+
+
+def _valid(schema: type[Any], body: bytes) -> Any:
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise Refused(422, "invalid_request", explain(error)) from None
 
 
 # --- the key --------------------------------------------------------------------------------------------------------
@@ -215,17 +251,19 @@ def _problem(status: int, error: str, detail: str, headers: Any = None) -> Respo
 
 
 def _complete_description(app: FastAPI) -> None:
-    """Add to the OpenAPI description what FastAPI does not see: the key, and the body of POST /v1/forecast."""
+    """Add to the OpenAPI description what FastAPI does not see: the key, and the bodies of POST."""
     describe = app.openapi
+    bodies = {"/v1/forecast": (ForecastRequest, EXAMPLE_REQUEST), "/v1/biosignal": (BiosignalRequest, SIGNAL_REQUEST)}
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             found = describe()
-            schema = ForecastRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            found["components"]["schemas"] |= schema.pop("$defs") | {"ForecastRequest": schema}
             found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            content = {_JSON: {"schema": {"$ref": "#/components/schemas/ForecastRequest"}, "example": EXAMPLE_REQUEST}}
-            found["paths"]["/v1/forecast"]["post"] |= {"requestBody": {"required": True, "content": content}}
+            for path, (model, example) in bodies.items():
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                found["components"]["schemas"] |= schema.pop("$defs") | {model.__name__: schema}
+                content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
+                found["paths"][path]["post"] |= {"requestBody": {"required": True, "content": content}}
             for path, methods in found["paths"].items():
                 for operation in methods.values():
                     operation["security"] = [{"key": []}] if path.startswith("/v1/") else []

@@ -1,0 +1,178 @@
+"""From samples of one person to calibrated probabilities: a run's model behind the code that prepared its training cases.
+
+No Ray, no HTTP. W windows of a request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from raycadian.config import Classification, LabelTask, SignalCard, SignalWindow, Task, parse_card, unit_of
+from raycadian.data.labelled import LabelledWindows
+from raycadian.data.marks import Marks, context_points, good_starts, points_of
+from raycadian.data.series import build_series
+from raycadian.data.signals import clean
+from raycadian.data.tracks import in_unit
+from raycadian.evaluation.decision import Decision
+from raycadian.models import checkpoint
+from raycadian.models.base import Model
+from raycadian.physiology.repair import Reason
+from raycadian.training.labelling import DECISION
+from raycadian.training.run import Run
+from raycadian.types import Case, Issues, Recording, Track
+
+NOTE = "A statistical estimate for research: not a medical device, not a diagnosis, no basis for treatment."
+
+
+@dataclass(frozen=True)
+class Signals:
+    """One person's samples: tracks by channel, of one clock."""
+
+    subject: str | None
+    tracks: Mapping[str, Track]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is said of W windows, seconds after the first sample's clock: begin_s, end_s (W,) · value (W,) probability
+    (classify) or the label's unit (regress), NaN where the window was rejected · rejected (W,) channel -> reasons."""
+
+    subject: str | None
+    model: str
+    task: LabelTask
+    threshold: float | None
+    begin_s: np.ndarray
+    end_s: np.ndarray
+    value: np.ndarray
+    rejected: list[dict[str, list[str]]]
+    warnings: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as the endpoint answers."""
+        rows = zip(self.begin_s.tolist(), self.end_s.tolist(), self.value.tolist(), self.rejected, strict=True)
+        return {
+            "subject": self.subject,
+            "model": self.model,
+            "task": self.task.kind,
+            "label": self.task.label.model_dump(mode="json"),
+            "threshold": self.threshold,
+            "windows": [self._window(*row) for row in rows],
+            "warnings": self.warnings,
+            "note": NOTE,
+        }
+
+    def _window(self, begin_s: float, end_s: float, value: float, rejected: dict[str, list[str]]) -> dict[str, Any]:
+        found: dict[str, Any] = {"begin_s": round(begin_s, 6), "end_s": round(end_s, 6), "rejected": rejected}
+        known = None if value != value else value
+        if self.threshold is None:
+            return found | {"value": known}
+        return found | {"probability": known, "alarm": None if known is None else known > self.threshold}
+
+
+class Classifier:
+    """A run's model of a label with the card and the windows it was trained on."""
+
+    def __init__(
+        self, name: str, model: Model, card: SignalCard, window: SignalWindow, task: LabelTask, decision: Decision | None
+    ):  # fmt: skip
+        """`name`: the run. `decision`: of classify, from validation windows."""
+        self.name, self.model, self.window, self.task, self.decision = name, model.eval(), window, task, decision
+        self.card = card.model_copy(update={"waveforms": {c: card.waveforms[c] for c in window.past}})
+
+    @staticmethod
+    def load(run_path: Path | str) -> "Classifier":
+        """The classifier of a complete run. Raises ValueError for what is missing, damaged, or can't be served."""
+        run = Run(Path(run_path))
+        folder = run.path / "checkpoint"
+        model, file = checkpoint.load(folder), folder / "preprocessing.json"
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            card, window = parse_card(raw["card"]), SignalWindow.model_validate(raw["window"])
+            task = TypeAdapter(Task).validate_python(raw["task"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: damaged: {error}; copy the run again") from error
+        if not isinstance(card, SignalCard) or not hasattr(task, "label"):
+            raise ValueError(f"{run.name}: {task.kind} of {card.modality} can't be served")
+        decision = Decision.read(folder / DECISION) if isinstance(task, Classification) else None
+        return Classifier(run.name, model, card, window, task, decision)
+
+    def estimate(self, signals: Signals) -> Estimate:
+        """What the model says of every window of the samples. Raises ValueError where there is none to cut, or a channel
+        is absent, in another unit or at no waveform's rate."""
+        issues = Issues()
+        found = clean(self._case(signals), self.card, issues=issues)
+        series = build_series(_One(found.recording), self.window.past)
+        context = context_points(self.window, series.dt_s)
+        step = points_of(self.window.eval_step_s, series.dt_s, "window.eval_step_s")
+        starts = np.arange(0, len(series) - context + 1, step)
+        if not len(starts):
+            raise ValueError(
+                f"{len(series) * series.dt_s:.1f} s of samples: a window has {self.window.length_s:g} s; send more"
+            )
+        good = np.isin(starts, good_starts(found.marks, series.observed, self.window, self.window.eval_step_s))
+        value = np.full(len(starts), np.nan)
+        if good.any():
+            value[good] = self.values(LabelledWindows(series, starts[good], np.zeros(good.sum(), np.float32), context))
+        reasons = [{} if ok else self._reasons(found.marks, start) for ok, start in zip(good, starts, strict=True)]
+        threshold = None if self.decision is None else self.decision.threshold
+        return Estimate(
+            signals.subject, self.name, self.task, threshold, starts * series.dt_s, (starts + context) * series.dt_s, value,
+            reasons, issues.counts,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def values(self, windows: LabelledWindows) -> np.ndarray:
+        """(W,) of good windows of one case, in order: probabilities, or the label. Raises ValueError where not finite."""
+        score = np.concatenate([self.model(batch).score.double().numpy() for batch in windows.batches(256)])
+        if not np.isfinite(score).all():
+            raise ValueError("the model gives no finite estimate for these samples; check them")
+        return score if self.decision is None else self.decision.probability(score, np.zeros(len(score), np.int8))
+
+    def _case(self, signals: Signals) -> Case:
+        if lacking := [c for c in self.window.past if c not in signals.tracks]:
+            raise ValueError(f"the model reads {', '.join(self.window.past)}; {', '.join(lacking)} is not sent")
+        if odd := sorted(set(signals.tracks) - set(self.window.past)):
+            raise ValueError(f"the model reads {', '.join(self.window.past)}, not {', '.join(odd)}; leave it out")
+        tracks = {c: _in_unit(track, c) for c, track in signals.tracks.items()}
+        return Case("request", signals.subject or "", tracks)
+
+    def _reasons(self, marks: Marks, start: int) -> dict[str, list[str]]:
+        """channel -> why the stretches of the window that begins at `start` are bad."""
+        judged = marks.judged
+        assert judged is not None
+        first = start // judged.hop
+        at = first + np.arange(self.window.windows) * (judged.length // judged.hop)
+        found = {}
+        for channel, reasons in judged.reasons.items():
+            bits = int(np.bitwise_or.reduce(reasons[at[at < len(reasons)]])) if (at < len(reasons)).any() else 0
+            if bits:
+                found[channel] = [reason.label for reason in Reason if bits & reason]
+        return found
+
+
+def _in_unit(track: Track, channel: str) -> Track:
+    unit = unit_of(channel)
+    return in_unit(track, unit, channel) if unit else track
+
+
+@dataclass(frozen=True)
+class _One:
+    """One recording as a source of a series."""
+
+    recording: Recording
+    id: str = "request"
+
+    @property
+    def subjects(self) -> list[str]:
+        return [self.recording.subject]
+
+    def recordings(self, subject: str) -> list[Recording]:
+        return [self.recording]

@@ -1,0 +1,107 @@
+"""What POST /v1/biosignal takes and gives, with its limits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raycadian.serving.classifier import NOTE, Signals
+from raycadian.types import Track
+
+MAX_SIGNAL_BYTES = 16_000_000
+MAX_SAMPLES = 1_500_000  # of all channels: 20 min of three at 400 Hz
+MAX_CHANNELS = 8
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Channel(BaseModel):
+    """Samples at an even rate, as recorded: not resampled, not filtered."""
+
+    model_config = _STRICT
+
+    rate_hz: float = Field(gt=0, le=50_000)
+    unit: str = Field("", max_length=16)
+    """mV (or V, uV) of an ECG, mmHg (or kPa) of a pressure; a PPG needs none."""
+    samples: list[float | None] = Field(min_length=1, max_length=MAX_SAMPLES)
+    """null: not measured."""
+    start_s: float = Field(0.0, ge=0, le=3600)
+    """Of the first sample, on the clock that all channels share."""
+
+    def track(self) -> Track:
+        values = np.array(self.samples, dtype=np.float32)  # null becomes NaN
+        return Track(values, self.unit, rate_hz=self.rate_hz, start_s=self.start_s)
+
+
+class BiosignalRequest(BaseModel):
+    """A stretch of one person's signals. The longer it is, the more windows are answered."""
+
+    model_config = _STRICT
+
+    channels: dict[str, Channel] = Field(min_length=1, max_length=MAX_CHANNELS)
+    """By the names of the model's channels (GET /v1/model says which), such as ecg_mv, ppg, abp_mmhg."""
+    subject: str | None = Field(None, max_length=100)
+    """Returned as sent; not logged, not stored."""
+
+    @model_validator(mode="after")
+    def _not_too_long(self) -> "BiosignalRequest":
+        total = sum(len(c.samples) for c in self.channels.values())
+        if total > MAX_SAMPLES:
+            raise ValueError(f"{total:,} samples, at most {MAX_SAMPLES:,}; send a shorter stretch")
+        return self
+
+    def signals(self) -> Signals:
+        return Signals(self.subject, {name: channel.track() for name, channel in self.channels.items()})
+
+
+class WindowResponse(BaseModel):
+    """One window. probability and alarm of a classifier, value of a regression; null where the window was rejected."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    begin_s: float
+    end_s: float
+    rejected: dict[str, list[str]]
+    """channel -> why its quality does not do; empty where the window was used."""
+    probability: float | None = None
+    """Calibrated on validation data."""
+    alarm: bool | None = None
+    """Above `threshold`."""
+    value: float | None = None
+
+
+class BiosignalResponse(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    subject: str | None
+    model: str
+    """The run that answered."""
+    task: Literal["classify", "regress"]
+    label: dict[str, Any]
+    """What is estimated, as in the recipe."""
+    threshold: float | None
+    windows: list[WindowResponse]
+    warnings: dict[str, int]
+    """What was repaired, counted."""
+    note: str
+
+
+SIGNAL_REQUEST = {
+    "subject": "anyone",
+    "channels": {"abp_mmhg": {"rate_hz": 125.0, "unit": "mmHg", "samples": [81.0, 82.5, None, 84.0]}},
+}
+SIGNAL_RESPONSE = {
+    "subject": "anyone",
+    "model": "hypotension-20260302T101500-1a2b3c4d",
+    "task": "classify",
+    "label": {"kind": "hypotension", "channel": "map_mmhg", "below": 65.0, "for_s": 60.0, "ahead_min": 5.0},
+    "threshold": 0.31,
+    "windows": [
+        {"begin_s": 0.0, "end_s": 30.0, "rejected": {}, "probability": 0.12, "alarm": False},
+        {"begin_s": 10.0, "end_s": 40.0, "rejected": {"abp_mmhg": ["flat"]}, "probability": None, "alarm": None},
+    ],
+    "warnings": {"sample missing: abp_mmhg": 1},
+    "note": NOTE,
+}

@@ -1,0 +1,72 @@
+"""A small trained run on synthetic cases and their samples, for tests of what is served. A plain module, as helpers."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from labelled_people import Cases
+
+from raycadian.config import (
+    Classification,
+    Column,
+    Evaluation,
+    Recipe,
+    SignalCard,
+    SignalWindow,
+    Split,
+    Statistics,
+    Tracking,
+    Training,
+    parse_card,
+)  # fmt: skip
+from raycadian.data.labelled import find_places, strata
+from raycadian.data.series import build_series
+from raycadian.data.signals import clean
+from raycadian.data.simulated_biosignals import make_case, make_person
+from raycadian.data.split import make_split
+from raycadian.training.experiment import Data, train_run
+from raycadian.training.run import Run
+from raycadian.types import Case, Track
+
+TRACKS = {"ecg_mv": "SNUADC/ECG_II", "ppg": "SNUADC/PLETH", "abp_mmhg": "SNUADC/ART"}
+RATE_HZ = 250.0
+
+
+def card(**changes: object) -> SignalCard:
+    raw = {
+        "name": "served",
+        "modality": "biosignals",
+        "files": ["none.vital"],
+        "waveforms": {c: [t] for c, t in TRACKS.items()},
+    }
+    return parse_card(raw | {"clinical": {"file": "none.csv", "keep": ["old"]}} | changes)
+
+
+@cache
+def raw_case(i: int, minutes: float = 6) -> Case:
+    """Synthetic operation i, as recorded."""
+    person = make_person(np.random.default_rng([5, i]))
+    tracks, _ = make_case(person, minutes * 60, RATE_HZ, np.random.default_rng([6, i]))
+    found = {
+        c: Track(tracks[t]["values"].astype(np.float32), tracks[t]["unit"], rate_hz=RATE_HZ) for c, t in TRACKS.items()
+    }
+    return Case(f"case-{i}", f"s{i}", found, {"old": i % 2})
+
+
+def make_run(folder: Path, n: int = 8, **changes: object) -> Run:
+    """Trained and scored on `n` synthetic cases; `changes` of the card."""
+    how = card(**changes)
+    cleaned = {f"s{i}": clean(raw_case(i), how) for i in range(n)}
+    people = Cases({s: [(c.recording, c.marks)] for s, c in cleaned.items()})
+    recipe = Recipe(
+        name="served", dataset="none.yaml", split=Split(kind="subject", test_subjects=0.4, val_subjects=0.4),
+        window=SignalWindow(past=tuple(TRACKS), windows=2), task=Classification(label=Column(name="old"), balance="none"),
+        model=Statistics(), training=Training(epochs=2, batch_size=64, device="cpu"), evaluation=Evaluation(bootstrap=20),
+        tracking=Tracking(mlflow="off", tensorboard=False),
+    )  # fmt: skip
+    series = build_series(people, recipe.window.past)
+    places = find_places(people, series, recipe.window, recipe.task)
+    split = make_split({s: [len(c.recording)] for s, c in cleaned.items()}, recipe.split, strata=strata(places, series))
+    return train_run(recipe, Data("made-up", series, split, None, how, places), runs=folder)

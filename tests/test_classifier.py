@@ -1,0 +1,195 @@
+"""Biosignals at the endpoint: what is served is what was scored, quality is said, limits hold; without Ray."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+import served_signals
+from starlette.testclient import TestClient
+
+from raycadian.evaluation.decision import Decision
+from raycadian.evaluation.labels import LabelPredictions
+from raycadian.serving import web
+from raycadian.serving.classifier import Classifier, Signals
+from raycadian.serving.signal_schemas import (
+    MAX_SIGNAL_BYTES,
+    SIGNAL_REQUEST,
+    SIGNAL_RESPONSE,
+    BiosignalRequest,
+    BiosignalResponse,
+)  # fmt: skip
+from raycadian.types import Track
+
+KEY = "a key that tests know"
+PATH = "/v1/biosignal"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return served_signals.make_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def classifier(run):
+    return Classifier.load(run.path)
+
+
+class Direct:
+    """The service without Ray."""
+
+    def __init__(self, classifier: Classifier):
+        self.classifier = classifier
+
+    def describe(self):
+        return {
+            "model": self.classifier.name, "kind": "statistics", "task": "classify", "snapshot": "made-up", "context": 2500,
+            "horizon": 0, "dt_min": 0.008 / 60, "quantiles": [], "past": list(self.classifier.window.past), "metrics": {},
+            "rejected": None, "note": "",
+        }  # fmt: skip
+
+    async def answer_signals(self, signals: Signals):
+        try:
+            return self.classifier.estimate(signals)
+        except ValueError as error:
+            return error
+
+
+@pytest.fixture(scope="module")
+def client(classifier):
+    app = web.create_app(Direct(classifier), web.digest(KEY))
+    return TestClient(app, headers={"Authorization": f"Bearer {KEY}"}, raise_server_exceptions=False)
+
+
+def body(i: int = 0, seconds: float = 60.0, **more: object) -> dict:
+    """The first seconds of case i as raw samples."""
+    channels = {}
+    for name, track in served_signals.raw_case(i).tracks.items():
+        samples = track.values[: round(seconds * track.rate_hz)].tolist()
+        plain = [None if v != v else v for v in samples]
+        channels[name] = {"rate_hz": track.rate_hz, "unit": track.unit, "samples": plain}
+    return {"channels": channels} | more
+
+
+# --- the same as was scored ---------------------------------------------------------------------------------------------
+
+
+def test_a_served_case_has_the_probabilities_that_were_scored(run, classifier):
+    scored = LabelPredictions.read_parquet(run.path / "predictions.parquet")
+    decision = Decision.read(run.path / "checkpoint" / "decision.json")
+    for name in sorted(set(scored.case.tolist())):
+        own = scored.select(scored.case == name)
+        case = served_signals.raw_case(int(name.removeprefix("case-")))
+        found = classifier.estimate(Signals(None, case.tracks))
+        good = ~np.isnan(found.value)
+        np.testing.assert_array_equal(found.value[good], decision.probability(own.score, own.case))
+        ends = (own.time_utc - np.datetime64("2000-01-01")).astype(int)
+        np.testing.assert_array_equal(found.end_s[good].astype(int), ends)
+        assert [bool(r) for r in found.rejected] == (~good).tolist()
+
+
+def test_units_and_rates_are_the_senders(classifier):
+    tracks = dict(served_signals.raw_case(1).tracks)
+    plain = classifier.estimate(Signals(None, tracks))
+    abp = tracks["abp_mmhg"]
+    kpa = Track(abp.values / np.float32(7.500617), "kPa", rate_hz=abp.rate_hz)
+    other = classifier.estimate(Signals(None, tracks | {"abp_mmhg": kpa}))
+    np.testing.assert_allclose(other.value, plain.value, atol=1e-4)
+
+
+def test_a_flat_line_is_rejected_by_name(classifier):
+    tracks = dict(served_signals.raw_case(2).tracks)
+    values = tracks["ppg"].values.copy()
+    values[: round(60 * served_signals.RATE_HZ)] = 0.5
+    found = classifier.estimate(Signals(None, tracks | {"ppg": replace(tracks["ppg"], values=values)}))
+    assert np.isnan(found.value[:5]).all() and not np.isnan(found.value[10:]).all()
+    assert all("flat" in r["ppg"] for r in found.rejected[:4]) and found.warnings
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ppg": None}, "the model reads ecg_mv, ppg, abp_mmhg; ppg is not sent"),
+        ({"resp": Track(np.zeros(5000, np.float32), "", rate_hz=100.0)}, "not resp; leave it out"),
+        ({"abp_mmhg": Track(np.zeros(5000, np.float32), "mV", rate_hz=100.0)}, "expected a unit that can be 'mmHg'"),
+        ({"ppg": Track(np.zeros(5, np.float32), "", rate_hz=0.5)}, "a numeric track"),
+    ],
+)
+def test_samples_that_can_not_be_used_are_refused(classifier, changes, words):
+    tracks = dict(served_signals.raw_case(0).tracks) | changes
+    with pytest.raises(ValueError, match=words):
+        classifier.estimate(Signals(None, {c: t for c, t in tracks.items() if t is not None}))
+
+
+def test_too_few_samples(classifier):
+    tracks = {c: replace(t, values=t.values[:2000]) for c, t in served_signals.raw_case(0).tracks.items()}
+    with pytest.raises(ValueError, match=r"8\.0 s of samples: a window has 20 s; send more"):
+        classifier.estimate(Signals(None, tracks))
+
+
+def test_a_run_whose_files_are_damaged_is_not_served(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    (copy / "checkpoint" / "decision.json").write_text("{}")
+    with pytest.raises(ValueError, match="no decision of a classifier"):
+        Classifier.load(copy)
+    (copy / "checkpoint" / "preprocessing.json").write_text("[]")
+    with pytest.raises(ValueError, match="damaged"):
+        Classifier.load(copy)
+
+
+# --- over HTTP --------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_over_http(client, classifier):
+    answer = client.post(PATH, json=body(subject="anyone"))
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    BiosignalResponse.model_validate_json(answer.text, strict=True)
+    assert found["subject"] == "anyone" and len(found["windows"]) == 5
+    for window in found["windows"]:
+        assert (window["probability"] is None) == bool(window["rejected"])
+        if window["probability"] is not None:
+            assert window["alarm"] == (window["probability"] > found["threshold"])
+    json.loads(answer.text, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "error", "words"),
+    [
+        (lambda b: b["channels"].pop("ppg"), 422, "cannot_estimate", "ppg is not sent"),
+        (lambda b: b["channels"]["ppg"].update(rate_hz=0), 422, "invalid_request", "channels.ppg.rate_hz"),
+        (lambda b: b["channels"]["ppg"].update(samples=[]), 422, "invalid_request", "samples"),
+        (lambda b: b["channels"]["ppg"].update(samples=["a"]), 422, "invalid_request", "samples.0"),
+        (lambda b: b["channels"]["ppg"].update(start_s=1e9), 422, "invalid_request", "start_s"),
+        (lambda b: b.update(channels={}), 422, "invalid_request", "channels"),
+        (lambda b: b.update(more=1), 422, "invalid_request", "more"),
+    ],
+)
+def test_what_is_no_request(client, change, status, error, words):
+    sent = body(seconds=25)
+    change(sent)
+    answer = client.post(PATH, json=sent)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"] == error and re.search(words, answer.json()["detail"]), answer.text
+
+
+def test_the_key_comes_first_and_the_limit_second(client):
+    assert client.post(PATH, json={}, headers={"Authorization": "Bearer other"}).status_code == 401
+    large = client.post(PATH, content=b" " * (MAX_SIGNAL_BYTES + 1))
+    assert large.status_code == 413 and "twenty minutes" in large.json()["detail"]
+
+
+def test_the_description_holds_the_schemas_and_examples(client):
+    described = client.get("/openapi.json").json()
+    assert described["paths"][PATH]["post"]["security"] == [{"key": []}]
+    BiosignalRequest.model_validate_json(json.dumps(SIGNAL_REQUEST))
+    BiosignalResponse.model_validate_json(json.dumps(SIGNAL_RESPONSE))
+    schema = described["components"]["schemas"]["BiosignalRequest"]
+    jsonschema.validate(SIGNAL_REQUEST, schema | {"components": described["components"]})
