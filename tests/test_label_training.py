@@ -92,7 +92,10 @@ def test_from_pretraining_to_a_probe(data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "spec"),
-    [(config.Masked(inner=PAT.model_copy(update={"cycles": ()})), PRETRAIN), (PAT, SPEC)],
+    [
+        (config.Masked(inner=PAT.model_copy(update={"cycles": ()})), PRETRAIN),
+        pytest.param(PAT, SPEC, marks=pytest.mark.long),
+    ],
     ids=["masked", "pat"],
 )
 def test_two_ddp_workers(section, spec, data, ray_local, tmp_path):
