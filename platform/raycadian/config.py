@@ -1299,6 +1299,8 @@ def model_name(model: Any) -> str:
     match model:
         case Ensemble():
             return f"ensemble{model.size if model.size > 1 else ''}-{'_'.join(map(model_name, model.members))}"
+        case TTMLabel() | PAT() if not isinstance(model.adapter, NoAdapter):
+            return f"{model.kind}_{model.adapter.kind}"
     return "-".join([model.kind, *map(model_name, wrapped(model))])
 
 
