@@ -224,3 +224,18 @@ def test_means_of_beats():
     assert not len(low.beat_means(abp, 100.0, np.array([5]))[0])
     with pytest.raises(ValueError, match="beats"):
         low.beat_means(abp, 100.0, np.array([5, 3]))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 30), st.floats(20, 200)), min_size=1, max_size=30),
+    st.floats(0, 200),
+    st.floats(1, 100),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_mean_lies_between_the_values_that_hold(steps, begin, length):
+    times = np.cumsum([step for step, _ in steps])
+    values = np.array([value for _, value in steps])
+    (mean,) = low.mean_between(values, times, [begin], [begin + length], min_known=0)
+    assert np.isnan(mean) or values.min() - 1e-6 <= mean <= values.max() + 1e-6
+    (shifted,) = low.mean_between(values + 10, times, [begin], [begin + length], min_known=0)
+    assert np.isnan(mean) == np.isnan(shifted) and (np.isnan(mean) or shifted == pytest.approx(mean + 10))

@@ -98,3 +98,21 @@ def test_the_command_line(tmp_path):
     assert done.exit_code == 0 and load_card(done.stdout.strip()).modality == "biosignals"
     again = CliRunner().invoke(main, asked)
     assert again.exit_code == 2 and "is there already" in again.output
+
+
+def test_episodes_from_the_arterial_wave_are_those_of_the_numerics(cohort):
+    """Without a monitor's mean pressure, the means of beats find the same onsets."""
+    from raycadian.physiology import waveforms
+
+    apart = []
+    for path in sorted(cohort.glob("*.vital"))[:8]:
+        case = read_case(path, tracks={"abp": "SNUADC/ART", "map": "Solar8000/ART_MBP"}, subject="a")
+        wave, shown = case.tracks["abp"], case.tracks["map"]
+        prepared = waveforms.prepare(wave.values, wave.rate_hz, "abp")
+        means, times_s = low.beat_means(prepared.values, waveforms.RATE_HZ, prepared.beats.feet)
+        from_wave = low.events(means, times_s).certain
+        from_numerics = low.events(shown.values, shown.times_s).certain
+        assert len(from_wave) == len(from_numerics)
+        apart += np.abs(from_wave[:, 0] - from_numerics[:, 0]).tolist()
+    assert len(apart) > 2 and np.median(apart) < 15  # a pressure that hovers at 65 may cross it a minute apart
+    assert max(apart) < 120
