@@ -40,7 +40,7 @@ import pyarrow as pa
 
 from raycadian import cluster
 from raycadian.config import ActivityCard, AnyCard, Card, Grid, SignalCard, load_card, parse_card
-from raycadian.data import signals, storage
+from raycadian.data import activity, signals, storage
 from raycadian.data.grid import to_recordings
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import (
@@ -179,7 +179,7 @@ def prepare(card_path: str | Path, out: str | Path = Path("snapshots"), progress
     with _workspace(out) as work:
         issues = Issues()
         rows = _write_rows(card, paths, card_path.parent, work, issues, tell)
-        manifest = _finish(work / "snapshot", card, origin, rows, issues)
+        manifest = _finish(work / "snapshot", card, origin, rows, issues, paths)
         return _publish(work, out / manifest["id"])
 
 
@@ -196,7 +196,9 @@ def _write_rows(
         case SignalCard():
             return _write_subjects(signals.items(card, paths, folder, issues), signals.write_subject, work, card, tell)
         case ActivityCard():
-            raise ValueError(f"card {card.name!r}: actigraphy can't be prepared yet")
+            return _write_subjects(
+                activity.items(card, paths, work, issues, tell), activity.write_subject, work, card, tell
+            )
 
 
 def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:
@@ -376,7 +378,9 @@ def write_subject(subject: str, spill: Path, snapshot: Path, grid: Grid) -> dict
 # --- the whole: manifest, publication -------------------------------------------------------------------------------
 
 
-def _finish(folder: Path, card: AnyCard, origin: dict, rows: list[dict], issues: Issues) -> dict[str, Any]:
+def _finish(
+    folder: Path, card: AnyCard, origin: dict, rows: list[dict], issues: Issues, paths: list[Path]
+) -> dict[str, Any]:
     """Write recordings.parquet and manifest.json into the finished folder. Raises ValueError where nothing is usable."""
     for row in rows:
         issues.merge(_issues(row["issues"]))
@@ -396,12 +400,14 @@ def _finish(folder: Path, card: AnyCard, origin: dict, rows: list[dict], issues:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **origin,
         "card": card.model_dump(mode="json"),
-        "counts": _counts(rows, usable) if isinstance(card, Card) else signals.counts(rows, usable),
+        "counts": _counts(card, rows, usable),
         "issues": issues.as_dict(),
         "subjects": {row[SUBJECT]: _subject_entry(row) for row in usable},
         "quality": {row[SUBJECT]: row["quality"] for row in rows},
         "files": {name: n for row in usable for name, n in row["files"].items()} | files,
     }
+    if isinstance(card, ActivityCard) and (cohorts := activity.cohorts(rows, card, paths)):
+        manifest["cohorts"] = cohorts
     storage.write_bytes(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
@@ -411,7 +417,12 @@ def _subject_entry(row: dict[str, Any]) -> dict[str, Any]:
     return entry | ({"judged": row["judged"]} if "judged" in row else {})
 
 
-def _counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
+def _counts(card: AnyCard, rows: list[dict], usable: list[dict]) -> dict[str, int]:
+    match card:
+        case SignalCard():
+            return signals.counts(rows, usable)
+        case ActivityCard():
+            return activity.counts(rows, usable)
     return {
         "subjects": len(usable),
         "subjects_without_recording": len(rows) - len(usable),
