@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,24 @@ def test_archives_that_are_wrong(tmp_path, arrays, said):
     np.savez_compressed(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=said):
         read_case(tmp_path / "a.npz", subject="a")
+
+
+def test_an_array_that_claims_to_be_larger_than_it_is(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**14,)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("ABP.npy", header.getvalue() + bytes(80))
+    with pytest.raises(ValueError, match=r"a\.npz"):
+        read_case(tmp_path / "a.npz", subject="a", rate_hz=100)
+
+
+def test_a_time_far_off(tmp_path):
+    with pytest.raises(ValueError, match="samples, at most"):
+        table(tmp_path, "t,ABP\n" + "".join(f"{i},70\n" for i in range(40)) + "1e15,70\n")
+    assert (
+        table(tmp_path, "t,ABP\n" + "".join(f"{i},70\n" for i in range(40)) + "1e300,70\n").tracks["ABP"].rate_hz
+        is None
+    )
 
 
 def test_a_numeric_of_an_archive_has_times_of_its_own(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,7 +219,7 @@ def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
     stretch = np.cumsum(np.append(0, gaps))
     within = np.arange(len(seconds)) - first[stretch]
     off = (seconds - seconds[first][stretch]) * rate - within
-    if gaps.mean() > 0.1 or (np.abs(off) > 0.6).any():  # half a sample, and what rounding adds
+    if gaps.mean() > 0.1 or not (np.abs(off) <= 0.6).all() or np.ptp(seconds) * rate > 2**53:  # 0.6: of rounding too
         return None
     rate = _plain(rate, (2 * np.abs(off).max() * len(first) + 1e-6) / (~gaps).sum())
     begins = np.round((seconds[first] - seconds[0]) * rate).astype(np.int64)
@@ -273,7 +274,7 @@ def _explained(path: Path) -> Iterator[None]:
     """What the libraries say about a broken file, as a ValueError that names it."""
     try:
         yield
-    except (zipfile.BadZipFile, EOFError, OSError, pa.ArrowException) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, MemoryError, pa.ArrowException) as error:
         raise ValueError(f"{path}: truncated, corrupted or not such a table: {error}") from None
     except ValueError as error:
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
