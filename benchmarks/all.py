@@ -217,6 +217,18 @@ def sweep_rows(found: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def label_inference_rows(found: list[dict[str, Any]]) -> list[Row]:
+    """Against the demand of windows a second where there is one, else against the peer."""
+    return [
+        Row("label_inference", f"per second, {row['what']}", f"{row['per_s']:,}", f"{row['peer']}: {row['peer_per_s']:,}",
+            row["ratio"], f"{row['wanted_per_s']:,}/s", row["per_s"] >= row["wanted_per_s"])
+        if row["wanted_per_s"]
+        else at_least("label_inference", f"per second, {row['what']}", f"{row['per_s']:,}",
+                      f"{row['peer']}: {row['peer_per_s']:,}", row["ratio"], 1)
+        for row in found
+    ]  # fmt: skip
+
+
 ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "windows": windows_rows,
     "cma": cma_rows,
@@ -224,6 +236,7 @@ ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "memory": memory_rows,
     "train": train_rows,
     "sweep": sweep_rows,
+    "label_inference": label_inference_rows,
 }
 
 
