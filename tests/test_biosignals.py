@@ -112,6 +112,21 @@ def test_a_broken_file_names_itself(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_torn_bytes_are_an_error_that_names_the_file_or_a_case(tmp_path, kind):
+    path = write(tmp_path / f"case_1{KINDS[kind]}", kind)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        torn = bytearray(whole)
+        for at in rng.integers(0, rng.choice([300, len(whole)]), rng.choice([1, 4, 20])):
+            torn[at % len(whole)] = rng.integers(256)
+        path.write_bytes(torn)
+        try:
+            assert read_case(path, subject="a").tracks and track_names(path)
+        except ValueError as error:
+            assert "case_1" in str(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_track_that_is_not_there_names_those_that_are(tmp_path, kind):
     path = write(tmp_path / f"case_1{KINDS[kind]}", kind)
     with pytest.raises(ValueError, match=r"no track ECG_II or II, PLETH with samples; the file has (SNUADC/)?ART"):
@@ -305,11 +320,11 @@ def test_irregular_rows_are_numerics(tmp_path):
 @pytest.mark.parametrize(
     "header, said",
     [
-        ("r 1 100 1000\n../secret.dat 16 100/mmHg 16 0 0 0 0 ART\n", "not a whole WFDB record"),
-        ("r 1 100 1000\nabsent.dat 16 100/mmHg 16 0 0 0 0 ART\n", "not a whole WFDB record"),
+        ("r 1 100 1000\n../secret.dat 16 100/mmHg 16 0 0 0 0 ART\n", "r.hea: truncated, corrupted or not"),
+        ("r 1 100 1000\nabsent.dat 16 100/mmHg 16 0 0 0 0 ART\n", "r.hea: truncated, corrupted or not"),
         ("r 1 100 999999999999\nr.dat 16 100/mmHg 16 0 0 0 0 ART\n", "samples, at most"),
         ("r/2 1 100 1000\nr_1 500\nr_2 500\n", "several segments"),
-        ("nonsense\n", "not a whole WFDB record"),
+        ("nonsense\n", "r.hea: truncated, corrupted or not"),
         ("r 2 100 1000\nr.dat 16 100/mmHg 16 0 0 0 0 ART\nr.dat 16 100/mmHg 16 0 0 0 0 ART\n", "several signals"),
         ("r 0 100 1000\n", "no track with samples"),
     ],

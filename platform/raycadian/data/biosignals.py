@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from raycadian.data.source import open_bytes
-from raycadian.data.tracks import find, in_unit
+from raycadian.data.tracks import explained, find, in_unit
 from raycadian.types import Case, Issues
 
 Format = Literal["auto", "vital", "wfdb", "edf", "npz", "table"]
@@ -50,7 +50,8 @@ def read_case(
     issues, units = Issues() if issues is None else issues, units or {}
     path = _local(source)
     wanted = _wanted(tracks)
-    found = _read(path, format, wanted, units, rate_hz, issues)
+    with explained(path):
+        found = _read(path, format, wanted, units, rate_hz, issues)
     held = dict(found.tracks) if wanted is None else _named(found, wanted, optional, path, format)
     if not held:
         raise ValueError(f"{path}: no track with samples")
@@ -67,15 +68,16 @@ def track_names(source: str | Path, format: Format = "auto") -> list[str]:
     from raycadian.data import edf, vital_files, waveform_tables, wfdb_records
 
     path = _local(source)
-    match recognise(path) if format == "auto" else format:
-        case "vital":
-            return vital_files.track_names(path)
-        case "wfdb":
-            return wfdb_records.track_names(path)
-        case "edf":
-            return edf.track_names(path)
-        case _:
-            return waveform_tables.track_names(path)
+    with explained(path):
+        match recognise(path) if format == "auto" else format:
+            case "vital":
+                return vital_files.track_names(path)
+            case "wfdb":
+                return wfdb_records.track_names(path)
+            case "edf":
+                return edf.track_names(path)
+            case _:
+                return waveform_tables.track_names(path)
 
 
 def recognise(path: Path) -> Format:

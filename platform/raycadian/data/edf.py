@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +39,7 @@ def track_names(path: Path) -> list[str]:
         return [label.strip() for label in file.getSignalLabels()]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Any:
     import pyedflib
 
-    try:
-        file = pyedflib.EdfReader(str(path))
-    except OSError as error:
-        raise ValueError(f"{path}: not a whole EDF or BDF file: {error}") from None
-    try:
-        yield file
-    finally:
-        file.close()
+    return pyedflib.EdfReader(str(path))

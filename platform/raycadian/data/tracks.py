@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def numeric(values: np.ndarray, times_s: np.ndarray, unit: str) -> tuple[Track, 
     values, times_s = values[known][order], times_s[known][order]
     last = np.append(times_s[1:] > times_s[:-1], True)[: len(times_s)]
     return Track(values[last], unit, times_s=times_s[last]), int((~last).sum())
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What libraries raise about a broken file, of whatever class, as a ValueError that names it."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path.with_suffix("")) in str(error):
+            raise
+        said = f"{type(error).__name__}: {error}".removeprefix("ValueError: ")
+        raise ValueError(f"{path}: truncated, corrupted or not what it seems: {said}") from error
 
 
 def case_of(path: Path) -> str:

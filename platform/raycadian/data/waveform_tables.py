@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +46,7 @@ def read_table(
     times = next((name for name in header if name.strip().lower() in TIMES), None)
     named = {_split_unit(name)[0]: name for name in header if name != times}
     names = present(named, wanted)
-    with _explained(path):
-        columns = _columns(source, [named[name] for name in names], times, len(header) > 1)
+    columns = _columns(source, [named[name] for name in names], times, len(header) > 1)
     clock = columns.pop(times) if times else None
     start, seconds = _seconds(clock, path)
     tracks = {}
@@ -69,21 +66,20 @@ def read_npz(
     path: Path, wanted: Sequence[str] | None, issues: Issues, rate_hz: float | None, units: Mapping[str, str]
 ) -> Case:
     """The arrays of an archive that are wanted (all where None). Raises ValueError; a pickle in it is never loaded."""
-    with _explained(path):
-        _check_archive(path)
-        with np.load(path, allow_pickle=False) as archive:
-            keys = archive.files
-            names = [key for key in keys if key not in _WHOLE and key.rpartition(".")[2] not in _ABOUT]
-            whole = {key: _scalar(archive[key], f"{path}: {key}") for key in _WHOLE if key in keys}
-            tracks = {}
-            for name in present(names, wanted):
-                about = {key: archive[f"{name}.{key}"] for key in _ABOUT if f"{name}.{key}" in keys}
-                rate = about.get("rate_hz", whole.get("rate_hz", rate_hz))
-                unit = str(_scalar(about.get("unit", units.get(name, "")), f"{path}: {name}.unit"))
-                tracks[name] = _array(archive[name], about, rate, unit, f"{path}: {name}", issues)
-    for name in [name for name, track in tracks.items() if not len(track)]:
-        issues.add("track without samples (left out)", f"{path.name}: {name}")
-        del tracks[name]
+    _check_archive(path)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        keys = archive.files
+        whole = {key: _scalar(archive[key], f"{path}: {key}") for key in _WHOLE if key in keys}
+        tracks = {}
+        for name in present(_names(keys), wanted):
+            about = {key: archive[f"{name}.{key}"] for key in _ABOUT if f"{name}.{key}" in keys}
+            rate = about.get("rate_hz", whole.get("rate_hz", rate_hz))
+            unit = str(_scalar(about.get("unit", units.get(name, "")), f"{path}: {name}.unit"))
+            track = _array(_member(archive, name, path), about, rate, unit, f"{path}: {name}", issues)
+            if len(track):
+                tracks[name] = track
+            else:
+                issues.add("track without samples (left out)", f"{path.name}: {name}")
     start = np.datetime64(str(whole["start_utc"]), "ms") if "start_utc" in whole else None
     return Case(str(whole.get("case", case_of(path))), str(whole.get("subject", "")), tracks, start_utc=start)
 
@@ -91,8 +87,8 @@ def read_npz(
 def track_names(path: Path) -> list[str]:
     """The names that `read_table` and `read_npz` give. Raises ValueError."""
     if zipfile.is_zipfile(path):
-        with np.load(path, allow_pickle=False) as archive:
-            return [key for key in archive.files if key not in _WHOLE and key.rpartition(".")[2] not in _ABOUT]
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return _names(archive.files)
     return [_split_unit(name)[0] for name in _header(Source.of(path)) if name.strip().lower() not in TIMES]
 
 
@@ -101,8 +97,7 @@ def track_names(path: Path) -> list[str]:
 
 def _header(source: Source) -> list[str]:
     if source.is_parquet:
-        with _explained(source.path):
-            return pq.read_schema(source.path).names
+        return pq.read_schema(source.path).names
     line = source.lines[header_at(source)]
     return split(line, delimiter_of(line))
 
@@ -237,6 +232,19 @@ def _plain(rate: float, leeway: float) -> float:
 # --- archives ------------------------------------------------------------------------------------------------------
 
 
+def _names(keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if key not in _WHOLE and key.rpartition(".")[2] not in _ABOUT]
+
+
+def _member(archive: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path}: {name}: a pickle, which is never loaded; store an array of numbers") from None
+        raise
+
+
 def _check_archive(path: Path) -> None:
     """Raises ValueError for an archive that unpacks to more than it may hold."""
     with zipfile.ZipFile(path) as archive:
@@ -267,16 +275,3 @@ def _scalar(value: Any, where: str) -> Any:
     if np.size(value) != 1:
         raise ValueError(f"{where}: expected one value, found shape {np.shape(value)}")
     return np.asarray(value).reshape(()).item()
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What the libraries say about a broken file, as a ValueError that names it."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, MemoryError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: truncated, corrupted or not such a table: {error}") from None
-    except ValueError as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
-            raise ValueError(f"{path}: holds a pickle, which is never loaded; store arrays of numbers") from None
-        raise

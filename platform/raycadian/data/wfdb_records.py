@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ def read_wfdb(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
     chosen = present(names, wanted)
     if not chosen:
         return Case(header.record_name, "", {})
-    with _explained(path):
-        record = wfdb.rdrecord(
-            str(path.with_suffix("")), channels=[names.index(name) for name in chosen], smooth_frames=False
-        )
+    record = wfdb.rdrecord(
+        str(path.with_suffix("")), channels=[names.index(name) for name in chosen], smooth_frames=False
+    )
     tracks = {}
     for i, name in enumerate(record.sig_name):
         track = _signal(record, i, f"{path}: {name}")
@@ -47,8 +45,7 @@ def track_names(path: Path) -> list[str]:
 def _header(path: Path) -> Any:
     import wfdb
 
-    with _explained(path):
-        header = wfdb.rdheader(str(path.with_suffix("")))
+    header = wfdb.rdheader(str(path.with_suffix("")))
     if getattr(header, "n_seg", None) is not None:
         raise ValueError(f"{path}: a record of several segments; read its segments, or join them with wfdb first")
     check_length((header.sig_len or 0) * max(header.samps_per_frame or [1]), str(path))
@@ -60,14 +57,3 @@ def _signal(record: Any, i: int, where: str) -> Track:
     rate = float(record.fs) * record.samps_per_frame[i]
     unit = record.units[i] or ""
     return waveform(record.e_p_signal[i], rate, "" if unit == "NU" else unit, 0.0, where)  # NU: no units
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What the package raises about a broken record (many classes), as a ValueError that names it."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path}: not a whole WFDB record: {type(error).__name__}: {error}") from None
