@@ -254,7 +254,7 @@ class ActivityCard(Schema):
     dt_s: Positive = 60.0
     min_valid_hours: Positive = 10.0
     """Hours that a day is worn to count."""
-    min_valid_days: Count = 1
+    min_valid_days: int = Field(1, ge=0)
     """People with fewer such days are left out, and counted; studies of NHANES ask for 4."""
     most_missing: int = Field(0, ge=0, le=8)
     """PHQ-9 items that may lack an answer; the total is then nine times the mean of the others."""

@@ -28,7 +28,7 @@ from raycadian.data.parquet import (
     write_table,
 )  # fmt: skip
 from raycadian.physiology.wear import DAY_MIN, by_day, valid_days
-from raycadian.types import OBSERVED, RECORDING, SUBJECT, Issues, Recording
+from raycadian.types import OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
 
 _HEAD = (SUBJECT, RECORDING, "start_utc", "utc_offset_min", "dt_s", "n_points")
 
@@ -62,9 +62,9 @@ def write_subject(item: dict[str, Any], snapshot: Path, card: ActivityCard) -> d
     subject, issues = item[SUBJECT], Issues()
     recordings = list(read_part(Part(**item["part"]), card, issues)) if "part" in item else _taken_up(item)
     recordings = whole_days(recordings, issues)
-    days = sum(int(valid_days(_worn(r), card.min_valid_hours).sum()) for r in recordings)
+    days = sum(int(valid_days(by_day(_worn(r), fill=False), card.min_valid_hours).sum()) for r in recordings)
     minutes = sum(map(len, recordings))
-    quality = {"days": minutes / DAY_MIN, "valid_days": days, "worn": sum(int(r.observed.sum()) for r in recordings)}
+    quality = {"days": minutes / DAY_MIN, "valid_days": days, "worn": sum(int(_worn(r).sum()) for r in recordings)}
     if days < card.min_valid_days:
         issues.add(f"person with fewer than {card.min_valid_days} valid days (left out)", subject)
     row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
@@ -133,7 +133,8 @@ def cohorts(rows: list[dict], card: ActivityCard, paths: list[Path]) -> dict[str
 
 
 def _worn(recording: Recording) -> np.ndarray:
-    return by_day(recording.observed, fill=False)
+    """Minutes (N,) bool that the device was worn: what is observed, or what wear flags say."""
+    return recording.channels[WORN] == 1 if WORN in recording.channels else recording.observed
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
