@@ -23,6 +23,7 @@ from raycadian.serving.signal_schemas import (
     BiosignalRequest,
     BiosignalResponse,
 )  # fmt: skip
+from raycadian.serving.stream import SignalStream
 from raycadian.types import Track
 
 KEY = "a key that tests know"
@@ -51,6 +52,9 @@ class Direct:
             "horizon": 0, "dt_min": 0.008 / 60, "quantiles": [], "past": list(self.classifier.window.past), "metrics": {},
             "rejected": None, "note": "",
         }  # fmt: skip
+
+    def open_stream(self, channels):
+        return SignalStream(self.classifier, channels)
 
     async def answer_signals(self, signals: Signals):
         try:
@@ -193,3 +197,68 @@ def test_the_description_holds_the_schemas_and_examples(client):
     BiosignalResponse.model_validate_json(json.dumps(SIGNAL_RESPONSE))
     schema = described["components"]["schemas"]["BiosignalRequest"]
     jsonschema.validate(SIGNAL_REQUEST, schema | {"components": described["components"]})
+
+
+# --- as a stream --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory):
+    return Classifier.load(served_signals.make_run(tmp_path_factory.mktemp("causal"), filters="causal").path)
+
+
+def rates(i: int) -> dict[str, tuple[float, str]]:
+    return {c: (t.rate_hz, t.unit) for c, t in served_signals.raw_case(i).tracks.items()}
+
+
+@pytest.mark.parametrize("piece_s", [0.5, 7.3, 60.0])
+def test_a_stream_says_what_the_whole_record_says(causal, piece_s):
+    tracks = served_signals.raw_case(3).tracks
+    whole = causal.estimate(Signals(None, tracks)).as_dict()["windows"]
+    stream, found = SignalStream(causal, rates(3)), []
+    for begin in np.arange(0, 360, piece_s):
+        pieces = {
+            c: t.values[round(begin * t.rate_hz) : round((begin + piece_s) * t.rate_hz)] for c, t in tracks.items()
+        }
+        found += stream.push(pieces)
+    assert len(found) >= len(whole) - 1, "the last window waits for the resampler"
+    both = [
+        (a["probability"], b["probability"])
+        for a, b in zip(whole, found, strict=False)
+        if a["probability"] and b["probability"]
+    ]
+    assert len(both) > 20
+    for one, other in both:
+        assert one == pytest.approx(other, abs=1e-6)
+    same = [bool(a["rejected"]) == bool(b["rejected"]) for a, b in zip(whole, found, strict=False)]
+    assert np.mean(same) >= 0.9, "beats at the edge of what is kept may be judged otherwise"
+
+
+def test_a_stream_over_a_socket(causal):
+    app = web.create_app(Direct(causal), web.digest(KEY))
+    with TestClient(app).websocket_connect(f"{PATH}/stream", headers={"Authorization": f"Bearer {KEY}"}) as socket:
+        first = {c: {"rate_hz": rate, "unit": unit} for c, (rate, unit) in rates(0).items()}
+        socket.send_json({"channels": first})
+        assert socket.receive_json()["windows"] == []
+        windows = []
+        for second in range(0, 40, 10):
+            samples = {
+                c: [None if v != v else v for v in t.values[second * 250 : (second + 10) * 250].tolist()]
+                for c, t in served_signals.raw_case(0).tracks.items()
+            }
+            socket.send_json({"channels": samples})
+            windows += socket.receive_json()["windows"]
+        assert [w["begin_s"] for w in windows] == [0.0, 10.0]
+        socket.send_json({"channels": {"resp": [1.0]}})
+        assert socket.receive_json()["error"] == "cannot_estimate"
+
+
+def test_a_stream_needs_the_key_and_a_causal_model(classifier, causal):
+    with TestClient(web.create_app(Direct(causal), web.digest(KEY))).websocket_connect(f"{PATH}/stream") as socket:
+        assert socket.receive_json()["error"] == "unauthorized"
+    with pytest.raises(ValueError, match="filters: causal"):
+        SignalStream(classifier, rates(0))
+    with pytest.raises(ValueError, match="the model reads"):
+        SignalStream(causal, {"ppg": (100.0, "")})
+    with pytest.raises(ValueError, match="90 s in one message"):
+        SignalStream(causal, rates(0)).push({"ppg": np.zeros(90 * 250, np.float32)})

@@ -62,7 +62,7 @@ def clean(case: Case, card: SignalCard, number: int = 0, issues: Issues | None =
     if n < 1:
         raise ValueError(f"case {case.case}: its tracks last {until_s:g} s; there is nothing to cut windows from")
     prepared = {c: _prepared(case, c, until_s, card.filters == "causal", issues) for c in card.waveforms}
-    found = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, _limits(card.quality))
+    found = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, limits_of(card.quality))
     reasons = {c: q.reasons for c, q in found.tracks.items()}
     numerics = {c: _numeric(case.tracks[c]) for c in card.numerics if c in case.tracks}
     recording = Recording(
@@ -104,7 +104,8 @@ def _fitted(values: np.ndarray, n: int) -> np.ndarray:
     return values[:n] if len(values) >= n else np.append(values, np.full(n - len(values), np.nan, np.float32))
 
 
-def _limits(quality: SignalQuality) -> Limits:
+def limits_of(quality: SignalQuality) -> Limits:
+    """A card's limits in the words of physiology/signal_quality.py."""
     return Limits(**{n: getattr(quality, n) for n in SignalQuality.model_fields if n not in ("window_s", "hop_s")})
 
 

@@ -46,9 +46,7 @@ class Estimate:
     (classify) or the label's unit (regress), NaN where the window was rejected · rejected (W,) channel -> reasons."""
 
     subject: str | None
-    model: str
-    task: LabelTask
-    threshold: float | None
+    by: "Classifier"
     begin_s: np.ndarray
     end_s: np.ndarray
     value: np.ndarray
@@ -57,24 +55,15 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as the endpoint answers."""
-        rows = zip(self.begin_s.tolist(), self.end_s.tolist(), self.value.tolist(), self.rejected, strict=True)
+        values = [None if v != v else v for v in self.value.tolist()]
+        rows = zip(self.begin_s.tolist(), self.end_s.tolist(), values, self.rejected, strict=True)
         return {
             "subject": self.subject,
-            "model": self.model,
-            "task": self.task.kind,
-            "label": self.task.label.model_dump(mode="json"),
-            "threshold": self.threshold,
-            "windows": [self._window(*row) for row in rows],
+            **self.by.describe(),
+            "windows": [self.by.window_dict(*row) for row in rows],
             "warnings": self.warnings,
             "note": NOTE,
         }
-
-    def _window(self, begin_s: float, end_s: float, value: float, rejected: dict[str, list[str]]) -> dict[str, Any]:
-        found: dict[str, Any] = {"begin_s": round(begin_s, 6), "end_s": round(end_s, 6), "rejected": rejected}
-        known = None if value != value else value
-        if self.threshold is None:
-            return found | {"value": known}
-        return found | {"probability": known, "alarm": None if known is None else known > self.threshold}
 
 
 class Classifier:
@@ -109,7 +98,7 @@ class Classifier:
         is absent, in another unit or at no waveform's rate."""
         issues = Issues()
         found = clean(self._case(signals), self.card, issues=issues)
-        series = build_series(_One(found.recording), self.window.past)
+        series = build_series(One(found.recording), self.window.past)
         context = context_points(self.window, series.dt_s)
         step = points_of(self.window.eval_step_s, series.dt_s, "window.eval_step_s")
         starts = np.arange(0, len(series) - context + 1, step)
@@ -121,30 +110,53 @@ class Classifier:
         value = np.full(len(starts), np.nan)
         if good.any():
             value[good] = self.values(LabelledWindows(series, starts[good], np.zeros(good.sum(), np.float32), context))
-        reasons = [{} if ok else self._reasons(found.marks, start) for ok, start in zip(good, starts, strict=True)]
-        threshold = None if self.decision is None else self.decision.threshold
-        return Estimate(
-            signals.subject, self.name, self.task, threshold, starts * series.dt_s, (starts + context) * series.dt_s, value,
-            reasons, issues.counts,
-        )  # fmt: skip
+        reasons = [{} if ok else self.reasons(found.marks, start) for ok, start in zip(good, starts, strict=True)]
+        begin_s, end_s = starts * series.dt_s, (starts + context) * series.dt_s
+        return Estimate(signals.subject, self, begin_s, end_s, value, reasons, issues.counts)
 
-    @torch.inference_mode()
+    def describe(self) -> dict[str, Any]:
+        """Who answers, and what is estimated."""
+        return {
+            "model": self.name,
+            "task": self.task.kind,
+            "label": self.task.label.model_dump(mode="json"),
+            "threshold": None if self.decision is None else self.decision.threshold,
+        }
+
     def values(self, windows: LabelledWindows) -> np.ndarray:
         """(W,) of good windows of one case, in order: probabilities, or the label. Raises ValueError where not finite."""
+        return self.decided(self.scores(windows))
+
+    @torch.inference_mode()
+    def scores(self, windows: LabelledWindows) -> np.ndarray:
+        """(W,) log odds, or the label. Raises ValueError where not finite."""
         score = np.concatenate([self.model(batch).score.double().numpy() for batch in windows.batches(256)])
         if not np.isfinite(score).all():
             raise ValueError("the model gives no finite estimate for these samples; check them")
+        return score
+
+    def decided(self, score: np.ndarray) -> np.ndarray:
+        """Scores (W,) of one case as probabilities, each with the votes of those before it; of a regression as they are."""
         return score if self.decision is None else self.decision.probability(score, np.zeros(len(score), np.int8))
+
+    def window_dict(
+        self, begin_s: float, end_s: float, value: float | None, rejected: dict[str, list[str]]
+    ) -> dict[str, Any]:
+        """A window in plain values, as the endpoint answers."""
+        found: dict[str, Any] = {"begin_s": round(begin_s, 6), "end_s": round(end_s, 6), "rejected": rejected}
+        if self.decision is None:
+            return found | {"value": value}
+        return found | {"probability": value, "alarm": None if value is None else value > self.decision.threshold}
 
     def _case(self, signals: Signals) -> Case:
         if lacking := [c for c in self.window.past if c not in signals.tracks]:
             raise ValueError(f"the model reads {', '.join(self.window.past)}; {', '.join(lacking)} is not sent")
         if odd := sorted(set(signals.tracks) - set(self.window.past)):
             raise ValueError(f"the model reads {', '.join(self.window.past)}, not {', '.join(odd)}; leave it out")
-        tracks = {c: _in_unit(track, c) for c, track in signals.tracks.items()}
+        tracks = {c: as_channel(track, c) for c, track in signals.tracks.items()}
         return Case("request", signals.subject or "", tracks)
 
-    def _reasons(self, marks: Marks, start: int) -> dict[str, list[str]]:
+    def reasons(self, marks: Marks, start: int) -> dict[str, list[str]]:
         """channel -> why the stretches of the window that begins at `start` are bad."""
         judged = marks.judged
         assert judged is not None
@@ -158,13 +170,14 @@ class Classifier:
         return found
 
 
-def _in_unit(track: Track, channel: str) -> Track:
+def as_channel(track: Track, channel: str) -> Track:
+    """In the unit that the channel's name says. Raises ValueError for another quantity's."""
     unit = unit_of(channel)
     return in_unit(track, unit, channel) if unit else track
 
 
 @dataclass(frozen=True)
-class _One:
+class One:
     """One recording as a source of a series."""
 
     recording: Recording

@@ -12,6 +12,7 @@ from ray import serve
 from raycadian.config import Forecasting, model_name
 from raycadian.serving.classifier import Classifier, Estimate, Signals
 from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
+from raycadian.serving.stream import SignalStream
 from raycadian.serving.web import api_key, create_app, digest
 from raycadian.training.run import RUNS, Run
 
@@ -66,6 +67,11 @@ class Endpoint:
             return await asyncio.to_thread(self._served.estimate, signals)  # filters of long arrays leave the lock
         except ValueError as error:
             return error
+
+    def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
+        if not isinstance(self._served, Classifier):
+            raise self._other("/v1/forecast")
+        return SignalStream(self._served, channels)
 
     def _other(self, path: str) -> ValueError:
         assert self._served is not None

@@ -13,6 +13,7 @@ from raycadian.types import Track
 MAX_SIGNAL_BYTES = 16_000_000
 MAX_SAMPLES = 1_500_000  # of all channels: 20 min of three at 400 Hz
 MAX_CHANNELS = 8
+MAX_MESSAGE = 4_000_000  # characters of a stream's message
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -54,6 +55,35 @@ class BiosignalRequest(BaseModel):
 
     def signals(self) -> Signals:
         return Signals(self.subject, {name: channel.track() for name, channel in self.channels.items()})
+
+
+class StreamChannel(BaseModel):
+    model_config = _STRICT
+
+    rate_hz: float = Field(gt=0, le=50_000)
+    unit: str = Field("", max_length=16)
+
+
+class StreamStart(BaseModel):
+    """The first message of a stream: what each channel is."""
+
+    model_config = _STRICT
+
+    channels: dict[str, StreamChannel] = Field(min_length=1, max_length=MAX_CHANNELS)
+
+    def rates(self) -> dict[str, tuple[float, str]]:
+        return {name: (c.rate_hz, c.unit) for name, c in self.channels.items()}
+
+
+class StreamSamples(BaseModel):
+    """Every later message: the samples since the last one; channels needn't come together."""
+
+    model_config = _STRICT
+
+    channels: dict[str, list[float | None]] = Field(max_length=MAX_CHANNELS)
+
+    def samples(self) -> dict[str, np.ndarray]:
+        return {name: np.array(values, dtype=np.float32) for name, values in self.channels.items()}
 
 
 class WindowResponse(BaseModel):

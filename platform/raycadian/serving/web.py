@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -30,12 +32,16 @@ from raycadian.serving.schemas import (
     to_history,
 )  # fmt: skip
 from raycadian.serving.signal_schemas import (
+    MAX_MESSAGE,
     MAX_SIGNAL_BYTES,
     SIGNAL_REQUEST,
     SIGNAL_RESPONSE,
     BiosignalRequest,
     BiosignalResponse,
+    StreamSamples,
+    StreamStart,
 )  # fmt: skip
+from raycadian.serving.stream import SignalStream
 
 KEY_VARIABLE = "RAYCADIAN_API_KEY"
 KEY_FILE = Path("~/.config/raycadian/api_key")
@@ -54,6 +60,9 @@ class Service(Protocol):
 
     async def answer_signals(self, signals: Signals) -> Estimate | ValueError:
         """Estimates of a classifier or regression, or why there can be none."""
+
+    def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
+        """A stream of channels (rate in Hz, unit). Raises ValueError where the model can't follow one."""
 
 
 class Refused(Exception):
@@ -138,6 +147,39 @@ def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: di
 
     app.router.routes.insert(0, Route("/v1/biosignal", biosignal, methods=["POST"]))
 
+    @app.websocket("/v1/biosignal/stream")
+    async def stream(socket: WebSocket) -> None:
+        """Samples as they come; every message is answered with the windows that it completes. docs/vitaldb.md"""
+        await socket.accept()
+        try:
+            _require_key(socket, key_sha256)
+            described = _loaded(service)
+            opened = service.open_stream(_valid(StreamStart, await _message(socket)).rates())
+            await socket.send_text(json.dumps({"model": described["model"], "windows": []}))
+            while True:
+                samples = _valid(StreamSamples, await _message(socket)).samples()
+                windows = await asyncio.to_thread(opened.push, samples)
+                await socket.send_text(json.dumps({"model": described["model"], "windows": windows}))
+        except WebSocketDisconnect:
+            return
+        except Refused as error:
+            await _end(socket, error.error, error.detail)
+        except ValueError as error:
+            await _end(socket, "cannot_estimate", str(error))
+
+
+async def _message(socket: WebSocket) -> bytes:
+    text = await socket.receive_text()
+    if len(text) > MAX_MESSAGE:
+        raise Refused(413, "too_large", f"a message may have {MAX_MESSAGE:,} characters, found {len(text):,}")
+    return text.encode()
+
+
+async def _end(socket: WebSocket, error: str, detail: str) -> None:
+    """Say why, then close (1008: policy violation)."""
+    await socket.send_text(json.dumps({"error": error, "detail": detail}))
+    await socket.close(1008)
+
 
 def _loaded(service: Service) -> dict[str, Any]:
     found = service.describe()
@@ -181,7 +223,7 @@ def _valid(schema: type[Any], body: bytes) -> Any:
 # --- the key --------------------------------------------------------------------------------------------------------
 
 
-def _require_key(request: Request, key_sha256: str) -> None:
+def _require_key(request: Request | WebSocket, key_sha256: str) -> None:
     """Let nobody in without the key; compared in constant time."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secrets.compare_digest(digest(key.strip()), key_sha256):
