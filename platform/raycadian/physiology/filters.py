@@ -8,7 +8,7 @@ Zero-phase filtering runs forwards and backwards, which squares the gain: -6 dB 
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from scipy import signal
@@ -21,7 +21,7 @@ _PAD_S = 2.0  # mirrored at both ends of a track: the high-pass settles
 _CHUNK = 1 << 18  # input samples resampled at a time
 
 
-@cache
+@lru_cache(16)
 def design(kind: str, rate_hz: float = RATE_HZ) -> np.ndarray:
     """Second-order sections (S, 6) of a kind's filter."""
     match kind:
@@ -65,7 +65,7 @@ class Causal:
 # --- resampling -------------------------------------------------------------------------------------------------------
 
 
-@cache
+@lru_cache(64)
 def ratio(rate_hz: float, to_hz: float = RATE_HZ) -> tuple[int, int]:
     """(up, down) with rate * up / down = to. Raises ValueError where no such fraction of modest terms keeps time."""
     exact = Fraction(to_hz) / Fraction(rate_hz)
@@ -79,7 +79,7 @@ def ratio(rate_hz: float, to_hz: float = RATE_HZ) -> tuple[int, int]:
     )
 
 
-@cache
+@lru_cache(8)  # up to a million taps each, and a server meets any rate
 def _low_pass(up: int, down: int) -> np.ndarray:
     """Linear-phase FIR at the rate times `up`, Kaiser beta 5: of the lower rate's half, flat to 2/3, -50 dB from all of it."""
     larger = max(up, down)
@@ -123,9 +123,7 @@ class Resampler:
         n = stop - self._next
         if n <= 0:
             return np.empty(0), np.empty(0, np.uint8)
-        at = (
-            self._next * self.down - self._first * self.up
-        )  # the first output, in fine steps after the first value kept
+        at = self._next * self.down - self._first * self.up  # steps of the rate times `up` after the first value kept
         if self.up == self.down:  # 1 / 1
             values = self._values[at : at + n]
         else:

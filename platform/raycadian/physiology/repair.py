@@ -58,9 +58,7 @@ class Kind:
 KINDS = {
     "ecg": Kind(limits=(-10.0, 10.0), max_gap_s=0.04, min_rate_hz=100.0),
     "ppg": Kind(limits=(-np.inf, np.inf), max_gap_s=0.12, min_rate_hz=25.0),
-    "abp": Kind(
-        limits=(0.0, 300.0), max_gap_s=0.12, min_rate_hz=50.0
-    ),  # 300: Sun et al. 2006; below 0 the zero is wrong
+    "abp": Kind(limits=(0.0, 300.0), max_gap_s=0.12, min_rate_hz=50.0),  # 300: Sun et al. 2006; below 0, a wrong zero
 }
 
 
