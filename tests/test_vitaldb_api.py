@@ -139,6 +139,27 @@ def test_a_cohort_from_the_tables(client):
     assert found.index.tolist() == ["1"]
 
 
+def test_a_card_of_a_cohort_downloads_only_what_it_needs(api, monkeypatch, tmp_path):
+    """Cases by a query and by the tracks that the card names; one that is not there is reported, the rest goes on."""
+    from raycadian.config import SignalCard
+    from raycadian.data import signals
+
+    monkeypatch.setenv("RAYCADIAN_VITALDB", api.url)
+    monkeypatch.setenv("RAYCADIAN_CACHE", str(tmp_path))
+    card = SignalCard(
+        name="x", vitaldb="cohort", clinical={}, cohort="age >= 70", waveforms={"abp_mmhg": ("SNUADC/ART",)},
+        numerics={"map_mmhg": ("Solar8000/ART_MBP",)},
+    )  # fmt: skip
+    people = signals.items(card, [], tmp_path, Issues())
+    assert [person["subject"] for person in people] == ["7", "8"]  # case 3 has no arterial wave
+    assert [case["source"] for person in people for case in person["cases"]] == ["vitaldb:1", "vitaldb:2"]
+    issues = Issues()
+    read = [signals._cleaned(person["cases"][0], person["subject"], card, issues) for person in people]
+    assert read[0].recording.subject == "7" and read[1] is None
+    assert issues.counts["case that can't be used (left out)"] == 1
+    assert [path for path, _ in api.requests] == ["/trks", "/cases", "/1.0.1/1.vital", "/1.0.1/2.vital"]
+
+
 @pytest.mark.parametrize("trouble", ["429", "500", "503", "half", "empty", "page"])
 def test_what_goes_better_a_moment_later(api, client, case_bytes, trouble):
     api.script = [trouble, trouble]
