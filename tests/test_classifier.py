@@ -16,6 +16,7 @@ from raycadian.evaluation.decision import Decision
 from raycadian.evaluation.labels import LabelPredictions
 from raycadian.serving import web
 from raycadian.serving.classifier import Classifier, Signals
+from raycadian.serving.schemas import EXAMPLE_REQUEST
 from raycadian.serving.signal_schemas import (
     MAX_SIGNAL_BYTES,
     SIGNAL_REQUEST,
@@ -262,3 +263,33 @@ def test_a_stream_needs_the_key_and_a_causal_model(classifier, causal):
         SignalStream(causal, {"ppg": (100.0, "")})
     with pytest.raises(ValueError, match="90 s in one message"):
         SignalStream(causal, rates(0)).push({"ppg": np.zeros(90 * 250, np.float32)})
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_both_paths_on_ray_serve(ray_local, causal, tmp_path_factory, monkeypatch):
+    from websockets.sync.client import connect
+
+    from raycadian.serving import app
+
+    monkeypatch.setenv("RAYCADIAN_API_KEY", KEY)
+    run = served_signals.make_run(tmp_path_factory.mktemp("ray"), filters="causal")
+    expected = Classifier.load(run.path).estimate(BiosignalRequest.model_validate(body(1)).signals()).as_dict()
+    with app.serving(run, port=app.free_port()) as server:
+        assert server.get("/v1/model")["task"] == "classify"
+        assert server.post(PATH, body(1)) == expected
+        with pytest.raises(ValueError, match="answers on /v1/biosignal"):
+            server.post("/v1/forecast", EXAMPLE_REQUEST)
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with connect(server.url.replace("http", "ws") + f"{PATH}/stream", additional_headers=headers) as socket:
+            channels = body(1)["channels"]
+            socket.send(
+                json.dumps({"channels": {c: {k: v[k] for k in ("rate_hz", "unit")} for c, v in channels.items()}})
+            )
+            assert json.loads(socket.recv())["model"] == run.name
+            socket.send(json.dumps({"channels": {c: v["samples"] for c, v in channels.items()}}))
+            windows = json.loads(socket.recv())["windows"]
+    for one, other in zip(windows, expected["windows"], strict=False):
+        if one["probability"] and other["probability"]:
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-6)
+    assert len(windows) >= len(expected["windows"]) - 1
