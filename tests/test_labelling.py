@@ -1,0 +1,215 @@
+"""The line of classify and regress: from cases to a snapshot, a run, a report, a champion; workers; labels in random order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import served_signals
+from labelled_people import CHANNELS, Cases, cases
+from served_signals import TRACKS
+
+from raycadian import registry, workflow
+from raycadian.config import (
+    Ahead,
+    Classification,
+    Column,
+    Evaluation,
+    Hypotension,
+    Last,
+    Recipe,
+    Regression,
+    SignalWindow,
+    Split,
+    Statistics,
+    Tracking,
+    Training,
+)  # fmt: skip
+from raycadian.data.biosignals import read_case
+from raycadian.data.labelled import find_places, strata
+from raycadian.data.series import build_series
+from raycadian.data.signals import clean
+from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.data.split import make_split
+from raycadian.training.experiment import Data, rescore, train_run
+from raycadian.training.labelling import said_by
+
+
+def recipe(**changes: object) -> Recipe:
+    given = {
+        "name": "labels", "dataset": "datasets/none.yaml", "split": Split(kind="subject", test_subjects=0.4, val_subjects=0.4),
+        "window": SignalWindow(past=CHANNELS, windows=6, step_s=30, eval_step_s=30), "task": Classification(label=Hypotension()),
+        "model": Statistics(), "training": Training(epochs=8, batch_size=64, lr=0.03, device="cpu"),
+        "evaluation": Evaluation(bootstrap=100), "tracking": Tracking(tensorboard=False),
+    }  # fmt: skip
+    return Recipe(**given | changes)
+
+
+def data(people: Cases, of: Recipe) -> Data:
+    series = build_series(people, of.window.past)
+    places = find_places(people, series, of.window, of.task)
+    lengths = {s: [len(r) for r in people.recordings(s)] for s in people.subjects}
+    split = make_split(lengths, of.split, strata=strata(places, series))
+    return Data("cases", series, split, None, served_signals.card(), places)
+
+
+@pytest.fixture(scope="module")
+def people() -> Cases:
+    return cases(24)
+
+
+@pytest.fixture(scope="module")
+def runs(people, tmp_path_factory) -> Path:
+    """A run of statistics, its peer `last` before it."""
+    folder = tmp_path_factory.mktemp("runs")
+    of = recipe()
+    peer = train_run(
+        of.model_copy(update={"name": "labels-last", "model": Last(channel="abp_mmhg")}), data(people, of), runs=folder
+    )
+    train_run(of, data(people, of), runs=folder, against=[peer])
+    return folder
+
+
+def test_a_run_holds_its_scores_decision_and_report(runs):
+    run = workflow.Run(next(runs.glob("labels-2*")))
+    scored = run.summary["test"]
+    assert (
+        scored["auroc"]["low"] > 0.6 and scored["auroc"]["low"] <= scored["auroc"]["value"] <= scored["auroc"]["high"]
+    )
+    assert {"auprc", "f1", "sensitivity", "specificity", "ece", "ece_adaptive", "mce", "brier", "lead_time_min"} <= set(
+        scored
+    )
+    said, decision = said_by(run.path, run.recipe)
+    assert decision.calibration.kind == "platt" and set(said.label) == {0.0, 1.0}
+    counts = run.metadata["windows"]
+    assert counts["test"]["windows"] == len(said)
+    html = (run.path / "report.html").read_text()
+    for words in (
+        "Do probabilities mean what they say?",
+        "Alarms over a case",
+        "ROC and precision-recall",
+        "Leaderboard",
+    ):
+        assert words in html
+    assert "val/auroc" in run.metadata["training"]["history"][0]
+
+
+def test_scores_again_are_the_same(runs):
+    run = workflow.Run(next(runs.glob("labels-2*")))
+    before = run.summary
+    assert rescore(run).summary == before
+
+
+def test_runs_are_compared_and_the_best_is_champion(runs):
+    both = [workflow.Run(p) for p in sorted(runs.glob("labels-*"))]
+    found = workflow.compare(both)
+    assert found.protocol.startswith("classify map_mmhg < 65") and len(found.leaderboard) == 2
+    assert found.differences.sentence[0]
+    best = max(both, key=lambda r: r.summary["val"]["auroc"]["value"])
+    worse = min(both, key=lambda r: r.summary["val"]["auroc"]["value"])
+    assert registry.promote(worse, runs=runs).promoted
+    done = registry.promote(best, runs=runs)
+    assert done.promoted and done.registered == "none-classify-hypotension-5min" and "AUROC" in done.reason
+    assert not registry.promote(worse, runs=runs).promoted
+    assert registry.champion(runs=runs).name == best.name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": Classification(label=Hypotension(ahead_min=10))},
+        {"task": Classification(label=Hypotension(), vote=3)},
+        {"window": SignalWindow(past=CHANNELS, windows=3, step_s=30, eval_step_s=30)},
+    ],
+)
+def test_runs_of_other_protocols_are_not_compared(runs, people, tmp_path, changes):
+    of = recipe(name="other", training=Training(epochs=1, device="cpu"), **changes)
+    other = train_run(of, data(people, of), runs=tmp_path)
+    with pytest.raises(ValueError, match="is scored by another protocol"):
+        workflow.compare([workflow.Run(next(runs.glob("labels-2*"))), other])
+
+
+def test_labels_in_random_order_teach_nothing(people, tmp_path):
+    of = recipe(
+        task=Classification(label=Hypotension(), shuffled=True), evaluation=Evaluation(bootstrap=1000, confidence=0.99)
+    )
+    found = train_run(of, data(people, of), runs=tmp_path).summary["test"]["auroc"]
+    assert found["low"] < 0.5 < found["high"], found
+
+
+def test_a_number_ahead(people, tmp_path):
+    of = recipe(task=Regression(label=Ahead(channel="map_mmhg", ahead_min=1)))
+    run = train_run(of, data(people, of), runs=tmp_path)
+    found = run.summary["test"]
+    assert set(found) == {"mae", "rmse", "ccc", "r2", "bias"} and found["r2"]["value"] > 0.3
+    assert "Truth and estimate" in (run.path / "report.html").read_text()
+
+
+def test_weights_of_people_enter_the_scores(people, tmp_path):
+    of = recipe(task=Classification(label=Column(name="old"), weight="age"))
+    run = train_run(of, data(people, of), runs=tmp_path)
+    said, _ = said_by(run.path, run.recipe)
+    assert len(set(said.weight)) == len(set(said.subject))
+
+
+# --- on Ray ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory) -> Path:
+    """Four synthetic cases of three people as .vital files, one of them torn, and one outside the clinical table."""
+    from raycadian.data.simulated_biosignals import make_case, make_person, write_vital
+
+    folder = tmp_path_factory.mktemp("cases")
+    for i in range(5):
+        tracks, _ = make_case(make_person(np.random.default_rng([5, i])), 360, 250.0, np.random.default_rng([6, i]))
+        write_vital(folder / f"{i}.vital", tracks)
+    torn = folder / "3.vital"
+    torn.write_bytes(torn.read_bytes()[:5000])
+    (folder / "clinical.csv").write_text("caseid,subjectid,old\n0,10,0\n1,10,1\n2,11,0\n3,12,1\n")
+    waveforms = "".join(f"  {c}: [{t}]\n" for c, t in TRACKS.items())
+    text = f"name: few\nmodality: biosignals\nfiles: ['*.vital']\nwaveforms:\n{waveforms}numerics: {{map_mmhg: [Solar8000/ART_MBP]}}\n"
+    (folder / "few.yaml").write_text(text + "clinical: {file: clinical.csv, keep: [old]}\n")
+    return folder / "few.yaml"
+
+
+@pytest.mark.ray
+def test_a_snapshot_of_cases(card, tmp_path, ray_local):
+    snapshot = prepare(card, tmp_path)
+    assert snapshot.subjects == ["10", "11"] and snapshot.manifest["counts"]["cases"] == 4
+    issues = snapshot.manifest["issues"]
+    assert issues["case that can't be used (left out)"]["count"] == 1
+    assert "3.vital" in issues["case that can't be used (left out)"]["examples"][0]
+    assert issues["case not in the clinical table, or outside the cohort (left out)"]["examples"] == ["4"]
+    first, second = snapshot.marks("10")
+    assert (first.case, second.case) == ("0", "1") and (first.attributes["old"], second.attributes["old"]) == (0, 1)
+    read = read_case(card.parent / "0.vital", tracks=TRACKS, units={"ecg_mv": "mV", "abp_mmhg": "mmHg"}, subject="10")
+    expected = clean(read, snapshot.card)
+    np.testing.assert_array_equal(snapshot.recordings("10")[0].channels["ppg"], expected.recording.channels["ppg"])
+    for channel, reasons in expected.marks.judged.reasons.items():
+        np.testing.assert_array_equal(first.judged.reasons[channel], reasons)
+    times, values = first.numerics["map_mmhg"]
+    assert (np.diff(times) > 0).all() and 40 < np.median(values) < 120
+    snapshot.verify()
+    assert prepare(card, tmp_path).id == snapshot.id
+    attributes = json.loads((snapshot.path / "attributes.json").read_text())
+    attributes["10"][0]["old"] = 1
+    (snapshot.path / "attributes.json").write_text(json.dumps(attributes, sort_keys=True))
+    with pytest.raises(ValueError, match="are not what was written"):
+        Snapshot.open(snapshot.path).verify()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_follow_the_curve_of_one(people, tmp_path, ray_local):
+    histories = {}
+    for workers in (1, 2):
+        of = recipe(training=Training(epochs=2, batch_size=64, workers=workers, device="cpu"))
+        histories[workers] = train_run(of, data(people, of), runs=tmp_path / str(workers)).metadata["training"][
+            "history"
+        ]
+    for one, two in zip(histories[1], histories[2], strict=True):
+        for name in ("train/loss", "val/loss", "val/auroc"):
+            assert one[name] == pytest.approx(two[name], rel=1e-3), name
