@@ -42,4 +42,17 @@ def track_names(path: Path) -> list[str]:
 def _opened(path: Path) -> Any:
     import pyedflib
 
+    _check_size(path)
     return pyedflib.EdfReader(str(path))
+
+
+def _check_size(path: Path) -> None:
+    """Raises ValueError for a file that is shorter than its header says; the package would say it on stdout."""
+    with path.open("rb") as file:
+        head = file.read(256)
+        signals, records, begin = int(head[252:256]), int(head[236:244]), int(head[184:192])
+        file.seek(256 + 216 * signals)
+        samples = sum(int(file.read(8)) for _ in range(signals))  # of a record
+    expected = begin + records * samples * (3 if head[:1] == b"\xff" else 2)  # BDF has 24 bits
+    if path.stat().st_size < expected:
+        raise ValueError(f"{path}: truncated: {path.stat().st_size:,} of {expected:,} bytes; copy or download it again")
