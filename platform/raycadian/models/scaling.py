@@ -9,11 +9,13 @@ from raycadian.models.base import TrainingWindows
 from raycadian.types import Batch
 
 _BATCH = 256
+_LEAST = 0.1  # of the standard deviation over all points: at a point where few ever moved one who does is no giant
 
 
 class Scaling(nn.Module):
     """The past less its mean over training windows, divided by their standard deviation; points that were not measured
-    are at the mean: 0. Per channel, over all points of the window (`points` 1) or at each of them (`points` L)."""
+    are at the mean: 0. Per channel, over all points of the window (`points` 1) or at each of them (`points` L), then at
+    least a tenth of that over all."""
 
     mean: Tensor
     sd: Tensor
@@ -39,7 +41,14 @@ class Scaling(nn.Module):
             sums += parts if len(self.mean) > 1 else parts.sum(1, keepdim=True)
         if empty := (sums[0].sum(0) == 0).nonzero().flatten().tolist():
             raise ValueError(f"past channels {empty} have no measured point in any training window; take others")
-        mean = sums[1] / sums[0].clamp(min=1)
-        sd = (sums[2] / sums[0].clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-        self.mean.copy_(mean)
+        mean, sd = _moments(sums)
+        over_all_mean, over_all = _moments(sums.sum(1, keepdim=True))
+        self.mean.copy_(torch.where(sums[0] > 0, mean, over_all_mean))
+        sd = torch.maximum(sd, _LEAST * over_all)
         self.sd.copy_(torch.where(sd > 1e-6 * (1 + mean.abs()), sd, 1.0))
+
+
+def _moments(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation from count, sum and sum of squares, (3, points, C)."""
+    mean = sums[1] / sums[0].clamp(min=1)
+    return mean, (sums[2] / sums[0].clamp(min=1) - mean.square()).clamp(min=0).sqrt()
