@@ -1,0 +1,287 @@
+"""XPT to Parquet beside pandas.read_sas, and rest-activity features beside pyActigraphy.
+
+    python benchmarks/actigraphy.py [--sizes 10 100] [--people 5] [--json]
+
+minutes: a synthetic PAXRAW of each size in MB (1000 takes minutes) to Parquet in a fresh process each: rows a second, and the
+peak of anonymous memory (resident less shared) above what the imports take. Ours decodes the columns that it needs, checks
+them, marks wear by Choi and writes; the peer reads chunks of 100,000 rows and writes the same columns, no more. `reading` is
+without writing. features: IS, IV, RA, L5 and M10 with onset, a person of 7 days at a time, as pyActigraphy 1.2.2 computes them in
+an environment of its own (it divides
+by n - 1 where the published IS and IV divide by n: 3.6% and 0.6% apart in a week of hours; .bench-venv/actigraphy, made on first use; its dependency `accelerometer`, which only reads another
+format, is installed without its own). Where that can't be had: the same published sums in pandas, and the output says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+
+ROOT = Path(__file__).parents[1]
+VENV = ROOT / ".bench-venv" / "actigraphy"
+PEER = "pyActigraphy==1.2.2"
+PEER_NEEDS = ["numpy<2", "pandas<2.2", "scipy", "imbalanced-learn", "lmfit", "numba", "joblib", "plotly", "pyexcel", "pyexcel-ods3", "pyexcel-xlsx",
+              "spm1d", "statsmodels", "stochastic", "tqdm"]  # fmt: skip
+MB = 1024**2
+COLUMNS = ("SEQN", "PAXDAY", "PAXN", "PAXINTEN", "PAXSTAT", "PAXCAL")
+_START = pd.Timestamp("2000-01-02")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100], help="MB of XPT")
+    parser.add_argument("--people", type=int, default=5, help="people whose features are timed")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        what, path = options.child
+        print(json.dumps(CHILDREN[what](Path(path))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"minutes": [minutes(size, Path(folder)) for size in options.sizes]}
+        found["features"] = features(options.people, Path(folder))
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return
+    print(pd.DataFrame(found["minutes"]).to_string(index=False))
+    print(f"\nfeatures of a person: {found['features']}")
+
+
+# --- minutes --------------------------------------------------------------------------------------------------------
+
+
+def minutes(size_mb: int, folder: Path) -> dict[str, float]:
+    """A row of the table: millions of rows a second and peaks in MB."""
+    path = folder / f"PAXRAW_{size_mb}.XPT"
+    write_counts(path, size_mb)
+    ours, theirs = child("ours", path), child("pandas", path)
+    row = {"xpt_mb": round(path.stat().st_size / MB), "rows": ours["rows"]}
+    for name, one in (("ours", ours), ("pandas", theirs)):
+        row |= {f"{name}_mrows_s": round(one["rows"] / one["s"] / 1e6, 2), f"{name}_peak_mb": round(one["peak_mb"])}
+    row |= {"ratio": round(theirs["s"] / ours["s"], 2), "reading_ratio": round(theirs["read_s"] / ours["read_s"], 1)}
+    path.unlink()
+    return row
+
+
+def write_counts(path: Path, size_mb: int) -> None:
+    """A PAXRAW of about that size: twenty made-up people over and over, each time with SEQN of their own."""
+    from raycadian.data.simulated_actigraphy import simulate_nhanes
+    from raycadian.data.xpt import Xpt
+
+    once = path.parent / f"once-{size_mb}"
+    xpt = Xpt.open(next(simulate_nhanes(20, once, "C", seed=0).parent.glob("PAXRAW*")))
+    data = xpt.path.read_bytes()
+    head, body = data[: xpt.begins_at], data[xpt.begins_at :][: xpt.rows * xpt.record_bytes]
+    seqn = xpt.read(["SEQN"])["SEQN"].astype(np.int64)
+    with path.open("wb") as file:
+        file.write(head)
+        for block in range(max(round(size_mb * MB / len(body)), 1)):
+            records = np.frombuffer(bytearray(body), np.uint8).reshape(xpt.rows, xpt.record_bytes)
+            records[:, :8] = ibm_of_integers(seqn + 20 * block)
+            file.write(records.tobytes())
+        file.write(b" " * (-file.tell() % 80))
+
+
+def ibm_of_integers(values: np.ndarray) -> np.ndarray:
+    """Whole numbers below 16^6 as the eight bytes of IBM's doubles, (N, 8) uint8."""
+    digits = np.floor(np.log2(values) / 4).astype(np.int64) + 1  # hexadecimal
+    bits = ((64 + digits).astype(np.uint64) << np.uint64(56)) | (
+        values.astype(np.uint64) << (56 - 4 * digits).astype(np.uint64)
+    )
+    return bits.astype(">u8").view(np.uint8).reshape(-1, 8)
+
+
+def child(what: str, path: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", what, str(path)]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{what} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ours(path: Path) -> dict[str, float]:
+    from raycadian.data.nhanes_minutes import to_parquet
+    from raycadian.data.xpt import Xpt
+    from raycadian.types import Issues
+
+    xpt = Xpt.open(path)
+    read_s = timed(lambda: [None for _ in xpt.blocks(COLUMNS)])
+    with Peak() as peak:
+        s = timed(lambda: to_parquet(path, path.with_suffix(".ours"), Issues()))
+    return {"rows": xpt.rows, "s": s, "read_s": read_s, "peak_mb": peak.mb}
+
+
+def by_pandas(path: Path) -> dict[str, float]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def chunks():
+        return pd.read_sas(path, format="xport", chunksize=100_000)
+
+    rows = 0
+
+    def write() -> None:
+        nonlocal rows
+        writer = None
+        for chunk in chunks():
+            table = pa.Table.from_pandas(chunk[list(COLUMNS)], preserve_index=False)
+            writer = writer or pq.ParquetWriter(path.with_suffix(".pandas"), table.schema, compression="zstd")
+            writer.write_table(table)
+            rows += len(chunk)
+        writer.close()
+
+    read_s = timed(lambda: [None for _ in chunks()])
+    with Peak() as peak:
+        s = timed(write)
+    return {"rows": rows, "s": s, "read_s": read_s, "peak_mb": peak.mb}
+
+
+class Peak:
+    """The highest anonymous memory of this process above where it began, every 10 ms."""
+
+    def __enter__(self) -> "Peak":
+        self._process, self._over = psutil.Process(), threading.Event()
+        self._began = self._now()
+        self.mb = 0.0
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            self.mb = max(self.mb, self._now() - self._began)
+
+    def _now(self) -> float:
+        memory = self._process.memory_info()
+        return (memory.rss - memory.shared) / MB
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+def features(people: int, folder: Path) -> dict[str, object]:
+    """Milliseconds a person by ours and by the peer, and how far apart the indices are."""
+    from raycadian.physiology.circadian import rhythm
+
+    days = made_up(people)
+    np.save(folder / "days.npy", days)
+    python = peer_python()
+    peer = json.loads(run_peer(python, folder / "days.npy")) if python else plain(folder / "days.npy")
+    rhythm(days)  # warm
+    together_s = min(timed(lambda: rhythm(days)) for _ in range(5)) / people
+    alone_s = min(timed(lambda: rhythm(days[:1])) for _ in range(5))
+    found = rhythm(days)
+    apart = {k: _apart(found[k], np.array(theirs)) for k, theirs in peer["values"].items()}
+    return {
+        "peer": peer["peer"], "people": people, "peer_ms": round(1000 * peer["s"], 2), "ours_ms": round(1000 * together_s, 3),
+        "ours_alone_ms": round(1000 * alone_s, 3), "ratio": round(peer["s"] / together_s, 1),
+        "ratio_alone": round(peer["s"] / alone_s, 1), "largest_relative_difference": {k: round(v, 6) for k, v in apart.items()},
+    }  # fmt: skip
+
+
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference, relative where there is something."""
+    return float(np.max(np.abs(ours - theirs) / np.where(theirs == 0, 1, np.abs(theirs))))
+
+
+def made_up(people: int) -> np.ndarray:
+    """Counts (people, 7, 1440) of made-up participants."""
+    from raycadian.data.simulated_actigraphy import _draw, activity
+
+    rng = np.random.default_rng(0)
+    drawn = _draw(people, "D", 0.3, 1.0, rng)
+    return np.stack([activity(drawn, i, 7 * 1440, 0, rng)[0] for i in range(people)]).reshape(people, 7, 1440)
+
+
+def peer_python() -> str | None:
+    """The interpreter with the peer, made on first use; None where it can't be installed."""
+    python = VENV / "bin" / "python"
+    check = [str(python), "-c", "import pyActigraphy"]
+    if python.exists() and subprocess.run(check, capture_output=True).returncode == 0:
+        return str(python)
+    print(f"installing {PEER} into {VENV} (minutes, once)", file=sys.stderr)
+    venv.create(VENV, clear=True, with_pip=True)
+    pip = [str(python), "-m", "pip", "install", "-qq"]
+    for wanted in (["--no-deps", PEER, "accelerometer"], PEER_NEEDS):
+        subprocess.run([*pip, *wanted], stdout=sys.stderr, check=False)
+    return str(python) if subprocess.run(check, capture_output=True).returncode == 0 else None
+
+
+def run_peer(python: str, path: Path) -> str:
+    done = subprocess.run([python, "-W", "ignore", "-c", PEER_SCRIPT, str(path)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the peer failed under {python}:\n{done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1]
+
+
+PEER_SCRIPT = """
+import json, sys, time
+import numpy as np, pandas as pd, pyActigraphy
+from pyActigraphy.io import BaseRaw
+
+days = np.load(sys.argv[1])
+index = pd.date_range("2000-01-02", periods=days[0].size, freq="1min")
+def one(values):
+    data = pd.Series(values.ravel(), index=index)
+    raw = BaseRaw("x", "x", "x", None, index[0], pd.Timedelta(len(index), "min"), pd.Timedelta(1, "min"), data, None)
+    return {"interdaily_stability": raw.IS(freq="1h", binarize=False), "intradaily_variability": raw.IV(freq="1h", binarize=False),
+            "l5": raw.L5(binarize=False), "m10": raw.M10(binarize=False), "relative_amplitude": raw.RA(binarize=False)}
+one(days[0])
+began = time.perf_counter()
+found = [one(values) for values in days]
+s = (time.perf_counter() - began) / len(days)
+values = {k: [float(f[k]) for f in found] for k in found[0]}
+print(json.dumps({"peer": "pyActigraphy " + pyActigraphy.__version__, "s": s, "values": values}))
+"""
+
+
+def plain(path: Path) -> dict[str, object]:
+    """The published sums as one would write them with pandas, a person at a time."""
+    days = np.load(path)
+    began = time.perf_counter()
+    found = [plain_person(values.ravel()) for values in days]
+    s = (time.perf_counter() - began) / len(days)
+    return {"peer": "plain pandas", "s": s, "values": {k: np.array([f[k] for f in found]) for k in found[0]}}
+
+
+def plain_person(values: np.ndarray) -> dict[str, float]:
+    data = pd.Series(values, index=pd.date_range(_START, periods=len(values), freq="1min"))
+    hours = data.resample("1h").mean()
+    profile = hours.groupby(hours.index.hour).mean()
+    minutes = data.groupby([data.index.hour, data.index.minute]).mean().to_numpy()
+    around = pd.Series(np.concatenate([minutes, minutes]))
+    l5, m10 = around.rolling(300).mean().min(), around.rolling(600).mean().max()
+    return {
+        "interdaily_stability": profile.var(ddof=0) / hours.var(ddof=0),
+        "intradaily_variability": (hours.diff() ** 2).mean() / hours.var(ddof=0),
+        "l5": l5, "m10": m10, "relative_amplitude": (m10 - l5) / (m10 + l5),
+    }  # fmt: skip
+
+
+CHILDREN = {"ours": ours, "pandas": by_pandas}
+
+if __name__ == "__main__":
+    main()
