@@ -19,7 +19,7 @@ REGRESS = replace(SPEC, task="regress", balanced=False)
 PRETRAIN = replace(SPEC, task="pretrain", balanced=False)
 
 PAT = config.PAT(dropout=0.0)
-PAT_LORA = PAT.model_copy(update={"adapter": config.Lora(rank=2)})
+PAT_LORA = PAT.model_copy(update={"adapter": config.AttentionLora(rank=2)})
 TTM = config.TTMLabel(d_model=8, layers=2, patch_length=30, dropout=0.0)
 TREES = config.Boosting(trees=20)
 CASES: dict[str, config.Model] = {

@@ -16,6 +16,7 @@ from raycadian.evaluation.decision import Decision
 from raycadian.evaluation.labels import LabelPredictions
 from raycadian.serving import web
 from raycadian.serving.classifier import Classifier, Signals
+from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.schemas import EXAMPLE_REQUEST
 from raycadian.serving.signal_schemas import (
     MAX_SIGNAL_BYTES,
@@ -147,6 +148,11 @@ def test_a_run_whose_files_are_damaged_is_not_served(run, tmp_path):
     (copy / "checkpoint" / "preprocessing.json").write_text("[]")
     with pytest.raises(ValueError, match="damaged"):
         Classifier.load(copy)
+
+
+def test_a_classifier_does_not_forecast(run):
+    with pytest.raises(ValueError, match="does not forecast but classify: serve it"):
+        Forecaster.load(run.path)
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -145,3 +147,61 @@ def test_every_model_of_the_strategies_page_is_one():
     for text in models:
         recipe = parse(Recipe, {**MINIMAL, **yaml.safe_load(textwrap.dedent(text))})
         assert config.model_name(recipe.model)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("jobs/recipes/demo.yaml", "a8b4bf49e15c"), ("jobs/recipes/iglu.yaml", "68bcbab5a22b")],
+)
+def test_recipes_of_forecasts_keep_their_keys(path, key):
+    """A new field of a schema would make every run of before a stranger to --resume: give it a place of its own."""
+    body = json.dumps(load_recipe(path).model_dump(mode="json"), sort_keys=True)
+    assert hashlib.sha256(body.encode()).hexdigest()[:12] == key
+
+
+LABELS = {
+    "name": "x", "dataset": "datasets/x.yaml", "split": {"kind": "subject"}, "model": {"kind": "statistics"},
+    "window": {"kind": "signal", "past": ["ppg"]}, "task": {"kind": "classify", "label": {"kind": "hypotension"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("window.contxt=3", "window.signal.contxt: unknown key; valid"),
+        ("task.label.belw=3", "did you mean 'below'"),
+        ("task.label.gap_min=5", "gap_min 5 reaches ahead_min 5"),
+        ("task.label.gray_mmhg=60", "is not above below 65"),
+        ("task={kind: regress, label: {kind: hypotension}}", "classify it"),
+        ("task={kind: classify, label: {kind: column, name: a, at_least: 1, equals: b}}", "exclude one another"),
+        ("split.kind=time", "holds out whole subjects"),
+        ("model={kind: ridge}", "ridge: no model of task classify; there are"),
+        ("window={context: 24}", "needs windows of a signal"),
+        ("window.past=[ppg, ppg]", "distinct"),
+        ("task={kind: forecast}", "a forecast's window has no kind"),
+        ("experiment={kind: ablation}", "is one of forecasts"),
+    ],
+)
+def test_a_wrong_recipe_of_a_label_says_what_and_how(assignment, message):
+    assert parse(Recipe, LABELS).task.kind == "classify"
+    with pytest.raises(ValueError, match=message):
+        parse(Recipe, LABELS, (assignment,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "cases come from `files` or from `vitaldb`"),
+        ({"files": ["a"], "vitaldb": [1]}, "cases come from `files` or from `vitaldb`"),
+        ({"files": ["a"], "cohort": "age > 3"}, "give `clinical` too"),
+        ({"vitaldb": "cohort", "clinical": {}}, "write the query"),
+        ({"files": ["a"], "waveforms": {"ecg": ["ECG"]}}, "expected names such as ecg_mv"),
+        ({"files": ["a"], "waveforms": {"resp_mv": ["R"]}}, "expected names such as ecg_mv"),
+        ({"files": ["a"], "waveforms": {"ppg": []}}, "name no track"),
+        ({"files": ["a"], "modality": "eeg"}, "modality 'eeg'; there are cgm, biosignals, actigraphy"),
+    ],
+)
+def test_a_wrong_card_of_biosignals_says_what_and_how(changes, message):
+    raw = {"name": "x", "modality": "biosignals", "waveforms": {"ppg": ["PLETH"]}}
+    with pytest.raises(ValueError, match=message):
+        config.parse_card(raw | changes)

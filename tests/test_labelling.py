@@ -213,3 +213,12 @@ def test_two_workers_follow_the_curve_of_one(people, tmp_path, ray_local):
     for one, two in zip(histories[1], histories[2], strict=True):
         for name in ("train/loss", "val/loss", "val/auroc"):
             assert one[name] == pytest.approx(two[name], rel=1e-3), name
+
+
+@pytest.mark.ray
+def test_the_quality_of_cases_as_a_page(card, tmp_path, ray_local):
+    from raycadian.data.quality import quality_page
+
+    html = quality_page(prepare(card, tmp_path))
+    for words in ("windows_judged", "stretches rejected, by channel and reason", "2 subjects"):
+        assert words in html

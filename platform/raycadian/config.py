@@ -591,11 +591,17 @@ class Lora(Schema):
     rank: Count = 8
     alpha: Positive = 16
     dropout: Fraction = 0.0
-    target_modules: tuple[str, ...] | None = None
-    """Linear layers by name. None: those of the network: fc1, fc2, attn_layer of a TTM; query, key, value, output of PAT."""
+    target_modules: tuple[str, ...] = ("fc1", "fc2", "attn_layer")
+
+
+class AttentionLora(Lora):
+    """LoRA of PAT, whose layers have other names."""
+
+    target_modules: tuple[str, ...] = ("query", "key", "value", "output")
 
 
 Adapter = Annotated[Union[NoAdapter, HeadOnly, LastN, Lora], Field(discriminator="kind")]
+PATAdapter = Annotated[Union[NoAdapter, HeadOnly, LastN, AttentionLora], Field(discriminator="kind")]
 
 
 Head = Literal["quantiles", "student_t"]
@@ -885,7 +891,7 @@ class PAT(ForLabel):
     dropout: Fraction = 0.1
     hidden: Count = 128
     """Width of the head."""
-    adapter: Adapter = NoAdapter()
+    adapter: PATAdapter = NoAdapter()
 
 
 class Stack(ForLabel):

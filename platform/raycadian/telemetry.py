@@ -45,14 +45,15 @@ def _metric(name: str) -> Any:
     return getattr(metrics, kind)(name, description=description, tag_keys=tags)
 
 
-def epoch(metrics: Mapping[str, float]) -> None:
-    """An epoch of any training, in the process that leads it."""
+def epoch(metrics: Mapping[str, float], *, in_mgdl: bool = True) -> None:
+    """An epoch of any training, in the process that leads it. `in_mgdl`: whether its errors are of glucose."""
     recipe = str(_fields.get().get("recipe", ""))
     record("raycadian_epochs", recipe=recipe)
     if metrics["windows"] > 0:
         record("raycadian_windows", metrics["windows"], recipe=recipe)
         record("raycadian_windows_per_second", metrics["windows_per_s"], recipe=recipe)
-    record("raycadian_val_rmse_mgdl", metrics["val/rmse"], recipe=recipe)
+    if in_mgdl:
+        record("raycadian_val_rmse_mgdl", metrics["val/rmse"], recipe=recipe)
 
 
 @contextmanager

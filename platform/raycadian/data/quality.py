@@ -7,13 +7,14 @@ indicator: Bergenstal et al. 2018, Diabetes Care 41:2275. Shares are of readings
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from raycadian.config import Grid
+from raycadian.config import Card, Grid
 from raycadian.data.grid import seconds
 from raycadian.pages import figure_html, new_figure, page, paragraph, table_html
 from raycadian.types import GLUCOSE, TIME_UTC, Readings, Recording
@@ -108,6 +109,8 @@ def _flags(found: dict[str, Any]) -> list[str]:
 
 def quality_page(snapshot: "Snapshot") -> str:
     """The data-quality page of a snapshot, self-contained HTML. Figures show the first 24 subjects and say so."""
+    if not isinstance(snapshot.card, Card):
+        return _counts_page(snapshot)
     found = dict(sorted(snapshot.manifest["quality"].items(), key=lambda item: _natural(item[0])))
     shown = sorted(snapshot.subjects, key=_natural)[:_SHOWN]
     sections = [
@@ -120,6 +123,23 @@ def quality_page(snapshot: "Snapshot") -> str:
         ("Issues", _issue_list(snapshot.manifest["issues"])),
     ]
     return page(f"Data quality: {snapshot.card.name}", sections, f"Snapshot {snapshot.id}")
+
+
+def _counts_page(snapshot: "Snapshot") -> str:
+    """Of biosignals and actigraphy: what was counted, in all and by subject, and what was rejected why."""
+    manifest = snapshot.manifest
+    by_subject = sorted(manifest["quality"].items(), key=lambda item: _natural(item[0]))
+    rows = [{"subject": s, **{k: v for k, v in q.items() if isinstance(v, int | float)}} for s, q in by_subject]
+    rejected: Counter[str] = sum((Counter(q.get("rejected", {})) for _, q in by_subject), Counter())
+    reasons = pd.DataFrame(rejected.most_common(), columns=["stretches rejected, by channel and reason", "number"])
+    sections = [
+        ("Summary", table_html(pd.DataFrame(manifest["counts"].items(), columns=["counted", "number"]))),
+        ("Rejections", table_html(reasons) if len(reasons) else ""),
+        ("By subject", _folded(table_html(pd.DataFrame(rows)), len(rows))),
+        ("Issues", _issue_list(manifest["issues"])),
+    ]
+    shown = [(head, body) for head, body in sections if body]
+    return page(f"Data quality: {snapshot.card.name}", shown, f"Snapshot {snapshot.id}")
 
 
 _PROFILE_CAPTION = (

@@ -11,19 +11,15 @@ from torch import nn
 
 from raycadian import config
 
-TTM_TARGETS = ("fc1", "fc2", "attn_layer")
-PAT_TARGETS = ("query", "key", "value", "output")
-
 
 def apply(
-    adapter: config.Adapter, network: nn.Module, backbone: nn.Module, layers: Sequence[nn.Module], head: nn.Module,
-    targets: tuple[str, ...] = TTM_TARGETS,
+    adapter: config.Adapter | config.PATAdapter, network: nn.Module, backbone: nn.Module, layers: Sequence[nn.Module],
+    head: nn.Module,
 ) -> None:  # fmt: skip
     """Freeze `network` in place but for what `adapter` says. Raises ValueError.
 
     full: nothing is frozen · head: the backbone is frozen · last_n: so it is, but for the last n of its `layers` ·
-    lora: everything is frozen but low-rank additions to linear layers (Hu et al. 2021), by name or else `targets`, and the
-    `head`.
+    lora: everything is frozen but low-rank additions to linear layers (Hu et al. 2021) and the `head`.
     """
     match adapter:
         case config.HeadOnly():
@@ -34,13 +30,13 @@ def apply(
             backbone.requires_grad_(False)
             nn.ModuleList(layers[-n:]).requires_grad_(True)
         case config.Lora():
-            _inject(adapter, network, adapter.target_modules or targets)
+            _inject(adapter, network)
             head.requires_grad_(True)
 
 
-def _inject(adapter: config.Lora, network: nn.Module, targets: tuple[str, ...]) -> None:
+def _inject(adapter: config.Lora, network: nn.Module) -> None:
     names = {name.rpartition(".")[2] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-    if unknown := set(targets) - names:
+    if unknown := set(adapter.target_modules) - names:
         raise ValueError(
             f"adapter.target_modules: no linear layer is called {sorted(unknown)}; there are {sorted(names)}"
         )
@@ -48,7 +44,7 @@ def _inject(adapter: config.Lora, network: nn.Module, targets: tuple[str, ...]) 
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=list(targets),
+        target_modules=list(adapter.target_modules),
     )
     inject_adapter_in_model(settings, network)
 

@@ -189,7 +189,7 @@ class PAT(LabelModel):
         self.scaling = scaling(spec, section)
         self.encoder = encoder
         self.head = Head(1, hidden=section.hidden, dropout=section.dropout)
-        adapters.apply(section.adapter, encoder, encoder, list(encoder.layers), self.head, adapters.PAT_TARGETS)
+        adapters.apply(section.adapter, encoder, encoder, list(encoder.layers), self.head)
 
     @property
     def backbone(self) -> nn.Module:

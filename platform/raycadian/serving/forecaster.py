@@ -178,6 +178,8 @@ class Forecaster:
         run = Run(Path(run_path))
         folder = run.path / "checkpoint"
         model = checkpoint.load(folder)
+        if model.spec.task != "forecast":
+            raise ValueError(f"{run.name} does not forecast but {model.spec.task}: serve it and ask /v1/biosignal")
         raw = _read_preprocessing(folder / "preprocessing.json")
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])

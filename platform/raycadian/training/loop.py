@@ -119,7 +119,7 @@ def train(
         if state is not None:
             session.save(state)
         if process.rank == 0:
-            telemetry.epoch(metrics)
+            telemetry.epoch(metrics, in_mgdl=model.spec.task == "forecast")
             log.info("epoch %d ended", session.progress.epoch, extra={"metrics": metrics})
         on_epoch(metrics)
     return session.finish()
