@@ -82,7 +82,7 @@ def write_counts(path: Path, size_mb: int) -> None:
     from raycadian.data.xpt import Xpt
 
     once = path.parent / f"once-{size_mb}"
-    xpt = Xpt.open(next(simulate_nhanes(20, once, "C", seed=0).parent.glob("PAXRAW*")))
+    xpt = Xpt.open(next(simulate_nhanes(20, once, "C", seed=0).with_suffix("").glob("PAXRAW*")))
     data = xpt.path.read_bytes()
     head, body = data[: xpt.begins_at], data[xpt.begins_at :][: xpt.rows * xpt.record_bytes]
     seqn = xpt.read(["SEQN"])["SEQN"].astype(np.int64)

@@ -254,7 +254,7 @@ def nhanes(tmp_path_factory):
     pytest.importorskip("pyreadstat")
     from raycadian.data.simulated_actigraphy import simulate_nhanes
 
-    return simulate_nhanes(4, tmp_path_factory.mktemp("g") / "files", "G", seed=1).parent
+    return simulate_nhanes(4, tmp_path_factory.mktemp("g") / "files", "G", seed=1).with_suffix("")
 
 
 def test_nhanes_files_together(nhanes):

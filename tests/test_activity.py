@@ -80,15 +80,15 @@ def test_tables_and_people_with_too_few_days(ray_local, tmp_path):
 
 
 def test_counts_and_mims_don_t_mix(tmp_path):
-    files = [p for c in "DG" for p in simulate_nhanes(2, tmp_path / c, c).parent.glob("*.XPT")]
+    files = [p for c in "DG" for p in simulate_nhanes(2, tmp_path / c, c).with_suffix("").glob("*.XPT")]
     card = ActivityCard(name="both", files=("*",))
     with pytest.raises(ValueError, match=r"counts \(PAXRAW\) and MIMS \(PAXMIN\) are different units"):
         activity.items(card, files, tmp_path / "work", Issues(), lambda *_: None)
 
 
 def test_labels_and_recordings_without_one_another(tmp_path):
-    folder = simulate_nhanes(3, tmp_path / "one", "D", seed=1).parent
-    other = simulate_nhanes(3, tmp_path / "other", "G", seed=1).parent
+    folder = simulate_nhanes(3, tmp_path / "one", "D", seed=1).with_suffix("")
+    other = simulate_nhanes(3, tmp_path / "other", "G", seed=1).with_suffix("")
     issues = Issues()
     files = [folder / "PAXRAW_D.XPT", other / "DEMO_G.XPT"]
     found = activity.items(ActivityCard(name="x", files=("*",)), files, tmp_path / "work", issues, lambda *_: None)

@@ -37,7 +37,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "promote": (["run"], {"--runs", "--force", "--json"}),
     "serve": ([], {"--run", "--champion", "--runs", "--host", "--port"}),
     "forecast": (["file"], {"--run", "--champion", "--card", "--meal", "--no-meals", "--runs", "--json"}),
-    "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--seed", "--out"}),
+    "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),
     "submit": (["verb", "arguments"], {"--address", "--no-wait", "--json"}),
     "jobs": ([], set()),

@@ -19,12 +19,12 @@ from raycadian.data.simulated_actigraphy import join_xpt, simulate_nhanes, write
 
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory):
-    return simulate_nhanes(5, tmp_path_factory.mktemp("d") / "files", "D", seed=1).parent
+    return simulate_nhanes(5, tmp_path_factory.mktemp("d") / "files", "D", seed=1).with_suffix("")
 
 
 @pytest.fixture(scope="module")
 def mims(tmp_path_factory):
-    return simulate_nhanes(3, tmp_path_factory.mktemp("g") / "files", "G", seed=1).parent
+    return simulate_nhanes(3, tmp_path_factory.mktemp("g") / "files", "G", seed=1).with_suffix("")
 
 
 def read(folder, **options):
@@ -226,13 +226,13 @@ def test_another_table_and_no_start(counts, mims, tmp_path):
 
 def test_the_same_seed_gives_the_same_files(tmp_path):
     """But for the time of writing in the headers."""
-    one, other = (simulate_nhanes(2, tmp_path / name, "D", seed=5).parent for name in "ab")
+    one, other = (simulate_nhanes(2, tmp_path / name, "D", seed=5).with_suffix("") for name in "ab")
     for path in sorted(one.glob("*.XPT")):
         pd.testing.assert_frame_equal(Xpt.open(path).frame(), Xpt.open(other / path.name).frame())
 
 
 def test_labels_are_as_drawn(tmp_path):
-    folder = simulate_nhanes(40, tmp_path / "files", "D", seed=2, prevalence=0.25).parent
+    folder = simulate_nhanes(40, tmp_path / "files", "D", seed=2, prevalence=0.25).with_suffix("")
     people = nhanes.people(p for p in folder.glob("*.XPT") if not p.name.startswith("PAX"))
     assert people.index.tolist() == [str(31127 + i) for i in range(40)]
     assert 4 <= people["depressed"].sum() <= 18 and people["phq9"].max() <= 27

@@ -384,21 +384,28 @@ def forecast(
 
 
 @main.command()
-@click.option("--modality", type=click.Choice(["cgm", "biosignals"]), default="cgm", show_default=True)
+@click.option("--modality", type=click.Choice(["cgm", "biosignals", "actigraphy"]), default="cgm", show_default=True)
 @click.option(
-    "--patients", default=10, show_default=True, help="Number of virtual patients; biosignals: of operations."
+    "--patients",
+    default=10,
+    show_default=True,
+    help="Number of virtual patients; biosignals: of operations; actigraphy: of people.",
 )
 @click.option("--days", default=14.0, show_default=True, help="cgm: of each patient.")
 @click.option("--minutes", default=30.0, show_default=True, help="biosignals: of each operation.")
+@click.option(
+    "--cycle", type=click.Choice(["C", "D", "G", "H"]), default="D", show_default=True, help="actigraphy: of NHANES."
+)
 @click.option("--seed", default=42, show_default=True)
 @click.option(
     "--out", type=YAML, default=Path("simulated.parquet"), show_default=True, callback=_kept,
-    help="biosignals: a new folder, called so without the ending.",
+    help="biosignals, actigraphy: a new folder, called so without the ending.",
 )  # fmt: skip
-def simulate(modality: str, patients: int, days: float, minutes: float, seed: int, out: Path) -> None:
+def simulate(modality: str, patients: int, days: float, minutes: float, cycle: str, seed: int, out: Path) -> None:
     """Simulate a cohort (extra `sim`); prints the path of its card.
 
     cgm: UVA/Padova patients, in parallel on Ray. biosignals: operations with planted hypotension, as .vital files.
+    actigraphy: a week of activity of people some of whom are depressed, as XPT files in the layout of an NHANES cycle.
     """
     from raycadian.terminal import console
 
@@ -407,16 +414,20 @@ def simulate(modality: str, patients: int, days: float, minutes: float, seed: in
         def progress(done: int, total: int) -> None:
             status.update(f"{done} of {total} simulated")
 
-        if modality == "biosignals":
-            from raycadian.data.simulated_biosignals import simulate_cases
+        folder = out.with_name(out.name.removesuffix(".parquet"))
+        match modality:
+            case "biosignals":
+                from raycadian.data.simulated_biosignals import simulate_cases
 
-            card = simulate_cases(
-                patients, minutes, seed, out.with_name(out.name.removesuffix(".parquet")), progress=progress
-            )
-        else:
-            from raycadian.data.simulated import simulate_cohort
+                card = simulate_cases(patients, minutes, seed, folder, progress=progress)
+            case "actigraphy":
+                from raycadian.data.simulated_actigraphy import simulate_nhanes
 
-            card = simulate_cohort(patients, days, seed, out, progress)
+                card = simulate_nhanes(patients, folder, cycle, seed, progress=progress)
+            case _:
+                from raycadian.data.simulated import simulate_cohort
+
+                card = simulate_cohort(patients, days, seed, out, progress)
     click.echo(card)
 
 

@@ -55,7 +55,8 @@ def simulate_nhanes(
     people: int, out: str | Path, cycle: str = "D", seed: int = 0, prevalence: float = 0.3, effect: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:  # fmt: skip
-    """Write the XPT files of `people` made-up participants of a cycle into the folder `out`, and a card beside them.
+    """Write the XPT files of `people` made-up participants of a cycle into the folder `out`, and its card beside it (`out` with
+    suffix .yaml).
 
     prevalence: share with PHQ-9 of at least 10 (in NHANES 6 to 10%; more here, so that few people suffice) · effect: 1 is
     moderate, 0 plants nothing. The same arguments give the same values. Returns the card. Raises ValueError.
@@ -78,12 +79,12 @@ def simulate_nhanes(
         for name, table in _tables(drawn, cycle, rng).items():
             write_xpt(table, folder / f"{name}.XPT")
         _write_minutes(drawn, cycle, folder, Path(work), rng, progress)
-        name = f"simulated_nhanes_{cycle.lower()}"
-        (folder / f"{name}.yaml").write_text(_card(name, people, cycle, seed, prevalence, effect), encoding="utf-8")
+        card = Path(work) / "card.yaml"
+        card.write_text(_card(out.name, people, cycle, seed, prevalence, effect), encoding="utf-8")
         if out.exists():
             out.rmdir()
         folder.rename(out)
-    return out / f"{name}.yaml"
+        return card.rename(out.with_name(f"{out.name}.yaml"))
 
 
 def write_xpt(table: pd.DataFrame, path: Path) -> None:
@@ -275,10 +276,12 @@ def _card(name: str, people: int, cycle: str, seed: int, prevalence: float, effe
         name=name,
         description=(
             f"{people} made-up participants in the layout of NHANES cycle {cycle}: activity by the minute in which depression "
-            f"(prevalence {prevalence:g}) lowers, delays and breaks up a person's days by an effect of {effect:g}; seed {seed}. "
-            "No real person's data."
+            f"(prevalence {prevalence:g}) lowers, delays and breaks up a person's days by an effect of {effect:g}. No real person's data; "
+            f"figures on it say nothing about people. Made by: raycadian simulate --modality actigraphy --patients {people} "
+            f"--cycle {cycle} --seed {seed}"
+            + ("" if (prevalence, effect) == (0.3, 1.0) else " (and another effect, in Python)")
         ),
-        files=("*.XPT",),
+        files=(f"{name}/*.XPT",),
         license="Apache-2.0",
         source="made by raycadian (data/simulated_actigraphy.py)",
     )
