@@ -107,7 +107,9 @@ def card_data(upload: Upload, path: str) -> list[str]:
     from raycadian.config import load_card
 
     card = load_card(_uploaded(upload, path))
-    return [_data(upload, Path(path), pattern) for pattern in card.files]
+    table = getattr(card, "clinical", None)  # of biosignals
+    named = [*card.files, *([table.file] if table is not None and table.file is not None else [])]
+    return [_data(upload, Path(path), pattern) for pattern in named]
 
 
 def _data(upload: Upload, card: Path, pattern: str) -> str:

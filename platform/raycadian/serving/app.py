@@ -166,8 +166,8 @@ def serve_forever(
     with serving(run, host=host, port=port, replicas=replicas) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
-        path = "forecast" if isinstance(run.recipe.task, Forecasting) else "biosignal"
-        tell(f"{run.name} answers on {server.url}/v1/{path} (key: {key_source()}); {server.proxy}. Ctrl-C ends it.")
+        paths = "v1/forecast" if isinstance(run.recipe.task, Forecasting) else "v1 (GET /v1/model says what)"
+        tell(f"{run.name} answers on {server.url}/{paths} (key: {key_source()}); {server.proxy}. Ctrl-C ends it.")
         while not ended.wait(every_s):
             server = _following(server, follow, tell)
         tell("ending")

@@ -15,7 +15,19 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from raycadian.config import Classification, LabelTask, SignalCard, SignalWindow, Task, parse_card, unit_of
+from raycadian.config import (
+    ActivityCard,
+    Classification,
+    LabelTask,
+    SignalCard,
+    SignalWindow,
+    Task,
+    parse_card,
+    unit_of,
+)  # fmt: skip
+from raycadian.data.actigraphy import to_recordings
+from raycadian.data.actigraphy_files import Epochs
+from raycadian.data.activity import whole_days
 from raycadian.data.labelled import LabelledWindows
 from raycadian.data.marks import Marks, context_points, good_starts, points_of
 from raycadian.data.series import build_series
@@ -38,6 +50,22 @@ class Signals:
 
     subject: str | None
     tracks: Mapping[str, Track]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One person's epochs in a row: start, the local clock of the first, datetime64[s] · values (N,), NaN missing · off (N,)
+    bool where the device says that it was not worn, or None."""
+
+    subject: str | None
+    channel: str
+    start: np.datetime64
+    epoch_s: float
+    values: np.ndarray
+    off: np.ndarray | None = None
+
+
+Sent = Signals | Activity
 
 
 @dataclass(frozen=True)
@@ -70,11 +98,14 @@ class Classifier:
     """A run's model of a label with the card and the windows it was trained on."""
 
     def __init__(
-        self, name: str, model: Model, card: SignalCard, window: SignalWindow, task: LabelTask, decision: Decision | None
+        self, name: str, model: Model, card: SignalCard | ActivityCard, window: SignalWindow, task: LabelTask,
+        decision: Decision | None,
     ):  # fmt: skip
         """`name`: the run. `decision`: of classify, from validation windows."""
         self.name, self.model, self.window, self.task, self.decision = name, model.eval(), window, task, decision
-        self.card = card.model_copy(update={"waveforms": {c: card.waveforms[c] for c in window.past}})
+        if isinstance(card, SignalCard):  # channels that the model doesn't read needn't be sent
+            card = card.model_copy(update={"waveforms": {c: card.waveforms[c] for c in window.past}})
+        self.card = card
 
     @staticmethod
     def load(run_path: Path | str) -> "Classifier":
@@ -88,31 +119,57 @@ class Classifier:
             task = TypeAdapter(Task).validate_python(raw["task"])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: damaged: {error}; copy the run again") from error
-        if not isinstance(card, SignalCard) or not hasattr(task, "label"):
-            raise ValueError(f"{run.name}: {task.kind} of {card.modality} can't be served")
+        if not hasattr(task, "label"):
+            raise ValueError(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
         decision = Decision.read(folder / DECISION) if isinstance(task, Classification) else None
         return Classifier(run.name, model, card, window, task, decision)
 
-    def estimate(self, signals: Signals) -> Estimate:
-        """What the model says of every window of the samples. Raises ValueError where there is none to cut, or a channel
-        is absent, in another unit or at no waveform's rate."""
+    def estimate(self, sent: Sent) -> Estimate:
+        """What the model says of every window of what was sent. Raises ValueError where there is none to cut, or it is of
+        another modality, channel, unit or rate than the model's."""
         issues = Issues()
-        found = clean(self._case(signals), self.card, issues=issues)
-        series = build_series(One(found.recording), self.window.past)
+        parts = [self._windows(*one) for one in self._recordings(sent, issues)]
+        if not sum(len(begin_s) for begin_s, *_ in parts):
+            raise ValueError(f"nothing is as long as a window, which has {self.window.length_s:g} s; send more")
+        begin_s, value = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        reasons = [reason for part in parts for reason in part[2]]
+        return Estimate(sent.subject, self, begin_s, begin_s + self.window.length_s, value, reasons, issues.counts)
+
+    def _recordings(self, sent: Sent, issues: Issues) -> list[tuple[Recording, Marks, float]]:
+        """As in a snapshot, with the seconds from the first sample to each one's start."""
+        match self.card, sent:
+            case SignalCard() as card, Signals():
+                found = clean(self._case(sent), card, issues=issues)
+                return [(found.recording, found.marks, 0.0)]
+            case ActivityCard() as card, Activity():
+                return self._days(sent, card, issues)
+        path = "biosignal" if isinstance(self.card, SignalCard) else "actigraphy"
+        raise ValueError(f"{self.name} answers on /v1/{path}; serve another run for this path")
+
+    def _days(self, sent: Activity, card: ActivityCard, issues: Issues) -> list[tuple[Recording, Marks, float]]:
+        if (sent.channel,) != self.window.past:
+            raise ValueError(f"the model reads {', '.join(self.window.past)}, found {sent.channel}; send that unit")
+        clock = sent.start + (sent.epoch_s * np.arange(len(sent.values))).astype("timedelta64[s]")
+        epochs = Epochs("request", clock, sent.values, sent.epoch_s, sent.channel, sent.off)
+        zone = card.model_copy(update={"timezone": None})  # the clock that was sent is the local one
+        found = whole_days(to_recordings(epochs, zone, issues), issues)
+        after = [float((r.start_utc - sent.start) / np.timedelta64(1, "s")) for r in found]
+        return [(r, Marks("request", r.index, len(r), r.dt_s), s) for r, s in zip(found, after, strict=True)]
+
+    def _windows(
+        self, recording: Recording, marks: Marks, after_s: float
+    ) -> tuple[np.ndarray, np.ndarray, list[dict[str, list[str]]]]:
+        """begin_s, value and reasons against each window of a recording that begins `after_s`."""
+        series = build_series(One(recording), self.window.past)
         context = context_points(self.window, series.dt_s)
         step = points_of(self.window.eval_step_s, series.dt_s, "window.eval_step_s")
-        starts = np.arange(0, len(series) - context + 1, step)
-        if not len(starts):
-            raise ValueError(
-                f"{len(series) * series.dt_s:.1f} s of samples: a window has {self.window.length_s:g} s; send more"
-            )
-        good = np.isin(starts, good_starts(found.marks, series.observed, self.window, self.window.eval_step_s))
+        starts = np.arange(0, max(len(series) - context + 1, 0), step)
+        good = np.isin(starts, good_starts(marks, series.observed, self.window, self.window.eval_step_s))
         value = np.full(len(starts), np.nan)
         if good.any():
             value[good] = self.values(LabelledWindows(series, starts[good], np.zeros(good.sum(), np.float32), context))
-        reasons = [{} if ok else self.reasons(found.marks, start) for ok, start in zip(good, starts, strict=True)]
-        begin_s, end_s = starts * series.dt_s, (starts + context) * series.dt_s
-        return Estimate(signals.subject, self, begin_s, end_s, value, reasons, issues.counts)
+        reasons = [{} if ok else self.reasons(marks, start) for ok, start in zip(good, starts, strict=True)]
+        return after_s + starts * series.dt_s, value, reasons
 
     def describe(self) -> dict[str, Any]:
         """Who answers, and what is estimated."""
@@ -159,7 +216,8 @@ class Classifier:
     def reasons(self, marks: Marks, start: int) -> dict[str, list[str]]:
         """channel -> why the stretches of the window that begins at `start` are bad."""
         judged = marks.judged
-        assert judged is not None
+        if judged is None:  # then what is missing is all that speaks against a window
+            return {channel: [Reason.MISSING.label] for channel in self.window.past}
         first = start // judged.hop
         at = first + np.arange(self.window.windows) * (judged.length // judged.hop)
         found = {}

@@ -10,7 +10,7 @@ from typing import Any
 from ray import serve
 
 from raycadian.config import Forecasting, model_name
-from raycadian.serving.classifier import Classifier, Estimate, Signals
+from raycadian.serving.classifier import Classifier, Estimate, Sent
 from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
 from raycadian.serving.stream import SignalStream
 from raycadian.serving.web import api_key, create_app, digest
@@ -57,14 +57,14 @@ class Endpoint:
 
     async def answer(self, history: History) -> Forecast | ValueError:
         if not isinstance(self._served, Forecaster):
-            return self._other("/v1/biosignal")
+            return self._other("/v1/biosignal or /v1/actigraphy")
         return await self._together(history)
 
-    async def answer_signals(self, signals: Signals) -> Estimate | ValueError:
+    async def answer_signals(self, sent: Sent) -> Estimate | ValueError:
         if not isinstance(self._served, Classifier):
             return self._other("/v1/forecast")
         try:
-            return await asyncio.to_thread(self._served.estimate, signals)  # filters of long arrays leave the lock
+            return await asyncio.to_thread(self._served.estimate, sent)  # filters of long arrays leave the lock
         except ValueError as error:
             return error
 

@@ -181,7 +181,7 @@ class ModelResponse(BaseModel):
     """Such as residual-ttm."""
     snapshot: str
     task: Literal["forecast", "classify", "regress"] = "forecast"
-    """forecast: POST /v1/forecast · classify, regress: POST /v1/biosignal."""
+    """forecast: POST /v1/forecast · classify, regress: POST /v1/biosignal or, of minutes of activity, /v1/actigraphy."""
     context: int
     """Points of history a forecast, or a window, needs."""
     horizon: int

@@ -1,18 +1,19 @@
-"""What POST /v1/biosignal takes and gives, with its limits."""
+"""What POST /v1/biosignal and /v1/actigraphy take and give, with their limits."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from raycadian.serving.classifier import NOTE, Signals
-from raycadian.types import Track
+from raycadian.serving.classifier import NOTE, Activity, Signals
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, WORN, Track
 
 MAX_SIGNAL_BYTES = 16_000_000
 MAX_SAMPLES = 1_500_000  # of all channels: 20 min of three at 400 Hz
 MAX_CHANNELS = 8
+MAX_EPOCHS = 400_000  # nine months of minutes
 MAX_MESSAGE = 4_000_000  # characters of a stream's message
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -55,6 +56,42 @@ class BiosignalRequest(BaseModel):
 
     def signals(self) -> Signals:
         return Signals(self.subject, {name: channel.track() for name, channel in self.channels.items()})
+
+
+class ActigraphyRequest(BaseModel):
+    """Epochs of one person in a row, such as a week of minutes. Windows begin at local midnights."""
+
+    model_config = _STRICT
+
+    unit: Literal["counts", "mims", "worn"]
+    """counts: of a device · mims: monitor-independent units · worn: 1 worn, 0 not, of a model that knows nothing else."""
+    start: str = Field(pattern=r"^(19|20)\d{2}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}$")
+    """The wearer's clock at the first epoch, without an offset: 2026-03-02T00:00:00."""
+    epoch_s: float = Field(60.0, gt=0, le=60)
+    values: list[float | None] = Field(min_length=1, max_length=MAX_EPOCHS)
+    """null: not measured."""
+    worn: list[bool] | None = Field(None, max_length=MAX_EPOCHS)
+    """Where the device says so; else wear is told from counts by the rule of the training data."""
+    subject: str | None = Field(None, max_length=100)
+    """Returned as sent; not logged, not stored."""
+
+    @model_validator(mode="after")
+    def _as_long(self) -> "ActigraphyRequest":
+        if self.worn is not None and len(self.worn) != len(self.values):
+            raise ValueError(f"worn has {len(self.worn)} epochs, values {len(self.values)}; send as many")
+        return self
+
+    @field_validator("start")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        np.datetime64(value)  # raises for 2026-02-30
+        return value
+
+    def activity(self) -> Activity:
+        channel = {"counts": ACTIVITY_COUNTS, "mims": ACTIVITY_MIMS, "worn": WORN}[self.unit]
+        off = None if self.worn is None else ~np.array(self.worn, dtype=bool)
+        values = np.array(self.values, dtype=np.float64)
+        return Activity(self.subject, channel, np.datetime64(self.start, "s"), self.epoch_s, values, off)
 
 
 class StreamChannel(BaseModel):
@@ -121,6 +158,12 @@ class BiosignalResponse(BaseModel):
 SIGNAL_REQUEST = {
     "subject": "anyone",
     "channels": {"abp_mmhg": {"rate_hz": 125.0, "unit": "mmHg", "samples": [81.0, 82.5, None, 84.0]}},
+}
+ACTIGRAPHY_REQUEST = {
+    "subject": "anyone",
+    "unit": "counts",
+    "start": "2026-03-02T00:00:00",
+    "values": [0.0, 12.0, None, 340.0],
 }
 SIGNAL_RESPONSE = {
     "subject": "anyone",

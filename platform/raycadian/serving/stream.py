@@ -30,7 +30,7 @@ class SignalStream:
 
     def __init__(self, classifier: Classifier, channels: Mapping[str, tuple[float, str]]):
         """`channels`: rate in Hz and unit of each channel that the model reads."""
-        if classifier.card.filters != "causal":
+        if getattr(classifier.card, "filters", None) != "causal":
             raise ValueError(
                 f"{classifier.name} was trained on signals filtered forwards and backwards, which no stream can be: serve a model "
                 "of a card with `filters: causal`, or send whole stretches to /v1/biosignal"

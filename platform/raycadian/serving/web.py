@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from raycadian.serving.classifier import Estimate, Signals
+from raycadian.serving.classifier import Estimate, Sent
 from raycadian.serving.forecaster import Forecast, History
 from raycadian.serving.schemas import (
     EXAMPLE_REQUEST,
@@ -32,10 +32,12 @@ from raycadian.serving.schemas import (
     to_history,
 )  # fmt: skip
 from raycadian.serving.signal_schemas import (
+    ACTIGRAPHY_REQUEST,
     MAX_MESSAGE,
     MAX_SIGNAL_BYTES,
     SIGNAL_REQUEST,
     SIGNAL_RESPONSE,
+    ActigraphyRequest,
     BiosignalRequest,
     BiosignalResponse,
     StreamSamples,
@@ -58,7 +60,7 @@ class Service(Protocol):
     async def answer(self, history: History) -> Forecast | ValueError:
         """A forecast, or why there can be none."""
 
-    async def answer_signals(self, signals: Signals) -> Estimate | ValueError:
+    async def answer_signals(self, sent: Sent) -> Estimate | ValueError:
         """Estimates of a classifier or regression, or why there can be none."""
 
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
@@ -138,14 +140,24 @@ def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: di
         """Quality and calibrated probability of every window of raw samples."""
         _require_key(request, key_sha256)
         body = await _limited_body(request, MAX_SIGNAL_BYTES, "twenty minutes of three channels suffice")
-        signals = _valid(BiosignalRequest, body).signals()
+        return await estimated(_valid(BiosignalRequest, body).signals())
+
+    @app.post("/v1/actigraphy", responses=problems | {200: example}, response_class=Response)
+    async def actigraphy(request: Request) -> Response:
+        """Calibrated probability of every window of activity by the minute."""
+        _require_key(request, key_sha256)
+        body = await _limited_body(request, MAX_SIGNAL_BYTES, "some weeks of minutes suffice")
+        return await estimated(_valid(ActigraphyRequest, body).activity())
+
+    async def estimated(sent: Sent) -> Response:
         _loaded(service)
-        found = await service.answer_signals(signals)
+        found = await service.answer_signals(sent)
         if isinstance(found, ValueError):
             raise Refused(422, "cannot_estimate", str(found))
         return Response(to_json(found.as_dict()), media_type=_JSON)
 
     app.router.routes.insert(0, Route("/v1/biosignal", biosignal, methods=["POST"]))
+    app.router.routes.insert(0, Route("/v1/actigraphy", actigraphy, methods=["POST"]))
 
     @app.websocket("/v1/biosignal/stream")
     async def stream(socket: WebSocket) -> None:
@@ -295,7 +307,11 @@ def _problem(status: int, error: str, detail: str, headers: Any = None) -> Respo
 def _complete_description(app: FastAPI) -> None:
     """Add to the OpenAPI description what FastAPI does not see: the key, and the bodies of POST."""
     describe = app.openapi
-    bodies = {"/v1/forecast": (ForecastRequest, EXAMPLE_REQUEST), "/v1/biosignal": (BiosignalRequest, SIGNAL_REQUEST)}
+    bodies: dict[str, tuple[type[Any], dict[str, Any]]] = {
+        "/v1/forecast": (ForecastRequest, EXAMPLE_REQUEST),
+        "/v1/biosignal": (BiosignalRequest, SIGNAL_REQUEST),
+        "/v1/actigraphy": (ActigraphyRequest, ACTIGRAPHY_REQUEST),
+    }
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -303,7 +319,7 @@ def _complete_description(app: FastAPI) -> None:
             found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, (model, example) in bodies.items():
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                found["components"]["schemas"] |= schema.pop("$defs") | {model.__name__: schema}
+                found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
                 content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
                 found["paths"][path]["post"] |= {"requestBody": {"required": True, "content": content}}
             for path, methods in found["paths"].items():
