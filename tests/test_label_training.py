@@ -62,7 +62,7 @@ def trained(section, data, spec=SPEC, **changes):
     ids=["pat", "lr", "trees", "stack"],
 )
 def test_the_loop_finds_the_label_of_people_it_has_not_seen(section, data):
-    model, told = trained(section, data, lr=0.05 if isinstance(section, config.Statistics) else 1e-3)
+    model, told = trained(section, data)
     fresh = labelled(24, 2)
     assert auroc(model, fresh) > 0.75
     if not isinstance(section, config.Stack):

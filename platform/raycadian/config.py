@@ -796,7 +796,7 @@ Features = Literal["statistics", "rhythm"]
 
 
 class Statistics(ForLabel):
-    """Linear in variables made by hand: logistic regression or least squares, trained as the networks are."""
+    """Linear in variables made by hand: logistic regression or least squares."""
 
     kind: Literal["statistics"] = "statistics"
     features: Features = "statistics"

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raycadian import config
-from raycadian.models import features
+from raycadian.models import features, logistic
 from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
 from raycadian.types import Batch
 
-_SAMPLE = 16384  # training windows that tell mean and spread of the variables
+_SAMPLE = 65536  # training windows that it is fitted to
 
 
 class Statistics(LabelModel):
-    """Logistic regression (classify) or least squares (regress) on features.py's variables.
+    """Logistic regression (classify) or least squares (regress) on features.py's variables, fitted by `prepare` to
+    convergence, whatever the recipe says of training. A variable that a window lacks is at its training mean."""
 
-    They are standardised by training windows; one that a window lacks is at its mean. Trained by the same loop as the
-    networks.
-    """
+    center: Tensor
+    weight: Tensor
+    constant: Tensor
 
     def __init__(self, spec: Spec, section: config.Statistics):
         super().__init__(spec, section)
         size = len(features.names(section.features, spec))
         self.register_buffer("center", torch.zeros(size))
-        self.register_buffer("spread", torch.ones(size))
-        self.linear = nn.Linear(size, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.register_buffer("weight", torch.zeros(size))
+        self.register_buffer("constant", torch.zeros(()))
 
     def score(self, batch: Batch) -> Tensor:
-        x = torch.nan_to_num((self.variables(batch) - self.center) / self.spread)
-        return self.linear(x.to(self.linear.weight.dtype)).squeeze(-1)
+        # not a matrix product: autocast would round that to bfloat16
+        return self.constant + (self._variables(batch) * self.weight).sum(1)
 
-    def variables(self, batch: Batch) -> Tensor:
-        """(B, F), NaN = missing."""
+    def _variables(self, batch: Batch) -> Tensor:
+        """(B, F), about the training means."""
         batch = {**batch, "past": batch["past"].to(self.center.dtype)}
-        return features.compute(self.config.features, batch, self.spec)
+        return torch.nan_to_num(features.compute(self.config.features, batch, self.spec) - self.center)
 
+    @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)
-        found = torch.cat([self.variables(batch) for batch in spaced(windows, _SAMPLE)])
-        center = found.nanmean(0)
-        self.center.copy_(center.nan_to_num())
-        self.spread.copy_((found - center).square().nanmean(0).sqrt().nan_to_num().clamp(min=1e-6))
+        pairs = [(features.compute(self.config.features, b, self.spec), b["label"]) for b in spaced(windows, _SAMPLE)]
+        found, label = (torch.cat(part).double() for part in zip(*pairs, strict=True))
+        known = ~label.isnan()
+        found, label = found[known], label[known].numpy()
+        mean = found.nanmean(0).nan_to_num()
+        x = torch.nan_to_num(found - mean).numpy()
+        if self.spec.task == "regress":
+            label = (label - self.label_mean.item()) / self.label_sd.item()
+        weight = np.where(label == 1, self.positive_weight.item(), 1.0) if self.spec.task == "classify" else None
+        slope, constant = logistic.fit(x, label, logistic=self.spec.task == "classify", weight=weight)
+        self.center.copy_(mean)
+        self.weight.copy_(torch.from_numpy(slope))
+        self.constant.fill_(constant)
