@@ -242,12 +242,12 @@ def compare(run: tuple[str, ...], runs: Path, as_json: bool) -> None:
         return
     show_table(found.leaderboard, found.protocol)
     columns = ["model", "other", "horizon_min", "difference", "diff_low", "diff_high", "p", "p_holm", "verdict"]
-    whole = found.differences
+    whole, over = found.differences, ""
     if "kind" in whole:  # forecasts: single steps are in the JSON
-        whole = whole[whole.kind == "cumulative"]
+        whole, over = whole[whole.kind == "cumulative"], " over the whole horizon"
     if len(whole):
         shown = whole[[c for c in columns if c in whole]]
-        show_table(shown, "pairs over the whole horizon, the better first; intervals over subjects")
+        show_table(shown, f"pairs{over}, the better first; intervals over subjects")
     for sentence in whole.sentence:
         click.echo(sentence)
 
