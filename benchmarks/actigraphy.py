@@ -5,10 +5,11 @@
 minutes: a synthetic PAXRAW of each size in MB (1000 takes minutes) to Parquet in a fresh process each: rows a second, and the
 peak of anonymous memory (resident less shared) above what the imports take. Ours decodes the columns that it needs, checks
 them, marks wear by Choi and writes; the peer reads chunks of 100,000 rows and writes the same columns, no more. `reading` is
-without writing. features: IS, IV, RA, L5 and M10 with onset, a person of 7 days at a time, as pyActigraphy 1.2.2 computes them in
-an environment of its own (it divides
-by n - 1 where the published IS and IV divide by n: 3.6% and 0.6% apart in a week of hours; .bench-venv/actigraphy, made on first use; its dependency `accelerometer`, which only reads another
-format, is installed without its own). Where that can't be had: the same published sums in pandas, and the output says so.
+without writing.
+features: IS, IV, RA, L5 and M10 with onset, a person of 7 days at a time, as pyActigraphy 1.2.2 computes them in an
+environment of its own (.bench-venv/actigraphy, made on first use; its dependency `accelerometer`, which only reads another
+format, is installed without its own). It divides by n - 1 where the published IS and IV divide by n: 3.6% and 0.6% apart in a
+week of hours. Where it can't be had: the same published sums in pandas, and the output says so.
 """
 
 from __future__ import annotations
