@@ -39,7 +39,17 @@ def test_a_week_equals_iglu_and_agata():
 
 
 def test_published_points():
-    table = {100: 5.7, 125: 6.3, 150: 6.9, 175: 7.5, 200: 8.1, 225: 8.7, 250: 9.3, 300: 10.5, 350: 11.7}  # Bergenstal 2018
+    table = {
+        100: 5.7,
+        125: 6.3,
+        150: 6.9,
+        175: 7.5,
+        200: 8.1,
+        225: 8.7,
+        250: 9.3,
+        300: 10.5,
+        350: 11.7,
+    }  # Bergenstal 2018
     assert {mean: round(gmi_pct(np.array([float(mean)])), 1) for mean in table} == table
     assert max(blood_glucose_indices(np.array([112.5]))) < 1e-3  # Kovatchev 1997: the scale's zero
     assert blood_glucose_indices(np.array([20.0]))[0] == pytest.approx(100, abs=1)  # its ends: risk 100
