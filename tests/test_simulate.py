@@ -320,4 +320,8 @@ def test_every_card_is_valid_and_licensed(path):
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
 def test_every_card_points_to_a_file(path, shared):
-    assert all((path.parent / name).is_file() for name in load_card(path).files)
+    card = load_card(path)
+    if path.stem.startswith("synthetic"):  # made at home, by the command that the card names
+        assert "raycadian simulate" in card.description
+    else:
+        assert all((path.parent / name).is_file() for name in card.files)
