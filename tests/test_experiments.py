@@ -122,6 +122,7 @@ def _links(html: str) -> str:
     return " ".join(part.split('"')[0] for part in html.split('src="')[1:] + html.split('<link href="')[1:])
 
 
+@pytest.mark.slow
 def test_all_models_forecast_the_same_nights(done, place):
     """Windows end at local midnight, and only there; each model has exactly the same."""
     found = [read_predictions(open_run(p["runs"][0], place.folder / "runs")) for p in done("nocturnal").table["runs"]]
@@ -141,6 +142,7 @@ def test_protocols_never_share_a_leaderboard(done, place):
     assert "another protocol: nocturnal, from local midnight, 36 -> 6 points" in result.output
 
 
+@pytest.mark.slow
 def test_meals_are_where_carbohydrate_is(done, place):
     (run,) = done("prandial").table["runs"][0]["runs"]
     p = read_predictions(open_run(run, place.folder / "runs"))
@@ -151,6 +153,7 @@ def test_meals_are_where_carbohydrate_is(done, place):
     assert {leg.recipe.window.anchor for p in estimated for leg in p.legs} == {"estimated_meal"}
 
 
+@pytest.mark.slow
 def test_personalisation_goes_on_from_the_population(done, place):
     """0 days is the population's model on the same windows; more days start from its weights and see only that person."""
     body = done("personalisation").table
@@ -176,6 +179,7 @@ def _ranges(run) -> list[dict]:
     return json.loads((run.path / "split.json").read_text())["ranges"]
 
 
+@pytest.mark.slow
 def test_transfer_goes_both_ways(done, place):
     body = done("transfer").table
     runs = {(p["line"], p["x"]): p["runs"][0] for p in body["runs"]}
@@ -185,6 +189,7 @@ def test_transfer_goes_both_ways(done, place):
     assert len({d["group"] for d in body["differences"]}) == 2
 
 
+@pytest.mark.slow
 def test_more_windows_hold_fewer(done, place):
     body = done("data_efficiency").table
     runs = [open_run(p["runs"][0], place.folder / "runs") for p in body["runs"] if p["line"] == "ttm"]
@@ -193,6 +198,7 @@ def test_more_windows_hold_fewer(done, place):
         points_of(place, tiny("data_efficiency", **{"experiment.windows": [100, 99999]}))
 
 
+@pytest.mark.slow
 def test_ablation_compares_with_the_whole(done):
     body = done("ablation").table
     assert [p["x"] for p in body["runs"]] == [
@@ -205,6 +211,7 @@ def test_ablation_compares_with_the_whole(done):
     assert len(pairs) == 3 and all("whole" in pair for pair in pairs)
 
 
+@pytest.mark.slow
 def test_scaling_changes_the_network_alone(done, place):
     found = {(p.line, p.x): p.legs[0].recipe for p in points_of(place, tiny("scaling"))}
     assert [found["ttm", n].model.d_model for n in (8, 16)] == [8, 16]

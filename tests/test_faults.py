@@ -158,6 +158,7 @@ def ask(head: Head, code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_four_workers_on_two_nodes_lose_a_worker_then_a_node(place, head, node, second, undisturbed):
     driver = Driver("train", place, "elastic", head, "--set", "training.workers=[2,4]")
     driver.until("epoch 2 ")
