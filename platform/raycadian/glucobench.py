@@ -6,7 +6,6 @@ part; its test part (the same people, later) and the people held out whole are f
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from raycadian.data.glucobench import (
 from raycadian.data.split import Range, SplitManifest
 from raycadian.data.windows import cut_windows
 from raycadian.evaluation.predictions import Predictions
+from raycadian.files import written_whole
 from raycadian.models.build import build
 from raycadian.training.experiment import Data, fit_model, predict, spec_of
 from raycadian.types import ID
@@ -222,7 +222,7 @@ def _data(pieces: list[Piece], ranges: tuple[Range, ...], name: str) -> Data:
 
 
 def _from(r: Range, skip: int) -> Range:
-    return Range(r.subject, r.recording, min(r.start + skip, r.stop), r.stop, r.split, r.scope)
+    return replace(r, start=min(r.start + skip, r.stop))
 
 
 def scores(p: Predictions) -> dict[str, float]:
@@ -259,6 +259,5 @@ def _averaged(rows: pd.DataFrame) -> list[float]:
 def write_results(table: pd.DataFrame, path: Path) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    table.to_csv(temporary, index=False)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=False)

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from filelock import FileLock
 
 from raycadian import cluster
 from raycadian.config import CMAMechanism
+from raycadian.files import written_whole
 from raycadian.physiology.fit import CMAFit, fit_cma
 from raycadian.physiology.meals import meal_times
 
@@ -156,9 +156,8 @@ def kept(folder: Path, key: dict[str, Any], fit: Callable[[], list[Record]]) -> 
 
 
 def _write(path: Path, records: list[Record]) -> None:
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(records, allow_nan=False), encoding="utf-8")
-    temporary.rename(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(records, allow_nan=False), encoding="utf-8")
     files = sorted(path.parent.glob("fits-*.json"), key=_used, reverse=True)
     for old in files[_KEPT:]:
         old.unlink(missing_ok=True)

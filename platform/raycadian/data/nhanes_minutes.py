@@ -9,8 +9,6 @@ day are partial; PAXPREDM 3 is not worn, PAXQFM above 0 bad. (PAXAISMM, often ta
 from __future__ import annotations
 
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 from raycadian.data import nhanes
 from raycadian.data.nhanes import subject_ids
 from raycadian.data.xpt import BLOCK_ROWS, Xpt
+from raycadian.files import new_folder
 from raycadian.physiology.wear import choi, troiano
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Issues, Recording
 
@@ -256,9 +255,7 @@ def to_parquet(
     reader = minutes_reader(xpt, None if monitors is None else Xpt.open(monitors), wear)
     rows = max(_SHARD_BYTES // xpt.record_bytes, 1)
     shards = [(i, first, min(first + rows, xpt.rows)) for i, first in enumerate(range(0, xpt.rows, rows))]
-    temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(out) as temporary:
         seen: set[str] = set()
         for done, (subjects, met) in enumerate(_written(reader, shards, temporary, on_ray), start=1):
             if again := seen & set(subjects):
@@ -269,9 +266,6 @@ def to_parquet(
                 progress(done, len(shards))
         if not seen:
             raise ValueError(f"{path}: nobody has a usable recording: {issues.counts or 'the table is empty'}")
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return sorted(out.glob("*.parquet"))
 
 

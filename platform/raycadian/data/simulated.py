@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +11,7 @@ import yaml
 
 from raycadian.cluster import connect
 from raycadian.config import Card, Columns, Grid
+from raycadian.files import written_whole
 from raycadian.physiology import simulate as virtual
 from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, SUBJECT
 
@@ -47,23 +46,12 @@ def simulate_cohort(
     virtual.ticks(days)  # refused here, not in a worker
     text = _card_text(out, names, days, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed(out) as temporary:
+    with written_whole(out) as temporary:
         _write(temporary, names, days, seed, progress)
     card = out.with_suffix(".yaml")
-    with _renamed(card) as temporary:
+    with written_whole(card) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return card
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it on success and removed on failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def cohort(patients: list[str] | int) -> list[str]:

@@ -9,8 +9,6 @@ but not always. Nobody's data: cases, subjects and files are called synthetic.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+
+from raycadian.files import new_folder
 
 STEP_S = 0.25  # of what changes slowly
 EPOCH_S = 4_102_444_800.0  # 2100-01-01, where VitalDB's own anonymised files begin
@@ -72,14 +72,9 @@ def simulate_cases(
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out}: is there already; choose a new folder")
-    built = out.with_name(f".{out.name}.{os.getpid()}")
-    built.mkdir(parents=True)
-    try:
+    with new_folder(out) as built:
         _write_all(built, n_cases, minutes, seed, rate_hz, progress)
         (built / "synthetic_cases.yaml").write_text(_card_text(n_cases, minutes, seed, rate_hz), encoding="utf-8")
-        built.rename(out)
-    finally:
-        shutil.rmtree(built, ignore_errors=True)
     return out / "synthetic_cases.yaml"
 
 

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -24,6 +23,7 @@ import pandas as pd
 from raycadian.data.clinical import read_clinical, tracks_of_cases
 from raycadian.data.source import open_bytes
 from raycadian.data.vital_files import track_names
+from raycadian.files import written_whole
 from raycadian.types import Issues
 
 ENDPOINT = "https://api.vitaldb.net"
@@ -257,9 +257,8 @@ def _checked_name(sha: str) -> str:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """A small JSON file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _drop(partial: Path) -> None:

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from raycadian.config import Classification
 from raycadian.evaluation.labels import LabelPredictions
-from raycadian.evaluation.predictions import written_whole
+from raycadian.files import written_whole
 
 EXTREME = 1e-6  # a probability is never surer
 _KNOTS = 256  # of an isotonic calibration, at most

@@ -19,7 +19,8 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from raycadian.evaluation.glycemic import EXCURSIONS, Excursion
-from raycadian.evaluation.predictions import Predictions, written_whole
+from raycadian.evaluation.predictions import Predictions
+from raycadian.files import written_whole
 
 LOWS = tuple(e for e in EXCURSIONS if not e.above)
 """Below 70 and below 54 mg/dL."""

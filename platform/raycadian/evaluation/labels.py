@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raycadian.evaluation.predictions import written_whole
+from raycadian.evaluation.predictions import read_table, write_table
 
-_META = "raycadian"
 _TEXT = ("subject", "case")
 
 
@@ -62,19 +59,12 @@ class LabelPredictions:
         columns = {name: getattr(self, name) for name in _COLUMNS}
         columns |= {name: pa.array(columns[name].tolist(), pa.string()) for name in _TEXT}
         columns["time_utc"] = pa.array(self.time_utc.astype("datetime64[s]"))
-        meta = {"kind": self.kind, "step_s": self.step_s}
-        with written_whole(path) as temporary:
-            table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta)})
-            pq.write_table(table, temporary, compression="zstd")
+        write_table(path, columns, {"kind": self.kind, "step_s": self.step_s})
 
     @staticmethod
     def read_parquet(path: Path) -> "LabelPredictions":
         """Raises ValueError for a file that is missing, damaged or no table of predictions of a label."""
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{path}: not readable as predictions: {error}") from None
-        meta = json.loads((table.schema.metadata or {}).get(_META.encode(), b"{}"))
+        table, meta = read_table(path)
         if meta.keys() != {"kind", "step_s"}:
             raise ValueError(f"{path}: no table of predictions of a label; columns {table.column_names}")
         columns = {name: table[name].to_numpy() for name in _COLUMNS if name not in _TEXT}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raycadian.files import written_whole
 from raycadian.types import ID, OOD
 
 _PER_WINDOW = ("subject", "time_utc", "local_h", "truth", "quantiles", "scope", "past")  # parts beside them
@@ -141,18 +140,12 @@ class Predictions:
         if self.past is not None:
             columns["past"] = _lists(self.past)
         meta = {"levels": [float(v) for v in self.levels], "dt_min": float(self.dt_min)}
-        table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta)})
-        with written_whole(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write_table(path, columns, meta)
 
     @staticmethod
     def read_parquet(path: Path) -> "Predictions":
         """Raises ValueError for a file that is missing, damaged or no table of predictions."""
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{path}: not readable as predictions: {error}") from None
-        meta = json.loads((table.schema.metadata or {}).get(_META.encode(), b"{}"))
+        table, meta = read_table(path)
         if "levels" not in meta:
             raise ValueError(
                 f"{path}: no table of predictions (written by `raycadian train`); columns {table.column_names}"
@@ -172,15 +165,20 @@ class Predictions:
         )
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end; an error leaves what was at `path` before."""
-    temporary = Path(path).with_name(f".{Path(path).name}-{os.getpid()}")
+def write_table(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Columns of predictions as Parquet, and beside them what holds for all. Whole or not at all."""
+    table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta)})
+    with written_whole(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The columns, and what holds for all: empty where another program wrote the file. Raises ValueError."""
     try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path}: not readable as predictions: {error}") from None
+    return table, json.loads((table.schema.metadata or {}).get(_META.encode(), b"{}"))
 
 
 def _layout(p: Predictions) -> dict[str, Any]:

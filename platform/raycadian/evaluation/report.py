@@ -15,7 +15,8 @@ from raycadian.evaluation import report_clinical as clinical
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import MIN_SUBJECTS, SubjectBootstrap
 from raycadian.evaluation.metrics import score
-from raycadian.evaluation.predictions import Predictions, written_whole
+from raycadian.evaluation.predictions import Predictions
+from raycadian.files import written_whole
 from raycadian.pages import page, paragraph, table_html
 
 _PARAMETERS = {

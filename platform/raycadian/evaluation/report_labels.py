@@ -18,8 +18,8 @@ from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.classification import curves, equal_mass, reliability, score_labels
 from raycadian.evaluation.decision import Decision
 from raycadian.evaluation.labels import LabelPredictions
-from raycadian.evaluation.predictions import written_whole
 from raycadian.evaluation.report import metadata_section
+from raycadian.files import written_whole
 from raycadian.pages import new_figure, page, paragraph, table_html
 
 if TYPE_CHECKING:

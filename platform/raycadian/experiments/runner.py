@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from raycadian.evaluation.compare import require_same_windows
 from raycadian.evaluation.predictions import Predictions
 from raycadian.experiments import report
 from raycadian.experiments.points import Leg, Point, legs, points
+from raycadian.files import replaced_folder
 from raycadian.training.experiment import SNAPSHOTS, Data, forecast_test, load_data, read_predictions
 from raycadian.training.run import RUNS, Run, experiment_key, write_json
 
@@ -113,14 +112,8 @@ def _key(recipe: Recipe, snapshots: list[str]) -> str:
 
 def _written(folder: Path, write: Callable[[Path], None]) -> Path:
     """The folder, written whole under another name; what was there before is replaced at the end."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".partial-{folder.name}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
-    try:
+    with replaced_folder(folder) as temporary:
         write(temporary)
         if os.environ.get(JOB):
             write_json(temporary / "job.json", {"job": os.environ[JOB]})
-        shutil.rmtree(folder, ignore_errors=True)
-        return temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return folder

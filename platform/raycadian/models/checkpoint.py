@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from raycadian import config
+from raycadian.files import replaced_folder
 from raycadian.models import adapters
 from raycadian.models.base import Model, Spec
 from raycadian.models.build import build
@@ -28,7 +25,7 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 def save(model: Model, folder: Path) -> None:
     """Write a checkpoint; one that is there already is replaced only once the new one is complete."""
-    with _replacing(folder) as temporary:
+    with replaced_folder(folder) as temporary:
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, temporary / _WEIGHTS)
         (temporary / _CONFIG).write_text(json.dumps(_description(model, temporary), indent=1), encoding="utf-8")
@@ -62,7 +59,7 @@ def export_pretrained(model: Model, folder: Path) -> None:
         raise ValueError(
             f"only one ttm can be exported, alone or wrapped; found {len(networks)} in {config.model_name(model.config)}"
         )
-    with _replacing(folder) as temporary:
+    with replaced_folder(folder) as temporary:
         adapters.merged(networks[0]).save_pretrained(temporary)
 
 
@@ -100,20 +97,3 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        old = folder.with_name(f"{temporary.name}-old")
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -25,6 +25,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_del
 
 from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
+from raycadian.files import written_whole
 
 RUNS = Path("runs")
 log = logging.getLogger(__name__)
@@ -153,9 +154,8 @@ def _require_unlocked(folder: Path) -> None:
 @patiently
 def write_json(path: Path, body: Any) -> None:
     """Write JSON whole or not at all."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(json.dumps(body, indent=1, default=str), encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1, default=str), encoding="utf-8")
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
