@@ -9,7 +9,8 @@ demo: .venv/ready
 	$(BIN)/raycadian demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not ray and not long"
+	$(BIN)/python -m pytest -m "ray and not long"
 
 test-all: test
 	$(BIN)/python -m pytest -m long

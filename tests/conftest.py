@@ -14,6 +14,8 @@ from raycadian.cluster import prepare_environment
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core; before torch is imported
 prepare_environment()  # before any test imports Ray
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never wait for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -29,6 +31,11 @@ os.environ |= {
 }
 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
     os.environ.pop(name, None)
+
+
+def pytest_xdist_auto_num_workers(config) -> int | None:
+    """A process for each core (xdist's own count) where no test starts a cluster, else none: clusters need the machine."""
+    return None if "not ray" in config.option.markexpr else 0
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ def perturb(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_round_trip_changes_nothing(name, training, batch, tmp_path):
     model = perturb(prepared(CASES[name], training))
@@ -48,6 +49,7 @@ def test_a_round_trip_changes_nothing(name, training, batch, tmp_path):
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.slow
 def test_loading_needs_no_pretrained_source(training, batch, tmp_path):
     source = tmp_path / "source"
     build(TTM, SPEC).network.save_pretrained(source)

@@ -135,6 +135,7 @@ def test_all_models_forecast_the_same_nights(done, place):
     assert len(set(sliding[0].local_h.tolist())) > 3
 
 
+@pytest.mark.slow
 def test_protocols_never_share_a_leaderboard(done, place):
     names = [done(kind).table["runs"][0]["runs"][0] for kind in ("sliding_window", "nocturnal")]
     result = CliRunner().invoke(main, ["compare", *names, "--runs", str(place.folder / "runs")])
@@ -227,8 +228,10 @@ def test_scaling_changes_the_network_alone(done, place):
     assert points.resized(nested, "layers", 4).model.members[0].inner.layers == 4
 
 
+@pytest.mark.slow
 def test_resume_reuses_the_experiment_and_its_runs(done, place):
-    before, first = {r.name for r in list_runs(place.folder / "runs")}, done("sliding_window")
+    first = done("sliding_window")
+    before = {r.name for r in list_runs(place.folder / "runs")}
     stamp, words = (first.path / "table.json").stat().st_mtime_ns, first.table
     again = place.run(tiny("sliding_window"), resume=True)
     assert again.path == first.path and (again.path / "table.json").stat().st_mtime_ns == stamp
@@ -238,6 +241,7 @@ def test_resume_reuses_the_experiment_and_its_runs(done, place):
     assert not list(place.folder.glob("runs/experiments/.partial*"))
 
 
+@pytest.mark.slow
 def test_the_verb_says_what_is_better(done, place):
     done("sliding_window")
     options = ["--runs", str(place.folder / "runs"), "--snapshots", str(place.folder / "snapshots"), "--resume"]
@@ -251,6 +255,7 @@ def test_the_verb_says_what_is_better(done, place):
     assert any(d["sentence"] in shown.output for d in body["differences"])
 
 
+@pytest.mark.slow
 def test_an_anchored_run_serves_the_same_forecasts(done, place):
     """Train -> checkpoint -> Forecaster.load: where windows are scored from is nothing that serving minds."""
     (name,) = done("nocturnal").table["runs"][0]["runs"]
@@ -259,6 +264,7 @@ def test_an_anchored_run_serves_the_same_forecasts(done, place):
     assert served.model.config == model.config and served.window == run.recipe.window
 
 
+@pytest.mark.slow
 def test_what_an_experiment_refuses(place):
     with pytest.raises(
         ValueError, match="scores windows anchored at midnight; the recipe says window.anchor: estimated_meal"
@@ -274,6 +280,7 @@ def test_what_an_experiment_refuses(place):
         tiny("personalisation", **{"experiment.days": [4, 2]})
 
 
+@pytest.mark.slow
 def test_a_start_must_be_the_same_model(done, place):
     (name,) = done("sliding_window").table["runs"][0]["runs"]
     other = override(

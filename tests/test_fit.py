@@ -155,6 +155,7 @@ def test_the_screened_grid_holds_the_objective():
 # --- bounds ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10_000), points=st.sampled_from([12, 37, 96, 288, 301]), kind=st.sampled_from(["walk", "spikes", "step"]),
     scale=st.sampled_from([1e-6, 1.0, 1e6]), missing=st.floats(0, 0.6), with_prior=st.booleans(), meals=st.integers(1, 5),
@@ -513,6 +514,7 @@ def _drawn_from(prior: Prior, n: int, seed: int, noise_mgdl: float, rho: float =
     return 90 + 90 * G + noise_mgdl * noise, tM, theta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_mgdl", [3.0, 10.0])
 def test_intervals_cover_planted_parameters(noise_mgdl):
     """Nominal 90%: 80% or more for every parameter but Cm, whose posterior is far from normal (docs/mechanism.md)."""

@@ -145,6 +145,7 @@ def test_recent_forgets_what_was_not_used():
     assert list(recent) == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_meals_reach_a_model_that_reads_them(readings, tmp_path):
     run = served.make_run(tmp_path, readings, past=("glucose_mgdl", "carbs_g"))
     forecaster = Forecaster.load(run.path)
@@ -262,6 +263,7 @@ def test_a_model_without_meals_refuses_the_question(readings, history, tmp_path)
         forecaster.what_if(history, [Meal(20.0)])
 
 
+@pytest.mark.slow
 def test_gains_of_each_meal_train_and_serve(readings, history, tmp_path):
     """train -> checkpoint -> Forecaster -> the scored forecast; the fits carry the gains."""
     model = CMA(mechanism=CMAMechanism(refit_days=2, gains="per_meal"))

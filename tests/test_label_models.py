@@ -113,6 +113,7 @@ def test_a_round_trip_through_a_checkpoint_changes_nothing(name, data, tmp_path)
     assert trains == [name for name, p in model.named_parameters() if p.requires_grad]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_lowers_the_loss(name, data):
     lr = {"pat-conv": 3e-4, "ttm-lora": 0.03}.get(name, 3e-3)

@@ -103,6 +103,7 @@ def test_scores_again_are_the_same(runs):
     assert rescore(run).summary == before
 
 
+@pytest.mark.slow
 def test_runs_are_compared_and_the_best_is_champion(runs):
     both = [workflow.Run(p) for p in sorted(runs.glob("labels-*"))]
     found = workflow.compare(both)
@@ -117,6 +118,7 @@ def test_runs_are_compared_and_the_best_is_champion(runs):
     assert registry.champion(runs=runs).name == best.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,6 +1,7 @@
 """The layout and layer rules of the design (rules 1, 2, 9), over the syntax trees."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ DOORS = {  # heavy library -> files that may import it
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 
 
+@functools.cache
 def _imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -159,6 +159,7 @@ def test_steps_are_told(windows):
     assert len(told) == math.ceil(len(windows[0]) / 64)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 500), st.integers(1, 9), st.integers(1, 80), st.integers(0, 3))
 def test_any_number_of_processes_sees_each_window_once_and_the_same_batches(n, world, size, epoch):
     orders = [loop.Order(n, 7, epoch, Process(rank, world)) for rank in range(world)]

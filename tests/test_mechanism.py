@@ -114,6 +114,7 @@ def test_training_data_without_a_shape_are_refused():
 STEADY = helpers.day_curve(4, seed=3)
 
 
+@pytest.mark.slow
 @given(
     at=st.integers(300, 1100), length=st.integers(1, 200), by=st.sampled_from([-40.0, 25.0, np.nan]),
     start_h=st.sampled_from([0, 7, 19]), refit_days=st.sampled_from([0.5, 1.0, 2.0]),

@@ -199,6 +199,7 @@ def test_laws_of_any_forecast(seed, shift):
     assert (inside.low <= inside.high).all()
 
 
+@pytest.mark.slow
 @given(seeds)
 @settings(max_examples=10, deadline=None)
 def test_windows_may_come_in_any_order(seed):
@@ -310,6 +311,7 @@ def test_same_seed_same_intervals():
     )
 
 
+@pytest.mark.slow
 def test_a_thousand_resamples_of_twenty_thousand_windows_take_seconds():
     p = forecasts(people=100, windows=200)
     began = time.perf_counter()

@@ -94,6 +94,7 @@ def test_mixed_precision_keeps_milligrams(name, training, batch):
     assert (mixed - exact).abs().max() < 0.03 * exact.std() + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_training_lowers_the_loss(name, training):
     torch.manual_seed(0)

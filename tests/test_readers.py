@@ -38,7 +38,7 @@ def read(paths, issues=None, **fields):
 
 def write(path, text):
     data = text.encode() if isinstance(text, str) else text
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return path
 
 
@@ -250,7 +250,7 @@ def test_one_person_in_another_unit_is_refused(tmp_path):
         ("prose.txt", b"Dear doctor,\nI feel fine.\n", r"prose\.txt: not a CGM format that is known"),
         ("page.html", b"<html><body>login</body></html>", r"page\.html: not a CGM format"),
         ("x.json", b'[{"a": 1}]', r"x\.json: not a CGM format"),
-        ("cut.csv.gz", gzip.compress(b"time,glucose\n" + b"2024-01-10,100\n" * 999)[:60], r"cut\.csv\.gz: .*corrupted"),
+        ("cut.csv.gz", gzip.compress(b"time,glucose\n" + b"2024-01-10,100\n" * 999, mtime=0)[:60], r"cut\.csv\.gz: .*corrupted"),
         ("cut.parquet", b"PAR1" + bytes(100), r"cut\.parquet: can't be understood"),
     ],
 )  # fmt: skip

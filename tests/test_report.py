@@ -21,6 +21,7 @@ from raycadian.evaluation.event_scores import probability_scores
 from raycadian.evaluation.metrics import score
 from raycadian.evaluation.report import write_report
 
+pytestmark = pytest.mark.slow
 CHROMIUM = Path("/usr/bin/chromium")
 INSIGHTS = [{"subject": "person-0", "d": "0.62: delayed", "meals": "7.1 h, 12.0 h", "fit RMSE, mg/dL": 21.234}]
 METADATA = {

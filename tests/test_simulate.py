@@ -53,6 +53,7 @@ def replay(therapy: pd.DataFrame, seed: int) -> np.ndarray:
     return np.array(readings)
 
 
+@pytest.mark.slow
 def test_the_lean_loop_is_the_packages_environment(morning):
     assert morning[CARBS].sum() > 20
     assert morning[BOLUS].sum() > 1
@@ -61,9 +62,10 @@ def test_the_lean_loop_is_the_packages_environment(morning):
 
 
 def test_the_lean_right_hand_side_is_bit_identical():
+    lean = virtual.virtual_patient("adult-005")  # it imports the package, which warns, in silence
     from simglucose.patient.t1dpatient import Action, T1DPatient
 
-    lean, packaged = virtual.virtual_patient("adult-005"), T1DPatient.withName("adult#005")
+    packaged = T1DPatient.withName("adult#005")
     for tick in range(8):
         virtual.advance(lean, 40.0 if tick == 2 else 0.0, 0.0, 1.2)
         for minute in range(5):

@@ -170,7 +170,7 @@ def check_invariants(days, values, table):
     parts = table.reshape(len(days), 12, 3)
     assert (parts[:, :, :2] == parts[:1, :, :2]).all()  # means and SDs constant over the record
     np.testing.assert_allclose(parts[:, :, 0] + parts[:, :, 1] * parts[:, :, 2], values, atol=1e-5)
-    np.testing.assert_allclose(parts[:, :, 2].mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(parts[:, :, 2].mean(axis=0), 0, atol=1e-7)  # rounding of 20 h, over SDs from 1e-6 h
     assert np.isfinite(table).all()
 
 

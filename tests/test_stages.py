@@ -89,6 +89,7 @@ def test_the_backbone_rests_while_it_is_frozen_and_moves_before_and_after(data):
     assert all(p.requires_grad for p in fitted.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 4, 6])
 def test_a_killed_training_goes_on_exactly(data, tmp_path, stop_after):
     whole = fit_model(data, recipe(staged()))
@@ -106,6 +107,7 @@ def test_a_killed_training_goes_on_exactly(data, tmp_path, stop_after):
     assert [row["val/rmse"] for row in resumed.trained.history] == [row["val/rmse"] for row in whole.trained.history]
 
 
+@pytest.mark.slow
 def test_a_refitted_mechanism_is_served_as_it_was_scored(tmp_path, monkeypatch):
     """The best epoch is made to lie after the refit, so that the population's record holds a correction."""
     run = stages._Stages.run

@@ -274,11 +274,13 @@ def assert_served_as_scored(run, readings, n=8):
         np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_nested_is_served_as_it_was_scored(run, readings):
     assert_served_as_scored(run, readings)
     assert config.model_name(run.recipe.model) == "conformal-ensemble-residual-physics-ttm_exogenous-ttm"
 
 
+@pytest.mark.slow
 def test_planned_carbohydrate_is_served_as_it_was_scored(readings, tmp_path):
     known = ("hour_sin", "hour_cos", "planned_carbs")
     model = config.Ridge(lags=6, exogenous=True)
@@ -306,6 +308,7 @@ SWEPT = {
 }
 
 
+@pytest.mark.slow
 def test_a_trial_sets_what_is_nested(run, readings):
     changed = override(run.recipe, SWEPT)
     members = changed.model.inner.members
@@ -342,6 +345,7 @@ def test_groups_of_people_are_scored_by_models_that_never_saw_them(run, readings
         crossfit.calibrate(model, data, override(recipe, {"model.folds": 9}), partial(fit), None)
 
 
+@pytest.mark.slow
 def test_a_run_is_calibrated_across_people(readings, tmp_path):
     model = config.Conformal(folds=2, inner=config.Ridge())
     across = Forecaster.load(served.make_run(tmp_path, readings, model=model).path).model

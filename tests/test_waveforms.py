@@ -215,6 +215,7 @@ print(json.dumps({"mb": int(line.split()[1]) / 1024, "windows": len(found.starts
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_a_case_of_3_hours_and_3_channels_takes_less_than_400_mb():
     done = subprocess.run([sys.executable, "-c", CASE], capture_output=True, text=True, check=True)
