@@ -220,7 +220,11 @@ def test_ctrl_c_in_the_middle_of_reading_leaves_nothing(tmp_path):
     write_csv(tmp_path / "big.csv", n=8, days=60)
     (tmp_path / "big.yaml").write_text("name: big\nfiles: [big.csv]\nunit: mg/dL\ncolumns: {subject: subject}\n")
     command = [sys.executable, "-m", "raycadian.cli", "prepare", "big.yaml"]
+    ours = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so its children
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
+    signal.signal(signal.SIGINT, ours)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("snapshots/.preparing-*/*")) and time.monotonic() < deadline:
         time.sleep(0.01)

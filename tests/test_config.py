@@ -140,8 +140,9 @@ def test_every_value_of_every_space_fits_a_hybrid_recipe(path):
     _check_space(recipe, load_space(path))
 
 
-def test_every_model_of_the_strategies_page_is_one():
-    blocks = re.findall(r"(?:^    .*\n)+", Path("docs/strategies.md").read_text(), re.MULTILINE)
+def test_every_model_of_the_strategies_pages_is_one():
+    pages = [Path("docs/strategies.md"), *Path("docs/strategies").glob("*.md")]
+    blocks = [block for page in pages for block in re.findall(r"(?:^    .*\n)+", page.read_text(), re.MULTILINE)]
     models = [text for block in blocks for text in re.split(r"(?m)^(?=    model:)", block) if text.strip()]
     assert len(models) >= 8
     for text in models:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from raycadian.cli import main
 from raycadian.config import CMA, CMAMechanism, Ridge
+from raycadian.evaluation.event_probability import EventCalibration, write_calibrations
 from raycadian.physiology.meals import Meal
 from raycadian.serving.forecaster import Forecaster, History, Recent, read_history
 from raycadian.training.experiment import read_predictions
@@ -92,6 +93,21 @@ def test_what_a_forecast_says(forecaster, history):
     assert d["quantiles_mgdl"]["0.5"] == d["median_mgdl"] and "not a diagnosis" in d["note"]
     frame = f.as_frame()
     assert len(frame) == 6 and {"median", "q0.05", "mechanism", "correction"} <= set(frame)
+
+
+def test_a_low_has_the_probability_that_was_scored(run, readings, tmp_path):
+    copy = tmp_path / run.name
+    shutil.copytree(run.path, copy)
+    calibrations = [EventCalibration("hypo70", 0.9, -0.2, 100, 10), EventCalibration("hypo54", 0.8, -1.0, 100, 4)]
+    write_calibrations(copy / "event_calibration.json", calibrations)
+    forecaster, (p, rows) = Forecaster.load(copy), windows(run, 5)
+    for i in rows:
+        found = forecaster.forecast(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        expected = {one.excursion: one.probability(p)[i] for one in calibrations}
+        assert found.lows == pytest.approx(expected, abs=1e-6)
+        assert (
+            found.as_dict()["probability"].keys() == expected.keys() and "probability of a low: hypo70" in found.title
+        )
 
 
 def history_of(values, minutes=None):

@@ -10,8 +10,10 @@ keeps the order of windows and needs few events. The event: any measured point b
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from scipy.optimize import minimize
@@ -27,6 +29,15 @@ LOWS = tuple(e for e in EXCURSIONS if not e.above)
 EXTREME = 1e-4  # a forecast is never surer: quantiles say nothing about rarer things
 
 
+class Quantiled(Protocol):
+    """Forecasts (..., H, Q) in mg/dL at Q levels: predictions of many windows, or one forecast."""
+
+    @property
+    def quantiles(self) -> np.ndarray: ...
+    @property
+    def levels(self) -> Sequence[float] | np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class EventCalibration:
     """From quantiles to a calibrated probability of one excursion; numbers only, so it is written as JSON."""
@@ -37,8 +48,8 @@ class EventCalibration:
     n_windows: int
     n_events: int
 
-    def probability(self, p: Predictions) -> np.ndarray:
-        """(W,) in (0, 1): that glucose is beyond the threshold at any step of the horizon."""
+    def probability(self, p: Quantiled) -> np.ndarray:
+        """(...,) in (0, 1): that glucose is beyond the threshold at any step of the horizon."""
         return self.calibrated(raw_probability(p, excursion_named(self.excursion)))
 
     def calibrated(self, raw: np.ndarray) -> np.ndarray:
@@ -74,13 +85,13 @@ def _deviance(parameters: np.ndarray, x: np.ndarray, target: np.ndarray) -> tupl
     return float(np.mean(np.logaddexp(0, score) - target * score)), np.array([np.mean(off * x), np.mean(off)])
 
 
-def raw_probability(p: Predictions, excursion: Excursion) -> np.ndarray:
-    """(W,) the largest probability of any step, within EXTREME of 0 and 1."""
-    return np.clip(step_probability(p, excursion).max(1), EXTREME, 1 - EXTREME)
+def raw_probability(p: Quantiled, excursion: Excursion) -> np.ndarray:
+    """(...,) the largest probability of any step, within EXTREME of 0 and 1."""
+    return np.clip(step_probability(p, excursion).max(-1), EXTREME, 1 - EXTREME)
 
 
-def step_probability(p: Predictions, excursion: Excursion) -> np.ndarray:
-    """(W, H): that glucose is beyond the threshold at that step, by the distribution through its quantiles.
+def step_probability(p: Quantiled, excursion: Excursion) -> np.ndarray:
+    """(..., H): that glucose is beyond the threshold at that step, by the distribution through its quantiles.
 
     Of the median alone: 0 or 1, a half at the threshold itself.
     """

@@ -22,6 +22,7 @@ from raycadian.data.mechanism import Mechanism, fit_latest
 from raycadian.data.readers import merge, read_files
 from raycadian.data.series import build_series
 from raycadian.data.windows import latest, require_context
+from raycadian.evaluation.event_probability import EventCalibration, read_calibrations
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
 from raycadian.physiology.fit import CMAFit
@@ -95,7 +96,8 @@ class Forecast:
     """What is expected after a person's last reading, in mg/dL.
 
     origin_utc: the last context point, datetime64[s] · quantiles (H, Q) at `levels` · parts name -> (H,), which add up
-    to the median · fit: whose mechanism served, "own" or "population" (None: no mechanism) · warnings: repairs, counted.
+    to the median · fit: whose mechanism served, "own" or "population" (None: no mechanism) · warnings: repairs, counted ·
+    lows: "hypo70", "hypo54" -> calibrated probability of a value below at any step, where the run could calibrate it.
     """
 
     subject: str | None
@@ -109,10 +111,13 @@ class Forecast:
     fit: str | None
     warnings: dict[str, int]
     what_if: WhatIf | None = None
+    lows: dict[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         told = f"forecast for {self.subject or 'one person'} from {self.origin_utc}Z by {self.model}; mg/dL. {NOTE}"
+        if self.lows:
+            told += "\nprobability of a low: " + ", ".join(f"{name} {p:.0%}" for name, p in self.lows.items())
         if self.what_if is None:
             return told
         usual, other = (", ".join(map(str, meals)) or "none" for meals in (self.what_if.usual, self.what_if.meals))
@@ -142,6 +147,7 @@ class Forecast:
             "median_mgdl": _plain(self.median),
             "quantiles_mgdl": _by_level(self.levels, self.quantiles),
             "parts_mgdl": {name: _plain(part) for name, part in self.parts.items()},
+            "probability": {name: round(p, 4) for name, p in self.lows.items()},
             "mechanism_fit": self.fit,
             "what_if": self.what_if and self.what_if.as_dict(self.levels),
             "warnings": self.warnings,
@@ -163,12 +169,14 @@ class Forecaster:
 
     def __init__(
         self, name: str, model: Model, grid: Grid, window: Window, mechanism: CMAMechanism | None = None,
-        population: dict[str, Any] | None = None,
+        population: dict[str, Any] | None = None, lows: Sequence[EventCalibration] = (),
     ):  # fmt: skip
-        """`name`: the run. `population`: the mechanism's fit that serves people without one of their own."""
+        """`name`: the run. `population`: the mechanism's fit that serves people without one of their own. `lows`: what the
+        run's validation data allowed to calibrate."""
         # in float64 a person's forecast is the same in any batch, so that it equals the scored one to 1e-5 mg/dL
         self.name, self.model = name, model.double().eval()
         self.grid, self.window, self.mechanism, self.population = grid, window, mechanism, population
+        self.lows = lows
         self._any_length = grid.model_copy(update={"min_points": 1})
         self._fits = Recent(_FITS)
 
@@ -184,7 +192,8 @@ class Forecaster:
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])
             grid, window = Grid.model_validate(raw["grid"]), Window.model_validate(raw["window"])
-            return Forecaster(run.name, model, grid, window, mechanism, raw["population"])
+            lows = read_calibrations(run.path / "event_calibration.json")
+            return Forecaster(run.name, model, grid, window, mechanism, raw["population"], lows)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder}/preprocessing.json: damaged: {error}; copy the run again") from error
 
@@ -257,10 +266,12 @@ class Forecaster:
                 found.append(other)
             elif np.isfinite(usual[i].quantiles).all():
                 fit = None if mechanism is None else "own" if mechanism.fit_of[i] else "population"
-                found.append(Forecast(
+                forecast = Forecast(
                     person.subject, self.name, origin[i], person.recordings[-1].utc_offset_min, series.dt_s,
                     self.model.spec.quantiles, usual[i].quantiles, usual[i].parts, fit, person.warnings, other,
-                ))  # fmt: skip
+                )  # fmt: skip
+                lows = {one.excursion: float(one.probability(forecast)) for one in self.lows}
+                found.append(replace(forecast, lows=lows))
             else:
                 found.append(_not_finite())
         return found

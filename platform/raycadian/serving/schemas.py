@@ -162,6 +162,9 @@ class ForecastResponse(BaseModel):
     """By level: 0.05 is exceeded in 95 of 100 cases."""
     parts_mgdl: dict[str, list[float]]
     """What the median is the sum of: `mechanism` and `correction` for a hybrid, nothing for a plain model."""
+    probability: dict[str, float]
+    """`hypo70`, `hypo54`: calibrated, that glucose falls below 70, 54 mg/dL at any step; absent where validation data held too
+    few lows to calibrate on."""
     mechanism_fit: Literal["own", "population"] | None
     """Whose physiology the mechanism was fitted to; one's own needs a day of readings before the last refit."""
     what_if: WhatIfResponse | None
@@ -346,6 +349,7 @@ EXAMPLE_RESPONSE = {
     "median_mgdl": [115.2, 115.6],
     "quantiles_mgdl": {"0.05": [104.1, 101.8], "0.5": [115.2, 115.6], "0.95": [126.9, 130.2]},
     "parts_mgdl": {"mechanism": [118.0, 118.1], "correction": [-2.8, -2.5]},
+    "probability": {"hypo70": 0.034, "hypo54": 0.004},
     "mechanism_fit": "population",
     "what_if": {
         "usual_meals": ["05:57", "11:57", "17:57"],
