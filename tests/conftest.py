@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,8 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core; before torch is imported
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, and whatever it starts, ignores Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 prepare_environment()  # before any test imports Ray
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never wait for a hub
 os.environ.setdefault("WANDB_MODE", "offline")

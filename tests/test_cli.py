@@ -35,7 +35,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "experiment": (["recipe"], RECIPE_FLAGS),
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--force", "--json"}),
-    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port"}),
+    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases"}),
     "forecast": (["file"], {"--run", "--champion", "--card", "--meal", "--no-meals", "--runs", "--json"}),
     "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),
@@ -224,7 +224,6 @@ def test_ctrl_c_in_the_middle_of_reading_leaves_nothing(tmp_path):
         signal.SIGINT, signal.default_int_handler
     )  # a shell's background job ignores it, and so its children
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
-    signal.signal(signal.SIGINT, ours)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("snapshots/.preparing-*/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
