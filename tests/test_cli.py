@@ -35,7 +35,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "experiment": (["recipe"], RECIPE_FLAGS),
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--force", "--json"}),
-    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases"}),
+    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port"}),
     "forecast": (["file"], {"--run", "--champion", "--card", "--meal", "--no-meals", "--runs", "--json"}),
     "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),
@@ -220,9 +220,6 @@ def test_ctrl_c_in_the_middle_of_reading_leaves_nothing(tmp_path):
     write_csv(tmp_path / "big.csv", n=8, days=60)
     (tmp_path / "big.yaml").write_text("name: big\nfiles: [big.csv]\nunit: mg/dL\ncolumns: {subject: subject}\n")
     command = [sys.executable, "-m", "raycadian.cli", "prepare", "big.yaml"]
-    ours = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job ignores it, and so its children
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("snapshots/.preparing-*/*")) and time.monotonic() < deadline:
