@@ -1,8 +1,8 @@
-"""XPT to Parquet beside pandas.read_sas, and rest-activity features beside pyActigraphy.
+"""XPT to Parquet beside pandas.read_sas, rest-activity features beside pyActigraphy, and a day's probability.
 
-    python benchmarks/actigraphy.py [--sizes 10 100] [--people 5] [--json]
+    python benchmarks/actigraphy.py [--sizes 10 1000] [--people 5] [--json]
 
-minutes: a synthetic PAXRAW of each size in MB (1000 takes minutes) to Parquet in a fresh process each: rows a second, and the
+minutes: a synthetic PAXRAW of each size in MB (1000 takes two minutes) to Parquet in a fresh process each: rows a second, and the
 peak of anonymous memory (resident less shared) above what the imports take. Ours decodes the columns that it needs, checks
 them, marks wear by Choi and writes; the peer reads chunks of 100,000 rows and writes the same columns, no more. `reading` is
 without writing.
@@ -10,6 +10,8 @@ features: IS, IV, RA, L5 and M10 with onset, a person of 7 days at a time, as py
 environment of its own (.bench-venv/actigraphy, made on first use; its dependency `accelerometer`, which only reads another
 format, is installed without its own). It divides by n - 1 where the published IS and IV divide by n: 3.6% and 0.6% apart in a
 week of hours. Where it can't be had: the same published sums in pandas, and the output says so.
+inference: from a day of raw counts to a calibrated probability, as the endpoint does it without HTTP: wear, windows, model.
+Random weights: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _START = pd.Timestamp("2000-01-02")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100], help="MB of XPT")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 1000], help="MB of XPT")
     parser.add_argument("--people", type=int, default=5, help="people whose features are timed")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS)
@@ -54,11 +56,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = {"minutes": [minutes(size, Path(folder)) for size in options.sizes]}
         found["features"] = features(options.people, Path(folder))
+    found["inference"] = [inference(model) for model in ("pat small", "pat large", "boosting on rhythms")]
     if options.json:
         print(json.dumps(found, indent=1))
         return
     print(pd.DataFrame(found["minutes"]).to_string(index=False))
-    print(f"\nfeatures of a person: {found['features']}")
+    print(f"\nfeatures of a person: {found['features']}\n")
+    print(pd.DataFrame(found["inference"]).to_string(index=False))
 
 
 # --- minutes --------------------------------------------------------------------------------------------------------
@@ -280,6 +284,32 @@ def plain_person(values: np.ndarray) -> dict[str, float]:
         "intradaily_variability": (hours.diff() ** 2).mean() / hours.var(ddof=0),
         "l5": l5, "m10": m10, "relative_amplitude": (m10 - l5) / (m10 + l5),
     }  # fmt: skip
+
+
+# --- a day's probability --------------------------------------------------------------------------------------------
+
+
+def inference(name: str) -> dict[str, object]:
+    """Median milliseconds of 20 days, one after another."""
+    from raycadian import config
+    from raycadian.evaluation.decision import Calibration, Decision
+    from raycadian.models.base import Spec
+    from raycadian.models.build import build
+    from raycadian.serving.classifier import Activity, Classifier
+
+    sections = {
+        "pat small": config.PAT(), "pat large": config.PAT(size="large"), "boosting on rhythms": config.Boosting(features="rhythm"),
+    }  # fmt: skip
+    spec = Spec(1440, 0, 1.0, ("activity_counts",), (), (), task="classify")
+    window = config.SignalWindow(past=spec.past, window_s=86_400, step_s=86_400, eval_step_s=86_400, max_missing=0.5)
+    task = config.Classification(label=config.Column(name="depressed"))
+    card, decision = config.ActivityCard(name="x", files=("*",)), Decision(1, "soft", 0.0, Calibration("none"), 0.5)
+    served = Classifier("day", build(sections[name], spec), card, window, task, decision)
+    days = made_up(3).reshape(-1, 1440)[:21]
+    start = np.datetime64("2026-01-05T00:00", "s")
+    sent = [Activity(None, "activity_counts", start, 60.0, day) for day in days]
+    seconds = [timed(lambda one=one: served.estimate(one)) for one in sent]
+    return {"what": name, "ms": round(1000 * float(np.median(seconds[1:])), 2)}
 
 
 CHILDREN = {"ours": ours, "pandas": by_pandas}

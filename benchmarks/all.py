@@ -217,6 +217,29 @@ def sweep_rows(found: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def actigraphy_rows(found: dict[str, Any]) -> list[Row]:
+    """XPT to Parquet: rows a second, and the peak from the smallest file to the largest; features of a person; a day's answer."""
+    sizes, features = found["minutes"], found["features"]
+    first, last = sizes[0], sizes[-1]
+    rows = [
+        at_least("actigraphy", f"XPT of {row['xpt_mb']:,} MB to Parquet, million rows per second", f"{row['ours_mrows_s']}",
+                 f"pandas.read_sas: {row['pandas_mrows_s']}", row["ratio"], 1)
+        for row in sizes
+    ]  # fmt: skip
+    rows.append(
+        at_most("actigraphy", "XPT to Parquet: peak of private memory", f"{last['ours_peak_mb']:,} MB at {last['xpt_mb']:,} MB",
+                f"{first['ours_peak_mb']:,} MB at {first['xpt_mb']:,} MB", last["ours_peak_mb"] / max(first["ours_peak_mb"], 1), FLAT)
+    )  # fmt: skip
+    rows.append(
+        at_least("actigraphy", "IS, IV, RA, L5, M10 of a person's week", f"{features['ours_ms']} ms",
+                 f"{features['peer']}: {features['peer_ms']} ms", features["ratio"], 50)
+    )  # fmt: skip
+    return rows + [
+        Row("actigraphy", f"a day's minutes to a probability, {one['what']}", f"{one['ms']} ms", "", math.nan, "≤ 100 ms", one["ms"] <= 100)
+        for one in found["inference"]
+    ]  # fmt: skip
+
+
 def label_inference_rows(found: list[dict[str, Any]]) -> list[Row]:
     """Against the demand of windows a second where there is one, else against the peer."""
     return [
@@ -237,6 +260,7 @@ ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "train": train_rows,
     "sweep": sweep_rows,
     "label_inference": label_inference_rows,
+    "actigraphy": actigraphy_rows,
 }
 
 

@@ -25,6 +25,7 @@ TREES = config.Boosting(trees=20)
 CASES: dict[str, config.Model] = {
     "statistics": config.Statistics(),
     "last": config.Last(channel="activity", over_s=1800),
+    "feature-net": config.FeatureNet(dropout=0.0),
     "boosting": TREES,
     "cnn": config.CNN(width=4, blocks=2, dropout=0.0),
     "pat": PAT,
@@ -64,6 +65,9 @@ class Held:
     def labels(self) -> Tensor:
         return self.rows["label"]
 
+    def weights(self) -> Tensor:
+        return self.rows.get("weight", torch.ones(len(self)))
+
 
 def windows(spec: Spec = SPEC, n: int = 96, seed: int = 0) -> Held:
     """Noise about a level; a label where a slow wave is strong and the level low: to be learnt, not from one of them."""
@@ -77,7 +81,7 @@ def windows(spec: Spec = SPEC, n: int = 96, seed: int = 0) -> Held:
     mask = torch.rand(past.shape, generator=generator) > 0.05
     past = torch.where(mask, past, past.mean())
     rows = {"past": past, "past_mask": mask, "known": torch.zeros(n, spec.context, 0), "subject": torch.arange(n) // 4,
-            "local_h": torch.full((n,), 23.983334)}  # fmt: skip
+            "local_h": torch.full((n,), 23.983334), "time_s": torch.full((n,), 1_768_175_940)}  # fmt: skip  # Sunday, 23:59
     if spec.task == "pretrain":
         return Held(rows)
     amount = (wave - 0.6 * level).flatten()

@@ -61,8 +61,9 @@ def cases(n: int = 12, seconds: int = 3600) -> Cases:
     """People of whom every third has two cases and every fourth never falls."""
     found = {}
     for i in range(n):
+        tall = None if i % 5 == 0 else float(i % 2)  # not known of everybody
         own = [
-            case(f"s{i:02d}", k, seconds, seed=i, falls=i % 4 != 3, age=30 + 5 * i, old=float(i >= n // 2))
+            case(f"s{i:02d}", k, seconds, seed=i, falls=i % 4 != 3, age=30 + 5 * i, old=float(i >= n // 2), tall=tall)
             for k in range(1 + (i % 3 == 0))
         ]
         found[f"s{i:02d}"] = own

@@ -327,6 +327,32 @@ def days(n: float = 4.5, **more: object) -> dict:
     return {"unit": "counts", "start": "2026-03-01T18:00:00", "values": counts.round().tolist()} | more
 
 
+def test_several_labels_are_answered_each_with_its_own_threshold(week):
+    from raycadian.config import PAT, Column
+    from raycadian.evaluation.decision import Calibration
+    from raycadian.models.build import build
+
+    model = build(PAT(), replace(week.model.spec, labels=2))
+    task = week.task.model_copy(update={"also": (Column(name="ssri"),)})
+    own, other = (Decision(1, "soft", 0.0, Calibration("platt", (1.0, b)), t) for b, t in ((0.0, 0.0), (1.0, 1.0)))
+    both = Classifier("both", model, week.card, week.window, task, own, also=[other])
+    app = web.create_app(Direct(both), web.digest(KEY))
+    with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        answer = client.post("/v1/actigraphy", json=days())
+        assert answer.status_code == 200, answer.text
+        BiosignalResponse.model_validate_json(answer.text, strict=True)
+        found = answer.json()
+        off = client.post("/v1/actigraphy", json=days(worn=[i > 2.5 * 1440 for i in range(round(4.5 * 1440))])).json()
+    assert found["also"]["ssri"]["label"]["name"] == "ssri" and found["also"]["ssri"]["threshold"] == 1.0
+    for window in found["windows"]:
+        assert window["alarm"] and not window["also"]["ssri"]["alarm"]
+        assert window["also"]["ssri"]["probability"] != pytest.approx(window["probability"])
+    assert off["windows"][0]["also"]["ssri"] == {"probability": None, "alarm": None}
+    with pytest.raises(ValueError, match="says several labels, a stream one"):
+        both.card = served_signals.card(filters="causal")
+        SignalStream(both, dict.fromkeys(both.window.past, (100.0, "")))
+
+
 def test_windows_of_activity_begin_at_local_midnights(week):
     app = web.create_app(Direct(week), web.digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:

@@ -307,6 +307,82 @@ def test_what_is_frozen_stays(data):
         assert frozen and all(torch.equal(found[key], value) for key, value in frozen.items()), name
 
 
+# --- several labels, weighed windows ---------------------------------------------------------------------------------
+
+
+SEVERAL = replace(SPEC, labels=3)
+MULTI = ("statistics", "feature-net", "last", "boosting", "cnn", "pat", "pat-lora", "ttm-head", "stack")
+
+
+@pytest.fixture(scope="module")
+def several(data):
+    """The label, its contrary, and one that is unknown of every other window."""
+    label = data["classify"].rows["label"]
+    half = torch.where(torch.arange(len(label)) % 2 == 0, torch.nan, label.roll(1))
+    return Held(data["classify"].rows | {"label": torch.stack([label, 1 - label, half], dim=1)})
+
+
+@pytest.mark.parametrize("name", MULTI)
+def test_several_labels_at_once(name, several, tmp_path):
+    model = prepared(CASES[name], several, SEVERAL)
+    model.calibrate(several)
+    batch = rows(several, 32)
+    found, label = model(batch).score, batch["label"]
+    assert found.shape == (32, 3) and found.isfinite().all()
+    if name != "stack":
+        each = model.each_loss(model.score(batch), label)
+        loss, said = model.loss(batch)
+        assert loss.item() == pytest.approx(each[~label.isnan()].mean().item(), rel=1e-5)
+        assert said["n"] == 32 + 32 + 16 and said["ranks"].sum() == 32  # of the first
+    if model.positive_weight.dim() and name != "stack":
+        known = [column[~column.isnan()] for column in several.labels().T]
+        torch.testing.assert_close(model.positive_weight, torch.tensor([(len(k) - k.sum()) / k.sum() for k in known]))
+    checkpoint.save(model, tmp_path / "run")
+    assert torch.equal(checkpoint.load(tmp_path / "run")(batch).score, found)
+
+
+def test_one_network_has_a_head_for_each_label(several, data):
+    one, three = trains(PAT, data)[1], trainable_parameters(prepared(PAT, several, SEVERAL))
+    assert three - one == 2 * (128 + 1)  # two labels more from 128
+
+
+@pytest.mark.parametrize("name", ["statistics", "boosting"])
+def test_what_is_fitted_at_once_is_fitted_to_each_label_alone(name, several, data):
+    together = prepared(CASES[name], several, SEVERAL)
+    batch = rows(several, 96)
+    for i in range(3):
+        alone = prepared(CASES[name], Held(several.rows | {"label": several.labels()[:, i]}))
+        torch.testing.assert_close(together(batch).score[:, i], alone(batch).score)
+
+
+def test_a_label_that_is_all_the_same_is_refused_among_several(several):
+    label = several.labels().clone()
+    label[:, 2] = 1.0
+    with pytest.raises(ValueError, match="96 known, all the same"):
+        prepared(PAT, Held(several.rows | {"label": label}), SEVERAL)
+
+
+@pytest.mark.parametrize("name", ["statistics", "last", "feature-net", "boosting", "pat", "stack"])
+def test_a_weight_of_two_is_a_window_twice(name, data):
+    held = data["classify"]
+    twice = torch.arange(96) % 3 == 0
+    weight = 1.0 + twice
+    weighed = Held(held.rows | {"weight": weight / weight.mean()})
+    doubled = held.batch(torch.cat([torch.arange(96), twice.nonzero().flatten()]))
+    section = CASES[name].model_copy(update={"l2": 0.0, "min_weight": 0.0}) if name == "boosting" else CASES[name]
+    one, other = (prepared(section, h) for h in (weighed, Held(doubled)))
+    torch.testing.assert_close(one.positive_weight, other.positive_weight)
+    if name in ("statistics", "last", "boosting"):  # up to how variables are standardised and cut into bins
+        once = prepared(section, held)
+        said, twice_said, once_said = (m(rows(held)).score for m in (one, other, once))
+        assert (said - twice_said).norm() < 0.4 * (once_said - twice_said).norm()
+    one.load_state_dict(other.state_dict())
+    assert one.loss(weighed.rows)[0].item() == pytest.approx(other.loss(doubled)[0].item(), rel=1e-4)
+    one.calibrate(weighed)
+    other.calibrate(Held(doubled))
+    torch.testing.assert_close(one(rows(held)).score, other(rows(held)).score, rtol=1e-2, atol=1e-2)
+
+
 # --- one by one ------------------------------------------------------------------------------------------------------
 
 
@@ -411,10 +487,32 @@ def test_rhythms_keep_the_clock_wherever_a_window_begins(data):
         past = series[:, begin : begin + spec.context]
         local_h = torch.tensor([(begin + spec.context - 1) / 60 % 24])
         batch = {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool), "local_h": local_h}
+        batch["time_s"] = torch.tensor([60 * (begin + spec.context - 1)])
         found.append(features.compute("rhythm", batch, spec))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-3, equal_nan=True)  # so restless: no sleep is known
     with pytest.raises(ValueError, match="whole days of one channel by the minute; found .*180 points"):
         build(config.Statistics(features="rhythm"), SPEC)
+
+
+@pytest.mark.parametrize("offset_h", [-10, 0, 5.5, 13])
+def test_sleep_among_the_rhythms(offset_h):
+    """A week from Sunday's midnight, asleep from 23 to 7, into Saturday and Sunday from 1 to 9: two hours of social jet lag
+    wherever on earth; off at night, nothing is known of it."""
+    minute = np.arange(7 * 1440)
+    hour, day = minute / 60 % 24, minute // 1440  # day 0 is Sunday
+    asleep = np.where(np.isin(day, (0, 6)), (hour >= 1) & (hour < 9), hour < 7) | ((hour >= 23) & (day < 5))
+    counts = np.where(asleep, 0.5, 200 + 50 * np.random.default_rng(0).random(len(minute))).astype(np.float32)
+    past = torch.from_numpy(counts).view(1, -1, 1)
+    spec = replace(SPEC, context=len(minute))
+    last_s = int(np.datetime64("2026-01-17T23:59", "s").astype(np.int64) - 3600 * offset_h)
+    batch = {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool), "time_s": torch.tensor([last_s]),
+             "local_h": torch.tensor([23 + 59 / 60])}  # fmt: skip
+    found = dict(zip(features.names("rhythm", spec), features.compute("rhythm", batch, spec)[0].tolist(), strict=True))
+    assert found["social_jet_lag_h"] == pytest.approx(2, abs=0.1)
+    assert 80 < found["sleep_regularity"] < 100
+    unworn = torch.from_numpy((hour >= 22) | (hour < 10)).view(1, -1, 1)
+    found = features.compute("rhythm", batch | {"past_mask": ~unworn}, spec)[0]
+    assert found[features.names("rhythm", spec).index("social_jet_lag_h")].isnan()
 
 
 def test_settings_that_do_not_fit_are_refused():

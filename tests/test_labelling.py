@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import served_signals
 from labelled_people import CHANNELS, Cases, cases
@@ -18,6 +19,7 @@ from raycadian.config import (
     Classification,
     Column,
     Evaluation,
+    FeatureNet,
     Hypotension,
     Last,
     Recipe,
@@ -27,6 +29,7 @@ from raycadian.config import (
     Statistics,
     Tracking,
     Training,
+    protocol_of,
 )  # fmt: skip
 from raycadian.data.biosignals import read_case
 from raycadian.data.labelled import find_places, strata
@@ -34,6 +37,7 @@ from raycadian.data.series import build_series
 from raycadian.data.signals import clean
 from raycadian.data.snapshot import Snapshot, prepare
 from raycadian.data.split import make_split
+from raycadian.evaluation.classification import score_labels
 from raycadian.training.experiment import Data, rescore, train_run
 from raycadian.training.labelling import said_by
 
@@ -97,10 +101,66 @@ def test_a_run_holds_its_scores_decision_and_report(runs):
     assert "val/auroc" in run.metadata["training"]["history"][0]
 
 
-def test_scores_again_are_the_same(runs):
+def test_scores_again_are_the_same_and_a_second_look(runs):
     run = workflow.Run(next(runs.glob("labels-2*")))
+    before, looks = run.summary, run.metadata["test_looks"]
+    assert rescore(run).summary == before
+    assert [look["by"] for look in looks] == ["run"]  # one look at the test data, recorded
+    assert [look["by"] for look in run.metadata["test_looks"]] == ["run", "score"]
+
+
+SEVERAL = Classification(label=Column(name="old"), also=(Column(name="tall"),), weight="age", weighted_loss=True)
+
+
+@pytest.mark.slow
+def test_several_labels_are_calibrated_and_scored_each_on_its_own(people, tmp_path):
+    of = recipe(task=SEVERAL, model=FeatureNet())
+    peer = train_run(of.model_copy(update={"name": "peer", "model": Statistics()}), data(people, of), runs=tmp_path)
+    run = train_run(of, data(people, of), runs=tmp_path, against=[peer])
+    assert set(run.summary) == {"val", "test", "val_tall", "test_tall"}
+    assert protocol_of(of).startswith("classify old, also tall;")
+    first, second = (said_by(run.path, run.recipe, label) for label in ("", "tall"))
+    unknown = {s for s in people.subjects if people.marks(s)[0].attributes["tall"] is None}
+    assert unknown & set(first[0].subject) and not unknown & set(second[0].subject)
+    assert first[1] != second[1]  # thresholds and calibrations of their own
+    for (said, decision), name in ((first, "test"), (second, "test_tall")):
+        assert score_labels(said, decision, bootstrap=100).set_index("metric").value["auroc"] == pytest.approx(
+            run.summary[name]["auroc"]["value"]
+        )
+    weighing = run.metadata["weights"]
+    assert (weighing["column"], weighing["loss"]) == ("age", True)
+    assert 0 < weighing["people"]["train"]["effective"] < weighing["people"]["train"]["people"]
+    assert run.metadata["windows"]["train"]["tall"]["known"] < run.metadata["windows"]["train"]["windows"]
+    table = pd.read_csv(run.path / "detailed_results.csv")
+    assert set(table.label.dropna()) == {"tall"} and (table.metric == "auroc").sum() == 2
+    html = (run.path / "report.html").read_text()
+    assert "Also: tall" in html and html.count("statistics") > 2
     before = run.summary
     assert rescore(run).summary == before
+    assert len(workflow.compare([run, peer]).leaderboard) == 2
+
+
+def test_a_weighed_loss_follows_the_weights(people, tmp_path):
+    """Weights that grow with age draw the logistic regression's base rate towards the old."""
+    rates = {}
+    for weighted in (False, True):
+        task = SEVERAL.model_copy(update={"weighted_loss": weighted, "also": (), "balance": "none"})
+        of = recipe(task=task)
+        run = train_run(of, data(people, of), runs=tmp_path / str(weighted))
+        rates[weighted] = np.mean(1 / (1 + np.exp(-said_by(run.path, run.recipe)[0].score)))
+        assert run.metadata["weights"]["loss"] == weighted
+    assert rates[True] > rates[False] + 0.05
+
+
+def test_labels_that_do_not_go_together_are_refused():
+    for task, words in (
+        ({"label": Hypotension(), "also": (Column(name="old"),)}, "columns of the table of people"),
+        ({"label": Column(name="old"), "also": (Column(name="old"),)}, "not distinct"),
+        ({"label": Column(name="old"), "also": (Column(name="../x"),)}, "name files"),
+        ({"label": Column(name="old"), "weighted_loss": True}, "weighs by the column `weight`; name it"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Classification(**task)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ YAML never computes (no includes, no interpolation). One override grammar serves
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -489,12 +490,38 @@ class _Labelled(Schema):
     """What the tasks with a label share."""
 
     label: Label
+    """What a run is chosen by."""
+    also: tuple[Column, ...] = ()
+    """Further labels that one network learns at the same time, each calibrated and scored on its own. A window needs one of
+    all that is known; what isn't counts nowhere."""
     weight: str | None = None
     """Column of the table of people that weighs them in every score (survey weights)."""
+    weighted_loss: bool = False
+    """`weight` weighs people in the loss too, and in what is fitted in closed form."""
     vote: Count = 1
     """Scored windows in a row of a recording that vote together."""
     shuffled: bool = False
     """Labels of the training subjects in random order: nothing can be learnt, and the scores must say so."""
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """By the names that scores and files of further labels bear; the first has none."""
+        return {"": self.label, **{column.name: column for column in self.also}}
+
+    @model_validator(mode="after")
+    def _several(self) -> "_Labelled":
+        if self.also and not isinstance(self.label, Column):
+            raise ValueError("several labels at once are columns of the table of people; take one label, or columns")
+        names = [column.name for column in (*self.also, *([self.label] if self.also else []))]
+        if odd := [name for name in names if not re.fullmatch(r"[A-Za-z0-9_.-]+", name)]:
+            raise ValueError(
+                f"labels {odd}: several at once name files; letters, digits, _ . - only: rename the column"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"labels {names} are not distinct; leave one out")
+        if self.weighted_loss and self.weight is None:
+            raise ValueError("weighted_loss weighs by the column `weight`; name it")
+        return self
 
 
 class Classification(_Labelled):
@@ -802,6 +829,15 @@ class Statistics(ForLabel):
     features: Features = "statistics"
 
 
+class FeatureNet(ForLabel):
+    """A small network on variables made by hand, with a head for all labels."""
+
+    kind: Literal["feature_net"] = "feature_net"
+    features: Features = "statistics"
+    hidden: Count = 32
+    dropout: Fraction = 0.2
+
+
 class Last(ForLabel):
     """What a channel was last: as the forecast of a number, or as the one variable of a logistic regression."""
 
@@ -924,7 +960,7 @@ class Masked(Schema):
 Model = Annotated[
     Union[
         Persistence, Seasonal, Ridge, CMA, LSTM, MLP, TTM,
-        Statistics, Last, Boosting, CNN, TTMLabel, PAT, Stack, Masked,
+        Statistics, FeatureNet, Last, Boosting, CNN, TTMLabel, PAT, Stack, Masked,
         Residual, Exogenous, Physics, Staged, Ensemble, Conformal,
     ],
     Field(discriminator="kind"),
@@ -1079,10 +1115,11 @@ class Transfer(Schema):
 
 
 class DataEfficiency(Schema):
-    """Error by the number of windows that the weights learn from."""
+    """The score by the number of windows that a model learns from."""
 
     kind: Literal["data_efficiency"] = "data_efficiency"
-    windows: tuple[Count, ...] = Field((500, 1000, 2000, 5000), min_length=2)
+    windows: tuple[Count | Literal["all"], ...] = Field((500, 1000, 2000, 5000), min_length=2)
+    """all: every training window there is."""
 
 
 class Ablation(Schema):
@@ -1186,8 +1223,8 @@ def _require_signal(recipe: "Recipe") -> None:
         raise ValueError(f"task {kind} needs windows of a signal: window: {{kind: signal, past: [...], ...}}")
     if recipe.split.kind not in ("subject", "kfold"):
         raise ValueError(f"split.kind {recipe.split.kind}: task {kind} holds out whole subjects; use subject or kfold")
-    if recipe.experiment is not None:
-        raise ValueError(f"experiment {recipe.experiment.kind} is one of forecasts; leave it out")
+    if recipe.experiment is not None and not (kind != "pretrain" and isinstance(recipe.experiment, DataEfficiency)):
+        raise ValueError(f"experiment {recipe.experiment.kind} is one of forecasts; of labels there is data_efficiency")
 
 
 def _kinds(base: type[Schema]) -> list[str]:
@@ -1261,10 +1298,11 @@ def _label_protocol(recipe: "Recipe") -> str:
         case Column() as label:
             bound = "" if label.at_least is None else f" >= {label.at_least:g}"
             what = label.name + bound + ("" if label.equals is None else f" = {label.equals}")
+    also = "".join(f", also {column.name}" for column in task.also)
     vote = "" if task.vote == 1 else f", votes of {task.vote}"
     weight = "" if task.weight is None else f", weighed by {task.weight}"
     shuffled = ", labels shuffled" if task.shuffled else ""
-    return f"{task.kind} {what}; {_cut(window)}{vote}{weight}{shuffled}"
+    return f"{task.kind} {what}{also}; {_cut(window)}{vote}{weight}{shuffled}"
 
 
 def _cut(window: SignalWindow) -> str:

@@ -38,7 +38,8 @@ class HasMarks(Protocol):
 class Places:
     """Every place of a series where a good window with a known label begins, in the order of the series.
 
-    recording (M,) position in the series · point (M,) first point within it · label (M,) float32 · lead_s (M,) seconds from
+    recording (M,) position in the series · point (M,) first point within it · label (M,) float32, (M, labels) where the task has
+    several, NaN where one of them is unknown · lead_s (M,) seconds from
     the window's end to the onset of the next episode, NaN where there is none or the label is none of episodes · weight (M,)
     of the person, 1 where the task names none · cases: name of each recording of the series.
     """
@@ -72,12 +73,14 @@ class Places:
 
 @dataclass(frozen=True)
 class LabelledWindows:
-    """Windows of a series with their labels, cut lazily: first (W,) int64 position in the series, label (W,)."""
+    """Windows of a series with their labels, cut lazily: first (W,) int64 position in the series, label (W,) or (W, labels),
+    weight (W,) above 0 where the loss is weighed; only their ratios count."""
 
     series: Series
     first: np.ndarray
     label: np.ndarray
     context: int
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.first)
@@ -85,13 +88,20 @@ class LabelledWindows:
     def labels(self) -> Tensor:
         return torch.from_numpy(self.label)
 
+    def weights(self) -> Tensor:
+        """(W,) of mean 1."""
+        weight = np.ones(len(self)) if self.weight is None else self.weight / self.weight.mean()
+        return torch.from_numpy(weight.astype(np.float32))
+
     def batch(self, index: Tensor) -> Batch:
-        """The windows `index` (B,) int64: past, past_mask, an empty known, label, subject, time_s, local_h."""
+        """The windows `index` (B,) int64: past, past_mask, an empty known, label, subject, time_s, local_h, and weight where the
+        loss is weighed."""
         starts = torch.from_numpy(self.first[index.numpy()])
         found, _, _ = who(self.series, starts, self.context)
         rows = self.series.table[len(self.series.table) - len(self.series.channels) :]
         found |= past_of(rows, self.series.observed, starts, self.context)
         label = torch.from_numpy(self.label[index.numpy()])
+        found |= {} if self.weight is None else {"weight": self.weights()[index]}
         return found | {"known": torch.empty(len(starts), self.context, 0), "label": label}
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -105,12 +115,15 @@ class LabelledWindows:
         if n > len(self):
             raise ValueError(f"{n} windows are asked for, there are {len(self)}; lower train_windows or window.step_s")
         drawn = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
-        return replace(self, first=self.first[drawn], label=self.label[drawn])
+        weight = None if self.weight is None else self.weight[drawn]
+        return replace(self, first=self.first[drawn], label=self.label[drawn], weight=weight)
 
 
-def cut_labelled(series: Series, places: Places, window: SignalWindow) -> LabelledWindows:
+def cut_labelled(series: Series, places: Places, window: SignalWindow, weighted: bool = False) -> LabelledWindows:
+    """`weighted`: with the people's weights, for the loss."""
     first = series.offsets[places.recording] + places.point
-    return LabelledWindows(series, first, places.label, context_points(window, series.dt_s))
+    weight = places.weight if weighted else None
+    return LabelledWindows(series, first, places.label, context_points(window, series.dt_s), weight)
 
 
 def find_places(
@@ -156,7 +169,11 @@ def _places(marks: Marks, position: int, series: Series, window: SignalWindow, t
     else:
         label, lead_s = labels_of(marks, ends_s, task)
         weight = np.full(len(starts), 1.0 if task.weight is None else _number(marks.attributes, task.weight, marks))
-    known = np.isfinite(label)
+        if task.also:
+            label = np.stack(
+                [label, *(np.full(len(starts), _of_column(marks, c, task.kind)) for c in task.also)], axis=1
+            )
+    known = np.isfinite(label).reshape(len(starts), -1).any(axis=1)
     found = Places(np.full(len(starts), position), starts, label.astype(np.float32), lead_s, weight, ())
     return found.take(known & (weight > 0))
 
@@ -238,7 +255,8 @@ def _shuffled(places: Places, task: LabelTask, seed: int) -> Places:
 
 
 def strata(places: Places, series: Series) -> dict[str, float]:
-    """The mean label of each subject that has a window."""
+    """The mean label of each subject that has a window; of several the first, and where that isn't known -1: a stratum too."""
     subject = series.subject_of[places.recording]
-    total, count = np.bincount(subject, places.label), np.bincount(subject)
+    label = places.label if places.label.ndim == 1 else np.nan_to_num(places.label[:, 0], nan=-1.0)
+    total, count = np.bincount(subject, label), np.bincount(subject)
     return {series.subjects[s]: float(total[s] / count[s]) for s in np.flatnonzero(count)}

@@ -17,6 +17,7 @@ from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.classification import curves, equal_mass, reliability, score_labels
 from raycadian.evaluation.decision import Decision
+from raycadian.evaluation.flow_chart import flow_chart
 from raycadian.evaluation.labels import LabelPredictions
 from raycadian.evaluation.report import metadata_section
 from raycadian.files import written_whole
@@ -29,13 +30,15 @@ Named = dict[str, tuple[LabelPredictions, Decision | None]]
 
 
 def write_report(
-    folder: Path, *, title: str, subtitle: str, leaderboard: pd.DataFrame, predictions: Named, metadata: dict[str, Any]
-) -> Path:
+    folder: Path, *, title: str, subtitle: str, leaderboard: pd.DataFrame, predictions: Named, metadata: dict[str, Any],
+    flow: dict[str, Any] | None = None, further: dict[str, tuple[Named, pd.DataFrame]] | None = None,
+) -> Path:  # fmt: skip
     """Write `folder`/report.html, whole or not at all, and return its path.
 
     `predictions`: model name -> test predictions on identical windows and what was decided on validation windows, the
     run's own model first. `leaderboard`: of `classification.leaderboard` over them, whose settings of the bootstrap hold
-    for every interval of the page.
+    for every interval of the page. `flow`: steps of the cohort, and people of each split · `further`: label -> predictions
+    and leaderboard of each further one.
     """
     name, (own, decision) = next(iter(predictions.items()))
     drawn = leaderboard.attrs
@@ -54,13 +57,30 @@ def write_report(
             ]
         sections = [
             ("At a glance", _glance(name, own, table, leaderboard)),
+            ("Who is in it", "" if flow is None else flow_chart(flow["steps"], flow["people"])),
             ("Leaderboard", _leaderboard(leaderboard)),
             *((head, draw()) for head, draw in figures_of),
             ("All scores", _scores(name, table, drawn["confidence"])),
+            *((f"Also: {label}", _further(*found)) for label, found in (further or {}).items()),
             ("Run", metadata_section(metadata)),
             ("Definitions", _definitions()),
         ]
     return _write(folder, title, [(head, body) for head, body in sections if body], subtitle)
+
+
+def _further(predictions: Named, board: pd.DataFrame) -> str:
+    """What is said of the first label, of another."""
+    name, (own, decision) = next(iter(predictions.items()))
+    drawn = board.attrs
+    table = score_labels(own, decision, **drawn)
+    people = SubjectBootstrap(
+        own.subject, resamples=drawn["bootstrap"], confidence=drawn["confidence"], seed=drawn["seed"]
+    )
+    drawings = (
+        _scatter(name, own) if decision is None else _curves(predictions) + _reliability(name, own, decision, people)
+    )
+    scores = _scores(name, table, drawn["confidence"])
+    return _glance(name, own, table, board) + _leaderboard(board) + drawings + scores
 
 
 def write_pretraining(folder: Path, title: str, subtitle: str, metadata: dict[str, Any]) -> Path:

@@ -27,6 +27,7 @@ from raycadian.config import (
 )
 from raycadian.data.split import DAY_S
 from raycadian.experiments.ablation import innermost, variants
+from raycadian.training import labelling
 from raycadian.training.experiment import Data, windows_of
 from raycadian.types import OOD
 
@@ -75,11 +76,11 @@ def points(recipe: Recipe, data: Data) -> list[Point]:
         case Transfer(other=other):
             return _transfer(recipe, other)
         case DataEfficiency(windows=sizes):
-            _require_windows(recipe, data, max(sizes))
+            found = {n: _training_windows(recipe, data, n) for n in sizes}
             return [
-                _plain(override(one, {"window.train_windows": n}), line, n, f"{n} windows")
+                _plain(override(one, {"window.train_windows": None if n == "all" else n}), line, x, f"{x} windows")
                 for line, one in models(recipe).items()
-                for n in sizes
+                for n, x in found.items()
             ]
         case Ablation():
             found = {"whole": _alone(recipe, recipe.model), **variants(_alone(recipe, recipe.model)).recipes}
@@ -141,9 +142,12 @@ def _by_minutes_ahead(recipe: Recipe, anchor: Anchor) -> list[Point]:
     return [_plain(one, line, None, "") for line, one in anchored.items()]
 
 
-def _require_windows(recipe: Recipe, data: Data, n: int) -> None:
-    """Raises ValueError, before anything trains, where there are fewer than n training windows."""
-    windows_of(data, override(recipe, {"window.train_windows": n}), "train", recipe.window.stride, None)
+def _training_windows(recipe: Recipe, data: Data, n: int | str) -> int:
+    """How many `n` or all are. Raises ValueError, before anything trains, where there are fewer than n."""
+    sized = override(recipe, {"window.train_windows": None if n == "all" else n})
+    if data.places is not None:
+        return len(labelling.windows_of(data.series, data.split, data.places, sized, "train"))
+    return len(windows_of(data, sized, "train", recipe.window.stride, None))
 
 
 def _transfer(recipe: Recipe, other: str) -> list[Point]:

@@ -8,16 +8,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from raycadian import workflow
 from raycadian.cluster import JOB
-from raycadian.config import Recipe
+from raycadian.config import Forecasting, Recipe
 from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.evaluation.classification import require_same_labels
 from raycadian.evaluation.compare import require_same_windows
 from raycadian.evaluation.predictions import Predictions
-from raycadian.experiments import report
+from raycadian.experiments import label_report, report
 from raycadian.experiments.points import Leg, Point, legs, points
 from raycadian.files import replaced_folder
+from raycadian.training import labelling
 from raycadian.training.experiment import SNAPSHOTS, Data, forecast_test, load_data, read_predictions
 from raycadian.training.run import RUNS, Run, experiment_key, write_json
 
@@ -51,11 +54,13 @@ def run(
     if resume and folder.is_dir():
         progress.stage(f"reuse {folder.name}")
         return Done(folder)
-    predictions = [bench.predictions(point) for point in found]
-    _require_identical(found, predictions)
+    forecasts = isinstance(recipe.task, Forecasting)
+    said = [bench.predictions(point) if forecasts else bench.said(point) for point in found]
+    _require_identical(found, said)
     progress.stage("score")
     names = [[bench.trained(leg).name for leg in point.legs] for point in found]
-    return Done(_written(folder, lambda path: report.write(path, recipe, found, predictions, names)))
+    write = report.write if forecasts else label_report.write
+    return Done(_written(folder, lambda path: write(path, recipe, found, said, names)))
 
 
 @dataclass
@@ -93,16 +98,25 @@ class _Bench:
     def predictions(self, point: Point) -> Predictions:
         return Predictions.concat([self._forecast(leg) for leg in point.legs])
 
+    def said(self, point: Point) -> label_report.Said:
+        (leg,) = point.legs
+        run = self.trained(leg)
+        return labelling.said_by(run.path, run.recipe)
+
     def _forecast(self, leg: Leg) -> Predictions:
         trained = self.trained(leg)
         return read_predictions(trained) if leg.on is None else forecast_test(trained, leg.on, self.data(leg.on))
 
 
-def _require_identical(found: list[Point], predictions: list[Predictions]) -> None:
+def _require_identical(found: list[Point], said: list[Any]) -> None:
     """Every point that is tested on the same has the same windows: subject, time, truth. Raises ValueError."""
-    first: dict[str, Predictions] = {}
-    for point, p in zip(found, predictions, strict=True):
-        require_same_windows(first.setdefault(point.tested, p), p, f"{point.line} at {point.x}")
+    first: dict[str, Any] = {}
+    for point, own in zip(found, said, strict=True):
+        one, name = first.setdefault(point.tested, own), f"{point.line} at {point.x}"
+        if isinstance(own, Predictions):
+            require_same_windows(one, own, name)
+        else:
+            require_same_labels(one[0], own[0], name)
 
 
 def _key(recipe: Recipe, snapshots: list[str]) -> str:

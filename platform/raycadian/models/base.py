@@ -25,7 +25,7 @@ class Spec:
 
     context L and horizon H in points of `dt_min` minutes · past and known: channel names · task forecast: past[0] is the
     target, quantiles are levels that rise strictly inside (0, 1) and contain 0.5 · the others: H is 0, there
-    are no quantiles; balanced: windows with the label weigh as much as the others in training.
+    are no quantiles; balanced: windows with the label weigh as much as the others in training; labels: how many at once.
     """
 
     context: int
@@ -36,6 +36,7 @@ class Spec:
     quantiles: tuple[float, ...]
     task: Literal["forecast", "classify", "regress", "pretrain"] = "forecast"
     balanced: bool = False
+    labels: int = 1
 
     def __post_init__(self) -> None:
         if self.context < 1 or self.dt_min <= 0:
@@ -50,6 +51,11 @@ class Spec:
             raise ValueError(f"horizon must be positive; found {self}")
 
     @property
+    def label_shape(self) -> tuple[int, ...]:
+        """() of one label, (labels,) of several."""
+        return () if self.labels == 1 else (self.labels,)
+
+    @property
     def middle(self) -> int:
         """Position of the median among the quantiles."""
         return self.quantiles.index(0.5)
@@ -60,7 +66,9 @@ class Spec:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "Spec":
         lists = {name: tuple(raw[name]) for name in ("past", "known", "quantiles")}
-        task = {name: raw[name] for name in ("task", "balanced") if name in raw}  # checkpoints from before have none
+        task = {
+            name: raw[name] for name in ("task", "balanced", "labels") if name in raw
+        }  # checkpoints from before have none
         return cls(context=raw["context"], horizon=raw["horizon"], dt_min=raw["dt_min"], **lists, **task)
 
 
@@ -74,7 +82,11 @@ class TrainingWindows(Protocol):
     def batches(self, batch_size: int) -> Iterator[Batch]: ...
 
     def labels(self) -> Tensor:
-        """(W,) the label of every window, of a task with one."""
+        """(W,) or (W, labels): the label of every window, of a task with one."""
+        ...
+
+    def weights(self) -> Tensor:
+        """(W,): how much each window counts; 1 where the loss isn't weighed."""
         ...
 
 
@@ -135,19 +147,21 @@ class LabelModel(Model):
     label weigh `positive_weight` times as much; `forward` takes that weight back, so that its odds are those of the
     training data (Elkan, The foundations of cost-sensitive learning, IJCAI 2001, theorem 2). regress: `score` is in
     standard deviations of the training labels, trained by the mean squared error; `forward` gives the label's unit.
+
+    Of several labels each has weight, mean and standard deviation of its own, and the loss is the mean over all that are known.
     """
 
     watched = "val/loss"
 
     def __init__(self, spec: Spec, config: ModelConfig):
         super().__init__(spec, config)
-        self.register_buffer("positive_weight", torch.ones(()))
-        self.register_buffer("label_mean", torch.zeros(()))
-        self.register_buffer("label_sd", torch.ones(()))
+        self.register_buffer("positive_weight", torch.ones(spec.label_shape))
+        self.register_buffer("label_mean", torch.zeros(spec.label_shape))
+        self.register_buffer("label_sd", torch.ones(spec.label_shape))
 
     @abstractmethod
     def score(self, batch: Batch) -> Tensor:
-        """(B,): log odds, or the label in standard deviations about its mean."""
+        """(B, *spec.label_shape): log odds, or the label in standard deviations about its mean."""
 
     def forward(self, batch: Batch) -> LabelPrediction:  # type: ignore[override]
         return LabelPrediction(self._in_unit(self._score(batch)))
@@ -163,10 +177,11 @@ class LabelModel(Model):
 
     def learn(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:  # type: ignore[override]
         score, label = self._score(batch), batch["label"]
-        return LabelPrediction(self._in_unit(score)), mean_over_valid(self.each_loss(score, label), label)
+        weight = weights_of(batch).to(score.dtype).view(-1, *[1] * (score.dim() - 1))
+        return LabelPrediction(self._in_unit(score)), mean_over_valid(self.each_loss(score, label) * weight, label)
 
     def each_loss(self, score: Tensor, label: Tensor) -> Tensor:
-        """(B,): of a score, which is in its own unit; of an unknown label, that of 0."""
+        """As label: of a score, which is in its own unit; of an unknown label, that of 0."""
         known = torch.nan_to_num(label).to(score.dtype)
         if self.spec.task == "classify":
             weight = self.positive_weight.to(score.dtype)
@@ -175,7 +190,7 @@ class LabelModel(Model):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """diagnostics: n, the number of known labels; mae and mse of the label (classify: of its probability); classify:
-        ranks (2, SCORE_BINS), how many windows without and with the label have a probability in each bin."""
+        ranks (2, SCORE_BINS), how many windows without and with the (first) label have a probability in each bin."""
         found, loss = self.learn(batch)
         label = batch["label"]
         said = found.score.detach()
@@ -184,22 +199,36 @@ class LabelModel(Model):
         error = said - torch.nan_to_num(label)
         found_by = {"mae": mean_over_valid(error.abs(), label), "mse": mean_over_valid(error.square(), label)}
         if self.spec.task == "classify":
-            found_by["ranks"] = _ranks(said, label)
+            found_by["ranks"] = _ranks(*(x if x.dim() == 1 else x[:, 0] for x in (said, label)))
         return loss, {"n": (~torch.isnan(label)).sum(), **found_by}
 
     def prepare(self, windows: TrainingWindows) -> None:
         """Weight, mean and standard deviation of the training labels. Raises ValueError where they are all the same."""
-        label = windows.labels().double()
-        label = label[~label.isnan()]
-        if len(label) == 0 or label.min() == label.max():
-            raise ValueError(
-                f"training labels: {len(label)} known, all the same; take another split.seed, more subjects, or another label"
-            )
+        labels, weights = windows.labels().double().view(len(windows), -1), windows.weights().double()
+        shape = self.spec.label_shape
+        found = [_moments_of(label[~label.isnan()], weights[~label.isnan()]) for label in labels.T]
+        mean, sd = torch.tensor(found, dtype=torch.float64).T.view(2, *shape)
         if self.spec.task == "regress":
-            self.label_mean.fill_(label.mean().item())
-            self.label_sd.fill_(label.std().item())
+            self.label_mean.copy_(mean)
+            self.label_sd.copy_(sd)
         elif self.spec.balanced:
-            self.positive_weight.fill_(((1 - label).sum() / label.sum()).item())
+            self.positive_weight.copy_((1 - mean) / mean)
+
+
+def _moments_of(label: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Weighed mean and standard deviation of known labels (N,). Raises ValueError where they are all the same."""
+    if len(label) == 0 or label.min() == label.max():
+        raise ValueError(
+            f"training labels: {len(label)} known, all the same; take another split.seed, more subjects, or another label"
+        )
+    mean = (weight * label).sum() / weight.sum()
+    variance = (weight * (label - mean).square()).sum() / weight.sum() * len(label) / (len(label) - 1)
+    return mean.item(), variance.sqrt().item()
+
+
+def weights_of(batch: Batch) -> Tensor:
+    """(B,): how much each window counts; 1 where the loss isn't weighed."""
+    return batch["weight"] if "weight" in batch else torch.ones(len(batch["past"]), device=batch["past"].device)
 
 
 def _ranks(probability: Tensor, label: Tensor) -> Tensor:
@@ -260,6 +289,9 @@ class _Viewed:
 
     def labels(self) -> Tensor:
         return self.windows.labels()
+
+    def weights(self) -> Tensor:
+        return self.windows.weights()
 
 
 def mean_over_valid(values: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from raycadian import config
@@ -11,10 +12,12 @@ from raycadian.models.baselines import CMA, Persistence, Ridge, Seasonal
 from raycadian.models.cnn import CNN
 from raycadian.models.conformal import Conformal
 from raycadian.models.ensemble import Ensemble
+from raycadian.models.feature_net import FeatureNet
 from raycadian.models.hybrid import Exogenous, Physics, Residual, Staged, with_signals
 from raycadian.models.label_baselines import Boosting, Last
 from raycadian.models.lstm import LSTM
 from raycadian.models.mlp import MLP
+from raycadian.models.separate import Separate
 from raycadian.models.stack import Stack
 from raycadian.models.statistics import Statistics
 
@@ -38,6 +41,11 @@ def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, A
             return LSTM(spec, section)
         case config.MLP():
             return MLP(spec, section)
+        case config.Statistics() | config.Last() | config.Boosting() if spec.labels > 1:
+            alone = replace(spec, labels=1)
+            return Separate(spec, section, [build(section, alone) for _ in range(spec.labels)])
+        case config.FeatureNet():
+            return FeatureNet(spec, section)
         case config.Statistics():
             return Statistics(spec, section)
         case config.Last():

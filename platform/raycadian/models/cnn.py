@@ -27,12 +27,12 @@ class CNN(LabelModel):
         self.scaling = Scaling(len(spec.past))
         widths = [len(spec.past), *(section.width * 2**i for i in range(section.blocks))]
         self.backbone = nn.Sequential(*(_block(a, b, section) for a, b in itertools.pairwise(widths)))
-        self.head = nn.Linear(2 * widths[-1], 1)
+        self.head = nn.Linear(2 * widths[-1], spec.labels)
 
     def score(self, batch: Batch) -> Tensor:
         found = self.backbone(self.scaling(batch).mT)  # (B, width, time)
         pooled = torch.cat([found.mean(-1), found.amax(-1)], dim=1)
-        return self.head(pooled).squeeze(-1)
+        return self.head(pooled).view(-1, *self.spec.label_shape)
 
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)

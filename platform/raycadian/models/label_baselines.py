@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raycadian import config
 from raycadian.models import features, logistic
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, mean_over_valid, spaced
+from raycadian.models.base import LabelModel, Spec, TrainingWindows, mean_over_valid, spaced, weights_of
 from raycadian.models.trees import Trees
 from raycadian.types import Batch
 
@@ -47,14 +47,14 @@ class Last(LabelModel):
     @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)
-        pairs = [(self._last(batch), batch["label"]) for batch in spaced(windows, _SAMPLE)]
-        last, label = (torch.cat(part).double().numpy() for part in zip(*pairs, strict=True))
+        parts = [(self._last(batch), batch["label"], weights_of(batch)) for batch in spaced(windows, _SAMPLE)]
+        last, label, weight = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
         known = ~np.isnan(last) & ~np.isnan(label)
         if not known.any():
             raise ValueError(f"no training window ends with a measured {self.config.channel}; take another channel")
         self.usual.fill_(last[known].mean())
         if self.spec.task == "classify":
-            weight = np.where(label[known] == 1, self.positive_weight.item(), 1.0)
+            weight = np.where(label[known] == 1, self.positive_weight.item(), 1.0) * weight[known]
             (slope,), constant = logistic.fit(last[known, None], label[known], logistic=True, weight=weight)
             self.slope.fill_(slope)
             self.constant.fill_(constant)
@@ -79,14 +79,14 @@ class Boosting(LabelModel):
     @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)
-        pairs = [(self._variables(batch), batch["label"]) for batch in spaced(windows, _SAMPLE)]
-        variables, label = (torch.cat(part) for part in zip(*pairs, strict=True))
+        parts = [(self._variables(batch), batch["label"], weights_of(batch)) for batch in spaced(windows, _SAMPLE)]
+        variables, label, weight = (torch.cat(part) for part in zip(*parts, strict=True))
         known = ~label.isnan()
         if self.spec.task == "regress":
             label = (label - self.label_mean) / self.label_sd
         section: config.Boosting = self.config
         self.trees.grow(
-            variables[known].numpy(), label[known].double().numpy(), np.ones(int(known.sum())), lr=section.lr, l2=section.l2,
+            variables[known].numpy(), label[known].double().numpy(), weight[known].double().numpy(), lr=section.lr, l2=section.l2,
             objective="binary:logistic" if self.spec.task == "classify" else "reg:squarederror",
             min_weight=section.min_weight, positive_weight=self.positive_weight.item(),
         )  # fmt: skip
@@ -98,7 +98,8 @@ class Boosting(LabelModel):
             leaves = self.trees.leaves(self._variables(batch)).double()  # (B, T)
             scores = self.trees.base + torch.cat([torch.zeros(len(leaves), 1), leaves.cumsum(1)], dim=1)
             known = int((~batch["label"].isnan()).sum())
-            each = [mean_over_valid(self.each_loss(score, batch["label"]), batch["label"]) for score in scores.T]
+            label, weight = batch["label"], weights_of(batch)
+            each = [mean_over_valid(self.each_loss(score, label) * weight, label) for score in scores.T]
             losses += torch.stack(each) * known
             count += known
         if count:

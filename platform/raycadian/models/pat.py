@@ -188,7 +188,7 @@ class PAT(LabelModel):
         super().__init__(spec, section)
         self.scaling = scaling(spec, section)
         self.encoder = encoder
-        self.head = Head(1, hidden=section.hidden, dropout=section.dropout)
+        self.head = Head(spec.labels, hidden=section.hidden, dropout=section.dropout)
         adapters.apply(section.adapter, encoder, encoder, list(encoder.layers), self.head)
 
     @property
@@ -196,7 +196,8 @@ class PAT(LabelModel):
         return self.encoder
 
     def score(self, batch: Batch) -> Tensor:
-        return self.head(self.encoder(self.scaling(batch)[..., 0])).squeeze(-1)
+        found = self.head(self.encoder(self.scaling(batch)[..., 0]))
+        return found.view(-1, *self.spec.label_shape)
 
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import logistic
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
+from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced, weights_of
 from raycadian.types import Batch, LabelPrediction
 
 _SAMPLE = 65536  # validation windows that weigh the members
 
 
 class Stack(LabelModel):
-    """Stacking (Wolpert, Neural Networks 5:241, 1992): weight . members' scores + constant.
+    """Stacking (Wolpert, Neural Networks 5:241, 1992): weight . members' scores + constant, for each label alone.
 
     The scores are log odds or numbers in the label's unit. Members train as if alone, the mean of their losses together;
     `calibrate` finds the weights, none below 0, on validation labels: a logistic regression, whose probabilities are
@@ -30,8 +30,8 @@ class Stack(LabelModel):
     def __init__(self, spec: Spec, section: config.Stack, members: Sequence[LabelModel]):
         super().__init__(spec, section)
         self.members = nn.ModuleList(members)
-        self.register_buffer("weight", torch.full((len(members),), 1 / len(members)))
-        self.register_buffer("constant", torch.zeros(()))
+        self.register_buffer("weight", torch.full((len(members), *spec.label_shape), 1 / len(members)))
+        self.register_buffer("constant", torch.zeros(spec.label_shape))
 
     def score(self, batch: Batch) -> Tensor:
         return self._joined([member(batch) for member in self.members])
@@ -53,18 +53,23 @@ class Stack(LabelModel):
         for member in self.members:
             member.calibrate(windows)
         parts = [
-            (torch.stack([member(batch).score for member in self.members], dim=1), batch["label"])
+            (torch.stack([member(batch).score for member in self.members], dim=1), batch["label"], weights_of(batch))
             for batch in spaced(windows, _SAMPLE, batch_size=256)
         ]
-        scores, label = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
+        scores, label, weight = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
+        scores, label = scores.reshape(*scores.shape[:2], -1), label.reshape(len(label), -1)
+        found = [self._weighed(scores[..., i], label[:, i], weight) for i in range(self.spec.labels)]
+        weights, constants = (np.stack(part, axis=-1) for part in zip(*found, strict=True))
+        self.weight.copy_(torch.from_numpy(weights).view_as(self.weight))
+        self.constant.copy_(torch.from_numpy(constants).view_as(self.constant))
+
+    def _weighed(self, scores: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
+        """Weights (M,) and constant of one label from its members' scores (N, M)."""
         known = ~np.isnan(label)
         if len(np.unique(label[known])) < 2:
             raise ValueError(
                 f"stack: {known.sum()} validation labels are known, all the same: nothing to weigh its members by; take "
                 "another split.seed or more subjects"
             )
-        weight, constant = logistic.fit(
-            scores[known], label[known], logistic=self.spec.task == "classify", nonnegative=True
-        )
-        self.weight.copy_(torch.from_numpy(weight))
-        self.constant.fill_(constant)
+        how = {"logistic": self.spec.task == "classify", "nonnegative": True}
+        return logistic.fit(scores[known], label[known], weight=weight[known], **how)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raycadian import config
 from raycadian.models import features, logistic
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
+from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced, weights_of
 from raycadian.types import Batch
 
 _SAMPLE = 65536  # training windows that it is fitted to
@@ -41,15 +41,19 @@ class Statistics(LabelModel):
     @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
         super().prepare(windows)
-        pairs = [(features.compute(self.config.features, b, self.spec), b["label"]) for b in spaced(windows, _SAMPLE)]
-        found, label = (torch.cat(part).double() for part in zip(*pairs, strict=True))
+        parts = [
+            (features.compute(self.config.features, b, self.spec), b["label"], weights_of(b))
+            for b in spaced(windows, _SAMPLE)
+        ]
+        found, label, weight = (torch.cat(part).double() for part in zip(*parts, strict=True))
         known = ~label.isnan()
-        found, label = found[known], label[known].numpy()
+        found, label, weight = found[known], label[known].numpy(), weight[known].numpy()
         mean = found.nanmean(0).nan_to_num()
         x = torch.nan_to_num(found - mean).numpy()
         if self.spec.task == "regress":
             label = (label - self.label_mean.item()) / self.label_sd.item()
-        weight = np.where(label == 1, self.positive_weight.item(), 1.0) if self.spec.task == "classify" else None
+        if self.spec.task == "classify":
+            weight = np.where(label == 1, self.positive_weight.item(), 1.0) * weight
         slope, constant = logistic.fit(x, label, logistic=self.spec.task == "classify", weight=weight)
         self.center.copy_(mean)
         self.weight.copy_(torch.from_numpy(slope))

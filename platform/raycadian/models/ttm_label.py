@@ -37,7 +37,7 @@ class TTMLabel(LabelModel):
         self.register_buffer("centre", torch.zeros(level))
         self.register_buffer("spread", torch.ones(level))
         width = section.pieces * (len(spec.past) * network.config.d_model + level)
-        self.head = _head(section, width)
+        self.head = _head(section, width, spec.labels)
         adapters.apply(section.adapter, network, network, ttm.backbone_layers(network), self.head)
         self.frequency = ttm.frequency(network.config, spec.dt_min)
 
@@ -51,7 +51,7 @@ class TTMLabel(LabelModel):
         found = self.network(past, past_observed_mask=mask, freq_token=token)
         level = (_level(found.loc, found.scale) - self.centre) / self.spread
         seen = torch.cat([found.last_hidden_state.mean(2).flatten(1).to(level.dtype), level], dim=1)
-        return self.head(seen.reshape(len(batch["past"]), -1)).squeeze(-1)
+        return self.head(seen.reshape(len(batch["past"]), -1)).view(-1, *self.spec.label_shape)
 
     @torch.no_grad()
     def prepare(self, windows: TrainingWindows) -> None:
@@ -112,12 +112,12 @@ def _is_ours(folder: Path) -> bool:
     return path.is_file() and '"weights_sha256"' in path.read_text(encoding="utf-8", errors="replace")
 
 
-def _head(section: config.TTMLabel, width: int) -> nn.Module:
+def _head(section: config.TTMLabel, width: int, labels: int) -> nn.Module:
     if section.head == "linear":
-        return nn.Sequential(nn.Dropout(section.dropout), nn.Linear(width, 1))
+        return nn.Sequential(nn.Dropout(section.dropout), nn.Linear(width, labels))
     return nn.Sequential(
         nn.Dropout(section.dropout), nn.Linear(width, _HIDDEN), nn.GELU(), nn.Dropout(section.dropout),
-        nn.Linear(_HIDDEN, 1),
+        nn.Linear(_HIDDEN, labels),
     )  # fmt: skip
 
 

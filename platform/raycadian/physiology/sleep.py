@@ -16,6 +16,7 @@ from raycadian.physiology.circadian import apart_h, binned, circular_mean_h
 from raycadian.physiology.wear import DAY_MIN
 
 REST_BIN_MIN, REST_SHARE, REST_MIN = 10, 0.15, 30
+NIGHT_H = 3.0  # ours: a night whose longest rest is shorter has no known middle
 JOIN_H = 1.0  # ours: episodes at most this far apart are one window
 LONG_H = 3.75  # ours: of mood_ml's published days no short window is longer than 3.65 h, no long one shorter than 4.0 h
 AWAKE_LUX = 250.0  # ours: light while awake, where none was measured; none asleep
@@ -65,6 +66,21 @@ def social_jet_lag_h(mid_sleep_h: np.ndarray, free: np.ndarray) -> np.ndarray:
     of_free = circular_mean_h(np.where(free, mid_sleep_h, np.nan))
     of_work = circular_mean_h(np.where(free, np.nan, mid_sleep_h))
     return np.abs(apart_h(of_free, of_work))
+
+
+def mid_rest_h(nights: np.ndarray) -> np.ndarray:
+    """Hour of day (..., D) of the middle of the longest rest of each night from noon to noon, (..., D, 1440) of 1 at rest, 0 not,
+    NaN not known; NaN where it is shorter than NIGHT_H."""
+    flat = nights.reshape(-1, DAY_MIN) == 1
+    edges = np.diff(np.pad(flat, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (night, begin), (_, end) = np.nonzero(edges == 1), np.nonzero(edges == -1)
+    length = end - begin
+    longest = np.zeros(len(flat), dtype=np.int64)
+    np.maximum.at(longest, night, length)
+    first = (length == longest[night]) & (length >= 60 * NIGHT_H)
+    found = np.full(len(flat), np.nan)
+    found[night[first][::-1]] = ((begin + end)[first][::-1] / 120 + 12) % 24  # of equals the first
+    return found.reshape(nights.shape[:-1])
 
 
 def episodes_of(state: np.ndarray, start: np.datetime64) -> "Episodes":
@@ -185,7 +201,9 @@ def mood_indices(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
     if len(days) < 2:
         raise ValueError(f"{len(days)} day with sleep: means and deviations need two at least; add episodes")
     mean, sd = np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1)
-    varies = sd > 1e-6  # below that is rounding
+    varies = sd > 1e-7 * np.nanmax(
+        np.abs(values), axis=0
+    )  # of its own size: below is rounding, and no column has a unit's luck
     z = np.where(varies, (values - mean) / np.where(varies, sd, 1), 0.0)
     parts = np.stack([np.broadcast_to(mean, z.shape), np.broadcast_to(sd, z.shape), z], axis=2)
     return days, parts.reshape(len(days), -1)

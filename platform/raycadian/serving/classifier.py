@@ -6,7 +6,7 @@ No Ray, no HTTP. W windows of a request.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from raycadian.evaluation.decision import Decision
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
 from raycadian.physiology.repair import Reason
-from raycadian.training.labelling import DECISION
+from raycadian.training.labelling import decision_file
 from raycadian.training.run import Run
 from raycadian.types import Case, Issues, Recording, Track
 
@@ -70,8 +70,8 @@ Sent = Signals | Activity
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is said of W windows, seconds after the first sample's clock: begin_s, end_s (W,) · value (W,) probability
-    (classify) or the label's unit (regress), NaN where the window was rejected · rejected (W,) channel -> reasons."""
+    """What is said of W windows, seconds after the first sample's clock: begin_s, end_s (W,) · value (W,), of several labels
+    (W, labels): probability (classify) or the label's unit (regress), NaN where the window was rejected · rejected (W,) channel -> reasons."""
 
     subject: str | None
     by: "Classifier"
@@ -83,7 +83,7 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as the endpoint answers."""
-        values = [None if v != v else v for v in self.value.tolist()]
+        values = [None if np.isnan(v).any() else v.tolist() for v in self.value]
         rows = zip(self.begin_s.tolist(), self.end_s.tolist(), values, self.rejected, strict=True)
         return {
             "subject": self.subject,
@@ -99,9 +99,10 @@ class Classifier:
 
     def __init__(
         self, name: str, model: Model, card: SignalCard | ActivityCard, window: SignalWindow, task: LabelTask,
-        decision: Decision | None,
+        decision: Decision | None, also: Sequence[Decision | None] = (),
     ):  # fmt: skip
-        """`name`: the run. `decision`: of classify, from validation windows."""
+        """`name`: the run. `decision`: of classify, from validation windows; `also`: of each further label."""
+        self.also = tuple(also)
         self.name, self.model, self.window, self.task, self.decision = name, model.eval(), window, task, decision
         if isinstance(card, SignalCard):  # channels that the model doesn't read needn't be sent
             card = card.model_copy(update={"waveforms": {c: card.waveforms[c] for c in window.past}})
@@ -121,8 +122,9 @@ class Classifier:
             raise ValueError(f"{file}: damaged: {error}; copy the run again") from error
         if not hasattr(task, "label"):
             raise ValueError(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
-        decision = Decision.read(folder / DECISION) if isinstance(task, Classification) else None
-        return Classifier(run.name, model, card, window, task, decision)
+        known = isinstance(task, Classification)
+        decision, *also = (Decision.read(folder / decision_file(n)) if known else None for n in task.labels)
+        return Classifier(run.name, model, card, window, task, decision, also)
 
     def estimate(self, sent: Sent) -> Estimate:
         """What the model says of every window of what was sent. Raises ValueError where there is none to cut, or it is of
@@ -165,7 +167,7 @@ class Classifier:
         step = points_of(self.window.eval_step_s, series.dt_s, "window.eval_step_s")
         starts = np.arange(0, max(len(series) - context + 1, 0), step)
         good = np.isin(starts, good_starts(marks, series.observed, self.window, self.window.eval_step_s))
-        value = np.full(len(starts), np.nan)
+        value = np.full((len(starts), *self.model.spec.label_shape), np.nan)
         if good.any():
             value[good] = self.values(LabelledWindows(series, starts[good], np.zeros(good.sum(), np.float32), context))
         reasons = [{} if ok else self.reasons(marks, start) for ok, start in zip(good, starts, strict=True)]
@@ -173,37 +175,42 @@ class Classifier:
 
     def describe(self) -> dict[str, Any]:
         """Who answers, and what is estimated."""
-        return {
-            "model": self.name,
-            "task": self.task.kind,
-            "label": self.task.label.model_dump(mode="json"),
-            "threshold": None if self.decision is None else self.decision.threshold,
-        }
+        own, *also = (
+            {"label": label.model_dump(mode="json"), "threshold": None if how is None else how.threshold}
+            for label, how in zip(self.task.labels.values(), (self.decision, *self.also), strict=True)
+        )
+        several = {"also": dict(zip((c.name for c in self.task.also), also, strict=True))} if also else {}
+        return {"model": self.name, "task": self.task.kind, **own, **several}
 
     def values(self, windows: LabelledWindows) -> np.ndarray:
-        """(W,) of good windows of one case, in order: probabilities, or the label. Raises ValueError where not finite."""
+        """(W,), or (W, labels), of good windows of one case, in order: probabilities, or the label. Raises ValueError where not
+        finite."""
         return self.decided(self.scores(windows))
 
     @torch.inference_mode()
     def scores(self, windows: LabelledWindows) -> np.ndarray:
-        """(W,) log odds, or the label. Raises ValueError where not finite."""
+        """(W,) or (W, labels): log odds, or the label. Raises ValueError where not finite."""
         score = np.concatenate([self.model(batch).score.double().numpy() for batch in windows.batches(256)])
         if not np.isfinite(score).all():
             raise ValueError("the model gives no finite estimate for these samples; check them")
         return score
 
     def decided(self, score: np.ndarray) -> np.ndarray:
-        """Scores (W,) of one case as probabilities, each with the votes of those before it; of a regression as they are."""
-        return score if self.decision is None else self.decision.probability(score, np.zeros(len(score), np.int8))
+        """Scores of one case as probabilities, each with the votes of those before it; of a regression as they are."""
+        if self.decision is None:
+            return score
+        case, columns = np.zeros(len(score), np.int8), score.reshape(len(score), -1).T
+        said = [how.probability(s, case) for how, s in zip((self.decision, *self.also), columns, strict=True)]
+        return np.stack(said, axis=1).reshape(score.shape)
 
     def window_dict(
-        self, begin_s: float, end_s: float, value: float | None, rejected: dict[str, list[str]]
+        self, begin_s: float, end_s: float, value: float | list[float] | None, rejected: dict[str, list[str]]
     ) -> dict[str, Any]:
         """A window in plain values, as the endpoint answers."""
         found: dict[str, Any] = {"begin_s": round(begin_s, 6), "end_s": round(end_s, 6), "rejected": rejected}
-        if self.decision is None:
-            return found | {"value": value}
-        return found | {"probability": value, "alarm": None if value is None else value > self.decision.threshold}
+        several = value if isinstance(value, list) else [value] * (1 + len(self.also))
+        own, *also = (_said(v, how) for v, how in zip(several, (self.decision, *self.also), strict=True))
+        return found | own | ({"also": dict(zip((c.name for c in self.task.also), also, strict=True))} if also else {})
 
     def _case(self, signals: Signals) -> Case:
         if lacking := [c for c in self.window.past if c not in signals.tracks]:
@@ -226,6 +233,12 @@ class Classifier:
             if bits:
                 found[channel] = [reason.label for reason in Reason if bits & reason]
         return found
+
+
+def _said(value: float | None, decision: Decision | None) -> dict[str, Any]:
+    if decision is None:
+        return {"value": value}
+    return {"probability": value, "alarm": None if value is None else value > decision.threshold}
 
 
 def as_channel(track: Track, channel: str) -> Track:

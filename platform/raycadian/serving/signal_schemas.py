@@ -123,6 +123,25 @@ class StreamSamples(BaseModel):
         return {name: np.array(values, dtype=np.float32) for name, values in self.channels.items()}
 
 
+class SaidResponse(BaseModel):
+    """Of one label in a window: probability and alarm of a classifier, value of a regression; null where it was rejected."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    probability: float | None = None
+    alarm: bool | None = None
+    value: float | None = None
+
+
+class AlsoResponse(BaseModel):
+    """A further label of the same model, as in the recipe."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    label: dict[str, Any]
+    threshold: float | None
+
+
 class WindowResponse(BaseModel):
     """One window. probability and alarm of a classifier, value of a regression; null where the window was rejected."""
 
@@ -137,6 +156,8 @@ class WindowResponse(BaseModel):
     alarm: bool | None = None
     """Above `threshold`."""
     value: float | None = None
+    also: dict[str, SaidResponse] | None = None
+    """Further label -> the same of it, where the model says several."""
 
 
 class BiosignalResponse(BaseModel):
@@ -149,6 +170,8 @@ class BiosignalResponse(BaseModel):
     label: dict[str, Any]
     """What is estimated, as in the recipe."""
     threshold: float | None
+    also: dict[str, AlsoResponse] | None = None
+    """Further label -> what it is, where the model says several."""
     windows: list[WindowResponse]
     warnings: dict[str, int]
     """What was repaired, counted."""

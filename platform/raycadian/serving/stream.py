@@ -39,6 +39,10 @@ class SignalStream:
             raise ValueError(
                 f"the model reads {', '.join(classifier.window.past)}; found {', '.join(channels) or 'none'}"
             )
+        if classifier.also:
+            raise ValueError(
+                f"{classifier.name} says several labels, a stream one; send whole stretches to /v1/biosignal"
+            )
         self._classifier, self._window = classifier, classifier.window
         keep_s = _BEFORE_S + self._window.length_s + 2 * MAX_PUSH_S
         self._channels = {c: _Channel(c, *channels[c], keep_s) for c in classifier.window.past}

@@ -26,6 +26,7 @@ from raycadian.config import (
     Forecasting,
     Grid,
     Model,
+    Pretraining,
     Recipe,
     Training,
     mechanism_of,
@@ -72,7 +73,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Data:
     """What every model of a recipe shares: the series, the split, the grid; of a task with labels the card and the places
-    of its windows, and the NHANES cycles whose people these are."""
+    of its windows, the NHANES cycles whose people these are, and who was left out of the cohort at each step."""
 
     snapshot_id: str
     series: Series
@@ -81,6 +82,7 @@ class Data:
     card: AnyCard | None = None
     places: Places | None = None
     cycles: frozenset[str] = frozenset()
+    cohort: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | 
     snapshot = snapshot or prepare(Path(recipe.dataset), snapshots)
     if not isinstance(recipe.task, Forecasting):
         series, split, places = labelling.load(recipe, snapshot)
-        return Data(snapshot.id, series, split, None, snapshot.card, places, labelling.cycles_of(snapshot))
+        cycles, cohort = labelling.cycles_of(snapshot), labelling.cohort_of(snapshot, recipe)
+        return Data(snapshot.id, series, split, None, snapshot.card, places, cycles, cohort)
     _require_cgm(snapshot, recipe)
     series = open_series(snapshot, recipe.window.past)
     lengths: dict[str, list[int]] = {}
@@ -294,6 +297,7 @@ def train_run(
                 crossfit.calibrate(fitted.model, data, recipe, fit_model, folder / "state")
         checkpoint.save(fitted.model, folder / "checkpoint")
         write_json(folder / "checkpoint" / "preprocessing.json", preprocessing(data, recipe, fitted.mechanism))
+        looked = [] if isinstance(recipe.task, Pretraining) else [_look("run")]
         with clock.stage("predict"):
             predictions = _predict_splits(data, recipe, checkpoint.load(folder / "checkpoint"), fitted.mechanism)
         for split, found in predictions.items():
@@ -303,6 +307,7 @@ def train_run(
         if fitted.mechanism is not None:
             write_json(folder / "mechanism.json", fitted.mechanism.records)
         metadata = _metadata(recipe, data, fitted, began) | {"against": [other.name for other in against]}
+        metadata |= {"test_looks": looked}
         with clock.stage("report"):
             write_run_report(folder, recipe, metadata, against)
         write_json(folder / "metadata.json", metadata | {"seconds": clock.seconds, "finished_utc": datetime.now(UTC)})
@@ -409,16 +414,24 @@ def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], aga
 
 def rescore(run: Run) -> Run:
     """Score a complete run's predictions again and rewrite its tables and report, beside the runs that it was set against
-    and that are still there."""
+    and that are still there. It is one more look at the test data, and recorded as such."""
     others = [Run(run.path.parent / name) for name in run.metadata["against"]]
     others = [other for other in others if (other.path / "metadata.json").is_file()]
-    read = read_predictions if isinstance(run.recipe.task, Forecasting) else labelling.read_predictions
-    predictions = {
-        split: read(run.path, split) for split in ("val", "test") if (run.path / predictions_file(split)).is_file()
-    }
+    if isinstance(run.recipe.task, Forecasting):
+        splits = [split for split in ("val", "test") if (run.path / predictions_file(split)).is_file()]
+        predictions: dict[str, Any] = {split: read_predictions(run, split) for split in splits}
+    else:
+        predictions = {name: labelling.read_predictions(run.path, name) for name in labelling.parts_of(run.recipe)}
     _write_scores(run.path, run.recipe, predictions, run.metadata["training"]["history"])
-    write_run_report(run.path, run.recipe, run.metadata, others)
+    metadata = run.metadata | {"test_looks": [*run.metadata.get("test_looks", []), _look("score")]}
+    write_run_report(run.path, run.recipe, metadata, others)
+    write_json(run.path / "metadata.json", metadata)
     return run
+
+
+def _look(by: str) -> dict[str, Any]:
+    """A look at the test data: when, and by which verb. Nothing was chosen by what it showed: that is validation's."""
+    return {"utc": datetime.now(UTC), "by": by}
 
 
 def board_of(named: dict[str, Predictions], recipe: Recipe) -> Any:
@@ -458,7 +471,11 @@ def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> di
         **(
             {}
             if data.places is None
-            else {"windows": labelling.window_counts(data.series, data.split, data.places, recipe)}
+            else {
+                "windows": labelling.window_counts(data.series, data.split, data.places, recipe),
+                "weights": labelling.weighing(data.series, data.split, data.places, recipe),
+                "cohort": labelling.followed(data.cohort, data.series, data.split, data.places, recipe),
+            }
         ),
         "started_utc": began,
         "seed": recipe.training.seed,

@@ -25,7 +25,6 @@ from raycadian.models import base
 from raycadian.training.run import Run, predictions_file, write_json
 from raycadian.types import SPLITS
 
-DECISION = "decision.json"  # in the checkpoint: what the endpoint makes of log odds
 _BATCH_VALUES = 4_000_000  # of inputs predicted at once
 
 
@@ -48,6 +47,30 @@ def cycles_of(snapshot: Snapshot) -> frozenset[str]:
     return frozenset(str(row["cycle"]) for row in rows if row.get("cycle") is not None)
 
 
+def cohort_of(snapshot: Snapshot, recipe: Recipe) -> tuple[dict[str, Any], ...]:
+    """Who was left out at each step before there was a recording with the label; empty of data that don't count it."""
+    label = getattr(recipe.task, "label", None)
+    return tuple(snapshot.manifest.get("cohorts", {}).get(getattr(label, "name", None), ()))
+
+
+def followed(
+    cohort: Sequence[dict[str, Any]], series: Series, split: SplitManifest, places: Places, recipe: Recipe
+) -> dict[str, Any] | None:
+    """The cohort to its end: steps, and people of each split, who have a window with the (first) label."""
+    if not cohort:
+        return None
+    people = {}
+    for name in SPLITS:
+        own = places_of(series, split, places, recipe, name)
+        known = np.isfinite(own.label.reshape(len(own), -1)[:, 0])
+        people[name] = len(np.unique(series.subject_of[own.recording[known]]))
+    before, left = cohort[-1]["left"], sum(people.values())
+    step = f"no window of {recipe.window.length_s / 3600:g} h that misses at most {recipe.window.max_missing:.0%}"
+    if left > before:  # the cohort has people with a weight only
+        step = "have no weight, but the recipe asks for none"
+    return {"steps": [*cohort, {"step": step, "excluded": before - left, "left": left}], "people": people}
+
+
 def places_of(series: Series, split: SplitManifest, places: Places, recipe: Recipe, name: str) -> Places:
     """The places of one split that are trained on, or scored."""
     training = name == "train"
@@ -59,7 +82,8 @@ def places_of(series: Series, split: SplitManifest, places: Places, recipe: Reci
 
 
 def windows_of(series: Series, split: SplitManifest, places: Places, recipe: Recipe, name: str) -> LabelledWindows:
-    found = cut_labelled(series, places_of(series, split, places, recipe, name), recipe.window)
+    weighted = getattr(recipe.task, "weighted_loss", False)
+    found = cut_labelled(series, places_of(series, split, places, recipe, name), recipe.window, weighted)
     most = recipe.window.train_windows
     return found.sample(most, recipe.training.seed) if name == "train" and most else found
 
@@ -69,13 +93,36 @@ def spec_of(recipe: Recipe, dt_s: float) -> base.Spec:
     return base.Spec(
         context=context_points(recipe.window, dt_s), horizon=0, dt_min=dt_s / 60, past=recipe.window.past, known=(),
         quantiles=(), task=task.kind, balanced=isinstance(task, Classification) and task.balance == "training",
+        labels=1 if isinstance(task, Pretraining) else len(task.labels),
     )  # fmt: skip
 
 
 def window_counts(series: Series, split: SplitManifest, places: Places, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """split -> windows, and the mean of their labels."""
-    found = {name: places_of(series, split, places, recipe, name) for name in SPLITS}
-    return {name: {"windows": len(p), "mean_label": float(p.label.mean())} for name, p in found.items()}
+    """split -> windows, and the mean of their labels; of several the number known and the mean of each further one too."""
+    found = {}
+    for name in SPLITS:
+        own = places_of(series, split, places, recipe, name)
+        first, *others = own.label.reshape(len(own), -1).T
+        found[name] = {"windows": len(own), "mean_label": float(np.nanmean(first))}
+        for column, label in zip(getattr(recipe.task, "also", ()), others, strict=True):
+            found[name] |= {
+                column.name: {"known": int(np.isfinite(label).sum()), "mean_label": float(np.nanmean(label))}
+            }
+    return found
+
+
+def weighing(series: Series, split: SplitManifest, places: Places, recipe: Recipe) -> dict[str, Any] | None:
+    """Who weighs how much, for the record: the column, whether it weighs the loss too, and how many people of equal weight
+    each split is worth (Kish's effective size)."""
+    task = recipe.task
+    if isinstance(task, Pretraining) or task.weight is None:
+        return None
+    worth = {}
+    for name in SPLITS:
+        own = places_of(series, split, places, recipe, name)
+        weight = own.weight[np.unique(series.subject_of[own.recording], return_index=True)[1]]
+        worth[name] = {"people": len(weight), "effective": round(float(weight.sum() ** 2 / (weight**2).sum()), 1)}
+    return {"column": task.weight, "scores": True, "loss": task.weighted_loss, "people": worth}
 
 
 # --- predictions -----------------------------------------------------------------------------------------------------
@@ -84,23 +131,40 @@ def window_counts(series: Series, split: SplitManifest, places: Places, recipe: 
 def predict_splits(
     series: Series, split: SplitManifest, places: Places, recipe: Recipe, model: base.Model
 ) -> dict[str, LabelPredictions]:
-    """Of validation and test windows; empty of a pretraining, which says nothing of a window."""
+    """Of validation and test windows, by the names of `parts_of`; empty of a pretraining, which says nothing of a window."""
     if isinstance(recipe.task, Pretraining):
         return {}
-    return {
-        name: _predict(series, places_of(series, split, places, recipe, name), recipe, model) for name in SPLITS[1:]
-    }
+    found = {}
+    for name in SPLITS[1:]:
+        told = _predict(series, places_of(series, split, places, recipe, name), recipe, model)
+        found |= {part(name, label): own for label, own in zip(recipe.task.labels, told, strict=True)}
+    return found
 
 
-def _predict(series: Series, places: Places, recipe: Recipe, model: base.Model) -> LabelPredictions:
+def part(split: str, label: str) -> str:
+    """What the predictions and scores of a label in a split are named: test, and of a further label test_ssri."""
+    return f"{split}_{label}" if label else split
+
+
+def parts_of(recipe: Recipe) -> list[str]:
+    if isinstance(recipe.task, Pretraining):
+        return []
+    return [part(split, label) for label in recipe.task.labels for split in SPLITS[1:]]
+
+
+def _predict(series: Series, places: Places, recipe: Recipe, model: base.Model) -> Iterator[LabelPredictions]:
+    """Of each label, at the windows of which it is known."""
     windows = cut_labelled(series, places, recipe.window)
     subject = np.array(series.subjects)[series.subject_of[places.recording]]
     end_s = series.start_s[places.recording] + (places.point + windows.context) * series.dt_s
-    return LabelPredictions(
-        subject=subject, case=np.array(places.cases)[places.recording], time_utc=np.floor(end_s).astype("datetime64[s]"),
-        label=places.label.astype(np.float64), score=np.concatenate(list(_scores(model, windows))), weight=places.weight,
-        lead_s=places.lead_s, kind=recipe.task.kind, step_s=recipe.window.eval_step_s,
-    )  # fmt: skip
+    scores, labels = np.concatenate(list(_scores(model, windows))), places.label.astype(np.float64)
+    for label, score in zip(labels.reshape(len(places), -1).T, scores.reshape(len(places), -1).T, strict=True):
+        at = np.isfinite(label)
+        yield LabelPredictions(
+            subject=subject[at], case=np.array(places.cases)[places.recording[at]],
+            time_utc=np.floor(end_s[at]).astype("datetime64[s]"), label=label[at], score=score[at], weight=places.weight[at],
+            lead_s=places.lead_s[at], kind=recipe.task.kind, step_s=recipe.window.eval_step_s,
+        )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -119,17 +183,22 @@ def read_predictions(folder: Path, split: str = "test") -> LabelPredictions:
 
 
 def write_scores(folder: Path, recipe: Recipe, predictions: dict[str, LabelPredictions], history: list[dict]) -> None:
-    """checkpoint/decision.json (of classify), detailed_results.csv, metrics_summary.json."""
+    """checkpoint/decision.json (of classify; one each further label), detailed_results.csv, metrics_summary.json."""
     task = recipe.task
     if isinstance(task, Pretraining):
         least = min(row["val/loss"] for row in history)
         write_json(folder / "metrics_summary.json", {s: {"loss": _alone(least)} for s in ("val",)})
         return
-    decision = fit_decision(task, predictions["val"]) if isinstance(task, Classification) else None
-    if decision is not None:
-        decision.write(folder / "checkpoint" / DECISION)
-    tables = {name: score_labels(p, decision, **_drawn(recipe)) for name, p in predictions.items()}
-    tables["test"].to_csv(folder / "detailed_results.csv", index=False)
+    tables = {}
+    for label in task.labels:
+        decision = fit_decision(task, predictions[part("val", label)]) if isinstance(task, Classification) else None
+        if decision is not None:
+            decision.write(folder / "checkpoint" / decision_file(label))
+        for split in SPLITS[1:]:
+            own = part(split, label)
+            tables[own] = score_labels(predictions[own], decision, **_drawn(recipe))
+    tests = [tables[part("test", label)].assign(**{"label": label} if label else {}) for label in task.labels]
+    pd.concat(tests, ignore_index=True).to_csv(folder / "detailed_results.csv", index=False)
     summary = {
         name: {r.metric: {"value": r.value, "low": r.low, "high": r.high} for r in t.itertuples()}
         for name, t in tables.items()
@@ -149,10 +218,16 @@ def _drawn(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def said_by(folder: Path, recipe: Recipe) -> tuple[LabelPredictions, Decision | None]:
-    """What a run said of the test windows, and what it decided on validation windows."""
+def decision_file(label: str) -> str:
+    """In the checkpoint: what the endpoint makes of a label's log odds."""
+    return f"decision_{label}.json" if label else "decision.json"
+
+
+def said_by(folder: Path, recipe: Recipe, label: str = "") -> tuple[LabelPredictions, Decision | None]:
+    """What a run said of the test windows, and what it decided on validation windows; of a further label by its name."""
     known = isinstance(recipe.task, Classification)
-    return read_predictions(folder), Decision.read(folder / "checkpoint" / DECISION) if known else None
+    decision = Decision.read(folder / "checkpoint" / decision_file(label)) if known else None
+    return read_predictions(folder, part("test", label)), decision
 
 
 def board_of(named: dict[str, tuple[LabelPredictions, Decision | None]], recipe: Recipe) -> pd.DataFrame:
@@ -168,14 +243,22 @@ def write_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], against
     subtitle = f"{recipe.description or recipe.dataset}; {recipe.split.kind} split; {protocol_of(recipe)}"
     if isinstance(recipe.task, Pretraining):
         return report_labels.write_pretraining(folder, recipe.name, subtitle, metadata)
-    named = {model_name(recipe.model): said_by(folder, recipe)}
-    for other in against:
-        named.setdefault(model_name(other.recipe.model), said_by(other.path, recipe))
+    named, *further = (_beside(folder, recipe, against, label) for label in recipe.task.labels)
     board = board_of(named, recipe)
     board.to_csv(folder / "leaderboard.csv", index=False)
     return report_labels.write_report(
-        folder, title=recipe.name, subtitle=subtitle, leaderboard=board, predictions=named, metadata=metadata
-    )
+        folder, title=recipe.name, subtitle=subtitle, leaderboard=board, predictions=named, metadata=metadata,
+        flow=metadata.get("cohort"),
+        further={column.name: (other, board_of(other, recipe)) for column, other in zip(recipe.task.also, further, strict=True)},
+    )  # fmt: skip
+
+
+def _beside(folder: Path, recipe: Recipe, against: Sequence[Run], label: str) -> report_labels.Named:
+    """What this run and the others said of a label, by model."""
+    named = {model_name(recipe.model): said_by(folder, recipe, label)}
+    for other in against:
+        named.setdefault(model_name(other.recipe.model), said_by(other.path, recipe, label))
+    return named
 
 
 def preprocessing(card: AnyCard, snapshot_id: str, recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Several labels by a model that knows one: each has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raycadian.config import ForLabel
+from raycadian.models.base import LabelModel, Spec, TrainingWindows
+from raycadian.types import Batch
+
+
+class Separate(LabelModel):
+    """What is fitted in closed form shares nothing between labels: one of `members` each, on the windows whose label is known."""
+
+    def __init__(self, spec: Spec, section: ForLabel, members: Sequence[LabelModel]):
+        super().__init__(spec, section)
+        self.members = nn.ModuleList(members)
+
+    def score(self, batch: Batch) -> Tensor:
+        return torch.stack([member.score(batch) for member in self.members], dim=1)
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        super().prepare(windows)
+        for i, member in enumerate(self.members):
+            member.prepare(_OneLabel(windows, i))
+
+    def calibrate(self, windows: TrainingWindows) -> None:
+        for i, member in enumerate(self.members):
+            member.calibrate(_OneLabel(windows, i))
+
+
+@dataclass(frozen=True)
+class _OneLabel:
+    """Windows with the label of number `which` alone."""
+
+    windows: TrainingWindows
+    which: int
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, index: Tensor) -> Batch:
+        return self._seen(self.windows.batch(index))
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        return map(self._seen, self.windows.batches(batch_size))
+
+    def labels(self) -> Tensor:
+        return self.windows.labels()[:, self.which]
+
+    def weights(self) -> Tensor:
+        return self.windows.weights()
+
+    def _seen(self, batch: Batch) -> Batch:
+        return batch | {"label": batch["label"][:, self.which]}
