@@ -140,7 +140,9 @@ def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:
 
     opened = Snapshot.open(snapshot)
     if as_json:
-        show_json({"snapshot": opened.id, "quality": opened.manifest["quality"], "issues": opened.manifest["issues"]})
+        manifest = opened.manifest
+        body = {"snapshot": opened.id, "quality": manifest["quality"], "issues": manifest["issues"]}
+        show_json(body | ({"cohorts": manifest["cohorts"]} if "cohorts" in manifest else {}))
         return
     out = out or Path(f"{opened.id}-quality.html")
     out.write_text(quality_page(opened), encoding="utf-8")
@@ -687,6 +689,7 @@ def show_outcome(outcome: Any, as_json: bool = False) -> None:
         show_json({
             "runs": [r.name for r in outcome.ranked], "leaderboard": outcome.leaderboard.to_dict("records"),
             "promotion": vars(outcome.promotion), "report": str(report), "sweep": outcome.sweep,
+            "cohort": outcome.main.metadata.get("cohort"),
         })  # fmt: skip
         return
     board = outcome.leaderboard

@@ -135,6 +135,10 @@ def _counts_page(snapshot: "Snapshot") -> str:
     sections = [
         ("Summary", table_html(pd.DataFrame(manifest["counts"].items(), columns=["counted", "number"]))),
         ("Rejections", table_html(reasons) if len(reasons) else ""),
+        *(
+            (f"Who is left: {name}", table_html(pd.DataFrame(steps)))
+            for name, steps in manifest.get("cohorts", {}).items()
+        ),
         ("By subject", _folded(table_html(pd.DataFrame(rows)), len(rows))),
         ("Issues", _issue_list(manifest["issues"])),
     ]
