@@ -90,6 +90,21 @@ def test_a_calibrated_forecast_has_a_small_error_and_a_shifted_one_its_shift():
     assert wrong["ece"] == pytest.approx(0.04, abs=0.01)
 
 
+def test_chance_alone_explains_the_error_of_calibrated_people_and_no_more():
+    """Fourteen people, right on average: an error within what chance gives; the same, moved by 0.1: far outside."""
+    rng = np.random.default_rng(4)
+    above, n = [], 200
+    for _ in range(n):
+        score = rng.normal(-1, 1.2, 1400)
+        label = (rng.random(1400) < expit(score)).astype(float)
+        found = score_labels(predictions(score, label, 28), RAW, bootstrap=100).set_index("metric")
+        assert found.low["ece_chance"] < found.value["ece_chance"] < found.high["ece_chance"]
+        above.append(found.value["ece"] > found.high["ece_chance"])
+    assert np.mean(above) < 0.12, "2.5% if many; few people vary less in a resample than in truth"
+    moved = score_labels(predictions(score + 0.8, label, 28), RAW, bootstrap=100).set_index("metric")
+    assert moved.value["ece"] > 2 * moved.high["ece_chance"]
+
+
 def test_regression_scores_are_scikit_learns():
     rng = np.random.default_rng(2)
     p = weighed(800)

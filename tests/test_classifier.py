@@ -12,10 +12,12 @@ import pytest
 import served_signals
 from starlette.testclient import TestClient
 
+from raycadian.data.biosignals import read_case
+from raycadian.data.simulated_biosignals import make_case, make_person, write_vital
 from raycadian.evaluation.decision import Decision
 from raycadian.evaluation.labels import LabelPredictions
 from raycadian.serving import web
-from raycadian.serving.classifier import Classifier, Signals
+from raycadian.serving.classifier import Classifier, Signals, Stored
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.schemas import EXAMPLE_REQUEST
 from raycadian.serving.signal_schemas import (
@@ -204,6 +206,64 @@ def test_the_description_holds_the_schemas_and_examples(client):
     BiosignalResponse.model_validate_json(json.dumps(SIGNAL_RESPONSE))
     schema = described["components"]["schemas"]["BiosignalRequest"]
     jsonschema.validate(SIGNAL_REQUEST, schema | {"components": described["components"]})
+
+
+# --- a case that the server holds --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(run, tmp_path_factory):
+    """A classifier with a folder of two .vital files, one of them torn; a file outside, and a link to it inside."""
+    folder = tmp_path_factory.mktemp("server")
+    held = folder / "cases"
+    (held / "ward").mkdir(parents=True)
+    tracks, _ = make_case(make_person(np.random.default_rng([5, 0])), 360, 250.0, np.random.default_rng([6, 0]))
+    write_vital(held / "ward" / "0.vital", tracks)
+    write_vital(folder / "outside.vital", tracks)
+    (held / "torn.vital").write_bytes((folder / "outside.vital").read_bytes()[:5000])
+    (held / "link.vital").symlink_to(folder / "outside.vital")
+    return Classifier.load(run.path, held)
+
+
+def test_a_stored_case_is_answered_as_its_samples_are(stored):
+    app = web.create_app(Direct(stored), web.digest(KEY))
+    with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        answer = client.post(PATH, json={"case": "ward/0.vital", "subject": "someone"})
+        assert answer.status_code == 200, answer.text
+        read = read_case(stored.cases / "ward" / "0.vital", tracks=served_signals.TRACKS, subject="someone")
+        assert answer.json() == json.loads(json.dumps(stored.estimate(Signals("someone", read.tracks)).as_dict()))
+    assert sum(w["probability"] is not None for w in answer.json()["windows"]) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../outside.vital", "no such file below"),
+        ("ward/../../outside.vital", "no such file below"),
+        ("link.vital", "no such file below"),
+        ("none.vital", "no such file below"),
+        ("ward", "no such file below"),
+        ("torn.vital", "torn.vital: .*(truncated|ends)"),
+        ("/etc/passwd", "case: String should match"),
+        ("a\\b", "case: String should match"),
+        ("vitaldb:1", "no such file below"),
+    ],
+)
+def test_what_lies_outside_the_folder_is_not_read(stored, name, words):
+    app = web.create_app(Direct(stored), web.digest(KEY))
+    with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        answer = client.post(PATH, json={"case": name})
+        assert answer.status_code == 422 and re.search(words, answer.text), answer.text
+        assert str(stored.cases.parent) not in answer.text, "nothing of the server's paths"
+
+
+def test_a_case_and_samples_exclude_one_another_and_need_a_folder(client, stored, monkeypatch):
+    for sent in ({}, body(seconds=25) | {"case": "a.vital"}):
+        assert "one of both" in client.post(PATH, json=sent).text
+    assert "its operator named no folder" in client.post(PATH, json={"case": "a.vital"}).text
+    monkeypatch.setattr("raycadian.serving.classifier.MAX_STORED_BYTES", 1000)
+    with pytest.raises(ValueError, match="at most 1,000"):
+        stored.estimate(Stored(None, "ward/0.vital"))
 
 
 # --- as a stream --------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_recipes_in_the_repository_are_valid(path):
         ("split.fold=9", "folds count from 0"),
         ("task.quantiles=[0.1, 0.9]", "contain 0.5"),
         ("window.context=100", "multiple of ttm.patch_length"),
-        ("window.past=[carbs_g]", "begin with glucose_mgdl"),
+        ("window.past=[carbs_g]", "begin with what is forecast, glucose_mgdl"),
         ("training.epochs", "expected dotted.path=value"),
         ("name.first=1", "below a plain value"),
         ("compare.3.kind=ridge", "expected an index"),

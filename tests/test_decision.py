@@ -18,13 +18,14 @@ from raycadian.evaluation.decision import (
     EXTREME,
     Calibration,
     Decision,
+    choose_calibration,
     fit_calibration,
     fit_decision,
     threshold_at,
 )  # fmt: skip
 from raycadian.evaluation.labels import LabelPredictions
 
-KINDS = ("none", "temperature", "platt", "isotonic")
+KINDS = ("none", "temperature", "platt", "beta", "isotonic")
 
 
 def test_platt_is_logistic_regression_on_softened_targets():
@@ -57,6 +58,37 @@ def test_isotonic_keeps_few_knots():
 def test_temperature_finds_the_scale_of_the_log_odds():
     score, label, weight = made(slope=0.5, shift=0.0)
     assert fit_calibration("temperature", score, label, weight).parameters[0] == pytest.approx(2.0, rel=0.1)
+
+
+def test_beta_bends_where_platt_is_straight():
+    """Kull et al.: on log p and log(1 - p); the parameters that labels were drawn with are found."""
+    score = np.random.default_rng(0).normal(0, 2, 40_000)
+    p = expit(score)
+    said = expit(2.0 * np.log(p) - 0.5 * np.log1p(-p) + 0.3)
+    label = (np.random.default_rng(1).random(len(p)) < said).astype(float)
+    found = fit_calibration("beta", score, label, np.ones(len(p)))
+    np.testing.assert_allclose(found.parameters, [2.0, 0.5, 0.3], atol=0.12)
+    np.testing.assert_allclose(found.probability(score), said, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("curve", "kinds"),
+    [
+        (expit, ("none", "temperature", "platt", "beta")),  # those that nest may win by chance, by next to nothing
+        (lambda x: expit(0.4 * x), ("temperature", "platt", "beta")),
+        (lambda x: expit(0.4 * x - 1.5), ("platt", "beta")),
+        (lambda x: expit(-3 * np.logaddexp(0, -x) + 0.2 * np.logaddexp(0, x)), ("beta",)),
+        (lambda x: 0.1 + 0.8 * (x > 0.7), ("isotonic",)),
+    ],
+)
+def test_validation_people_choose_the_calibration_that_made_their_labels(curve, kinds):
+    rng = np.random.default_rng(3)
+    score, subject = rng.normal(0, 2, 20_000), rng.integers(0, 40, 20_000).astype(str)
+    label = (rng.random(len(score)) < curve(score)).astype(float)
+    assert choose_calibration(score, label, np.ones(len(score)), subject) in kinds
+    task = Classification(label=Hypotension(), calibration="chosen")
+    chosen = fit_decision(task, predictions(score[:2000], label[:2000])).calibration
+    assert chosen.kind in KINDS, "what is kept is a calibration, not that one was chosen"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,8 @@ from raycadian.config import (
     Split,
     Statistics,
 )  # fmt: skip
-from raycadian.data.labelled import cut_labelled, find_places, strata
+from raycadian.data.hypotension import events
+from raycadian.data.labelled import cut_labelled, find_places, labels_of, strata
 from raycadian.data.marks import good_starts
 from raycadian.data.series import build_series
 from raycadian.data.split import audit, make_split
@@ -98,6 +99,19 @@ def test_labels_of_planted_episodes():
     for e, lead in zip(end[first], places.lead_s[first], strict=True):
         assert np.abs(onsets - (e + lead)).min() <= 20  # noise about the threshold
     assert (pressure[end[first]] >= 60).all(), "no window of an episode that has begun"
+
+
+def test_no_window_shows_an_episode_that_has_begun_or_just_ended():
+    people = Cases({"a": [case("a", seconds=3600)]})
+    _, places = places_of(people)
+    marks = people.marks("a")[0]
+    found = events(*reversed(marks.numerics["map_mmhg"])).certain
+    begin, end = places.point, places.point + 30
+    assert len(found) == 2
+    for first, last in found:
+        assert not ((begin < last) & (end > first)).any()
+    label, _ = labels_of(marks, np.array([found[0, 1] + 5.0]), TASK)
+    assert label == 0, "of its last moment alone it would be one without an episode"
 
 
 def test_the_mean_ahead_and_a_column_as_labels():

@@ -16,6 +16,7 @@ from raycadian import registry, workflow
 from raycadian.config import (
     CNN,
     Ahead,
+    Boosting,
     Classification,
     Column,
     Evaluation,
@@ -194,12 +195,23 @@ def test_runs_of_other_protocols_are_not_compared(runs, people, tmp_path, change
         workflow.compare([workflow.Run(next(runs.glob("labels-2*"))), other])
 
 
-def test_labels_in_random_order_teach_nothing(people, tmp_path):
-    of = recipe(
-        task=Classification(label=Hypotension(), shuffled=True), evaluation=Evaluation(bootstrap=1000, confidence=0.99)
-    )
-    found = train_run(of, data(people, of), runs=tmp_path).summary["test"]["auroc"]
-    assert found["low"] <= 0.5 <= found["high"], found  # 0.5 itself where calibration finds nothing in the score
+@pytest.mark.parametrize("model", [Statistics(), Boosting(trees=60)], ids=lambda m: m.kind)
+def test_labels_in_random_order_teach_nothing(people, tmp_path, model):
+    """A model that finds the labels where they are (0.5 is below its interval) finds nothing of them in random order."""
+    window = SignalWindow(past=CHANNELS, windows=6, step_s=10, eval_step_s=10)
+    score = {}
+    for shuffled in (False, True):
+        task = Classification(label=Hypotension(), shuffled=shuffled)
+        of = recipe(
+            name=f"shuffled-{shuffled}", window=window, model=model, task=task,
+            evaluation=Evaluation(bootstrap=1000, confidence=0.99),
+        )  # fmt: skip
+        run = train_run(of, data(people, of), runs=tmp_path)
+        score[shuffled] = run.summary["test"]["auroc"]
+        assert run.metadata["windows"]["train"]["windows"] > 2000
+    assert score[False]["low"] > 0.6, score
+    low, high = score[True]["low"], score[True]["high"]
+    assert low <= 0.5 <= high and high - low < 0.2, score  # 0.5 itself where calibration finds nothing in the score
 
 
 def test_a_number_ahead(people, tmp_path):

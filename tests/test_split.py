@@ -38,6 +38,18 @@ def test_kfold_tests_every_subject_once():
     assert sorted(tested) == sorted(lengths)
 
 
+def test_people_by_number():
+    split = make_split(
+        {f"s{i:02d}": [300] for i in range(70)}, Split(kind="subject", test_subjects=20, val_subjects=10)
+    )
+    assert {name: len({r.subject for r in split.of(name)}) for name in ("train", "val", "test")} == {
+        "train": 40, "val": 10, "test": 20,
+    }  # fmt: skip
+    assert Split(test_subjects=0.2) == Split() and Split.model_validate({"test_subjects": 0}).test_subjects == 0
+    with pytest.raises(ValueError, match="test_subjects 70 of 70 subjects"):
+        make_split({f"s{i:02d}": [300] for i in range(70)}, Split(kind="subject", test_subjects=70))
+
+
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [

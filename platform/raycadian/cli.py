@@ -83,7 +83,7 @@ def demo(runs: Path, snapshots: Path, port: int) -> None:
     from raycadian.demo import run_demo
     from raycadian.terminal import Terminal
 
-    run_demo(runs, snapshots, port, Terminal())
+    run_demo(runs, snapshots, port, Terminal("mg/dL"))
 
 
 @main.command()
@@ -158,14 +158,16 @@ def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:
 @JSON
 def train(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
     """Train and score the recipe's model; one worker in this process, more on Ray Train."""
-    from raycadian.config import load_recipe
+    from raycadian.config import headline, load_recipe
 
     loaded = load_recipe(recipe, overrides)  # a typo is told before anything heavy is imported
     from raycadian import workflow
     from raycadian.terminal import Terminal
     from raycadian.training.experiment import load_data
 
-    run = workflow.train(loaded, load_data(loaded, snapshots), Terminal(), runs=runs, resume=resume)
+    run = workflow.train(
+        loaded, load_data(loaded, snapshots), Terminal(headline(loaded.task).unit), runs=runs, resume=resume
+    )
     _show_run(run, as_json)
 
 
@@ -178,14 +180,16 @@ def train(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path,
 @JSON
 def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
     """Sweep the recipe's search space on Ray Tune; choose on validation data."""
-    from raycadian.config import load_recipe
+    from raycadian.config import headline, load_recipe
 
     loaded = load_recipe(recipe, overrides)
     from raycadian import workflow
     from raycadian.terminal import Terminal, show_json, show_table
     from raycadian.training.experiment import load_data
 
-    found = workflow.tune(loaded, load_data(loaded, snapshots), Terminal(), runs=runs, resume=resume)
+    found = workflow.tune(
+        loaded, load_data(loaded, snapshots), Terminal(headline(loaded.task).unit), runs=runs, resume=resume
+    )
     if as_json:
         show_json({"path": str(found.path), "best": found.best, "trials": found.table.to_dict("records")})
         return
@@ -204,13 +208,13 @@ def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, 
 @JSON
 def run(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
     """Prepare, tune, train the model and its peers, score, promote the best, report."""
-    from raycadian.config import load_recipe
+    from raycadian.config import headline, load_recipe
 
     loaded = load_recipe(recipe, overrides)
     from raycadian import workflow
     from raycadian.terminal import Terminal
 
-    outcome = workflow.run(loaded, Terminal(), runs=runs, snapshots=snapshots, resume=resume)
+    outcome = workflow.run(loaded, Terminal(headline(loaded.task).unit), runs=runs, snapshots=snapshots, resume=resume)
     show_outcome(outcome, as_json)
 
 
@@ -265,13 +269,13 @@ def experiment(
     recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool
 ) -> None:
     """Run the recipe's experiment: its models on identical windows, a figure, a table, what is better in words."""
-    from raycadian.config import load_recipe
+    from raycadian.config import headline, load_recipe
 
     loaded = load_recipe(recipe, overrides)
     from raycadian.experiments.runner import run as run_experiment
     from raycadian.terminal import Terminal, show_json
 
-    done = run_experiment(loaded, Terminal(), runs=runs, snapshots=snapshots, resume=resume)
+    done = run_experiment(loaded, Terminal(headline(loaded.task).unit), runs=runs, snapshots=snapshots, resume=resume)
     table = done.table
     if as_json:
         show_json({"path": str(done.path), **table})
@@ -673,11 +677,21 @@ def _score_in_words(run: Any) -> str:
     best, summary = headline(recipe.task), run.summary
     if "test" not in summary:
         return f"validation {best.text(summary['val'][best.metric]['value'])}"
-    found = summary["test"][best.metric]
-    digits = 2 if best.unit else 3
-    between = f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    unit = f" {best.unit}, whole horizon" if isinstance(recipe.task, Forecasting) else ", over held-out people"
-    return f"test {best.words} {found['value']:.{digits}f} {between}{unit}"
+    unit = f" {best.unit}".rstrip()
+    over = ", whole horizon" if isinstance(recipe.task, Forecasting) else ", over held-out people"
+    text = f"test {best.words} {_three(summary['test'][best.metric], 2 if best.unit else 3)}{unit}"
+    if "ece_chance" in summary["test"]:
+        ece, chance = (_three(summary["test"][name], 3) for name in ("ece", "ece_chance"))
+        text += f", ECE after calibration {ece} (by chance {chance})"
+    return text + over
+
+
+def _three(found: dict[str, float | None], digits: int) -> str:
+    """0.855 [0.831, 0.878]; no brackets where too few people give no interval."""
+    from raycadian.evaluation.report_parts import brackets
+
+    value, low, high = (float("nan") if found[k] is None else found[k] for k in ("value", "low", "high"))
+    return brackets(value, low, high, digits)
 
 
 def show_outcome(outcome: Any, as_json: bool = False) -> None:
@@ -701,7 +715,7 @@ def show_outcome(outcome: Any, as_json: bool = False) -> None:
         "diff_low",
         "diff_high",
         "verdict",
-        "mae_mgdl",
+        *(name for name in board.columns if name.startswith("mae")),
         "auprc",
         "ece",
     ]
@@ -715,3 +729,5 @@ def show_outcome(outcome: Any, as_json: bool = False) -> None:
 
 if __name__ == "__main__":
     main()
+    for run in outcome.ranked:
+        click.echo(f"{run.metadata['model']}: {_score_in_words(run)}")

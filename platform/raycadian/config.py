@@ -154,6 +154,13 @@ class SignalQuality(Schema):
     abp_normal: Fraction = 0.8
 
 
+class Subset(Schema):
+    """So many cases of a cohort, each of another person, drawn at random; a smaller draw is part of a larger one."""
+
+    cases: Count
+    seed: int = 0
+
+
 class SignalCard(Schema):
     """A data set of biosignals: files of cases, or cases of the VitalDB API."""
 
@@ -169,12 +176,16 @@ class SignalCard(Schema):
     after its kind and unit: ecg..._mv, ppg..., abp..._mmhg. At 125 Hz in the snapshot."""
     numerics: dict[str, tuple[str, ...]] = {}
     """The same for values every second or two, e.g. map_mmhg: [Solar8000/ART_MBP]."""
+    numerics_every_s: Positive = 60.0
+    """Where a numeric is forecast: seconds of a point, which is the mean of what was measured in them."""
     filters: Literal["zero_phase", "causal"] = "zero_phase"
     """causal: as a stream has to be filtered."""
     quality: SignalQuality = SignalQuality()
     clinical: Clinical | None = None
     cohort: str | None = None
     """Which cases, by a query on the clinical table: `age >= 18 and asa <= 3`."""
+    subset: Subset | None = None
+    """For a first look: of all these cases only some, so that few are downloaded."""
     exclude_subjects: tuple[str, ...] = ()
     license: str = ""
     source: str = ""
@@ -206,7 +217,7 @@ class SignalCard(Schema):
 
 
 WAVEFORMS = {"ecg": "mV", "ppg": "", "abp": "mmHg"}
-_UNITS = {"mv": "mV", "mmhg": "mmHg"}
+_UNITS = {"mv": "mV", "mmhg": "mmHg", "mgdl": "mg/dL"}
 
 
 def waveform_kind(channel: str) -> str:
@@ -218,6 +229,14 @@ def unit_of(channel: str) -> str | None:
     """mV of ecg_mv, mmHg of map_mmhg, "" of what names none; None where a waveform's name lacks its unit."""
     unit = _UNITS.get(channel.rpartition("_")[2], "")
     return unit if unit == WAVEFORMS.get(waveform_kind(channel), unit) else None
+
+
+def in_unit_of(metric: str, target: str) -> str:
+    """rmse_mgdl as it is called of a target: rmse_mmhg of map_mmhg, rmse of what has no unit in its name."""
+    if not metric.endswith("_mgdl"):
+        return metric
+    unit = target.rpartition("_")[2]
+    return metric.removesuffix("_mgdl") + (f"_{unit}" if unit in _UNITS else "")
 
 
 class ActivityColumns(Schema):
@@ -296,9 +315,10 @@ class Split(Schema):
     kind: Literal["subject", "time", "hybrid", "kfold", "person"] = "hybrid"
     """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject ·
     person: one person's days, as `person` says."""
-    test_subjects: Fraction = 0.2
-    val_subjects: Fraction = 0.2
-    """subject and kfold: share of the remaining people for validation."""
+    test_subjects: Fraction | Count = 0.2
+    """Share of the people, or how many."""
+    val_subjects: Fraction | Count = 0.2
+    """subject and kfold: share of the remaining people for validation, or how many."""
     test_fraction: Fraction = 0.15
     val_fraction: Fraction = 0.15
     folds: int = Field(5, ge=2)
@@ -317,8 +337,7 @@ class Split(Schema):
         return self
 
 
-PastChannel = Literal["glucose_mgdl", "carbs_g", "bolus_u", "basal_uph"]
-assert get_args(PastChannel) == (GLUCOSE, CARBS, BOLUS, BASAL)
+BESIDE_GLUCOSE = (CARBS, BOLUS, BASAL)
 
 
 Anchor = Literal["any", "midnight", "meal", "estimated_meal"]
@@ -333,8 +352,9 @@ class Window(Schema):
     """Points between the windows trained on."""
     eval_stride: Count = 3
     """Points between the windows scored."""
-    past: tuple[PastChannel, ...] = (GLUCOSE,)
-    """Past channels; the first is the target."""
+    past: tuple[str, ...] = (GLUCOSE,)
+    """Past channels; the first is the target. Of glucose: carbs_g, bolus_u, basal_uph beside it · else numerics of the card of
+    biosignals, such as [map_mmhg]."""
     known: tuple[Literal["hour_sin", "hour_cos", "planned_carbs"], ...] = ("hour_sin", "hour_cos")
     """Channels known over context and horizon. planned_carbs (g): what is eaten in the horizon too, which is no leak only
     where meals are planned before the forecast is made; scoring takes what was recorded for the plan."""
@@ -352,8 +372,14 @@ class Window(Schema):
     @field_validator("past")
     @classmethod
     def _target_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or value[0] != GLUCOSE or len(set(value)) != len(value):
-            raise ValueError(f"past channels are distinct and begin with {GLUCOSE}; found {list(value)}")
+        if not value or value[0] in BESIDE_GLUCOSE or len(set(value)) != len(value):
+            raise ValueError(
+                f"past channels are distinct and begin with what is forecast, {GLUCOSE} unless a numeric; found {list(value)}"
+            )
+        if odd := [c for c in value[1:] if (c in BESIDE_GLUCOSE) != (value[0] == GLUCOSE)]:
+            raise ValueError(
+                f"past channels {odd} don't go with {value[0]}; beside glucose: {', '.join(BESIDE_GLUCOSE)}"
+            )
         return value
 
     @model_validator(mode="after")
@@ -413,7 +439,8 @@ class Forecasting(Schema):
     """The next values of a channel, as quantiles."""
 
     kind: Literal["forecast"] = "forecast"
-    target: Literal["glucose_mgdl"] = GLUCOSE
+    target: str = GLUCOSE
+    """The first channel of window.past: glucose, or a numeric of a card of biosignals (map_mmhg)."""
     quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
 
     @field_validator("quantiles")
@@ -530,8 +557,9 @@ class Classification(_Labelled):
     kind: Literal["classify"] = "classify"
     balance: Literal["none", "training"] = "training"
     """training: windows with the label weigh as much as all others together, by their share in training."""
-    calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
-    """How validation data turn the model's log odds into probabilities."""
+    calibration: Literal["none", "temperature", "platt", "beta", "isotonic", "chosen"] = "platt"
+    """How validation data turn the model's log odds into probabilities. chosen: by whichever of the others says it best of
+    validation people that it was not fitted on."""
     voting: Literal["soft", "hard"] = "soft"
     """soft: the mean probability votes · hard: the share of windows above the threshold."""
     specificity: float = Field(0.9, gt=0, lt=1)
@@ -1173,6 +1201,7 @@ class Recipe(Schema):
                 _require_forecast(self.window, models)
             case Classification() | Regression():
                 _require_label(self, models)
+                _require_target(self, models)
             case Pretraining():
                 _require_pretraining(self, models)
         return self
@@ -1203,6 +1232,29 @@ def _require_forecast(window: Any, models: tuple[Any, ...]) -> None:
 
 def _require_label(recipe: "Recipe", models: tuple[Any, ...]) -> None:
     """Raises ValueError where models don't fit a label."""
+def _require_target(recipe: "Recipe", models: tuple[Any, ...]) -> None:
+    """Raises ValueError where something of glucose alone is asked of another target."""
+    target, window = recipe.task.target, recipe.window
+    if target != window.past[0]:
+        raise ValueError(
+            f"task.target {target} is not the first of window.past, {window.past[0]}; set one to the other"
+        )
+    if target == GLUCOSE:
+        return
+    if window.known:
+        raise ValueError(f"the clock of a case is not known: set window.known: [] to forecast {target}")
+    if (window.anchor, window.train_anchor) != ("any", "any"):
+        raise ValueError(f"window.anchor is one of days and meals; leave it out to forecast {target}")
+    if recipe.experiment is not None:
+        raise ValueError(f"experiment {recipe.experiment.kind} is one of glucose; leave it out to forecast {target}")
+    for inner in (m for model in models for m in unwrap(model)):
+        if not isinstance(inner, Persistence | Ridge | MLP | TTM | Ensemble | Conformal):
+            raise ValueError(
+                f"{inner.kind} knows glucose alone; {target} is forecast by persistence, ridge, mlp, ttm, and ensemble or "
+                "conformal around them"
+            )
+
+
     if other := [m.kind for m in models if not isinstance(m, ForLabel)]:
         there = ", ".join(_kinds(ForLabel))
         raise ValueError(f"{', '.join(other)}: no model of task {recipe.task.kind}; there are {there}")
@@ -1247,11 +1299,13 @@ class Headline(NamedTuple):
 def headline(task: Any) -> Headline:
     match task:
         case Forecasting():
-            return Headline("rmse_mgdl", "low", "RMSE", "mg/dL")
+            return Headline(in_unit_of("rmse_mgdl", task.target), "low", "RMSE", unit_of(task.target) or "")
         case Classification():
             return Headline("auroc", "high", "AUROC")
         case Regression():
             return Headline("rmse", "low", "RMSE")
+        case Regression(label=Ahead(channel=channel)):
+            return Headline("rmse", "low", "RMSE", unit_of(channel) or "")
     return Headline("loss", "low", "loss")
 
 

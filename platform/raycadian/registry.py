@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycadian.config import Ahead, Column, Forecasting, Pretraining, Recipe, Tracking, headline, protocol_of
 from raycadian.training.run import RUNS, Run
+from raycadian.types import GLUCOSE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,8 +45,8 @@ def tracking_uri(tracking: Tracking, runs: Path = RUNS) -> str | None:
 def registered_name(recipe: Recipe) -> str:
     """What a champion is champion of: the data set and the horizon, or what the label is."""
     match recipe.task:
-        case Forecasting():
-            what = str(recipe.window.horizon)
+        case Forecasting(target=target):
+            what = f"{'' if target == GLUCOSE else f'{target}-'}{recipe.window.horizon}"
         case Pretraining():
             what = recipe.name
         case task:

@@ -21,7 +21,9 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)  # progress goes
 class Terminal:
     """Progress for people: a line a stage, an epoch, a trial; a bar with throughput inside an epoch on a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "") -> None:
+        """`unit`: of the validation errors (`config.headline` says it of a task); of a label that is no quantity, none."""
+        self._unit = unit
         self._bar: Progress | None = None
         self._epoch, self._began, self._best = 0, 0.0, math.inf
 
@@ -50,7 +52,7 @@ class Terminal:
         self._end_bar()
         rate = f" · {metrics['windows_per_s']:,.0f} windows/s" if metrics["windows_per_s"] else ""
         loss = "" if math.isnan(metrics["train/loss"]) else f"train loss {metrics['train/loss']:.4f} · "
-        console.print(f"  epoch {metrics['epoch']:.0f} · {loss}{_validation(metrics)}{rate}")
+        console.print(f"  epoch {metrics['epoch']:.0f} · {loss}{_validation(metrics, self._unit)}{rate}")
 
     def trial(self, record: dict[str, Any]) -> None:
         score = record.get("best/val/rmse")
@@ -69,10 +71,10 @@ class Terminal:
             self._bar = None
 
 
-def _validation(metrics: dict[str, float]) -> str:
+def _validation(metrics: dict[str, float], unit: str) -> str:
     if "val/auroc" in metrics:
         return f"val loss {metrics['val/loss']:.4f} · val AUROC {metrics['val/auroc']:.3f}"
-    return f"val RMSE {metrics['val/rmse']:.2f} · val MAE {metrics['val/mae']:.2f} mg/dL"
+    return f"val RMSE {metrics['val/rmse']:.2f} · val MAE {metrics['val/mae']:.2f} {unit}".rstrip()
 
 
 def show_table(frame: "pd.DataFrame", title: str = "") -> None:

@@ -167,7 +167,7 @@ def _places(marks: Marks, position: int, series: Series, window: SignalWindow, t
     if isinstance(task, Pretraining):
         label, lead_s, weight = np.zeros(len(starts)), np.full(len(starts), np.nan), np.ones(len(starts))
     else:
-        label, lead_s = labels_of(marks, ends_s, task)
+        label, lead_s = labels_of(marks, ends_s, task, window.length_s)
         weight = np.full(len(starts), 1.0 if task.weight is None else _number(marks.attributes, task.weight, marks))
         if task.also:
             label = np.stack(
@@ -178,13 +178,15 @@ def _places(marks: Marks, position: int, series: Series, window: SignalWindow, t
     return found.take(known & (weight > 0))
 
 
-def labels_of(marks: Marks, ends_s: np.ndarray, task: LabelTask) -> tuple[np.ndarray, np.ndarray]:
-    """label and lead_s of windows that end at `ends_s` (M,) seconds after the recording's start; NaN is unknown. Raises
-    ValueError for a numeric or column that is absent."""
+def labels_of(
+    marks: Marks, ends_s: np.ndarray, task: LabelTask, window_s: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """label and lead_s of windows of `window_s` that end at `ends_s` (M,) seconds after the recording's start; NaN is
+    unknown: an episode within the window too, since then the window shows it. Raises ValueError for a numeric or column that is absent."""
     none = np.full(len(ends_s), np.nan)
     match task.label:
         case Hypotension() as how:
-            return _hypotension(marks, ends_s, how)
+            return _hypotension(marks, ends_s, how, window_s)
         case Ahead() as how:
             times_s, values = _numeric(marks, how.channel)
             begin_s = ends_s + 60 * how.ahead_min
@@ -193,10 +195,10 @@ def labels_of(marks: Marks, ends_s: np.ndarray, task: LabelTask) -> tuple[np.nda
             return np.full(len(ends_s), _of_column(marks, how, task.kind)), none
 
 
-def _hypotension(marks: Marks, ends_s: np.ndarray, how: Hypotension) -> tuple[np.ndarray, np.ndarray]:
+def _hypotension(marks: Marks, ends_s: np.ndarray, how: Hypotension, window_s: float) -> tuple[np.ndarray, np.ndarray]:
     times_s, values = _numeric(marks, how.channel)
     found = hypotension.events(values, times_s, how.below, how.for_s)
-    label = hypotension.label_windows(ends_s, found, 60 * how.ahead_min, 60 * how.gap_min, how.gray_mmhg)
+    label = hypotension.label_windows(ends_s, found, 60 * how.ahead_min, 60 * how.gap_min, how.gray_mmhg, window_s)
     onsets = np.append(found.certain[:, 0], np.nan)
     return label, onsets[np.searchsorted(found.certain[:, 0], ends_s, side="right")] - ends_s
 

@@ -65,7 +65,7 @@ class Series:
 
     table (1+C, N) float32: row 0 the target, NaN where it was not measured; then the past channels, the target
     first, gaps carried forward (causal: a value never comes from a later reading than an observed point after it).
-    Without a channel that is forecast (`channels[0]` is not glucose) there is no row 0: (C, N).
+    Where nothing is forecast there is no row 0: (C, N).
     observed (N,) bool: where the target, or every channel, was measured · offsets (R+1,) first point of each recording · subject_of (R,) index into `subjects` · number_of (R,) number of
     the recording within its subject · start_s (R,) UTC seconds · utc_offset_min (R,).
     """
@@ -97,13 +97,15 @@ class Series:
         return (seconds % 86400) / 3600.0
 
 
-def build_series(source: HasRecordings, channels: tuple[str, ...]) -> Series:
-    """A series in memory, for few recordings (serving, tests). Raises ValueError."""
+def build_series(source: HasRecordings, channels: tuple[str, ...], forecast: bool | None = None) -> Series:
+    """A series in memory, for few recordings (serving, tests) or few points (numerics). `forecast`: whether the first channel
+    is; glucose is if left out. Raises ValueError."""
+    target = _is_forecast(channels) if forecast is None else forecast
     recordings = [r for s in source.subjects for r in source.recordings(s)]
     if not recordings:
         raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
-    table = np.concatenate([_rows(r, channels) for r in recordings], axis=1)
-    observed = np.concatenate([_observed(r, channels) for r in recordings])
+    table = np.concatenate([_rows(r, channels, target) for r in recordings], axis=1)
+    observed = np.concatenate([_observed(r, channels, target) for r in recordings])
     return _series(table, observed, recordings, tuple(source.subjects), channels)
 
 
@@ -147,13 +149,14 @@ def _write(source: Snapshot, channels: tuple[str, ...], folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
     try:
-        table = _array(temporary / "table.npy", np.float32, (_is_forecast(channels) + len(channels), total))
+        target = _is_forecast(channels)
+        table = _array(temporary / "table.npy", np.float32, (target + len(channels), total))
         observed = _array(temporary / "observed.npy", np.bool_, (total,))
         heads, missing, position = [], set(channels), 0
         for recording in _stream(source):
             points = slice(position, position + len(recording))
-            table[:, points] = _rows(recording, channels)
-            observed[points] = _observed(recording, channels)
+            table[:, points] = _rows(recording, channels, target)
+            observed[points] = _observed(recording, channels, target)
             heads.append(_head(recording))
             missing -= set(recording.channels)
             position = points.stop
@@ -217,26 +220,25 @@ def _head(recording: Recording) -> Recording:
 
 
 def _is_forecast(channels: tuple[str, ...]) -> bool:
-    """Whether the first channel is one that is forecast."""
+    """Whether the first channel of a snapshot is one that is forecast; numerics have a series in memory."""
     return channels[0] == GLUCOSE
 
 
-def _rows(recording: Recording, channels: tuple[str, ...]) -> np.ndarray:
+def _rows(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
     """(1+C, n): the target as measured, then the channels with gaps carried forward; (C, n) where nothing is forecast."""
-    target = _is_forecast(channels)
     rows = np.zeros((target + len(channels), len(recording)), dtype=np.float32)
     if target:
-        rows[0] = np.where(recording.observed, recording.channels[GLUCOSE], np.nan)
+        rows[0] = np.where(recording.observed, recording.channels[channels[0]], np.nan)
     for i, name in enumerate(channels, start=target):
         if name in recording.channels:
             rows[i] = _carried_forward(recording.channels[name])
     return rows
 
 
-def _observed(recording: Recording, channels: tuple[str, ...]) -> np.ndarray:
+def _observed(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
     """(n,): where the target is known, or every channel was measured."""
-    if _is_forecast(channels):
-        return recording.observed & ~np.isnan(recording.channels[GLUCOSE])
+    if target:
+        return recording.observed & ~np.isnan(recording.channels[channels[0]])
     seen = [~np.isnan(recording.channels[c]) for c in channels if c in recording.channels]
     return (
         recording.observed & np.logical_and.reduce(seen)

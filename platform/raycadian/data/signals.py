@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raycadian.config import SignalCard, SignalQuality, unit_of, waveform_kind
+from raycadian.config import SignalCard, SignalQuality, Subset, unit_of, waveform_kind
 from raycadian.data import storage
 from raycadian.data.biosignals import VITALDB, check_unique, read_case
 from raycadian.data.marks import Judged, Marks
@@ -34,6 +34,13 @@ from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
 
 DT_S = 1 / waveforms.RATE_HZ
 START = np.datetime64("2000-01-01T00:00:00", "s")  # of a subject's first case; sources hide the date
+_POINTS_UP = (
+    "",
+    "i",
+    "ii",
+    "v5",
+    "v6",
+)  # leads whose QRS points up in nearly every heart; in V1 to V4, III, aVR it may not
 _DAY = np.timedelta64(1, "D")  # between a subject's cases: who reads times sees that they are no dates
 
 
@@ -83,6 +90,7 @@ def _end_s(track: Track) -> float:
 def _prepared(case: Case, channel: str, until_s: float, causal: bool, issues: Issues) -> waveforms.Prepared:
     """The channel from the case's start to `until_s`, missing where its track is silent."""
     track, kind = case.tracks[channel], waveform_kind(channel)
+    turned = kind == "ecg" and not causal and _lead(channel) in _POINTS_UP
     if track.rate_hz is None:
         raise ValueError(f"case {case.case}: {channel} has times of its own, like a numeric; a waveform has a rate")
     values = np.full(max(round(until_s * track.rate_hz), 1), np.nan, np.float32)
@@ -90,13 +98,18 @@ def _prepared(case: Case, channel: str, until_s: float, causal: bool, issues: Is
     inside = track.values[max(-first, 0) : max(len(values) - first, 0)]
     values[max(first, 0) : max(first, 0) + len(inside)] = inside
     try:
-        found = waveforms.prepare(values, track.rate_hz, kind, causal=causal, upright=kind == "ecg" and not causal)
+        found = waveforms.prepare(values, track.rate_hz, kind, causal=causal, upright=turned)
     except ValueError as error:
         raise ValueError(f"case {case.case}: {channel}: {error}") from None
-    issues.add("ECG upside down (turned over)", case.case, int(kind == "ecg" and not causal and found.beats.inverted))
+    issues.add("ECG upside down (turned over)", case.case, int(turned and found.beats.inverted))
     for reason, count in found.samples.items():
         issues.add(f"sample {reason}: {channel}", case.case, count)
     return found
+
+
+def _lead(channel: str) -> str:
+    """v of ecg_v_mv, nothing of ecg_mv: an ECG that doesn't say its lead is taken for one like II."""
+    return channel.removeprefix("ecg").removesuffix("mv").strip("_").lower()
 
 
 def _fitted(values: np.ndarray, n: int) -> np.ndarray:
@@ -144,7 +157,20 @@ def items(card: SignalCard, paths: list[Path], folder: Path, issues: Issues) -> 
         subject = _name(row[card.clinical.subject]) if card.clinical else case
         if subject not in card.exclude_subjects:
             people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _plain(row)})
+    if card.subset is not None:
+        people = _drawn(people, card.subset)
     return [{SUBJECT: s, "cases": sorted(people[s], key=lambda c: c["case"])} for s in sorted(people)]
+
+
+def _drawn(people: Mapping[str, list[dict[str, Any]]], subset: Subset) -> dict[str, list[dict[str, Any]]]:
+    """One case, the first by name, of each of the people drawn. Raises ValueError where there are fewer people."""
+    if len(people) < subset.cases:
+        raise ValueError(
+            f"subset of {subset.cases} cases, each of another person: the cohort has {len(people)} people; ask for fewer, or "
+            "widen `cohort`"
+        )
+    drawn = np.random.default_rng(subset.seed).permutation(sorted(people))[: subset.cases]
+    return {s: [min(people[s], key=lambda c: c["case"])] for s in drawn.tolist()}
 
 
 def _selected(

@@ -145,11 +145,11 @@ def _require(manifest: SplitManifest) -> None:
 
 
 def _draw(
-    subjects: list[str], fraction: float, seed: int, name: str, strata: Mapping[str, float] | None = None
+    subjects: list[str], fraction: float | int, seed: int, name: str, strata: Mapping[str, float] | None = None
 ) -> list[str]:
-    """ceil(fraction) of the subjects, at least one; at least one is left. With strata, one from each of as many
-    stretches of equal size along them."""
-    n = int(np.ceil(fraction * len(subjects)))
+    """ceil(fraction) of the subjects, at least one, or a whole number of them; at least one is left. With strata, one from
+    each of as many stretches of equal size along them."""
+    n = fraction if isinstance(fraction, int) else int(np.ceil(fraction * len(subjects)))
     if fraction > 0 and not 0 < n < len(subjects):
         raise ValueError(
             f"split.{name} {fraction} of {len(subjects)} subjects holds out {n}: one at least must stay; "

@@ -6,7 +6,10 @@ auprc            average precision: the mean over windows with the label of the 
 brier            mean of (p - label)^2; brier_raw: before calibration
 ece              expected calibration error: mean |mean p - share with the label| over 15 bins of equal width, weighed by
                  their windows (Guo et al., ICML 2017); ece_adaptive: bins of equal numbers of windows; ece_raw: ece before
-                 calibration. Noise alone makes it positive: the interval of few people lies above the truth
+                 calibration. A mean of absolute values: noise alone makes it positive, and resampling adds noise of its
+                 own, so that value and interval lie above the truth where people are few (neither is corrected)
+ece_chance       the ece that chance alone gives with these people and probabilities if all were calibrated, its mean and
+                 range: each bin's differences centred over people, resampled. An ece within says nothing against them
 mce              the largest such difference of any bin of equal width
 sensitivity, specificity, precision, accuracy, f1: of alarms. specificity was set on validation windows
 event_sensitivity   share of episodes with an alarm in a window whose label is 1
@@ -69,8 +72,10 @@ def score_labels(
 ) -> pd.DataFrame:
     """metric, value, low, high, n_subjects, n_windows: a row a metric. `decision`: of classify, from validation windows."""
     people = SubjectBootstrap(p.subject, resamples=bootstrap, confidence=confidence, seed=seed)
-    rows = [{"metric": name, **_estimate(s, people)} for name, s in statistics(p, decision, people).items()]
+    found = statistics(p, decision, people)
+    rows = [{"metric": name, **_estimate(s, people)} for name, s in found.items()]
     if decision is not None:
+        rows.append({"metric": "ece_chance", **_by_chance(found["ece"], people)})
         said = decision.probability(p.score, p.case)
         for name, (value, low, high) in areas(said, p.label, people, p.weight).items():
             rows.insert(0, {"metric": name, "value": value[0], "low": low[0], "high": high[0]})
@@ -150,6 +155,16 @@ def calibration_error(
         return ratio(np.abs(difference).sum(-1), count.sum(-1))
 
     return Statistic(np.hstack([n, off]), formula)
+
+
+def _by_chance(error: Statistic, people: SubjectBootstrap) -> dict[str, float]:
+    """Of a calibration error: its mean and range where the differences of every bin are 0 but for the draw of people
+    (the null distribution of Broecker and Smith, Weather and Forecasting 22:651, 2007, with people in place of windows)."""
+    count, difference = np.split(error.per_subject, 2, axis=1)
+    centred = difference - count * np.nan_to_num(ratio(difference.sum(0), count.sum(0)))
+    draws = Statistic(np.hstack([count, centred]), error.formula).draws(people)[:, None]
+    low, high = people.bounds(draws, count.sum(1, keepdims=True))
+    return {"value": float(draws.mean()), "low": low[0], "high": high[0]}
 
 
 def _alarms(p: LabelPredictions, alarm: np.ndarray, people: SubjectBootstrap) -> dict[str, Statistic]:

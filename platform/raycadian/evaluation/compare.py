@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raycadian.config import in_unit_of, unit_of
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
-from raycadian.evaluation.metrics import METRICS, Metric, metrics_of, points_of
+from raycadian.evaluation.metrics import Metric, catalogue, metrics_of, points_of
 from raycadian.evaluation.predictions import Predictions
 from raycadian.evaluation.significance import Ranks, diebold_mariano, holm, overlapping, ranks
 
@@ -25,7 +26,7 @@ WORDS = ("better", "worse", "no difference shown")
 def leaderboard(
     named: dict[str, Predictions],
     *,
-    metric: str = "rmse_mgdl",
+    metric: str | None = None,
     horizons: Sequence[float] = (30, 60, 120),
     bootstrap: int = 1000,
     confidence: float = 0.95,
@@ -34,16 +35,16 @@ def leaderboard(
 ) -> pd.DataFrame:
     """One row a model, the best by `metric` first, over the whole horizon and all subjects.
 
-    `metric` with low, high · difference to `reference` (default: the best row) with diff_low, diff_high, paired: the same
+    `metric` (RMSE if left out) with low, high · difference to `reference` (default: the best row) with diff_low, diff_high, paired: the same
     resampled people on both sides · verdict: better, worse, no difference shown (what the difference's interval allows to
     say), "best" or "reference" for the row compared with · <metric>_at_<h>min at those `horizons` (minutes) that are
     steps of the forecast · further metrics over the whole horizon · n_subjects, n_windows. The best of several is chosen on
     these data, so its own value flatters it. Raises ValueError where windows or truths differ, or a name is unknown.
     """
-    _check(named, metric, reference)
+    metric = _check(named, metric, reference)
     first = next(iter(named.values()))
     people = SubjectBootstrap(first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
-    chosen = METRICS[metric]
+    chosen = catalogue(first.target)[metric]
     sums = {name: people.sum_count(points_of(p, chosen)) for name, p in named.items()}
     value = {name: _overall(*found, chosen)[0] for name, found in sums.items()}
     ranked = sorted(named, key=lambda name: value[name], reverse=chosen.better == "high")
@@ -63,7 +64,7 @@ def leaderboard(
 def differences(
     named: dict[str, Predictions],
     *,
-    metric: str = "rmse_mgdl",
+    metric: str | None = None,
     horizons: Sequence[float] = (30, 60, 120),
     bootstrap: int = 1000,
     confidence: float = 0.95,
@@ -78,6 +79,7 @@ def differences(
     pairs with that model. Raises ValueError as `leaderboard`.
     """
     drawn = {"bootstrap": bootstrap, "seed": seed, "confidence": confidence}
+    metric = _check(named, metric, reference)
     return judged(pairs(named, metric=metric, horizons=horizons, reference=reference, **drawn), metric, confidence)
 
 
@@ -87,7 +89,8 @@ def pairs(
 ) -> pd.DataFrame:  # fmt: skip
     """The columns of `differences` up to p, for tables that are judged together."""
     _check(named, metric, reference)
-    first, chosen = next(iter(named.values())), METRICS[metric]
+    first = next(iter(named.values()))
+    chosen = catalogue(first.target)[metric]
     people = SubjectBootstrap(first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
     points = {name: points_of(p, chosen) for name, p in named.items()}
     steps = [int(i) for i in np.flatnonzero(np.isin(first.horizon_min, horizons))]
@@ -120,11 +123,12 @@ def judge(low: float, high: float, p: float, alpha: float = 0.05) -> str:
     return "better" if low > 0 or high < 0 else "better for these people"
 
 
-def rank_models(named: dict[str, Predictions], metric: str = "rmse_mgdl", alpha: float = 0.05) -> Ranks:
-    """Mean ranks over people by their own value of the metric over the whole horizon. Raises ValueError."""
-    _check(named, metric, None)
-    chosen = METRICS[metric]
-    people = SubjectBootstrap(next(iter(named.values())).subject, resamples=1)
+def rank_models(named: dict[str, Predictions], metric: str | None = None, alpha: float = 0.05) -> Ranks:
+    """Mean ranks over people by their own value of the metric (RMSE if left out) over the whole horizon. Raises ValueError."""
+    metric = _check(named, metric, None)
+    first = next(iter(named.values()))
+    chosen = catalogue(first.target)[metric]
+    people = SubjectBootstrap(first.subject, resamples=1)
     sign = -1.0 if chosen.better == "high" else 1.0
     sums = {name: people.sum_count(points_of(p, chosen)) for name, p in named.items()}
     losses = {name: sign * ratio(total.sum(1), count.sum(1), chosen.root) for name, (total, count) in sums.items()}
@@ -138,6 +142,7 @@ def require_same_windows(one: Predictions, other: Predictions, name: str) -> Non
         ("windows", len(one), len(other)),
         ("steps", one.truth.shape[1], other.truth.shape[1]),
         ("minutes a step", one.dt_min, other.dt_min),
+        ("target", one.target, other.target),
         ("quantile levels", list(map(float, one.levels)), list(map(float, other.levels))),
     ):
         if mine != theirs:
@@ -194,9 +199,9 @@ def _window_loss(points: np.ndarray) -> np.ndarray:
 
 def _sentence(row: Any, metric: str) -> str:
     """A row of `differences` for people."""
-    unit = "mg/dL" if metric.endswith("_mgdl") else "points of %"
+    unit = "points of %" if metric.endswith("_pct") else unit_of(metric) or ""
     where = "over the whole horizon" if row.kind == "cumulative" else f"at {row.horizon_min:g} min"
-    size = f"{abs(row.difference):.2f} {unit} ({abs(row.relative_pct):.1f}%) {where}"
+    size = f"{abs(row.difference):.2f} {unit}".rstrip() + f" ({abs(row.relative_pct):.1f}%) {where}"
     match row.verdict:
         case "better":
             return f"{row.model} is better than {row.other} by {size}, beyond chance."
@@ -209,10 +214,12 @@ def _sentence(row: Any, metric: str) -> str:
     return f"{row.model} is ahead of {row.other} by {size}; {row.verdict} to tell whether by chance."
 
 
-def _check(named: dict[str, Predictions], metric: str, reference: str | None) -> None:
+def _check(named: dict[str, Predictions], metric: str | None, reference: str | None) -> str:
+    """The metric to compare by: RMSE unless another is named. Raises ValueError where that can't be."""
     if not named:
         raise ValueError("nothing to compare: name at least one run")
-    ordered = [name for name, m in METRICS.items() if m.better != "neither"]
+    ordered = [n for n, m in catalogue(next(iter(named.values())).target).items() if m.better != "neither"]
+    metric = metric or ordered[0]
     if metric not in ordered:
         raise ValueError(f"{metric}: models can't be ranked by it; choose one of {', '.join(ordered)}")
     if reference is not None and reference not in named:
@@ -224,6 +231,7 @@ def _check(named: dict[str, Predictions], metric: str, reference: str | None) ->
         )
     for name, other in named.items():
         require_same_windows(first, other, name)
+    return metric
 
 
 def _overall(total: np.ndarray, count: np.ndarray, metric: Metric) -> np.ndarray:
@@ -245,20 +253,21 @@ def _compared(people: SubjectBootstrap, own: tuple, other: tuple, metric: Metric
 
 def _at_steps(p: Predictions, metric: str, sums: tuple, horizons: Sequence[float]) -> dict[str, float]:
     """The metric at single steps of the forecast."""
-    values = ratio(sums[0].sum(0), sums[1].sum(0), METRICS[metric].root)
+    values = ratio(sums[0].sum(0), sums[1].sum(0), catalogue(p.target)[metric].root)
     steps = dict(zip(p.horizon_min, values, strict=True))
     return {f"{metric}_at_{h:g}min": steps[h] for h in horizons if h in steps}
 
 
 def _beside(p: Predictions, metric: str) -> dict[str, float]:
     """Other metrics over the whole horizon."""
-    known = metrics_of(p.levels)
-    names = [n for n in ("rmse_mgdl", *_BESIDE) if n != metric] + [n for n in known if n.startswith("coverage_")]
+    known = metrics_of(p.levels, p.target)
+    beside = [n for n in (in_unit_of(n, p.target) for n in ("rmse_mgdl", *_BESIDE)) if n in known and n != metric]
+    names = beside + [n for n in known if n.startswith("coverage_")]
     means = {name: np.nanmean(points_of(p, known[name])) for name in names}
     return {name: float(np.sqrt(mean) if known[name].root else mean) for name, mean in means.items()}
 
 
 def _window(p: Predictions, i: int) -> str:
     measured = p.truth[i][~np.isnan(p.truth[i])]
-    mean = f"mean truth {measured.mean():.2f} mg/dL" if len(measured) else "no truth"
+    mean = f"mean truth {measured.mean():.2f} {unit_of(p.target)}".rstrip() if len(measured) else "no truth"
     return f"{p.subject[i]} at {p.time_utc[i]} ({p.scope[i]}, {len(measured)} points, {mean})"

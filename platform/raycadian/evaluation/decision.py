@@ -20,6 +20,8 @@ from raycadian.files import written_whole
 
 EXTREME = 1e-6  # a probability is never surer
 _KNOTS = 256  # of an isotonic calibration, at most
+_FOLDS = 5  # of validation people, where they choose the calibration
+_SIMPLEST_FIRST = ("none", "temperature", "platt", "beta", "isotonic")
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,11 @@ class Calibration:
     """Non-decreasing, from log odds to a probability.
 
     temperature: sigmoid(x / parameters[0]) (Guo et al., ICML 2017) · platt: sigmoid(a x + b), a >= 0 (Platt 1999) ·
-    isotonic: straight between knots `at` with values `parameters`, the log odds' ends beyond (Zadrozny and Elkan, KDD
+    beta: sigmoid(a log p - b log(1 - p) + c) with p = sigmoid(x), a, b >= 0 (Kull et al., AISTATS 2017) · isotonic: straight between knots `at` with values `parameters`, the log odds' ends beyond (Zadrozny and Elkan, KDD
     2002) · none: sigmoid(x).
     """
 
-    kind: Literal["none", "temperature", "platt", "isotonic"]
+    kind: Literal["none", "temperature", "platt", "beta", "isotonic"]
     parameters: tuple[float, ...] = ()
     at: tuple[float, ...] = ()
 
@@ -44,6 +46,8 @@ class Calibration:
                 found = expit(score / self.parameters[0])
             case "platt":
                 found = expit(self.parameters[0] * score + self.parameters[1])
+            case "beta":
+                found = expit(_both_ends(score) @ self.parameters[:2] + self.parameters[2])
             case "isotonic":
                 found = np.interp(score, self.at, self.parameters)
         return np.clip(found, EXTREME, 1 - EXTREME)
@@ -67,29 +71,54 @@ def fit_calibration(kind: str, score: np.ndarray, label: np.ndarray, weight: np.
             )
             return Calibration("temperature", (float(np.exp(found.x)),))
         case "platt":
-            return _platt(score, label, weight)
+            return Calibration("platt", _slopes(score[:, None], label, weight))
+        case "beta":
+            return Calibration("beta", _slopes(_both_ends(score), label, weight))
         case "isotonic":
             return _isotonic(score, label, weight)
     raise AssertionError(kind)
+
+
+def choose_calibration(score: np.ndarray, label: np.ndarray, weight: np.ndarray, subject: np.ndarray) -> str:
+    """The kind with the least cross-entropy on validation people that it was not fitted on, five folds of people; the
+    simplest of equals. Raises ValueError where the people of a fold leave no label, or no other, to the rest."""
+    of = np.unique(subject, return_inverse=True)[1]
+    fold = np.random.default_rng(0).permutation(of.max() + 1)[of] % _FOLDS
+
+    def loss(kind: str) -> float:
+        said = np.empty(len(score))
+        for out in (fold == k for k in np.unique(fold)):
+            said[out] = fit_calibration(kind, score[~out], label[~out], weight[~out]).probability(score[out])
+        return _cross_entropy(logit(said), label, weight)
+
+    return min(_SIMPLEST_FIRST, key=loss)
 
 
 def _cross_entropy(score: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
     return float(np.average(np.logaddexp(0, score) - target * score, weights=weight))
 
 
-def _platt(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:
-    """The largest likelihood with Platt's softened targets, (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)."""
+def _both_ends(score: np.ndarray) -> np.ndarray:
+    """(W, 2): log p and -log(1 - p) of log odds, both rising."""
+    return np.column_stack([-np.logaddexp(0, -score), np.logaddexp(0, score)])
+
+
+def _slopes(x: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float, ...]:
+    """(K slopes, intercept) of a logistic regression on x (W, K), no slope below 0: the largest likelihood with Platt's
+    softened targets, (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)."""
     events, others = label.sum(), len(label) - label.sum()
     target = np.where(label == 1, (events + 1) / (events + 2), 1 / (others + 2))
-    unit = max(float(np.std(score)), 1e-12)  # well conditioned whatever the score's spread
+    unit = np.maximum(x.std(0), 1e-12)  # well conditioned whatever the score's spread
+    x = np.column_stack([x / unit, np.ones(len(x))])
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        x = parameters[0] * score / unit + parameters[1]
-        off = (expit(x) - target) * weight / weight.sum()
-        return _cross_entropy(x, target, weight), np.array([np.sum(off * score / unit), np.sum(off)])
+        said = x @ parameters
+        return _cross_entropy(said, target, weight), ((expit(said) - target) * weight / weight.sum()) @ x
 
-    found = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=((0, None), (None, None)))
-    return Calibration("platt", (float(found.x[0] / unit), float(found.x[1])))
+    k = len(unit)
+    begin, bounds = (1.0 / k,) * k + (0.0,), ((0, None),) * k + ((None, None),)
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return (*map(float, found[:k] / unit), float(found[k]))
 
 
 def _isotonic(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:
@@ -152,7 +181,10 @@ def fit_decision(task: Classification, val: LabelPredictions) -> Decision:
     window_threshold = threshold_at(val.score, val.label, val.weight, task.specificity)
     raw = Decision(task.vote, task.voting, window_threshold, Calibration("none"), 0.5)
     score = raw.voted(val.score, val.case)
-    calibration = fit_calibration(task.calibration, score, val.label, val.weight)
+    kind = task.calibration
+    if kind == "chosen":
+        kind = choose_calibration(score, val.label, val.weight, val.subject)
+    calibration = fit_calibration(kind, score, val.label, val.weight)
     threshold = threshold_at(calibration.probability(score), val.label, val.weight, task.specificity)
     return Decision(task.vote, task.voting, window_threshold, calibration, threshold)
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from raycadian.config import in_unit_of, unit_of
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.calibration import coverage_by_horizon, pit, reliability
 from raycadian.evaluation.glycemic import RANGE_MGDL
 from raycadian.evaluation.metrics import METRICS, interval_name, intervals, points_of
 from raycadian.evaluation.predictions import Predictions
 from raycadian.pages import new_figure
+from raycadian.types import GLUCOSE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +39,7 @@ _EXAMPLES = {
 def examples(p: Predictions) -> "Figure":
     """Windows at fixed ranks of their error: best, typical, worst. Below each, what was added to the mechanism."""
     error, chosen = _ranked_examples(p)
+    unit = unit_of(p.target) or ""
     added = [name for name in p.parts if name != "mechanism"]
     rows = 2 if not added else 4
     ratios = [1] * 2 if not added else [3, 1.1] * 2
@@ -47,7 +50,8 @@ def examples(p: Predictions) -> "Figure":
     for (row, column), (what, i) in zip(places, chosen, strict=False):
         upper = axes[row, column]
         _forecast(upper, p, i)
-        title = f"{what}: RMSE {error[i]:.0f} mg/dL\n{p.subject[i]}, {_clock(p.local_h[i])}"
+        when = _clock(p.local_h[i]) if p.target == GLUCOSE else str(p.time_utc[i]).replace("T", " ")
+        title = f"{what}: {f'RMSE {error[i]:.0f} {unit}'.rstrip()}\n{p.subject[i]}, {when}"
         upper.set_title(title, fontsize=9, loc="left", parse_math=False)
         if added:
             _parts(axes[row + 1, column], p, i, added)
@@ -57,16 +61,17 @@ def examples(p: Predictions) -> "Figure":
     for axis in axes[-1]:
         axis.set_xlabel("minutes from the forecast", fontsize=8)
     for row in range(rows):
-        axes[row, 0].set_ylabel("added, mg/dL" if added and row % 2 else "mg/dL", fontsize=8)
+        axes[row, 0].set_ylabel(f"added, {unit}" if added and row % 2 else unit, fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return figure
 
 
-def by_horizon(tables: dict[str, pd.DataFrame]) -> "Figure":
+def by_horizon(tables: dict[str, pd.DataFrame], target: str = GLUCOSE) -> "Figure":
     """RMSE and MAE at each step of the horizon, with intervals; `tables`: model -> its scores."""
     figure, axes = new_figure(10, 3.6, ncols=2)
-    for axis, metric, label in zip(axes, ("rmse_mgdl", "mae_mgdl"), ("RMSE, mg/dL", "MAE, mg/dL"), strict=True):
+    for axis, error in zip(axes, ("rmse", "mae"), strict=True):
+        metric, label = in_unit_of(f"{error}_mgdl", target), f"{error.upper()}, {unit_of(target)}".rstrip(", ")
         for (name, table), style in zip(tables.items(), _styles(), strict=False):
             rows = table[(table.scope == "all") & (table.metric == metric) & (table.kind == "step")]
             _line(axis, rows.horizon_min, rows.value, rows.low, rows.high, name, style)
@@ -118,7 +123,8 @@ def _ranked_examples(p: Predictions) -> tuple[np.ndarray, list[tuple[str, int]]]
 
 
 def _forecast(axis: "Axes", p: Predictions, i: int) -> None:
-    axis.axhspan(*RANGE_MGDL, color=_RANGE, alpha=0.07, lw=0)
+    if p.target == GLUCOSE:
+        axis.axhspan(*RANGE_MGDL, color=_RANGE, alpha=0.07, lw=0)
     if p.past is not None:
         shown = p.past[i][-max(24, 2 * p.truth.shape[1]) :]
         axis.plot(p.dt_min * np.arange(1 - len(shown), 1), shown, color=SOFT, lw=1.2, label="before")

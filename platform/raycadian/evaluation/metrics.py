@@ -1,6 +1,7 @@
 """Scores of forecasts, with bootstrap intervals over people. docs/evaluation.md says when to look at which.
 
 Every metric is a ratio of sums over windows, pooled: points without measured truth are left out one by one, and counted.
+Of another target than glucose those that any has, in its unit: rmse_mmhg, mae, mape, bias, pinball, crps_quantile, wql, coverage, width.
 
 rmse_mgdl         square root of the mean squared error of the median over all points (of all windows at once);
                   not the mean of per-window or per-person RMSEs, which is lower
@@ -54,6 +55,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from raycadian.config import in_unit_of
 from raycadian.evaluation import points
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.error_grids import GRIDS
@@ -71,6 +73,7 @@ from raycadian.evaluation.points import Points
 from raycadian.evaluation.predictions import Predictions
 from raycadian.evaluation.summaries import glucose_summaries
 from raycadian.evaluation.temporal import temporal_gain_min
+from raycadian.types import GLUCOSE
 
 Row = dict[str, str | int | float]
 """A row of the score table but for its scope."""
@@ -104,16 +107,23 @@ METRICS: dict[str, Metric] = {
     "tir_forecast_pct": Metric(points.tir_forecast_pct),
     "tir_error_pct": Metric(points.tir_error_pct),
 }
-"""Those that need no particular levels; `metrics_of` adds an interval's coverage and width."""
+"""Those of glucose that need no particular levels; `metrics_of` adds an interval's coverage and width."""
+
+_OF_ANY = ("rmse_mgdl", "mae_mgdl", "mape_pct", "bias_mgdl", "pinball_mgdl", "crps_quantile_mgdl", "wql_per_point_mgdl")
 
 
-def metrics_of(levels: np.ndarray) -> dict[str, Metric]:
-    """METRICS, then coverage and width of each central interval that the levels bound, widest first."""
-    found = dict(METRICS)
+def catalogue(target: str) -> dict[str, Metric]:
+    """METRICS of glucose; of another target those that any has, in its unit: rmse_mmhg."""
+    return METRICS if target == GLUCOSE else {in_unit_of(name, target): METRICS[name] for name in _OF_ANY}
+
+
+def metrics_of(levels: np.ndarray, target: str = GLUCOSE) -> dict[str, Metric]:
+    """The catalogue, then coverage and width of each central interval that the levels bound, widest first."""
+    found = dict(catalogue(target))
     for low, high in intervals(levels):
         name = interval_name(levels, low, high)
         found[f"coverage_{name}_pct"] = Metric(points.coverage_pct(low, high))
-        found[f"width_{name}_mgdl"] = Metric(points.width(low, high))
+        found[in_unit_of(f"width_{name}_mgdl", target)] = Metric(points.width(low, high))
     return found
 
 
@@ -147,8 +157,9 @@ def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float 
     for scope in ("all", *sorted(set(predictions.scope.tolist()))):
         chosen = predictions if scope == "all" else predictions.select(predictions.scope == scope)
         people = SubjectBootstrap(chosen.subject, resamples=bootstrap, confidence=confidence, seed=seed)
-        rows = [*_event_scores(chosen, people), *_person_scores(chosen, people)]
-        blocks = [*_point_scores(chosen, people), pd.DataFrame(rows)]
+        blocks = [*_point_scores(chosen, people)]
+        if predictions.target == GLUCOSE:
+            blocks.append(pd.DataFrame([*_event_scores(chosen, people), *_person_scores(chosen, people)]))
         tables.append(pd.concat(blocks, ignore_index=True).assign(scope=scope))
     table = pd.concat(tables, ignore_index=True)
     return table[["scope", *table.columns.drop("scope")]]
@@ -158,13 +169,11 @@ def _point_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataF
     truth, quantiles, seen = p.truth.astype(np.float64), p.quantiles.astype(np.float64), ~np.isnan(p.truth)
     used = {"step": seen, "cumulative": np.logical_or.accumulate(seen, axis=1)}
     count = people.sum(seen)
-    sums = {
-        name: people.sum(metric.points(truth, quantiles, p.levels)) for name, metric in metrics_of(p.levels).items()
-    }
-    rows = [(name, sums[name], count, metric.root) for name, metric in metrics_of(p.levels).items()]
-    rows.append(
-        ("wql_per_truth", sums["wql_per_point_mgdl"], people.sum(points.magnitude(truth, quantiles, p.levels)), False)
-    )
+    known = metrics_of(p.levels, p.target)
+    sums = {name: people.sum(metric.points(truth, quantiles, p.levels)) for name, metric in known.items()}
+    rows = [(name, sums[name], count, metric.root) for name, metric in known.items()]
+    lost = sums[in_unit_of("wql_per_point_mgdl", p.target)]
+    rows.append(("wql_per_truth", lost, people.sum(points.magnitude(truth, quantiles, p.levels)), False))
     for name, total, below, root in rows:
         for kind in used:
             ahead = (lambda s: s.cumsum(1)) if kind == "cumulative" else (lambda s: s)

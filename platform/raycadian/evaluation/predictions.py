@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycadian.files import written_whole
-from raycadian.types import ID, OOD
+from raycadian.types import GLUCOSE, ID, OOD
 
 _PER_WINDOW = ("subject", "time_utc", "local_h", "truth", "quantiles", "scope", "past")  # parts beside them
 _META = "raycadian"
@@ -21,7 +21,7 @@ _META = "raycadian"
 
 @dataclass(frozen=True)
 class Predictions:
-    """W windows, H horizon steps, Q quantile levels; glucose in mg/dL.
+    """W windows, H horizon steps, Q quantile levels; of `target`, in the unit that its name says (glucose: mg/dL).
 
     subject (W,) str · time_utc (W,) datetime64[s] of the last context point · local_h (W,) its local hour · truth (W, H),
     NaN where not measured · quantiles (W, H, Q), finite, non-decreasing in Q · levels (Q,), rising, with 0.5 · parts:
@@ -42,6 +42,7 @@ class Predictions:
     dt_min: float = 5.0
     scope: np.ndarray | None = None
     past: np.ndarray | None = None
+    target: str = GLUCOSE
 
     def __post_init__(self) -> None:
         if self.scope is None:
@@ -127,7 +128,7 @@ class Predictions:
             if getattr(first, name) is not None
         }
         parts = {name: np.concatenate([p.parts[name] for p in pieces]) for name in first.parts}
-        return Predictions(**joined, parts=parts, levels=first.levels, dt_min=first.dt_min)
+        return Predictions(**joined, parts=parts, levels=first.levels, dt_min=first.dt_min, target=first.target)
 
     def write_parquet(self, path: Path) -> None:
         """One row a window; horizon arrays as lists, one column a quantile (`q0.05` ...). Whole or not at all."""
@@ -139,7 +140,7 @@ class Predictions:
         columns |= {f"part:{name}": _lists(part) for name, part in self.parts.items()}
         if self.past is not None:
             columns["past"] = _lists(self.past)
-        meta = {"levels": [float(v) for v in self.levels], "dt_min": float(self.dt_min)}
+        meta = {"levels": [float(v) for v in self.levels], "dt_min": float(self.dt_min), "target": self.target}
         write_table(path, columns, meta)
 
     @staticmethod
@@ -162,6 +163,7 @@ class Predictions:
             dt_min=meta["dt_min"],
             scope=np.array(table["scope"].to_pylist(), dtype=str),
             past=_matrix(table["past"]) if "past" in names else None,
+            target=meta.get("target", GLUCOSE),
         )
 
 
@@ -185,6 +187,7 @@ def _layout(p: Predictions) -> dict[str, Any]:
     past = None if p.past is None else p.past.shape[1]
     return {
         "levels": [float(v) for v in p.levels], "steps": p.truth.shape[1], "dt_min": p.dt_min, "parts": sorted(p.parts), "past": past,
+        "target": p.target,
     }  # fmt: skip
 
 

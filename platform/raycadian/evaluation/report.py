@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from raycadian.config import in_unit_of, unit_of
 from raycadian.evaluation import figures, metrics, report_comparison
 from raycadian.evaluation import report_clinical as clinical
 from raycadian.evaluation import report_parts as parts
@@ -18,6 +19,7 @@ from raycadian.evaluation.metrics import score
 from raycadian.evaluation.predictions import Predictions
 from raycadian.files import written_whole
 from raycadian.pages import page, paragraph, table_html
+from raycadian.types import GLUCOSE
 
 _PARAMETERS = {
     "d": "circadian phase (d, h)", "taup": "exposure to light (taup)", "taug": "clearance after meals (taug)",
@@ -53,13 +55,9 @@ def write_report(
             ("Leaderboard", _leaderboard(leaderboard, confidence)),
             ("What is better", report_comparison.comparison(predictions, leaderboard, drawn)),
             ("Example forecasts", _examples(name, own)),
-            ("Error by horizon", _by_horizon(tables, confidence)),
-            ("Seen and held-out people", _by_scope(tables)),
-            ("Error by hour of day", _by_hour(predictions, people)),
-            ("Error grids", clinical.error_grids(name, own, tables[name])),
-            ("Lows and highs", clinical.events(name, own, tables[name])),
-            ("Probability of a low", clinical.low_probability(name, own, validation, drawn)),
-            ("Glucose of each person", clinical.glucose(name, own, tables[name])),
+            ("Error by horizon", _by_horizon(tables, confidence, own.target)),
+            ("Seen and held-out people", _by_scope(tables, own.target)),
+            *(_of_glucose(name, predictions, tables[name], people, validation, drawn) if own.target == GLUCOSE else ()),
             ("Calibration", clinical.calibration(name, own, people, validation)),
             ("Mechanism in words", _insights(insights or [])),
             ("All scores", _all_scores(name, tables[name])),
@@ -73,26 +71,44 @@ def write_report(
     return path
 
 
+def _of_glucose(
+    name: str, predictions: dict[str, Predictions], table: pd.DataFrame, people: SubjectBootstrap,
+    validation: Predictions | None, drawn: dict[str, Any],
+) -> list[tuple[str, str]]:  # fmt: skip
+    """What only glucose has: a local clock, error grids, lows and highs, a clinic's figures."""
+    own = predictions[name]
+    return [
+        ("Error by hour of day", _by_hour(predictions, people)),
+        ("Error grids", clinical.error_grids(name, own, table)),
+        ("Lows and highs", clinical.events(name, own, table)),
+        ("Probability of a low", clinical.low_probability(name, own, validation, drawn)),
+        ("Glucose of each person", clinical.glucose(name, own, table)),
+    ]
+
+
 def _glance(name: str, p: Predictions, table: pd.DataFrame, board: pd.DataFrame) -> str:
     last = p.horizon_min[-1]
     whole = parts.whole(table).set_index("metric").value
-    steps = table[(table.scope == "all") & (table.metric == "rmse_mgdl") & (table.kind == "step")]
+    rmse, unit = in_unit_of("rmse_mgdl", p.target), unit_of(p.target) or ""
+    steps = table[(table.scope == "all") & (table.metric == rmse) & (table.kind == "step")]
     tiles = [
-        (f"RMSE at {row.horizon_min:g} min", f"{row.value:.1f}", "mg/dL")
+        (f"RMSE at {row.horizon_min:g} min", f"{row.value:.1f}", unit)
         for row in steps[steps.horizon_min.isin([30.0, last])].itertuples()
     ]
     covers = next((m for m in whole.index if m.startswith("coverage_")), None)
     for metric in ("mard_pct", "clarke_a_pct", *([covers] if covers else [])):
-        tiles.append((parts.label(metric).removesuffix(", %"), f"{whole[metric]:.1f}", "%"))
+        if metric in whole.index:
+            tiles.append((parts.label(metric).removesuffix(", %"), f"{whole[metric]:.1f}", "%"))
     tiles += [("people", f"{len(set(p.subject.tolist()))}", ""), ("windows", f"{len(p):,}", "")]
-    return paragraph(
-        _in_words(name, last, parts.whole(table).set_index("metric").loc["rmse_mgdl"], board)
-    ) + parts.tiles(tiles)
+    found = parts.whole(table).set_index("metric").loc[rmse]
+    return paragraph(_in_words(name, p.target, last, found, board)) + parts.tiles(tiles)
 
 
-def _in_words(name: str, last: float, rmse: pd.Series, board: pd.DataFrame) -> str:
+def _in_words(name: str, target: str, last: float, rmse: pd.Series, board: pd.DataFrame) -> str:
     between = "" if np.isnan(rmse.low) else f", interval over people {rmse.low:.1f} to {rmse.high:.1f}"
-    text = f"{name} forecasts glucose up to {last:g} minutes ahead with an RMSE of {rmse.value:.1f} mg/dL{between}."
+    what = "glucose" if target == GLUCOSE else target
+    error = f"{rmse.value:.1f} {unit_of(target)}".rstrip()
+    text = f"{name} forecasts {what} up to {last:g} minutes ahead with an RMSE of {error}{between}."
     if len(board) < 2 or name not in set(board.model):
         return text
     row, other = board.set_index("model").loc[name], _compared_with(board)
@@ -133,20 +149,23 @@ def _too_few(people: int) -> str:
 def _examples(name: str, p: Predictions) -> str:
     caption = (
         f"Six forecasts of {name}, chosen by the rank of their RMSE among all test windows with at least half of the truth "
-        "measured. Green: 70 to 180 mg/dL."
+        "measured."
     )
+    if p.target == GLUCOSE:
+        caption += " Green: 70 to 180 mg/dL."
     if p.parts:
         caption += " The forecast is the mechanism plus what the lower panels show."
     return parts.figure(figures.examples(p), caption)
 
 
-def _by_horizon(tables: dict[str, pd.DataFrame], confidence: float) -> str:
+def _by_horizon(tables: dict[str, pd.DataFrame], confidence: float, target: str) -> str:
     caption = f"RMSE and MAE at each step of the horizon alone; bands: {confidence:.0%} intervals over people"
-    return parts.figure(figures.by_horizon(tables), caption)
+    return parts.figure(figures.by_horizon(tables, target), caption)
 
 
-def _by_scope(tables: dict[str, pd.DataFrame]) -> str:
+def _by_scope(tables: dict[str, pd.DataFrame], target: str) -> str:
     """Empty where nobody was held out: then the leaderboard says it all."""
+    rmse, mae = (in_unit_of(f"{m}_mgdl", target) for m in ("rmse", "mae"))
     rows = []
     for name, table in tables.items():
         for scope, words in (("id", "seen in training"), ("ood", "held out")):
@@ -154,9 +173,10 @@ def _by_scope(tables: dict[str, pd.DataFrame]) -> str:
             if len(found):
                 values = {
                     parts.label(m): parts.interval(found.loc[m])
-                    for m in ("rmse_mgdl", "mae_mgdl", "mard_pct", "clarke_a_pct")
+                    for m in (rmse, mae, "mard_pct", "clarke_a_pct")
+                    if m in found.index
                 }
-                counts = {"number": found.n_subjects["rmse_mgdl"], "windows": found.n_windows["rmse_mgdl"]}
+                counts = {"number": found.n_subjects[rmse], "windows": found.n_windows[rmse]}
                 rows.append({"model": name, "people": words, **values, **counts})
     if len({row["people"] for row in rows}) < 2:
         return ""

@@ -31,14 +31,14 @@ Named = dict[str, tuple[LabelPredictions, Decision | None]]
 
 def write_report(
     folder: Path, *, title: str, subtitle: str, leaderboard: pd.DataFrame, predictions: Named, metadata: dict[str, Any],
-    flow: dict[str, Any] | None = None, further: dict[str, tuple[Named, pd.DataFrame]] | None = None,
+    unit: str = "", flow: dict[str, Any] | None = None, further: dict[str, tuple[Named, pd.DataFrame]] | None = None,
 ) -> Path:  # fmt: skip
     """Write `folder`/report.html, whole or not at all, and return its path.
 
     `predictions`: model name -> test predictions on identical windows and what was decided on validation windows, the
     run's own model first. `leaderboard`: of `classification.leaderboard` over them, whose settings of the bootstrap hold
-    for every interval of the page. `flow`: steps of the cohort, and people of each split · `further`: label -> predictions
-    and leaderboard of each further one.
+    for every interval of the page. `unit`: of the label of a regression, where it has one.
+    `flow`: steps of the cohort, and people of each split · `further`: label -> predictions and leaderboard of each further one.
     """
     name, (own, decision) = next(iter(predictions.items()))
     drawn = leaderboard.attrs
@@ -48,27 +48,27 @@ def write_report(
     table = score_labels(own, decision, **drawn)
     with mpl.rc_context(parts.STYLE):
         if decision is None:
-            figures_of = [("Truth and estimate", partial(_scatter, name, own))]
+            figures_of = [("Truth and estimate", partial(_scatter, name, own, unit))]
         else:
             figures_of = [
                 ("How well windows are told apart", partial(_curves, predictions)),
-                ("Do probabilities mean what they say?", partial(_reliability, name, own, decision, people)),
+                ("Do probabilities mean what they say?", partial(_reliability, name, own, decision, people, table)),
                 ("Alarms over a case", partial(_case, name, own, decision)),
             ]
         sections = [
-            ("At a glance", _glance(name, own, table, leaderboard)),
+            ("At a glance", _glance(name, own, table, leaderboard, unit)),
             ("Who is in it", "" if flow is None else flow_chart(flow["steps"], flow["people"])),
             ("Leaderboard", _leaderboard(leaderboard)),
             *((head, draw()) for head, draw in figures_of),
             ("All scores", _scores(name, table, drawn["confidence"])),
-            *((f"Also: {label}", _further(*found)) for label, found in (further or {}).items()),
+            *((f"Also: {label}", _further(*found, unit)) for label, found in (further or {}).items()),
             ("Run", metadata_section(metadata)),
             ("Definitions", _definitions()),
         ]
     return _write(folder, title, [(head, body) for head, body in sections if body], subtitle)
 
 
-def _further(predictions: Named, board: pd.DataFrame) -> str:
+def _further(predictions: Named, board: pd.DataFrame, unit: str) -> str:
     """What is said of the first label, of another."""
     name, (own, decision) = next(iter(predictions.items()))
     drawn = board.attrs
@@ -77,10 +77,12 @@ def _further(predictions: Named, board: pd.DataFrame) -> str:
         own.subject, resamples=drawn["bootstrap"], confidence=drawn["confidence"], seed=drawn["seed"]
     )
     drawings = (
-        _scatter(name, own) if decision is None else _curves(predictions) + _reliability(name, own, decision, people)
+        _scatter(name, own, unit)
+        if decision is None
+        else _curves(predictions) + _reliability(name, own, decision, people, table)
     )
     scores = _scores(name, table, drawn["confidence"])
-    return _glance(name, own, table, board) + _leaderboard(board) + drawings + scores
+    return _glance(name, own, table, board, unit) + _leaderboard(board) + drawings + scores
 
 
 def write_pretraining(folder: Path, title: str, subtitle: str, metadata: dict[str, Any]) -> Path:
@@ -107,16 +109,21 @@ def _definitions() -> str:
     return f'<pre style="white-space:pre-wrap;font-size:.8rem">{escape(classification.__doc__ or "")}</pre>'
 
 
-def _glance(name: str, p: LabelPredictions, table: pd.DataFrame, board: pd.DataFrame) -> str:
+def _glance(name: str, p: LabelPredictions, table: pd.DataFrame, board: pd.DataFrame, unit: str) -> str:
     shown = table.set_index("metric")
     wanted = ("auroc", "auprc", "sensitivity", "specificity", "ece", "lead_time_min", "mae", "rmse", "ccc", "r2")
-    tiles = [(parts.label(m), f"{shown.value[m]:.3g}", "") for m in wanted if m in shown.index]
+    tiles = [(parts.label(m), f"{shown.value[m]:.3g}", _between(shown.loc[m])) for m in wanted if m in shown.index]
     tiles += [("people", f"{shown.n_subjects.iloc[0]}", ""), ("cases", f"{len(set(p.case.tolist())):,}", "")]
     tiles += [("windows", f"{len(p):,}", "")]
     metric = board.columns[1]
     best = f"{board.model.iloc[0]} leads" if len(board) > 1 else f"{name} stands alone"
-    words = f"{name}: {parts.label(metric)} {parts.interval(shown.loc[metric], 3)} on held-out people; {best}."
+    score = f"{parts.interval(shown.loc[metric], 3)} {unit}".rstrip()
+    words = f"{name}: {parts.label(metric)} {score} on held-out people; {best}."
     return paragraph(words) + parts.tiles(tiles)
+
+
+def _between(row: pd.Series) -> str:
+    return "" if np.isnan(row.low) else f"[{row.low:.3g}, {row.high:.3g}]"
 
 
 def _leaderboard(board: pd.DataFrame) -> str:
@@ -154,7 +161,9 @@ def _curves(predictions: Named) -> str:
     return parts.figure(figure, "ROC and precision-recall curves over all test windows; dotted: chance")
 
 
-def _reliability(name: str, p: LabelPredictions, decision: Decision, people: SubjectBootstrap) -> str:
+def _reliability(
+    name: str, p: LabelPredictions, decision: Decision, people: SubjectBootstrap, table: pd.DataFrame
+) -> str:
     figure, axes = new_figure(9.0, 4.2, ncols=2, sharey=True)
     said = decision.probability(p.score, p.case)
     for axis, title, found in ((axes[0], "before calibration", expit(p.score)), (axes[1], "calibrated", said)):
@@ -165,7 +174,17 @@ def _reliability(name: str, p: LabelPredictions, decision: Decision, people: Sub
         f"{name}: ten bins of equal numbers of test windows; bars: intervals over people. "
         f"Calibration: {decision.calibration.kind}, fitted on validation windows"
     )
-    return parts.figure(figure, caption)
+    return parts.figure(figure, caption) + paragraph(_calibration_in_words(table.set_index("metric")))
+
+
+def _calibration_in_words(shown: pd.DataFrame) -> str:
+    ece, raw, chance = (parts.interval(shown.loc[m], 3) for m in ("ece", "ece_raw", "ece_chance"))
+    within = shown.value["ece"] <= shown.high["ece_chance"]
+    says = "so nothing speaks against the probabilities" if within else "so they are off by more than chance explains"
+    return (
+        f"Expected calibration error {ece} after calibration, {raw} before. With as many people, calibrated probabilities give "
+        f"{chance} by chance alone, {says}."
+    )
 
 
 def _reliability_of(axis: "Axes", table: pd.DataFrame) -> None:
@@ -192,13 +211,13 @@ def _case(name: str, p: LabelPredictions, decision: Decision) -> str:
     return parts.figure(figure, caption)
 
 
-def _scatter(name: str, p: LabelPredictions) -> str:
+def _scatter(name: str, p: LabelPredictions, unit: str) -> str:
     shown = np.linspace(0, len(p) - 1, min(len(p), 2000)).round().astype(int)
     figure, axis = new_figure(5.0, 4.6)
     axis.scatter(p.label[shown], p.score[shown], s=5, alpha=0.4, linewidths=0, rasterized=True)
     ends = [min(p.label.min(), p.score.min()), max(p.label.max(), p.score.max())]
     axis.plot(ends, ends, color=figures.SOFT, linewidth=0.8, linestyle=":")
-    axis.set(xlabel="label", ylabel="estimate")
+    axis.set(**{f"{side}label": f"{what}, {unit}".rstrip(", ") for side, what in (("x", "label"), ("y", "estimate"))})
     return parts.figure(figure, f"{name}: {len(shown):,} of {len(p):,} test windows, evenly spaced; dotted: equal")
 
 

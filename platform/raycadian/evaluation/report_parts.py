@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from raycadian.config import unit_of
 from raycadian.evaluation import figures
 from raycadian.evaluation.error_grids import GRIDS
 from raycadian.pages import figure_html
@@ -21,7 +22,8 @@ _LABELS = {
     "crps_quantile_mgdl": "CRPS from quantiles, mg/dL", "wql_per_point_mgdl": "WQL by points, mg/dL",
     "wql_per_truth": "WQL by sum of truth", "tir_truth_pct": "in range, %", "tir_forecast_pct": "in range by forecast, %",
     "tir_error_pct": "difference, % points",
-    "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ece": "ECE", "mce": "MCE", "mae": "MAE", "rmse": "RMSE", "ccc": "CCC", "r2": "R²",
+    "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ece": "ECE", "ece_raw": "ECE before calibration",
+    "ece_adaptive": "ECE, bins of equal numbers", "ece_chance": "ECE by chance", "mce": "MCE", "mae": "MAE", "rmse": "RMSE", "ccc": "CCC", "r2": "R²",
     **{f"{name}_{zones}_pct": f"{grid.title} {'+'.join(zones.upper())}, %" for name, grid in GRIDS.items() for zones in ("a", "ab", "de")},
 }  # fmt: skip
 STYLE = {  # real text in the SVG: small, searchable; the page's colours take the place of these
@@ -59,7 +61,9 @@ def label(metric: str) -> str:
     if words[0] == "coverage":
         name = f"{words[1]}% interval covers, %"
     elif words[0] == "width":
-        name = f"{words[1]}% interval width, mg/dL"
+        name = f"{words[1]}% interval width, {unit_of(base)}".rstrip(", ")
+    elif base not in _LABELS and unit_of(base):
+        name = _LABELS[base.replace(words[-1], "mgdl")].replace("mg/dL", unit_of(base) or "")
     else:
         name = _LABELS.get(base, base.replace("_", " "))
     return name if not step else f"{name.split(',')[0]} at {step.removesuffix('min')} min"

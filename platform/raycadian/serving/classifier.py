@@ -28,6 +28,7 @@ from raycadian.config import (
 from raycadian.data.actigraphy import to_recordings
 from raycadian.data.actigraphy_files import Epochs
 from raycadian.data.activity import whole_days
+from raycadian.data.biosignals import read_case
 from raycadian.data.labelled import LabelledWindows
 from raycadian.data.marks import Marks, context_points, good_starts, points_of
 from raycadian.data.series import build_series
@@ -41,6 +42,7 @@ from raycadian.training.labelling import decision_file
 from raycadian.training.run import Run
 from raycadian.types import Case, Issues, Recording, Track
 
+MAX_STORED_BYTES = 500_000_000  # of a case on the server; a day of three waveforms has 150 MB
 NOTE = "A statistical estimate for research: not a medical device, not a diagnosis, no basis for treatment."
 
 
@@ -65,7 +67,30 @@ class Activity:
     off: np.ndarray | None = None
 
 
-Sent = Signals | Activity
+@dataclass(frozen=True)
+class Stored:
+    """A case that lies on the server: `name`, a path below the folder that the operator named."""
+
+    subject: str | None
+    name: str
+
+    def file(self, folder: Path | str | None) -> Path:
+        """The file that is meant. Raises ValueError where there is no such folder, for a path that leads out of it (also by
+        links), for what is no file below it, and for one that is too large."""
+        if folder is None:
+            raise ValueError(
+                "this server holds no cases: its operator named no folder (`raycadian serve --cases FOLDER`)"
+            )
+        root = Path(folder).resolve()
+        path = (root / self.name).resolve()
+        if not path.is_relative_to(root) or not path.is_file():  # the same words: nothing is said of what lies outside
+            raise ValueError(f"case {self.name!r}: no such file below the server's folder of cases")
+        if path.stat().st_size > MAX_STORED_BYTES:
+            raise ValueError(f"case {self.name!r}: {path.stat().st_size:,} bytes, at most {MAX_STORED_BYTES:,}")
+        return path
+
+
+Sent = Signals | Activity | Stored
 
 
 @dataclass(frozen=True)
@@ -99,18 +124,20 @@ class Classifier:
 
     def __init__(
         self, name: str, model: Model, card: SignalCard | ActivityCard, window: SignalWindow, task: LabelTask,
-        decision: Decision | None, also: Sequence[Decision | None] = (),
+        decision: Decision | None, cases: Path | str | None = None, also: Sequence[Decision | None] = (),
     ):  # fmt: skip
-        """`name`: the run. `decision`: of classify, from validation windows; `also`: of each further label."""
-        self.also = tuple(also)
+        """`name`: the run. `decision`: of classify, from validation windows; `also`: of each further label.
+        `cases`: folder of what `Stored` names."""
+        self.cases, self.also = cases, tuple(also)
         self.name, self.model, self.window, self.task, self.decision = name, model.eval(), window, task, decision
         if isinstance(card, SignalCard):  # channels that the model doesn't read needn't be sent
             card = card.model_copy(update={"waveforms": {c: card.waveforms[c] for c in window.past}})
         self.card = card
 
     @staticmethod
-    def load(run_path: Path | str) -> "Classifier":
-        """The classifier of a complete run. Raises ValueError for what is missing, damaged, or can't be served."""
+    def load(run_path: Path | str, cases: Path | str | None = None) -> "Classifier":
+        """The classifier of a complete run; `cases`: the folder of files that requests may name. Raises ValueError for what
+        is missing, damaged, or can't be served."""
         run = Run(Path(run_path))
         folder = run.path / "checkpoint"
         model, file = checkpoint.load(folder), folder / "preprocessing.json"
@@ -124,7 +151,7 @@ class Classifier:
             raise ValueError(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
         known = isinstance(task, Classification)
         decision, *also = (Decision.read(folder / decision_file(n)) if known else None for n in task.labels)
-        return Classifier(run.name, model, card, window, task, decision, also)
+        return Classifier(run.name, model, card, window, task, decision, cases, also)
 
     def estimate(self, sent: Sent) -> Estimate:
         """What the model says of every window of what was sent. Raises ValueError where there is none to cut, or it is of
@@ -142,6 +169,9 @@ class Classifier:
         match self.card, sent:
             case SignalCard() as card, Signals():
                 found = clean(self._case(sent), card, issues=issues)
+                return [(found.recording, found.marks, 0.0)]
+            case SignalCard() as card, Stored():
+                found = clean(self._stored(sent, issues), card, issues=issues)
                 return [(found.recording, found.marks, 0.0)]
             case ActivityCard() as card, Activity():
                 return self._days(sent, card, issues)
@@ -221,6 +251,15 @@ class Classifier:
         return Case("request", signals.subject or "", tracks)
 
     def reasons(self, marks: Marks, start: int) -> dict[str, list[str]]:
+    def _stored(self, sent: Stored, issues: Issues) -> Case:
+        """A case on the server, its tracks found by the names of the card. Raises ValueError, without the server's paths."""
+        path = sent.file(self.cases)
+        units = {c: unit for c in self.card.waveforms if (unit := unit_of(c))}
+        try:
+            return read_case(path, tracks=self.card.waveforms, units=units, subject=sent.subject or "", issues=issues)
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{path.parent}/", "")) from None
+
         """channel -> why the stretches of the window that begins at `start` are bad."""
         judged = marks.judged
         if judged is None:  # then what is missing is all that speaks against a window

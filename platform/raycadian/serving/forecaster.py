@@ -189,6 +189,8 @@ class Forecaster:
         if model.spec.task != "forecast":
             raise ValueError(f"{run.name} does not forecast but {model.spec.task}: serve it and ask /v1/biosignal")
         raw = _read_preprocessing(folder / "preprocessing.json")
+        if model.spec.past[0] != GLUCOSE:
+            raise ValueError(f"{run.name} forecasts {model.spec.past[0]}: the endpoint takes readings of glucose alone")
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])
             grid, window = Grid.model_validate(raw["grid"]), Window.model_validate(raw["window"])

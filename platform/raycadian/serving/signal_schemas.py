@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from raycadian.serving.classifier import NOTE, Activity, Signals
+from raycadian.serving.classifier import NOTE, Activity, Signals, Stored
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, WORN, Track
 
 MAX_SIGNAL_BYTES = 16_000_000
@@ -42,20 +42,31 @@ class BiosignalRequest(BaseModel):
 
     model_config = _STRICT
 
-    channels: dict[str, Channel] = Field(min_length=1, max_length=MAX_CHANNELS)
+    channels: dict[str, Channel] | None = Field(None, min_length=1, max_length=MAX_CHANNELS)
     """By the names of the model's channels (GET /v1/model says which), such as ecg_mv, ppg, abp_mmhg."""
+    case: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\x00/\\][^\x00\\]*$")
+    """In place of channels: a file that the server holds (.vital, WFDB, EDF, CSV, Parquet, npz), as a path below the folder
+    that its operator named."""
     subject: str | None = Field(None, max_length=100)
     """Returned as sent; not logged, not stored."""
 
     @model_validator(mode="after")
+    def _one_source(self) -> "BiosignalRequest":
+        if (self.channels is None) == (self.case is None):
+            raise ValueError("send `channels`, or name a stored `case`: one of both")
+        return self
+
+    @model_validator(mode="after")
     def _not_too_long(self) -> "BiosignalRequest":
-        total = sum(len(c.samples) for c in self.channels.values())
+        total = sum(len(c.samples) for c in (self.channels or {}).values())
         if total > MAX_SAMPLES:
             raise ValueError(f"{total:,} samples, at most {MAX_SAMPLES:,}; send a shorter stretch")
         return self
 
-    def signals(self) -> Signals:
-        return Signals(self.subject, {name: channel.track() for name, channel in self.channels.items()})
+    def signals(self) -> Signals | Stored:
+        if self.case is not None:
+            return Stored(self.subject, self.case)
+        return Signals(self.subject, {name: channel.track() for name, channel in (self.channels or {}).items()})
 
 
 class ActigraphyRequest(BaseModel):

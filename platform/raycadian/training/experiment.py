@@ -23,11 +23,13 @@ from raycadian.config import (
     Card,
     CMAMechanism,
     Conformal,
+    Evaluation,
     Forecasting,
     Grid,
     Model,
     Pretraining,
     Recipe,
+    SignalCard,
     Training,
     mechanism_of,
     model_name,
@@ -37,6 +39,7 @@ from raycadian.config import (
 )  # fmt: skip
 from raycadian.data.labelled import Places
 from raycadian.data.mechanism import Mechanism, fit_mechanism
+from raycadian.data.numerics import open_numerics
 from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot, prepare
 from raycadian.data.split import SplitManifest, make_split
@@ -64,7 +67,7 @@ from raycadian.training.run import (
     writing_folder,
 )  # fmt: skip
 from raycadian.training.stages import Cut
-from raycadian.types import OOD
+from raycadian.types import GLUCOSE, OOD
 
 SNAPSHOTS = Path("snapshots")
 log = logging.getLogger(__name__)
@@ -102,19 +105,26 @@ def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | 
         series, split, places = labelling.load(recipe, snapshot)
         cycles, cohort = labelling.cycles_of(snapshot), labelling.cohort_of(snapshot, recipe)
         return Data(snapshot.id, series, split, None, snapshot.card, places, cycles, cohort)
-    _require_cgm(snapshot, recipe)
-    series = open_series(snapshot, recipe.window.past)
+    series = _series_of(snapshot, recipe)
     lengths: dict[str, list[int]] = {}
     for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
         lengths.setdefault(series.subjects[subject], []).append(int(n))
-    return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id, series.dt_s), snapshot.card.grid)
+    grid = snapshot.card.grid if isinstance(snapshot.card, Card) else None
+    return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id, series.dt_s), grid)
 
 
-def _require_cgm(snapshot: Snapshot, recipe: Recipe) -> None:
-    if not isinstance(snapshot.card, Card):
-        raise ValueError(
-            f"{recipe.dataset} holds {snapshot.card.modality}: nothing of it is forecast; set task.kind: classify or regress"
-        )
+def _series_of(snapshot: Snapshot, recipe: Recipe) -> Series:
+    """What is forecast: glucose of a card of CGM, or numerics of one of biosignals. Raises ValueError."""
+    target = recipe.task.target
+    match snapshot.card, target == GLUCOSE:
+        case Card(), True:
+            return open_series(snapshot, recipe.window.past)
+        case SignalCard(), False:
+            return open_numerics(snapshot, recipe.window.past)
+    raise ValueError(
+        f"{recipe.dataset} holds {snapshot.card.modality}, of which {target} can't be forecast; set task.target and window.past "
+        "to a numeric of biosignals, or task.kind: classify or regress"
+    )
 
 
 def fit_model(
@@ -269,6 +279,7 @@ def predict(model: base.Model, windows: Windows, held_out: set[str], batch_size:
         dt_min=windows.series.dt_s / 60,
         scope=np.where(np.isin(subject, sorted(held_out)), OOD, "id"),
         past=table["past"],
+        target=windows.series.channels[0],
     )
 
 
@@ -319,9 +330,8 @@ def preprocessing(data: Data, recipe: Recipe, mechanism: Mechanism | None) -> di
     """What serving needs to cut the same windows: grid, window, and the population's mechanism."""
     if data.card is not None:
         return labelling.preprocessing(data.card, data.snapshot_id, recipe)
-    assert data.grid is not None
     return {
-        "grid": data.grid.model_dump(mode="json"),
+        "grid": None if data.grid is None else data.grid.model_dump(mode="json"),
         "window": recipe.window.model_dump(mode="json"),
         "mechanism": None if mechanism is None else _mechanism_config(recipe.model).model_dump(mode="json"),
         "population": None if mechanism is None else mechanism.population,
@@ -371,6 +381,14 @@ def _write_scores(folder: Path, recipe: Recipe, predictions: dict[str, Any], his
         split: metrics.score(p, bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed)
         for split, p in predictions.items()
     }
+    if predictions["test"].target == GLUCOSE:
+        tables["test"] = _with_lows(folder, predictions, tables["test"], settings)
+    tables["test"].to_csv(folder / "detailed_results.csv", index=False)
+    write_json(folder / "metrics_summary.json", {split: _headline(table) for split, table in tables.items()})
+
+
+def _with_lows(folder: Path, predictions: dict[str, Any], table: pd.DataFrame, settings: Evaluation) -> pd.DataFrame:
+    """Test scores with those of the calibrated probability of a low, whose calibration is written."""
     calibrations, reasons = event_probability.fit_lows(predictions["val"])
     for reason in reasons:
         log.warning("no calibrated probability: %s", reason)
@@ -382,10 +400,7 @@ def _write_scores(folder: Path, recipe: Recipe, predictions: dict[str, Any], his
         confidence=settings.confidence,
         seed=settings.seed,
     )
-    if len(lows):
-        tables["test"] = pd.concat([tables["test"], lows], ignore_index=True)
-    tables["test"].to_csv(folder / "detailed_results.csv", index=False)
-    write_json(folder / "metrics_summary.json", {split: _headline(table) for split, table in tables.items()})
+    return pd.concat([table, lows], ignore_index=True) if len(lows) else table
 
 
 def _headline(table: Any) -> dict[str, Any]:

@@ -248,7 +248,7 @@ def write_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], against
     board.to_csv(folder / "leaderboard.csv", index=False)
     return report_labels.write_report(
         folder, title=recipe.name, subtitle=subtitle, leaderboard=board, predictions=named, metadata=metadata,
-        flow=metadata.get("cohort"),
+        unit=headline(recipe.task).unit, flow=metadata.get("cohort"),
         further={column.name: (other, board_of(other, recipe)) for column, other in zip(recipe.task.also, further, strict=True)},
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ from raycadian.data.windows import Windows
 from raycadian.models.base import Model
 from raycadian.training.engines import Engine, Process, make
 from raycadian.training.run import patiently
-from raycadian.types import Batch, truth_of
+from raycadian.types import GLUCOSE, Batch, truth_of
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -119,7 +119,7 @@ def train(
         if state is not None:
             session.save(state)
         if process.rank == 0:
-            telemetry.epoch(metrics, in_mgdl=model.spec.task == "forecast")
+            telemetry.epoch(metrics, in_mgdl=model.spec.task == "forecast" and model.spec.past[0] == GLUCOSE)
             log.info("epoch %d ended", session.progress.epoch, extra={"metrics": metrics})
         on_epoch(metrics)
     return session.finish()

@@ -1,0 +1,83 @@
+"""Which cases of a card are read, and what becomes of a case's tracks before windows are cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from signals import real_track, simulated
+
+from raycadian.config import SignalCard, Subset
+from raycadian.data.signals import clean, items
+from raycadian.physiology.waveforms import prepare
+from raycadian.types import Case, Issues, Track
+
+ECG = {"name": "few", "files": ["*.vital"], "waveforms": {"ecg_mv": ["SNUADC/ECG_II"]}}
+
+
+# --- a subset of a cohort ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cohort(tmp_path) -> tuple[Path, list[Path]]:
+    """120 files of 100 people: every fifth has a second case; every tenth person is a child."""
+    people = [f"p{i:03d}" for i in range(100)] + [f"p{i:03d}" for i in range(0, 100, 5)]
+    rows = [f"{case},{person},{8 if int(person[1:]) % 10 == 9 else 50}" for case, person in enumerate(people)]
+    (tmp_path / "clinical.csv").write_text("caseid,subjectid,age\n" + "\n".join(rows) + "\n")
+    return tmp_path, [tmp_path / f"{case}.vital" for case in range(len(people))]
+
+
+def card(**changes: object) -> SignalCard:
+    return SignalCard.model_validate(ECG | {"clinical": {"file": "clinical.csv"}, "cohort": "age >= 18"} | changes)
+
+
+def test_a_subset_has_one_case_of_each_of_so_many_people_and_grows_with_its_size(cohort):
+    """The FastTrack subset: 70 cases, of which the split tests on 20."""
+    folder, paths = cohort
+
+    def drawn(cases: int, seed: int = 0) -> dict[str, list[str]]:
+        found = items(card(subset=Subset(cases=cases, seed=seed)), paths, folder, Issues())
+        return {item["subject"]: [c["case"] for c in item["cases"]] for item in found}
+
+    some, more = drawn(70), drawn(80)
+    assert len(some) == 70 and all(len(cases) == 1 for cases in some.values())
+    assert some.items() <= more.items() and drawn(70) == some != drawn(70, seed=1)
+    assert not any(int(person[1:]) % 10 == 9 for person in some), "the cohort's query comes first"
+    everyone = items(card(), paths, folder, Issues())
+    assert sum(len(item["cases"]) for item in everyone) == 110 and len(everyone) == 90
+
+
+def test_a_subset_larger_than_the_cohort_is_refused(cohort):
+    folder, paths = cohort
+    with pytest.raises(ValueError, match="subset of 91 cases.*the cohort has 90 people"):
+        items(card(subset=Subset(cases=91)), paths, folder, Issues())
+
+
+# --- an ECG that points down -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("channel", "turned"),
+    [("ecg_mv", True), ("ecg_ii_mv", True), ("ecg_v5_mv", True), ("ecg_v_mv", False), ("ecg_v1_mv", False), ("ecg_iii_mv", False)],
+)  # fmt: skip
+def test_only_a_lead_that_should_point_up_is_turned_over(channel, turned):
+    values = simulated("ecg")
+    issues = Issues()
+    case = Case("a", "s", {channel: Track(-values, "mV", rate_hz=500)})
+    found = clean(case, SignalCard.model_validate(ECG | {"waveforms": {channel: ["any"]}}), issues=issues)
+    upright = prepare(values, 500, "ecg").values
+    np.testing.assert_allclose(found.recording.channels[channel], upright if turned else -upright, atol=1e-6)
+    assert issues.counts.get("ECG upside down (turned over)", 0) == turned
+
+
+@pytest.mark.parametrize(
+    ("record", "lead"), [("a103l", "II"), ("a103l", "V"), ("mixedsignals", "II"), ("mixedsignals", "V")]
+)
+def test_real_leads_come_out_as_they_were_recorded(shared, record, lead):
+    values, rate_hz = real_track(shared, record, lead)
+    channel = f"ecg_{lead.lower()}_mv"
+    how = SignalCard.model_validate(ECG | {"waveforms": {channel: ["any"]}})
+    found = clean(Case("a", "s", {channel: Track(values.astype(np.float32), "mV", rate_hz=rate_hz)}), how)
+    plain = prepare(values.astype(np.float32), rate_hz, "ecg").values
+    np.testing.assert_array_equal(found.recording.channels[channel], plain[: len(found.recording)])
