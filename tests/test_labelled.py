@@ -153,6 +153,30 @@ def test_weights_are_a_column_and_those_of_none_leave_out():
     assert set(places.weight) == {1.0} and {places.cases[i][:3] for i in places.recording} == {"s02", "s03"}
 
 
+@pytest.mark.parametrize("also", [(), (Column(name="tall"),)])
+def test_a_recording_without_a_good_window_leaves_the_others(also):
+    people = Cases({**cases(3).found, "s99": [case("s99", seconds=20, old=0.0, tall=1.0)]})
+    task = TASK.model_copy(update={"label": Column(name="old"), "also": also})
+    _, places = places_of(people, task=task)
+    assert len(places) and places.label.shape == (len(places), *([2] if also else []))
+    assert not any(places.cases[i].startswith("s99") for i in places.recording)
+
+
+def test_several_labels_keep_who_has_one_of_them():
+    people = cases(6)
+    task = TASK.model_copy(update={"label": Column(name="tall"), "also": (Column(name="old"),)})
+    series, places = places_of(people, task=task)
+    unknown = {s for s in people.subjects if people.marks(s)[0].attributes["tall"] is None}
+    nan = {series.subjects[i] for i in series.subject_of[places.recording[np.isnan(places.label[:, 0])]]}
+    assert unknown and nan == unknown and np.isfinite(places.label[:, 1]).all()
+    along = strata(places, series)
+    assert all(along[s] == -1 for s in unknown) and set(along) == set(people.subjects)
+    _, shuffled = places_of(people, task=task.model_copy(update={"shuffled": True}))
+    first = np.unique(places.recording, return_index=True)[1]
+    one, other = (list(map(str, found.label[first].tolist())) for found in (places, shuffled))
+    assert one != other and sorted(one) == sorted(other)  # a person's labels stay together
+
+
 def test_shuffled_labels_are_the_same_in_another_order():
     people = cases(6)
     _, true = places_of(people)

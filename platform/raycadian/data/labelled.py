@@ -173,7 +173,7 @@ def _places(marks: Marks, position: int, series: Series, window: SignalWindow, t
             label = np.stack(
                 [label, *(np.full(len(starts), _of_column(marks, c, task.kind)) for c in task.also)], axis=1
             )
-    known = np.isfinite(label).reshape(len(starts), -1).any(axis=1)
+    known = np.isfinite(label) if label.ndim == 1 else np.isfinite(label).any(axis=1)
     found = Places(np.full(len(starts), position), starts, label.astype(np.float32), lead_s, weight, ())
     return found.take(known & (weight > 0))
 
