@@ -12,7 +12,7 @@ from raycadian.config import load_card
 from raycadian.data import hypotension as low
 from raycadian.data.biosignals import read_case
 from raycadian.data.clinical import read_clinical, row_of
-from raycadian.data.simulated_biosignals import KINDS, simulate_cases, subjects_of
+from raycadian.data.simulated_biosignals import KINDS, make_person, simulate_cases, subjects_of
 from raycadian.types import Issues
 
 N, MINUTES = 12, 30.0
@@ -116,3 +116,9 @@ def test_episodes_from_the_arterial_wave_are_those_of_the_numerics(cohort):
         apart += np.abs(from_wave[:, 0] - from_numerics[:, 0]).tolist()
     assert len(apart) > 2 and np.median(apart) < 15  # a pressure that hovers at 65 may cross it a minute apart
     assert max(apart) < 120
+
+
+def test_a_person_whose_r_waves_are_cut_by_the_sampling_has_an_ecg_too():
+    """Subject 98 of seed 7: the highest of ECGSYN's five R waves is twice the lowest."""
+    person = make_person(np.random.default_rng([7, 2, 98]))
+    assert person.ecg_mv.max() == person.ecg_mv[0] == 1.0
