@@ -136,6 +136,13 @@ def test_all_models_forecast_the_same_nights(done, place):
 
 
 @pytest.mark.slow
+def test_few_nights_are_tested_and_other_windows_choose_the_epoch(place):
+    found = points_of(place, tiny("nocturnal", **{"experiment.epochs_on": "any"}))
+    for (leg,) in (point.legs for point in found):
+        assert (leg.recipe.window.anchor, leg.on.window.anchor) == ("any", "midnight")
+
+
+@pytest.mark.slow
 def test_protocols_never_share_a_leaderboard(done, place):
     names = [done(kind).table["runs"][0]["runs"][0] for kind in ("sliding_window", "nocturnal")]
     result = CliRunner().invoke(main, ["compare", *names, "--runs", str(place.folder / "runs")])

@@ -1102,6 +1102,8 @@ class Nocturnal(Schema):
     """Forecasts of the night: scored windows end their context at local midnight."""
 
     kind: Literal["nocturnal"] = "nocturnal"
+    epochs_on: Literal["midnight", "any"] = "midnight"
+    """The validation windows that choose the epoch: nights alone, or windows at any time where validation data hold few nights."""
 
 
 class Prandial(Schema):
@@ -1199,9 +1201,9 @@ class Recipe(Schema):
         match self.task:
             case Forecasting():
                 _require_forecast(self.window, models)
+                _require_target(self, models)
             case Classification() | Regression():
                 _require_label(self, models)
-                _require_target(self, models)
             case Pretraining():
                 _require_pretraining(self, models)
         return self
@@ -1230,8 +1232,6 @@ def _require_forecast(window: Any, models: tuple[Any, ...]) -> None:
                 )
 
 
-def _require_label(recipe: "Recipe", models: tuple[Any, ...]) -> None:
-    """Raises ValueError where models don't fit a label."""
 def _require_target(recipe: "Recipe", models: tuple[Any, ...]) -> None:
     """Raises ValueError where something of glucose alone is asked of another target."""
     target, window = recipe.task.target, recipe.window
@@ -1255,6 +1255,8 @@ def _require_target(recipe: "Recipe", models: tuple[Any, ...]) -> None:
             )
 
 
+def _require_label(recipe: "Recipe", models: tuple[Any, ...]) -> None:
+    """Raises ValueError where models don't fit a label."""
     if other := [m.kind for m in models if not isinstance(m, ForLabel)]:
         there = ", ".join(_kinds(ForLabel))
         raise ValueError(f"{', '.join(other)}: no model of task {recipe.task.kind}; there are {there}")
@@ -1302,10 +1304,10 @@ def headline(task: Any) -> Headline:
             return Headline(in_unit_of("rmse_mgdl", task.target), "low", "RMSE", unit_of(task.target) or "")
         case Classification():
             return Headline("auroc", "high", "AUROC")
-        case Regression():
-            return Headline("rmse", "low", "RMSE")
         case Regression(label=Ahead(channel=channel)):
             return Headline("rmse", "low", "RMSE", unit_of(channel) or "")
+        case Regression():
+            return Headline("rmse", "low", "RMSE")
     return Headline("loss", "low", "loss")
 
 

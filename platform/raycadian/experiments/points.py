@@ -67,8 +67,8 @@ def points(recipe: Recipe, data: Data) -> list[Point]:
     match recipe.experiment:
         case SlidingWindow():
             return _by_minutes_ahead(recipe, "any")
-        case Nocturnal():
-            return _by_minutes_ahead(recipe, "midnight")
+        case Nocturnal(epochs_on=epochs_on):
+            return _by_minutes_ahead(recipe, "midnight", epochs_on)
         case Prandial(meals=meals):
             return _by_minutes_ahead(recipe, "meal" if meals == "recorded" else "estimated_meal")
         case Personalisation() as asked:
@@ -132,14 +132,19 @@ def _plain(recipe: Recipe, line: str, x: float | None, group: str) -> Point:
     return Point(line, x, line, group, (Leg(recipe),))
 
 
-def _by_minutes_ahead(recipe: Recipe, anchor: Anchor) -> list[Point]:
+def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None = None) -> list[Point]:
+    """Every model on the test windows of `anchor`; the validation windows of `epochs_on` (None: the same) choose its epoch."""
     if recipe.window.anchor not in ("any", anchor):
         raise ValueError(
             f"a {recipe.experiment.kind} experiment scores windows anchored at {anchor}; the recipe says window.anchor: "
             f"{recipe.window.anchor}; leave it out"
         )
-    anchored = {line: override(one, {"window.anchor": anchor}) for line, one in models(recipe).items()}
-    return [_plain(one, line, None, "") for line, one in anchored.items()]
+    found = []
+    for line, one in models(recipe).items():
+        scored = override(one, {"window.anchor": anchor})
+        leg = Leg(scored) if epochs_on in (None, anchor) else Leg(override(one, {"window.anchor": epochs_on}), on=scored)
+        found.append(Point(line, None, line, "", (leg,)))
+    return found
 
 
 def _training_windows(recipe: Recipe, data: Data, n: int | str) -> int:
