@@ -18,7 +18,6 @@ from raycadian.serving.forecaster import Forecaster, History
 from raycadian.training.experiment import read_predictions
 from raycadian.types import Issues
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SMALL = {"kind": "ttm", "d_model": 8, "layers": 1, "patch_length": 12}
 FORMS = {
     "residual": {"kind": "residual", "inner": SMALL},
@@ -55,6 +54,9 @@ def test_no_strategy_is_left_out():
     assert pages == set(FORMS)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", FORMS)
 def test_from_recipe_to_forecast(name, place):
     recipe = override(load_recipe(place / "recipe.yaml"), {"name": name, "model": FORMS[name]})

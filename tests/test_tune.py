@@ -95,6 +95,7 @@ def left(ray_local):
 KEPT = ("AutoscalingCoordinator", "_AutoscalingCoordinatorActor", "_StatsActor", "TrainStateActor", "_ActorLocationTracker", "ActorLocationTracker")  # fmt: skip
 
 
+@pytest.mark.long
 def test_trials_of_two_workers_stop_early_and_leave_nothing(place, left):
     recipe = override(load_recipe(place / "recipe.yaml"), {
         "name": "wide", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.workers": 2, "training.epochs": 4,
