@@ -22,6 +22,10 @@ from raycadian.cli import main
 REPO = Path(__file__).parents[1]
 RECIPE_FLAGS = {"--set", "--runs", "--snapshots", "--resume", "--json"}
 # A change of this table is a change of what people and scripts type: make it deliberately, and say so in the CHANGELOG.
+CALIBRATE_FLAGS = {
+    "--subject", "--recording", "--episodes", "--update", "--delete", "--new-key", "--channel", "--card", "--run", "--champion",
+    "--people", "--runs", "--json",
+}  # fmt: skip
 FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "demo": ([], {"--runs", "--snapshots", "--port"}),
     "doctor": ([], {"--json"}),
@@ -35,8 +39,11 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "experiment": (["recipe"], RECIPE_FLAGS),
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--force", "--json"}),
-    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port"}),
+    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases", "--people"}),
     "forecast": (["file"], {"--run", "--champion", "--card", "--meal", "--no-meals", "--runs", "--json"}),
+    "calibrate": ([], CALIBRATE_FLAGS),
+    "predict": ([], {"--subject", "--recording", "--day", "--card", "--people", "--runs", "--json"}),
+    "forget": ([], {"--subject", "--people", "--json"}),
     "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),
     "submit": (["verb", "arguments"], {"--address", "--no-wait", "--json"}),

@@ -16,7 +16,7 @@ LAYERS = [
     {"physiology"},
     {"data", "models", "evaluation"},  # never one another
     {"training"},
-    {"registry", "tracking"},
+    {"registry", "tracking", "people"},
     {"serving", "workflow", "glucobench"},
     {"terminal", "doctor", "cli", "demo", "upload", "submit", "pack", "experiments"},
 ]

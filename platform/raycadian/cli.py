@@ -37,6 +37,13 @@ SNAPSHOTS = click.option(
     "--snapshots", type=_place, metavar="PATH", default=Path("snapshots"), envvar="RAYCADIAN_SNAPSHOTS",
     callback=_kept, help="Folder of the snapshots, or s3://bucket/folder.",
 )  # fmt: skip
+PEOPLE = click.option(
+    "--people", type=click.Path(path_type=Path), default=Path("people"), envvar="RAYCADIAN_PEOPLE", callback=_kept,
+    help="Private folder of the people who calibrated.",
+)  # fmt: skip
+SUBJECT = click.option(
+    "--subject", required=True, metavar="ID", help="Letters, digits, _ . -; nothing that names the person."
+)
 SET = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. training.epochs=3.")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
 RESUME = click.option("--resume", is_flag=True, help="Go on with work that was interrupted; reuse what is complete.")
@@ -335,13 +342,23 @@ def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
 @RUNS
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
-def serve(run_name: str | None, champion_name: str | None, runs: Path, host: str, port: int) -> None:
+@click.option(
+    "--cases",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of biosignals that a request may name in place of samples; none if left out.",
+)
+@PEOPLE
+def serve(
+    run_name: str | None, champion_name: str | None, runs: Path, host: str, port: int, cases: Path | None, people: Path
+) -> None:
     """Serve forecasts on Ray Serve until interrupted; the API key's place is printed."""
     from raycadian.registry import champion
     from raycadian.serving.app import serve_forever
 
     follow = None if run_name else lambda: champion(champion_name, runs=runs)  # a promoted champion is taken over
-    serve_forever(_chosen(run_name, champion_name, runs), host=host, port=port, follow=follow)
+    serve_forever(
+        _chosen(run_name, champion_name, runs), host=host, port=port, cases=cases, people=people, follow=follow
+    )
 
 
 @main.command()
@@ -387,6 +404,129 @@ def forecast(
     forecaster = Forecaster.load(_chosen(run_name, champion_name, runs).path)
     found = forecaster.forecast(replace(read_history(file, card), what_if=asked))
     show_json(found.as_dict()) if as_json else show_table(found.as_frame(), found.title)
+
+
+@main.command()
+@SUBJECT
+@click.option(
+    "--recording", type=click.Path(path_type=Path), help="The person's export: actigraphy, Apple Health, or glucose."
+)
+@click.option(
+    "--episodes", type=click.Path(path_type=Path),
+    help="CSV of labelled days: start, end (both included), label (1 in an episode, 0 not).",
+)  # fmt: skip
+@click.option("--update", is_flag=True, help="Somebody who calibrated before: new labels and days are added.")
+@click.option("--delete", is_flag=True, help="Delete everything that is kept of them; the same as `raycadian forget`.")
+@click.option("--new-key", is_flag=True, help="Only give them a new key; the old one opens nothing any more.")
+@click.option(
+    "--channel", metavar="NAME", help="Channel of the recording in place of the model's, brought to its level: steps."
+)
+@click.option("--card", type=YAML, help="Data-set card that says how to read the recording.")
+@click.option("--run", "run_name", help="Run to calibrate; the champion if left out.")
+@click.option("--champion", "champion_name", help="Registered name; the only one if left out.")
+@PEOPLE
+@RUNS
+@JSON
+def calibrate(
+    subject: str, recording: Path | None, episodes: Path | None, update: bool, delete: bool, new_key: bool,
+    channel: str | None, card: Path | None, run_name: str | None, champion_name: str | None, people: Path, runs: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Adapt a run's model to one person, from their own export; prints their key, once.
+
+    A classifier of activity needs 28 days worn and 14 labelled ones (--episodes), a forecaster of glucose 14 days of readings.
+    The last days are held out: where the adapter is not better on them, the population's model is kept, and this says so.
+    Nothing leaves this machine, and recordings are not kept. docs/personal.md
+    """
+    if delete:
+        _forget(subject, people, as_json)
+        return
+    from raycadian.people.store import Store
+
+    store = Store(people)
+    store.folder(subject)  # a bad id is told before anything is read
+    if new_key:
+        _give_key(subject, store, as_json)
+        return
+    if recording is None:
+        raise ValueError("--recording is missing: the person's export")
+    from raycadian.people import calibrate as personal
+    from raycadian.terminal import show_json
+
+    # an update stays with the run that was calibrated
+    run_name = run_name or (store.read(subject).metadata["run"] if update and not champion_name else None)
+    asked = personal.Asked(_chosen(run_name, champion_name, runs), subject, recording, episodes, card, channel)
+    found = personal.calibrate(asked, store, update=update, tell=lambda text: click.echo(text, err=True))
+    if as_json:
+        show_json(found.person.metadata | {"path": str(store.folder(subject)), "key": found.key})
+        return
+    about = found.person.metadata
+    for kind, n in found.issues.counts.items():
+        click.echo(f"  {kind}: {n}")
+    click.echo(f"{store.folder(subject)}: {about['parameters']:,} weights in {about['seconds']:g} s")
+    click.echo(about["verdict"])
+    if found.key:
+        click.echo(_key_in_words(subject, found.key))
+
+
+@main.command()
+@SUBJECT
+@click.option("--recording", required=True, type=click.Path(path_type=Path), help="The person's export.")
+@click.option("--day", metavar="YYYY-MM-DD", help="Only this day; all days of the recording if left out.")
+@click.option("--card", type=YAML, help="Data-set card that says how to read the recording.")
+@PEOPLE
+@RUNS
+@JSON
+def predict(
+    subject: str, recording: Path, day: str | None, card: Path | None, people: Path, runs: Path, as_json: bool
+) -> None:
+    """What the model says of a person who calibrated: the risk of each day, or the forecast from the last reading."""
+    from raycadian.people.store import Store
+
+    store = Store(people)
+    person = store.read(subject)
+    from raycadian.serving.forecaster import read_history
+    from raycadian.serving.personal import PersonalForecaster, open_person
+    from raycadian.terminal import show_json, show_table
+    from raycadian.training.run import open_run
+
+    own = open_person(open_run(person.metadata["run"], runs), person, store)
+    if isinstance(own, PersonalForecaster):
+        if day:
+            raise ValueError("a forecast begins at the last reading; leave out --day, and cut the recording")
+        found = own.forecast(read_history(recording, card))
+        show_json(found.as_dict()) if as_json else show_table(found.as_frame(), found.title)
+        return
+    estimate = own.of_file(recording, card).of_day(day)
+    if as_json:
+        show_json(estimate.as_dict())
+        return
+    show_table(estimate.as_frame(), f"{estimate.title}\n{person.metadata['verdict']}")
+
+
+@main.command()
+@SUBJECT
+@PEOPLE
+@JSON
+def forget(subject: str, people: Path, as_json: bool) -> None:
+    """Delete everything that is kept of a person who calibrated: adapter, baseline, labels, key."""
+    _forget(subject, people, as_json)
+
+
+def _forget(subject: str, people: Path, as_json: bool) -> None:
+    from raycadian.people.store import Store
+    from raycadian.terminal import show_json
+
+    files = Store(people).forget(subject)
+    show_json({"subject": subject, "files": files}) if as_json else click.echo(f"{subject}: {files} files deleted")
+
+
+def _give_key(subject: str, store: Any, as_json: bool) -> None:
+    from raycadian.people.calibrate import give_new_key
+    from raycadian.terminal import show_json
+
+    key = give_new_key(subject, store)
+    show_json({"subject": subject, "key": key}) if as_json else click.echo(_key_in_words(subject, key))
 
 
 @main.command()
@@ -623,6 +763,10 @@ def _chosen(run_name: str | None, champion_name: str | None, runs: Path) -> Any:
     return open_run(run_name, runs) if run_name else champion(champion_name, runs=runs)
 
 
+def _key_in_words(subject: str, key: str) -> str:
+    return f"key of {subject}, shown this once (the endpoint asks for it): {key}"
+
+
 def _given(ctx: click.Context, verb: str, arguments: tuple[str, ...]) -> dict[str, Any]:
     """What the verb's own parser makes of its arguments, defaults and this machine's variables left out."""
     command = main.commands.get(verb)
@@ -722,6 +866,8 @@ def show_outcome(outcome: Any, as_json: bool = False) -> None:
     show_table(
         board[["model", *(c for c in columns if c in board)]], "test data, identical windows, intervals over subjects"
     )
+    for run in outcome.ranked:
+        click.echo(f"{run.metadata['model']}: {_score_in_words(run)}")
     done = outcome.promotion
     click.echo(f"champion of {done.registered}: {done.run if done.promoted else done.previous} ({done.reason})")
     click.echo(f"report: {os.path.relpath(report)}")
@@ -729,5 +875,3 @@ def show_outcome(outcome: Any, as_json: bool = False) -> None:
 
 if __name__ == "__main__":
     main()
-    for run in outcome.ranked:
-        click.echo(f"{run.metadata['model']}: {_score_in_words(run)}")

@@ -63,6 +63,18 @@ def read_files(paths: list[Path], card: Card, issues: Issues) -> Iterator[Readin
     _note_repeats(spans, issues)
 
 
+def read_person(path: Path, card: Card | None, issues: Issues) -> Readings:
+    """All readings of the one person in a file, recognised by content where no card says how. Raises ValueError."""
+    parts: dict[str, list[Readings]] = {}
+    for readings in read_files([path], card or Card(name="history", files=(path.name,)), issues):
+        parts.setdefault(readings.subject, []).append(readings)
+    if len(parts) != 1:
+        raise ValueError(
+            f"{path}: expected one person, found {len(parts)} ({', '.join(sorted(parts)[:5])}); cut it out"
+        )
+    return merge(next(iter(parts.values())), issues)
+
+
 def _formats(paths: list[Path], card: Card, issues: Issues) -> dict[Path, str]:
     """Each file's format, before any is read: an unknown one is an error at once. Superseded files are left out."""
     formats, pumps = {}, {}

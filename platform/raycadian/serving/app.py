@@ -17,12 +17,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raycadian.cluster import connect
 from raycadian.config import Forecasting
+from raycadian.people.store import PEOPLE
 from raycadian.training.run import Run
 
 APP = "raycadian"
@@ -74,6 +75,8 @@ class Server:
     replicas: int
     proxy: str
     key: str = field(repr=False)
+    cases: Path | None = None
+    people: Path = PEOPLE
 
     @property
     def url(self) -> str:
@@ -89,12 +92,12 @@ class Server:
 
     def promote(self, run: Run) -> "Server":
         """Change over to another run without a restart. Raises ValueError where the endpoint keeps the old one."""
-        _deploy(_config(run, self.host, self.port, self.replicas, self.key))
+        _deploy(_config(run, self.host, self.port, self.replicas, self.key, self.cases, self.people))
         _wait_until_running(_PROMOTE_S)
         found = self.get("/v1/model")
         if found["model"] != run.name:
             raise ValueError(f"{run.name} was not taken over, {found['model']} goes on: {found['rejected']}")
-        return Server(run, self.host, self.port, self.replicas, self.proxy, self.key)
+        return replace(self, run=run)
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
@@ -108,10 +111,14 @@ class Server:
             raise ValueError(f"{self.url} does not answer: {error.reason}") from None
 
 
-def start(run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1) -> Server:
+def start(
+    run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1, cases: Path | None = None,
+    people: Path = PEOPLE,
+) -> Server:  # fmt: skip
     """Serve a run on the connected cluster, or on one of this machine, and wait until it answers.
 
-    Raises ValueError where the port is taken, Serve runs already, or the run can't be loaded.
+    cases: folder whose files requests may name in place of samples, on every node that holds a replica; people: that
+    of those who calibrated. Raises ValueError where the port is taken, Serve runs already, or the run can't be loaded.
     """
     from raycadian.serving.web import api_key
 
@@ -127,9 +134,9 @@ def start(run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int 
         )
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-        _deploy(_config(run, host, port, replicas, key))
+        _deploy(_config(run, host, port, replicas, key, cases, people))
         _wait_until_running(_START_S)
-        server = Server(run, host, port, replicas, _proxy_in_words(ray), key)
+        server = Server(run, host, port, replicas, _proxy_in_words(ray), key, cases, people)
         _wait_until_ready(server)
     except BaseException:
         stop()
@@ -145,9 +152,12 @@ def stop() -> None:
 
 
 @contextmanager
-def serving(run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1) -> Iterator[Server]:
+def serving(
+    run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1, cases: Path | None = None,
+    people: Path = PEOPLE,
+) -> Iterator[Server]:  # fmt: skip
     """An endpoint for the length of a block."""
-    server = start(run, host=host, port=port, replicas=replicas)
+    server = start(run, host=host, port=port, replicas=replicas, cases=cases, people=people)
     try:
         yield server
     finally:
@@ -155,15 +165,15 @@ def serving(run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: in
 
 
 def serve_forever(
-    run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1,
-    follow: Callable[[], Run] | None = None, every_s: float = 10.0, tell: Callable[[str], None] = print,
+    run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1, cases: Path | None = None,
+    people: Path = PEOPLE, follow: Callable[[], Run] | None = None, every_s: float = 10.0, tell: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM. `follow` is asked every `every_s` for the run to serve: a promoted champion is
     taken over in place."""
     from raycadian.serving.web import key_source
 
     ended = threading.Event()
-    with serving(run, host=host, port=port, replicas=replicas) as server:
+    with serving(run, host=host, port=port, replicas=replicas, cases=cases, people=people) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
         paths = "v1/forecast" if isinstance(run.recipe.task, Forecasting) else "v1 (GET /v1/model says what)"
@@ -204,17 +214,22 @@ def _require_free(host: str, port: int) -> None:
             raise ValueError(f"can't listen on {host}:{port}: {error.strerror}; choose another with --port") from None
 
 
-def _config(run: Run, host: str, port: int, replicas: int, key: str) -> dict[str, Any]:
+def _config(
+    run: Run, host: str, port: int, replicas: int, key: str, cases: Path | None, people: Path
+) -> dict[str, Any]:
     """The Serve configuration, as in serve/*.yaml. The key stays here: only its hash travels."""
     from raycadian.serving.web import digest
 
+    held = {"run": str(Path(run.path).absolute()), "people": str(people.absolute())} | (
+        {"cases": str(cases.absolute())} if cases else {}
+    )
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": host, "port": port},
         "applications": [{
             "name": APP, "route_prefix": "/", "import_path": _IMPORT_PATH, "args": {"key_sha256": digest(key)},
             "deployments": [{
-                "name": "forecaster", "num_replicas": replicas, "user_config": {"run": str(Path(run.path).absolute())},
+                "name": "forecaster", "num_replicas": replicas, "user_config": held,
             }],
         }],
     }  # fmt: skip

@@ -174,11 +174,12 @@ class Classifier:
                 found = clean(self._stored(sent, issues), card, issues=issues)
                 return [(found.recording, found.marks, 0.0)]
             case ActivityCard() as card, Activity():
-                return self._days(sent, card, issues)
+                return self.days_of(sent, card, issues)
         path = "biosignal" if isinstance(self.card, SignalCard) else "actigraphy"
         raise ValueError(f"{self.name} answers on /v1/{path}; serve another run for this path")
 
-    def _days(self, sent: Activity, card: ActivityCard, issues: Issues) -> list[tuple[Recording, Marks, float]]:
+    def days_of(self, sent: Activity, card: ActivityCard, issues: Issues) -> list[tuple[Recording, Marks, float]]:
+        """Whole local days, with the seconds from the first epoch to each recording's start. Raises ValueError."""
         if (sent.channel,) != self.window.past:
             raise ValueError(f"the model reads {', '.join(self.window.past)}, found {sent.channel}; send that unit")
         clock = sent.start + (sent.epoch_s * np.arange(len(sent.values))).astype("timedelta64[s]")
@@ -250,7 +251,6 @@ class Classifier:
         tracks = {c: as_channel(track, c) for c, track in signals.tracks.items()}
         return Case("request", signals.subject or "", tracks)
 
-    def reasons(self, marks: Marks, start: int) -> dict[str, list[str]]:
     def _stored(self, sent: Stored, issues: Issues) -> Case:
         """A case on the server, its tracks found by the names of the card. Raises ValueError, without the server's paths."""
         path = sent.file(self.cases)
@@ -260,6 +260,7 @@ class Classifier:
         except ValueError as error:
             raise ValueError(str(error).replace(f"{path.parent}/", "")) from None
 
+    def reasons(self, marks: Marks, start: int) -> dict[str, list[str]]:
         """channel -> why the stretches of the window that begins at `start` are bad."""
         judged = marks.judged
         if judged is None:  # then what is missing is all that speaks against a window

@@ -6,18 +6,22 @@ import asyncio
 import logging
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ray import serve
 
 from raycadian.config import Forecasting, model_name
+from raycadian.people.store import PEOPLE, Forbidden, Person, Store
 from raycadian.serving.classifier import Classifier, Estimate, Sent
 from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
+from raycadian.serving.personal import Adapted, PersonalEstimate, PersonalForecaster, drop_deleted, load_person
 from raycadian.serving.stream import SignalStream
 from raycadian.serving.web import api_key, create_app, digest
 from raycadian.training.run import RUNS, Run
 
 log = logging.getLogger("ray.serve")
 BATCH = 64
+PERSONS = 32  # adapters that a replica holds at once; the least recently used leaves
 
 
 @serve.deployment(name="forecaster", max_ongoing_requests=4 * BATCH, health_check_period_s=10)
@@ -25,12 +29,17 @@ BATCH = 64
 class Endpoint:
     """One process that holds a model. `user_config` says which; a new one is taken over without a restart.
 
-    user_config: {run: path}, or {champion: registered name or null, runs: folder}.
+    user_config: {run: path}, or {champion: registered name or null, runs: folder}; {cases: folder} beside either, where
+    requests may name a stored case; {people: folder} where the people lie whose adapters may be asked for.
     """
 
     def __init__(self, key_sha256: str):
         self._key_sha256 = key_sha256
         self._served: Forecaster | Classifier | None = None
+        self._run: Run | None = None
+        self._people = Store(PEOPLE)
+        self._asking: dict[str, Person] = {}
+        self._adapted: WeakValueDictionary[str, Adapted] = WeakValueDictionary()
         self._description: dict[str, Any] | None = None
         self._rejected: str | None = None
 
@@ -48,7 +57,8 @@ class Endpoint:
             log.error("promotion rejected, %s goes on: %s", self._served.name, error)
             self._rejected = str(error)
             return
-        self._served, self._description = loaded
+        self._run, self._served, self._description = loaded
+        self._people = Store(Path(user_config.get("people", PEOPLE)))
         self._rejected = None
         log.info("serving %s", self._served.name)
 
@@ -67,6 +77,33 @@ class Endpoint:
             return await asyncio.to_thread(self._served.estimate, sent)  # filters of long arrays leave the lock
         except ValueError as error:
             return error
+
+    async def answer_person(self, asked: Sent | History, key: str) -> PersonalEstimate | Forecast | ValueError:
+        try:
+            person = await asyncio.to_thread(self._people.opened, asked.subject, key)
+            self._asking[person.version] = person
+            own = (await self.adapted(person.version)).model
+            if own is None:  # deleted meanwhile
+                raise Forbidden("no such person here, or not their key")
+            if isinstance(asked, History) != isinstance(own, PersonalForecaster):
+                return self._other("/v1/forecast" if isinstance(own, PersonalForecaster) else "/v1/actigraphy")
+            return await asyncio.to_thread(own.forecast if isinstance(own, PersonalForecaster) else own.estimate, asked)
+        except ValueError as error:
+            return error
+
+    @serve.multiplexed(max_num_models_per_replica=PERSONS)
+    async def adapted(self, version: str) -> Adapted:
+        """A person's adapter on the served model, by the random name of its version: Ray's logs and metrics show that name,
+        never the person. A client that sends it back as the header serve_multiplexed_model_id reaches a replica that holds it."""
+        person = self._asking.pop(version)
+        assert self._served is not None and self._run is not None
+        model = await asyncio.to_thread(load_person, self._served, self._run, person, self._people)
+        found = self._adapted[version] = Adapted(person.subject, model)
+        return found
+
+    async def check_health(self) -> None:
+        """Every ten seconds: what was deleted, or calibrated anew, leaves the memory too."""
+        drop_deleted(self._adapted, self._people)
 
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
         if not isinstance(self._served, Classifier):
@@ -90,10 +127,13 @@ def application(args: dict[str, str]) -> Any:
     return Endpoint.bind(args.get("key_sha256") or digest(api_key()))
 
 
-def _load(user_config: dict[str, Any]) -> tuple[Forecaster | Classifier, dict[str, Any]]:
+def _load(user_config: dict[str, Any]) -> tuple[Run, Forecaster | Classifier, dict[str, Any]]:
     run = _run_of(user_config)
-    served = (Forecaster if isinstance(run.recipe.task, Forecasting) else Classifier).load(run.path)
-    return served, _description(run, served)
+    if isinstance(run.recipe.task, Forecasting):
+        served: Forecaster | Classifier = Forecaster.load(run.path)
+    else:
+        served = Classifier.load(run.path, user_config.get("cases"))
+    return run, served, _description(run, served)
 
 
 def _run_of(user_config: dict[str, Any]) -> Run:

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from raycadian.config import Card, CMAMechanism, Grid, Window, load_card, signals_of
+from raycadian.config import CMAMechanism, Grid, Window, load_card, signals_of
 from raycadian.data.grid import arrays_to_recordings, seconds
 from raycadian.data.mechanism import Mechanism, fit_latest
-from raycadian.data.readers import merge, read_files
+from raycadian.data.readers import read_person
 from raycadian.data.series import build_series
 from raycadian.data.windows import latest, require_context
 from raycadian.evaluation.event_probability import EventCalibration, read_calibrations
@@ -112,6 +112,7 @@ class Forecast:
     warnings: dict[str, int]
     what_if: WhatIf | None = None
     lows: dict[str, float] = field(default_factory=dict)
+    personal: dict[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -152,7 +153,7 @@ class Forecast:
             "what_if": self.what_if and self.what_if.as_dict(self.levels),
             "warnings": self.warnings,
             "note": NOTE,
-        }
+        } | ({} if self.personal is None else {"personal": self.personal})
 
     def as_frame(self) -> pd.DataFrame:
         """One row a step."""
@@ -188,9 +189,9 @@ class Forecaster:
         model = checkpoint.load(folder)
         if model.spec.task != "forecast":
             raise ValueError(f"{run.name} does not forecast but {model.spec.task}: serve it and ask /v1/biosignal")
-        raw = _read_preprocessing(folder / "preprocessing.json")
         if model.spec.past[0] != GLUCOSE:
             raise ValueError(f"{run.name} forecasts {model.spec.past[0]}: the endpoint takes readings of glucose alone")
+        raw = _read_preprocessing(folder / "preprocessing.json")
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])
             grid, window = Grid.model_validate(raw["grid"]), Window.model_validate(raw["window"])
@@ -348,15 +349,7 @@ class Recent(OrderedDict):
 def read_history(path: Path, card: Path | None = None) -> History:
     """One person's history from a file of any known format. Raises ValueError."""
     issues = Issues()
-    how = load_card(card) if card else Card(name="history", files=(path.name,))
-    parts: dict[str, list[Readings]] = {}
-    for readings in read_files([path], how, issues):
-        parts.setdefault(readings.subject, []).append(readings)
-    if len(parts) != 1:
-        raise ValueError(
-            f"{path}: expected one person, found {len(parts)} ({', '.join(sorted(parts)[:5])}); cut it out"
-        )
-    return History.of(merge(next(iter(parts.values())), issues), issues)
+    return History.of(read_person(path, load_card(card) if card else None, issues), issues)
 
 
 def _not_finite() -> ValueError:

@@ -171,6 +171,8 @@ class ForecastResponse(BaseModel):
     """Where it was asked."""
     warnings: dict[str, int]
     """What was repaired, counted."""
+    personal: dict[str, Any] | None = None
+    """Where a person's own adapter was asked for: which, and what its held-out days said."""
     note: str
 
 

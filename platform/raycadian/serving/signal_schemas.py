@@ -169,6 +169,13 @@ class WindowResponse(BaseModel):
     value: float | None = None
     also: dict[str, SaidResponse] | None = None
     """Further label -> the same of it, where the model says several."""
+    day: str | None = None
+    """With a person's own adapter: the local day that the window ends with."""
+    low: float | None = None
+    high: float | None = None
+    """With a person's own adapter: where `probability` lies with 90%, as far as its calibration is uncertain."""
+    deviations: dict[str, float | None] | None = None
+    """With a person's own adapter: how far the day is from their usual, in standard deviations of their own."""
 
 
 class BiosignalResponse(BaseModel):
@@ -186,6 +193,8 @@ class BiosignalResponse(BaseModel):
     windows: list[WindowResponse]
     warnings: dict[str, int]
     """What was repaired, counted."""
+    personal: dict[str, Any] | None = None
+    """Where a person's own adapter was asked for: which, and what its held-out days said."""
     note: str
 
 

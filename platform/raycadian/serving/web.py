@@ -18,8 +18,10 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from raycadian.people.store import Forbidden
 from raycadian.serving.classifier import Estimate, Sent
 from raycadian.serving.forecaster import Forecast, History
+from raycadian.serving.personal import PersonalEstimate
 from raycadian.serving.schemas import (
     EXAMPLE_REQUEST,
     EXAMPLE_RESPONSE,
@@ -47,6 +49,7 @@ from raycadian.serving.stream import SignalStream
 
 KEY_VARIABLE = "RAYCADIAN_API_KEY"
 KEY_FILE = Path("~/.config/raycadian/api_key")
+PERSON_KEY = "x-raycadian-person-key"  # header: asks for the adapter of the body's `subject`
 _KEY_CHARACTERS = 16  # at least
 _JSON = "application/json"
 
@@ -62,6 +65,9 @@ class Service(Protocol):
 
     async def answer_signals(self, sent: Sent) -> Estimate | ValueError:
         """Estimates of a classifier or regression, or why there can be none."""
+
+    async def answer_person(self, asked: Sent | History, key: str) -> PersonalEstimate | Forecast | ValueError:
+        """The same by the adapter of the `subject`, whose key this is; Forbidden where it isn't, or there is none."""
 
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
         """A stream of channels (rate in Hz, unit). Raises ValueError where the model can't follow one."""
@@ -106,7 +112,7 @@ def _add_open_paths(app: FastAPI, service: Service) -> None:
 def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
     """Key, limits and validation are called here, not declared as dependencies: the limit comes before parsing, and the
     key before both."""
-    problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 413, 422, 503)}
+    problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 403, 413, 422, 503)}
     example = {"content": {_JSON: {"example": EXAMPLE_RESPONSE}}, "model": ForecastResponse}
 
     @app.post("/v1/forecast", responses=problems | {200: example}, response_class=Response)
@@ -115,10 +121,9 @@ def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
         _require_key(request, key_sha256)
         history = _parsed(await _limited_body(request, MAX_BYTES, "three weeks of readings suffice"))
         _loaded(service)
-        found = await service.answer(history)
-        if isinstance(found, ValueError):
-            raise Refused(422, "cannot_forecast", str(found))
-        return Response(to_json(found.as_dict()), media_type=_JSON)
+        key = request.headers.get(PERSON_KEY)
+        found = await (service.answer(history) if key is None else service.answer_person(history, key))
+        return _answered(found, "cannot_forecast")
 
     # the same function before FastAPI's own way to it, which describes it but takes as long as reading the request
     app.router.routes.insert(0, Route("/v1/forecast", forecast, methods=["POST"]))
@@ -140,21 +145,20 @@ def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: di
         """Quality and calibrated probability of every window of raw samples."""
         _require_key(request, key_sha256)
         body = await _limited_body(request, MAX_SIGNAL_BYTES, "twenty minutes of three channels suffice")
-        return await estimated(_valid(BiosignalRequest, body).signals())
+        return await estimated(request, _valid(BiosignalRequest, body).signals())
 
     @app.post("/v1/actigraphy", responses=problems | {200: example}, response_class=Response)
     async def actigraphy(request: Request) -> Response:
-        """Calibrated probability of every window of activity by the minute."""
+        """Calibrated probability of every window of activity by the minute; with a person's key by their own adapter."""
         _require_key(request, key_sha256)
         body = await _limited_body(request, MAX_SIGNAL_BYTES, "some weeks of minutes suffice")
-        return await estimated(_valid(ActigraphyRequest, body).activity())
+        return await estimated(request, _valid(ActigraphyRequest, body).activity())
 
-    async def estimated(sent: Sent) -> Response:
+    async def estimated(request: Request, sent: Sent) -> Response:
         _loaded(service)
-        found = await service.answer_signals(sent)
-        if isinstance(found, ValueError):
-            raise Refused(422, "cannot_estimate", str(found))
-        return Response(to_json(found.as_dict()), media_type=_JSON)
+        key = request.headers.get(PERSON_KEY)
+        found = await (service.answer_signals(sent) if key is None else service.answer_person(sent, key))
+        return _answered(found, "cannot_estimate")
 
     app.router.routes.insert(0, Route("/v1/biosignal", biosignal, methods=["POST"]))
     app.router.routes.insert(0, Route("/v1/actigraphy", actigraphy, methods=["POST"]))
@@ -178,6 +182,14 @@ def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: di
             await _end(socket, error.error, error.detail)
         except ValueError as error:
             await _end(socket, "cannot_estimate", str(error))
+
+
+def _answered(found: Any, error: str) -> Response:
+    if isinstance(found, Forbidden):
+        raise Refused(403, "forbidden", str(found))
+    if isinstance(found, ValueError):
+        raise Refused(422, error, str(found))
+    return Response(to_json(found.as_dict()), media_type=_JSON)
 
 
 async def _message(socket: WebSocket) -> bytes:
@@ -320,6 +332,8 @@ def _complete_description(app: FastAPI) -> None:
             for path, (model, example) in bodies.items():
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
+                header = {"name": PERSON_KEY, "in": "header", "required": False, "schema": {"type": "string"}}
+                found["paths"][path]["post"].setdefault("parameters", []).append(header)
                 content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
                 found["paths"][path]["post"] |= {"requestBody": {"required": True, "content": content}}
             for path, methods in found["paths"].items():
