@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raycadian.data.apple_health import STEPS
 from raycadian.serving.classifier import NOTE, Activity, Signals, Stored
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, WORN, Track
 
@@ -74,8 +75,9 @@ class ActigraphyRequest(BaseModel):
 
     model_config = _STRICT
 
-    unit: Literal["counts", "mims", "worn"]
-    """counts: of a device · mims: monitor-independent units · worn: 1 worn, 0 not, of a model that knows nothing else."""
+    unit: Literal["counts", "mims", "worn", "steps"]
+    """counts: of a device · mims: monitor-independent units · worn: 1 worn, 0 not, of a model that knows nothing else · steps: of
+    a model of them, or of a person who calibrated by them."""
     start: str = Field(pattern=r"^(19|20)\d{2}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}$")
     """The wearer's clock at the first epoch, without an offset: 2026-03-02T00:00:00."""
     epoch_s: float = Field(60.0, gt=0, le=60)
@@ -99,7 +101,7 @@ class ActigraphyRequest(BaseModel):
         return value
 
     def activity(self) -> Activity:
-        channel = {"counts": ACTIVITY_COUNTS, "mims": ACTIVITY_MIMS, "worn": WORN}[self.unit]
+        channel = {"counts": ACTIVITY_COUNTS, "mims": ACTIVITY_MIMS, "worn": WORN, "steps": STEPS}[self.unit]
         off = None if self.worn is None else ~np.array(self.worn, dtype=bool)
         values = np.array(self.values, dtype=np.float64)
         return Activity(self.subject, channel, np.datetime64(self.start, "s"), self.epoch_s, values, off)
