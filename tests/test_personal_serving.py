@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import helpers
 import httpx
@@ -140,6 +141,17 @@ def test_what_the_person_did_not_calibrate_by(run, known, values):
     unworn = client.post(PATH, json=body(0 * values[:2880]), headers=header).json()
     assert [w["probability"] for w in unworn["windows"]] == [None, None]
     assert unworn["windows"][0]["rejected"] == {"activity_counts": ["missing"]}
+
+
+def test_another_channel_is_brought_to_the_models_level(run, known, values, tmp_path):
+    store, keys = known
+    person, copy = store.read(SUBJECT), Store(tmp_path / "people")
+    by_steps = replace(person, metadata=person.metadata | {"channel": "steps", "factor": 2.0})
+    copy.write(by_steps, store.adapter(SUBJECT))
+    header, days = {web.PERSON_KEY: keys[SUBJECT]}, values[: 4 * 1440]
+    counts = client_of(run, store).post(PATH, json=body(days), headers=header).json()
+    steps = client_of(run, copy).post(PATH, json=body(days / 2, unit="steps"), headers=header).json()
+    assert [w["probability"] for w in steps["windows"]] == [w["probability"] for w in counts["windows"]]
 
 
 def test_a_forecast_by_a_persons_own_adapter(tmp_path):
