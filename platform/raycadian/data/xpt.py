@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-BLOCK_ROWS = 131_072
+BLOCK_ROWS = 65_536  # so few that a file of 10 MB already fills what one of 1 GB does
 _LINE = 80
 _LIBRARY = b"HEADER RECORD*******LIBRARY HEADER RECORD!!!!!!!"
 _LIBRARY_V8 = b"HEADER RECORD*******LIBV8   HEADER RECORD!!!!!!!"
