@@ -91,6 +91,7 @@ def test_what_is_stored_is_private_and_holds_no_recording(calibrated, export):
     assert sorted(p.name for p in folder.iterdir()) == [ADAPTER, METADATA, DATABASE]
     assert {oct(p.stat().st_mode & 0o777) for p in folder.iterdir()} == {"0o600"}
     assert {oct(p.stat().st_mode & 0o777) for p in (store.root, folder)} == {"0o700"}
+    assert (store.root / ".gitignore").read_text() == "*\n"  # neither a commit nor a job's upload takes them along
     assert sum(p.stat().st_size for p in folder.iterdir()) < 100_000 < export[0].stat().st_size
     with sqlite3.connect(folder / DATABASE) as base:
         assert base.execute("SELECT COUNT(*) FROM labels").fetchone() == (57,)

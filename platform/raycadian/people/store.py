@@ -1,6 +1,6 @@
 """What is kept of people who calibrated a model: a private folder each, with everything of that person and nothing of others.
 
-    people/                 0700
+    people/                 0700, with a .gitignore of everything
       SUBJECT/              0700
         adapter.safetensors   what the population's model does not know of this person
         person.sqlite         baseline, labels, the hash of the key
@@ -158,7 +158,9 @@ class Store:
 
     def _require_private(self) -> None:
         with _private():
-            self.root.mkdir(parents=True, exist_ok=True)
+            if not self.root.exists():
+                self.root.mkdir(parents=True)
+                (self.root / ".gitignore").write_text("*\n", encoding="ascii")  # of commits and of a job's upload
         mode = self.root.stat().st_mode & 0o777
         if mode & 0o077:
             raise ValueError(f"{self.root}: others may look into it (mode {mode:o}); run `chmod 700 {self.root}`")

@@ -6,7 +6,7 @@ whether the adapter is kept. Nothing is written, and no cluster is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +159,3 @@ def _of_person(run: Run, series: Series) -> Recipe:
 
 def _lengths(series: Series) -> dict[str, list[int]]:
     return {series.subjects[0]: np.diff(series.offsets).tolist()}
-
-
-Progress = Callable[[str], None]
