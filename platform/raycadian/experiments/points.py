@@ -142,7 +142,9 @@ def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None =
     found = []
     for line, one in models(recipe).items():
         scored = override(one, {"window.anchor": anchor})
-        leg = Leg(scored) if epochs_on in (None, anchor) else Leg(override(one, {"window.anchor": epochs_on}), on=scored)
+        leg = (
+            Leg(scored) if epochs_on in (None, anchor) else Leg(override(one, {"window.anchor": epochs_on}), on=scored)
+        )
         found.append(Point(line, None, line, "", (leg,)))
     return found
 
