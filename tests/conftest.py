@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from raycadian.cluster import prepare_environment
 
@@ -17,11 +18,16 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core; before torch is imported
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, and whatever it starts, ignores Ctrl-C
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's background job, and whatever it starts, ignores Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 prepare_environment()  # before any test imports Ray
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never wait for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
+
+settings.register_profile("ours", deadline=None)  # no test asserts a time
+settings.load_profile("ours")
 
 # No test uses anybody's credentials or leaves tables in anybody's home; Ray's workers inherit this.
 PRIVATE = Path(tempfile.mkdtemp(prefix="rc-private-"))

@@ -94,7 +94,7 @@ def test_an_inverted_ecg_is_found_out_and_its_beats_stay():
     assert inverted.quality(starts, 1250).good.all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(["ecg", "ppg", "abp"]), st.floats(1e-3, 1e3))
 def test_scale_does_not_matter(kind, scale):
     values = simulated(kind, 125).astype(np.float64)
@@ -104,7 +104,7 @@ def test_scale_does_not_matter(kind, scale):
     np.testing.assert_array_equal(ours.feet, scaled.feet)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(["ecg", "ppg", "abp"]), st.integers(1, 2000), st.integers(0, 5))
 def test_beats_ascend_apart_and_inside(kind, n, seed):
     values = np.random.default_rng(seed).normal(size=n)

@@ -117,7 +117,7 @@ def test_onsets_go_round_midnight():
     assert (float(m10[0]), float(m10[1])) == (pytest.approx(100), 6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 1000), st.floats(0.1, 100), st.integers(0, DAY_MIN - 1))
 def test_what_scaling_and_shifting_do(seed, scale, shift):
     """Shares and rhythms don't know the device's unit; a later clock moves onsets and nothing else."""

@@ -83,7 +83,7 @@ def test_golden():
 
 
 @given(p=inside, t=st.floats(0, 24), tM=st.lists(st.floats(0, 23.99), min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_equals_the_scalar_formulas(p, t, tM):
     found = cma.signals(torch.tensor([t], dtype=torch.float64), **p, tM=torch.tensor(tM, dtype=torch.float64))
     for key, value in scalar_signals(t, tuple(tM), **p).items():
@@ -91,7 +91,7 @@ def test_equals_the_scalar_formulas(p, t, tM):
 
 
 @given(p=inside)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_glucose_is_finite_and_positive_inside_the_bounds(p):
     t_h = torch.linspace(0, 24, 289, dtype=torch.float64)
     for day in (cma.signals, cma.periodic):
@@ -202,7 +202,7 @@ def test_closed_form_derivatives_equal_automatic_ones():
 
 
 @given(p=inside, t64=st.integers(0, 24 * 64 - 1), days=st.integers(-3, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_periodic_day_repeats(p, t64, days):
     t_h = torch.tensor([t64 / 64, t64 / 64 + 24 * days], dtype=torch.float64)  # exact in binary
     first, second = cma.periodic(t_h, **p, tM=TM)["G"]

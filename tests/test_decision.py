@@ -92,7 +92,7 @@ def test_validation_people_choose_the_calibration_that_made_their_labels(curve, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), slope=st.floats(0.1, 5), shift=st.floats(-2, 2))
 def test_any_calibration_is_monotone_within_bounds_and_no_worse_on_its_own_data(kind, seed, slope, shift):
     score, label, weight = made(300, slope, shift, seed)

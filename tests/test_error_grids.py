@@ -49,13 +49,13 @@ def _clarke_one_by_one(r: float, p: float) -> str:
 
 
 @given(glucose, glucose)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_clarke_zones_partition_the_plane(reference, predicted):
     assert clarke_zones(reference, predicted) == _clarke_one_by_one(reference, predicted)
 
 
 @given(glucose, st.floats(-0.199, 0.199))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_within_a_fifth_is_zone_a(reference, relative):
     assert clarke_zones(reference, reference * (1 + relative)) == "A"
 
@@ -97,7 +97,7 @@ def test_each_published_corner_parts_its_zone_from_the_milder_one(diabetes_type)
 
 
 @given(glucose, glucose, st.floats(0, 400), types)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_larger_error_is_in_no_milder_parkes_zone(reference, predicted, further, diabetes_type):
     found = parkes_zones(reference, predicted, diabetes_type)
     beyond = predicted + (further if predicted >= reference else -min(further, predicted))
@@ -106,7 +106,7 @@ def test_a_larger_error_is_in_no_milder_parkes_zone(reference, predicted, furthe
 
 
 @given(st.lists(st.tuples(glucose, glucose), min_size=1, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_point_has_one_zone_in_every_grid(points):
     reference, predicted = np.array(points).T
     for grid in GRIDS.values():

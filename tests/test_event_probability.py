@@ -47,7 +47,7 @@ def with_quantiles(p, centre, spread):
 
 
 @given(seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_normal_forecast_has_its_exact_probability_everywhere(seed):
     rng = np.random.default_rng(seed)
     p = forecasts(people=1, windows=10)
@@ -115,7 +115,7 @@ def test_slope_and_intercept_are_those_of_logistic_regression():
 
 
 @given(st.lists(st.floats(EXTREME, 1 - EXTREME), min_size=2, max_size=30), st.floats(0, 5), st.floats(-8, 8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_calibrated_is_monotone_in_raw(raw, slope, intercept):
     said = EventCalibration("hypo70", slope, intercept, 10, 5).calibrated(np.sort(raw))
     assert (np.diff(said) >= -1e-15).all() and (said >= 0).all() and (said <= 1).all()
@@ -151,7 +151,7 @@ def test_json_keeps_every_bit(tmp_path, calibration):
 
 
 @given(seeds, st.integers(1, 40), st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_brier_parts_add_up(seed, n, ties):
     rng = np.random.default_rng(seed)
     said = np.round(rng.random(n + 1) * ties) / ties
@@ -166,7 +166,7 @@ def test_brier_parts_add_up(seed, n, ties):
 
 
 @given(seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_areas_equal_scikit_learn_in_every_resample(seed):
     rng = np.random.default_rng(seed)
     n = 60

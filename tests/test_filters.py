@@ -82,7 +82,7 @@ def in_pieces(resampler: Resampler, values: np.ndarray, flags: np.ndarray, sizes
     return [np.concatenate(part) for part in zip(*found, strict=True)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from((*RATES, 125.0)), st.integers(1, 3000), st.lists(st.integers(0, 400), max_size=12))
 def test_pieces_give_what_the_whole_gives_to_the_last_bit(rate_hz, n, sizes):
     values, flags = noise(n), (np.random.default_rng(1).random(n) < 0.05).astype(np.uint8) * 2
@@ -98,7 +98,7 @@ def test_chunks_of_a_long_track_give_what_the_whole_gives(monkeypatch):
     np.testing.assert_array_equal(resample(values, clean(values), 500.0)[0], whole)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(RATES), st.sets(st.integers(0, 999), max_size=20))
 def test_no_flag_is_lost_and_none_goes_astray(rate_hz, where):
     values, flags = noise(1000), np.zeros(1000, np.uint8)
@@ -135,7 +135,7 @@ def test_the_ppg_filter_stops_20_db_at_its_edges():
     assert (np.abs(db[2:5]) < 0.5).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(["ecg", "ppg", "abp"]), st.lists(st.integers(0, 200), max_size=10))
 def test_a_causal_filter_in_pieces_is_one_pass(kind, sizes):
     values, whole = noise(1000), Causal(kind)

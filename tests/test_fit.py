@@ -161,7 +161,7 @@ def test_the_screened_grid_holds_the_objective():
     scale=st.sampled_from([1e-6, 1.0, 1e6]), missing=st.floats(0, 0.6), with_prior=st.booleans(), meals=st.integers(1, 5),
     gains=st.sampled_from(["one", "per_meal"]),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_bounds_are_never_left(seed, points, kind, scale, missing, with_prior, meals, gains):
     rng = np.random.default_rng(seed)
     glucose = {
@@ -458,7 +458,7 @@ def test_for_a_single_meal_both_are_one_model():
 
 
 @given(seed=st.integers(0, 10_000), meals=st.integers(2, 6), alike=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_gains_in_closed_form_are_bounded_least_squares(seed, meals, alike):
     """Against SciPy's solver, also where meals look alike."""
     rng = np.random.default_rng(seed)

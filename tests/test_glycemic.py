@@ -42,7 +42,7 @@ def test_cost_of_an_error(truth, forecast, weight):
 
 
 @given(glucose, glucose, st.floats(0, 50))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_cost_is_bounded_and_grows_with_the_error_on_its_side(truth, forecast, further):
     found = cost(np.array(truth), np.array(forecast))
     assert 1 <= found <= 2.5 and cost(np.array(truth), np.array(truth)) == 1
@@ -89,7 +89,7 @@ def test_missing_points_leave_an_event_open_only_where_they_matter():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_event_that_is_decided_is_so_for_every_filling(seed):
     rng = np.random.default_rng(seed)
     truth = rng.choice([60.0, 100.0, np.nan], size=(20, 8))

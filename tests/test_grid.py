@@ -142,7 +142,7 @@ def test_an_event_belongs_to_one_recording_where_two_touch():
     assert sum(r.channels[CARBS].sum() for r in found) == 8
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(jitter_s=st.lists(st.integers(-140, 140), min_size=2, max_size=40), cut=st.integers(0, 39))
 def test_a_history_cut_half_a_step_after_a_point_gives_it_the_same_value(jitter_s, cut):
     minutes = 5 * np.arange(len(jitter_s)) + np.array(jitter_s) / 60
@@ -163,7 +163,7 @@ amounts = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(gaps=gaps_min, seed=st.integers(0, 2**16), dt=st.sampled_from([1, 5, 15]), interpolate=st.integers(0, 40))
 def test_any_readings_make_honest_recordings(gaps, seed, dt, interpolate):
     minutes = np.cumsum([0, *gaps])
@@ -197,7 +197,7 @@ def test_any_readings_make_honest_recordings(gaps, seed, dt, interpolate):
     assert covered >= len(found)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(gaps=gaps_min, events=amounts, dt=st.sampled_from([1, 5, 15]))
 def test_carbohydrate_and_insulin_are_conserved(gaps, events, dt):
     minutes = np.cumsum([0, *gaps])

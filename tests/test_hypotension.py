@@ -158,7 +158,7 @@ def runs(flags: list[bool], for_s: int) -> list[tuple[int, int]]:
 
 
 @given(STATES, st.sampled_from([0, 20]), st.sampled_from([None, 75.0]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_labels_are_the_definition_read_slowly(states, gap, gray):
     dt, hold, for_s, ahead, pad = 2, 2, 12, 40, 100
     values = np.concatenate([np.full(n, value) for value, n in states])
@@ -180,7 +180,7 @@ def test_labels_are_the_definition_read_slowly(states, gap, gray):
 
 
 @given(STATES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_certain_episode_lies_in_a_possible_one(states):
     values = np.concatenate([np.full(n, value) for value, n in states])
     found = low.events(values, np.arange(len(values)) * 2.0, for_s=12)
@@ -231,7 +231,7 @@ def test_means_of_beats():
     st.floats(0, 200),
     st.floats(1, 100),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_mean_lies_between_the_values_that_hold(steps, begin, length):
     times = np.cumsum([step for step, _ in steps])
     values = np.array([value for _, value in steps])

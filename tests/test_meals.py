@@ -132,7 +132,7 @@ ONE = fitted()
 @given(
     origin_h=st.floats(0, 24, exclude_max=True), hour=st.floats(0, 24, exclude_max=True), size=st.floats(0, 5),
 )  # fmt: skip
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_nothing_changes_before_the_first_other_meal(origin_h, hour, size):
     fit = ONE
     found = difference_mgdl(fit, origin_h, SINCE_H, [Meal(hour, size)])

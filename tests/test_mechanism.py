@@ -119,7 +119,7 @@ STEADY = helpers.day_curve(4, seed=3)
     at=st.integers(300, 1100), length=st.integers(1, 200), by=st.sampled_from([-40.0, 25.0, np.nan]),
     start_h=st.sampled_from([0, 7, 19]), refit_days=st.sampled_from([0.5, 1.0, 2.0]),
 )  # fmt: skip
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_no_reading_changes_the_mechanism_before_the_next_cutoff(at, length, by, start_h, refit_days):
     """Change readings from a point on: windows whose last context point comes before the next cutoff are served the
     same, to the bit."""

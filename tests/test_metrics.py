@@ -156,7 +156,7 @@ def test_calibrated_forecasts_cover():
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_perfect_forecast_has_no_error(seed):
     table = score(perfect(forecasts(people=3, windows=20, seed=seed, missing=0.3)), bootstrap=3)
     zero = (
@@ -179,7 +179,7 @@ def test_a_perfect_forecast_has_no_error(seed):
 
 
 @given(seeds, st.floats(-80, 80))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_laws_of_any_forecast(seed, shift):
     p = shifted(forecasts(people=4, windows=15, seed=seed, missing=0.2), shift)
     table = score(p, bootstrap=20, seed=seed)
@@ -201,7 +201,7 @@ def test_laws_of_any_forecast(seed, shift):
 
 @pytest.mark.slow
 @given(seeds)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_windows_may_come_in_any_order(seed):
     p = forecasts(people=4, windows=15, seed=seed)
     order = np.random.default_rng(seed).permutation(len(p))

@@ -446,7 +446,7 @@ def test_glucose_days(readings, missing):
 DECISION = Decision(1, "soft", 0.0, Calibration("platt", (1.5, -0.5)), 0.4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(0, 40))
 def test_calibration_of_few_days_stays_near_the_population(seed, n):
     rng = np.random.default_rng(seed)

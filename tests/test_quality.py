@@ -92,7 +92,7 @@ def test_nothing_to_measure(values):
     json.dumps(q, allow_nan=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(20, 600)), min_size=1, max_size=50))
 def test_metrics_stay_in_their_bounds(found):
     q = measure(np.cumsum([m for m, _ in found]), [v for _, v in found])

@@ -169,7 +169,7 @@ def test_blocks_of_a_big_table_change_nothing(tmp_path, monkeypatch):
     assert whole.examples["glucose is not a number"] == ["x.csv:502"]
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.lists(st.tuples(st.integers(0, 100_000), st.integers(20, 600)), min_size=1, max_size=60, unique_by=lambda d: d[0]),
     unit=st.sampled_from(["mg/dL", "mmol/L"]),

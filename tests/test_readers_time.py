@@ -106,7 +106,7 @@ def test_a_time_that_the_clock_skips_keeps_the_offset_from_before(tmp_path):
     assert issues.counts[kind] == 1 and issues.examples[kind] == ["x.csv:3"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     zone=st.sampled_from([MADRID, "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "Europe/Dublin", "UTC"]),
     start=st.datetimes(datetime(2000, 1, 1), datetime(2035, 1, 1)),

@@ -98,7 +98,7 @@ def test_short_stretches_are_interpolated_and_long_ones_masked():
     assert repaired[-1] == 996
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(st.integers(0, 600), st.integers(1, 120), st.sampled_from([np.nan, -50.0, 400.0, 91.0])), max_size=6
@@ -132,7 +132,7 @@ def test_runs(mask):
 # --- as samples come --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 600), st.sampled_from([np.nan, 400.0, 91.0, 290.0])), max_size=6),
     st.lists(st.integers(0, 700), max_size=8),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -43,7 +43,6 @@ def _work_s(tasks: list[Task], storage: Storage) -> float:
     return sum(task.seconds + storage.seconds(task.read_gb) for task in tasks)
 
 
-@settings(deadline=None)
 @given(graphs(), POOLS, STORAGES, st.sampled_from([0.0, 5.0]), st.integers(0, 3))
 def test_no_schedule_beats_its_longest_chain_or_its_work(tasks, pool, storage, delay_s, seed):
     found = simulate(tasks, pool, storage, delay_s=delay_s, seed=seed)
@@ -61,7 +60,6 @@ def test_no_schedule_beats_its_longest_chain_or_its_work(tasks, pool, storage, d
     assert simulate(tasks, pool, storage, delay_s=delay_s, seed=seed) == found
 
 
-@settings(deadline=None)
 @given(SECONDS, st.integers(1, 60), st.integers(1, 4), st.integers(1, 6))
 def test_more_nodes_are_never_slower_for_equal_tasks(seconds, n, cores, nodes):
     tasks = [Task(seconds)] * n
@@ -70,7 +68,6 @@ def test_more_nodes_are_never_slower_for_equal_tasks(seconds, n, cores, nodes):
     assert found[0] == pytest.approx(math.ceil(n / (cores * nodes)) * seconds)  # known exactly
 
 
-@settings(deadline=None)
 @given(graphs(), st.integers(1, 4))
 def test_a_list_schedule_is_within_twice_the_best(tasks, cores):
     """Graham 1966: makespan <= work / m + (1 - 1/m) critical path."""
@@ -110,7 +107,6 @@ def test_readers_share_the_storage():
     assert simulate(tasks, Pool(cores=4, most=1), replace(storage, gb_per_s=4)).makespan_s == 10 + 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20))
 def test_an_interruption_costs_no_more_than_a_checkpoint_interval(seed):
     tasks = [Task(3600, checkpoint_s=60)] * 4

@@ -50,7 +50,7 @@ def test_every_window_of_a_clean_signal_is_good(kind):
     assert len(found.reasons) == 6
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from(["ecg", "ppg"]), st.floats(0.1, 8))
 def test_scale_does_not_matter_without_a_unit(kind, scale):
     track = broken(kind, 12, 14, np.random.default_rng(0).normal(0, 0.3, 1000))
@@ -59,7 +59,7 @@ def test_scale_does_not_matter_without_a_unit(kind, scale):
     np.testing.assert_allclose(plain.index, scaled.index, atol=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 60 * 125 - WINDOW), min_size=1, max_size=10))
 def test_a_window_is_judged_alike_whatever_the_others(starts):
     track = prepare(broken("ppg", 20, 24, np.nan), 500, "ppg")

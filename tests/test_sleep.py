@@ -97,7 +97,7 @@ def plain_regularity(state):
     return -100 + 200 * alike / pairs
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(0, 0.5))
 def test_regularity_as_plainly_written(seed, missing):
     rng = np.random.default_rng(seed)
@@ -186,7 +186,7 @@ def check_invariants(days, values, table):
     assert np.isfinite(table).all()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 100), st.floats(20, 26), st.floats(3, 9.5), st.floats(0, 0.5))
 def test_indices_keep_the_invariants(seed, bed_h, sleep_h, jitter):
     episodes = nights(10, bed_h, sleep_h, jitter=jitter, seed=seed)

@@ -202,7 +202,7 @@ def test_every_person_weighs_the_same():
     assert by_window < 3 < 10 < by_person
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0.1, 40))
 def test_moved_quantiles_never_cross_and_the_median_stays(seed, size):
     generator = torch.Generator().manual_seed(seed)

@@ -78,7 +78,7 @@ def test_mage_by_hand():
 
 
 @given(series)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_laws_of_any_series(glucose):
     found = summary(glucose)
     assert sum(found[name] for name in RANGES_MGDL) == pytest.approx(100)

@@ -28,7 +28,7 @@ def delayed(delay_steps: int, people: int = 3, windows: int = 80, seed: int = 0)
 
 
 @given(st.integers(0, H), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_known_delay_is_found(delay, seed):
     p = delayed(delay, seed=seed)
     people = SubjectBootstrap(p.subject, resamples=2)

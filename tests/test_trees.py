@@ -78,7 +78,7 @@ def test_the_first_trees_alone():
     torch.testing.assert_close(model(x), expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=4, max_size=4))
 def test_any_value_finds_a_leaf(row):
     model = grown(trees=5)[0]

@@ -225,7 +225,7 @@ def test_a_file_that_unpacks_to_more_than_it_may(tmp_path):
 
 
 @given(st.lists(st.tuples(st.integers(10, 600), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 600))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_torn_bytes_are_an_error_or_a_case_but_never_anything_else(tmp_path_factory, changes, cut):
     path = tmp_path_factory.getbasetemp() / "torn.vital"
     write_packets(path, [*GOOD, track(2, "HR", 2, 1, 0, 1), record(2, START + 1, struct.pack("<f", 70))])

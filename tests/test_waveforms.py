@@ -28,7 +28,7 @@ def spoilt(kind: str, stretches: list[tuple[int, int, float]]) -> np.ndarray:
     return values
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(sorted(KINDS)), st.booleans(), STRETCHES)
 def test_nan_is_where_nothing_was_measured_and_nowhere_else(kind, causal, stretches):
     found = prepare(spoilt(kind, stretches), 500, kind, causal=causal)
@@ -39,7 +39,7 @@ def test_nan_is_where_nothing_was_measured_and_nowhere_else(kind, causal, stretc
     assert found.quality(np.arange(0, 6250, 625), 1250).reasons.dtype == np.uint16
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(sorted(KINDS)), st.integers(5000, 20_000), st.integers(1, 4000))
 def test_a_gap_changes_nothing_but_its_surroundings(kind, start, n):
     clean, gap = prepare(simulated(kind), 500, kind), prepare(spoilt(kind, [(start, n, np.nan)]), 500, kind)
@@ -87,7 +87,7 @@ def test_the_rate_of_the_recorder_does_not_show(kind):
 # --- as samples come --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(sorted(KINDS)), STRETCHES, st.lists(st.integers(0, 6000), max_size=10))
 def test_a_stream_in_pieces_is_one_pass_to_the_last_bit(kind, stretches, sizes):
     values = spoilt(kind, stretches)

@@ -65,7 +65,7 @@ runs = st.lists(st.tuples(st.integers(1, 130), st.sampled_from([0, 0, 0, 50, 101
 bursts = st.lists(st.tuples(st.integers(1, 3), st.sampled_from([0, 1, 100, 101])), max_size=6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(runs, bursts, st.integers(20, 40))
 def test_as_minute_by_minute(stretches, spikes, rest):
     """Long stretches, and short bursts among zeros: where the rules decide."""

@@ -289,7 +289,7 @@ def history_in(zone, local_times):
     return to_history(ForecastRequest(unit="mg/dL", timezone=zone, readings=readings))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     zone=st.sampled_from(["Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "UTC"]),
     start_s=st.integers(1_700_000_000, 1_760_000_000), n=st.integers(2, 200),
