@@ -211,6 +211,16 @@ def test_a_file_of_another_kind_is_named(card, tmp_path):
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 
+def test_json_is_alone_on_stdout(monkeypatch):
+    def chatty():
+        print("(raylet) a message from the cluster")
+        return []
+
+    monkeypatch.setattr("raycadian.doctor.examine", chatty)
+    done = invoke("doctor", "--json")
+    assert json.loads(done.stdout) == [] and "(raylet)" in done.stderr
+
+
 def test_interrupt_exits_130(monkeypatch):
     def interrupted():
         raise KeyboardInterrupt

@@ -46,6 +46,7 @@ def invoke(raw: dict, folder: Path, snapshots: Path, *more: str) -> str:
     return done.output
 
 
+@pytest.mark.long
 def test_frozen_last_layer_lora_and_all_weights_in_one_process_and_on_two_workers(card, tmp_path, ray_local):
     sections = [TTM | changes for changes in MODES.values()]
     recipe = {

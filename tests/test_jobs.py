@@ -218,6 +218,7 @@ def test_the_upload_is_small_and_has_the_cards(cluster, tree):
     assert (package / "raycadian" / "__init__.py").is_file()
 
 
+@pytest.mark.long
 def test_ray_job_submit_runs_a_sweep(cluster, tree, tmp_path):
     folders = ["--runs", str(tmp_path / "runs"), "--snapshots", str(tmp_path / "snapshots")]
     job = cluster.submit(tree, "jobs/tune.py", "jobs/recipes/swept.yaml", *folders)

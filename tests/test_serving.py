@@ -194,6 +194,7 @@ serve_forever(Run(first), port=port, follow=lambda: Run(second if flag.exists() 
 """
 
 
+@pytest.mark.long
 def test_serve_forever_follows_the_champion_and_ends_on_a_signal(runs, readings, tmp_path):
     """As `raycadian serve` runs it: a Ray of its own with HAProxy before the replicas."""
     flag, port = tmp_path / "promoted", app.free_port()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,19 @@ SUBJECT = click.option(
     "--subject", required=True, metavar="ID", help="Letters, digits, _ . -; nothing that names the person."
 )
 SET = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. training.epochs=3.")
-JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for machines.")
+
+
+def _only_json(context: click.Context, _: click.Parameter, asked: bool) -> bool:
+    """What libraries print meanwhile, such as Ray's messages from the cluster, goes to stderr: stdout is the JSON alone."""
+    if asked:
+        from raycadian.terminal import STDOUT
+
+        context.meta[STDOUT] = sys.stdout
+        context.with_resource(redirect_stdout(sys.stderr))
+    return asked
+
+
+JSON = click.option("--json", "as_json", is_flag=True, callback=_only_json, help="JSON on stdout, for machines.")
 RESUME = click.option("--resume", is_flag=True, help="Go on with work that was interrupted; reuse what is complete.")
 YAML = click.Path(path_type=Path)
 ADDRESS = click.option(

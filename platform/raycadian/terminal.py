@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,6 +16,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+STDOUT = "raycadian.stdout"  # in click's context: where JSON goes while everything else printed goes to stderr
 console = Console(stderr=True, highlight=False, soft_wrap=True)  # progress goes to stderr; stdout carries results
 
 
@@ -89,7 +91,9 @@ def show_table(frame: "pd.DataFrame", title: str = "") -> None:
 
 def show_json(body: Any) -> None:
     """Plain JSON on stdout; NaN becomes null."""
-    sys.stdout.write(json.dumps(_plain(body), indent=1, default=str) + "\n")
+    context = click.get_current_context(silent=True)
+    stdout = sys.stdout if context is None else context.meta.get(STDOUT, sys.stdout)
+    stdout.write(json.dumps(_plain(body), indent=1, default=str) + "\n")
 
 
 def _plain(value: Any) -> Any:
