@@ -2,8 +2,9 @@
 
     python benchmarks/all.py [--only windows memory] [--update-readme]
 
-`--update-readme` writes the table between `<!-- benchmarks -->` and `<!-- /benchmarks -->` of README.md. A benchmark that
-can't run here stands in the table with its reason. Targets are those of the project: nothing here changes them.
+`--update-readme` writes the table between `<!-- benchmarks -->` and `<!-- /benchmarks -->` of README.md: rows of benchmarks
+that were not asked for stay as they are, with the day of their own measurement. A benchmark that can't run here stands in
+the table with its reason. Targets are those of the project: nothing here changes them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from between import markdown, write_between
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-HEADER = ("benchmark", "what", "ours", "peer", "ratio", "target", "met")
+HEADER = ("benchmark", "what", "ours", "peer", "ratio", "target", "met", "measured")
 NEAR_LINEAR = 1.8  # of two processes over one; they share caches and memory
 FLAT = 1.2  # the target at 16 times the subjects: allocator and sampling
 
@@ -47,21 +49,29 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--update-readme", action="store_true")
     arguments = parser.parse_args()
-    lines = [line for name in arguments.only for line in table_lines(name)]
-    text = "\n".join([machine(), "", _line(HEADER), _line(["---"] * len(HEADER)), *lines])
+    rows = [line for name in ROWS for line in (measured(name) if name in arguments.only else written(name))]
+    text = f"{machine()}\n\n{markdown(HEADER, rows)}"
     print(text)
     if arguments.update_readme:
-        update_readme(text)
+        write_between(README, BEGIN, END, text)
 
 
-def table_lines(name: str) -> list[str]:
-    """Lines of the table for one benchmark; one with the reason where it did not run."""
+def measured(name: str) -> list[list[str]]:
+    """Lines of the table for one benchmark, as measured now; one with the reason where it did not run."""
     print(f"running benchmarks/{name}.py ...", file=sys.stderr, flush=True)
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
     try:
-        return [_line(_cells(row)) for row in ROWS[name](run(name))]
+        return [[*_cells(row), today] for row in ROWS[name](run(name))]
     except (RuntimeError, KeyError) as error:
         reason = f"did not run: {error}".replace("|", "/").replace("\n", " ")
-        return [_line([name, reason, "", "", "", "", "**no**"])]
+        return [[name, reason, "", "", "", "", "**no**", today]]
+
+
+def written(name: str) -> list[list[str]]:
+    """Lines of the table for one benchmark, as README has them."""
+    table = README.read_text(encoding="utf-8").split(BEGIN)[-1].split(END)[0]
+    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
+    return [line for line in lines if line[0] == name]
 
 
 def run(name: str) -> Any:
@@ -82,12 +92,12 @@ def run(name: str) -> Any:
 
 
 def machine() -> str:
-    """When and where."""
+    """Where."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory_gb = psutil.virtual_memory().total / 1e9
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray"))
     return (
-        f"Measured {datetime.now(UTC):%Y-%m-%d} with `python benchmarks/all.py` on {cores} cores of {_processor()}, "
+        f"Measured with `python benchmarks/all.py` on {cores} cores of {_processor()}, "
         f"{memory_gb:.0f} GB; Python {platform.python_version()}, {versions}."
     )
 
@@ -98,22 +108,10 @@ def _processor() -> str:
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 
-def update_readme(text: str) -> None:
-    """Replace what stands between the marks. Raises SystemExit where they are not there once each, in order."""
-    body = README.read_text(encoding="utf-8")
-    if body.count(BEGIN) != 1 or body.count(END) != 1 or body.index(BEGIN) > body.index(END):
-        raise SystemExit(f"{README} needs one `{BEGIN}` and after it one `{END}`")
-    before, rest = body.split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-
-
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(str(cell).replace(" | ", " against ") for cell in cells) + " |"
-
-
 def _cells(row: Row) -> list[str]:
     ratio = "" if math.isnan(row.ratio) else f"{row.ratio:,.0f}" if row.ratio >= 100 else f"{row.ratio:.3g}"
-    return [row.benchmark, row.what, row.ours, row.peer, ratio, row.target, "yes" if row.met else "**no**"]
+    cells = [row.benchmark, row.what, row.ours, row.peer, ratio, row.target, "yes" if row.met else "**no**"]
+    return [cell.replace(" | ", " against ") for cell in cells]
 
 
 # --- a benchmark's JSON as rows ---------------------------------------------------------------------------------------

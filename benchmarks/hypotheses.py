@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from between import markdown, write_between
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,11 @@ def main() -> None:
         print(f"\n{recipe} · {DATA[data].name}")
         print("\n".join(one.pairs[one.pairs.kind == "cumulative"].sentence))
     if asked.update_docs:
-        write_between(DOCS / "hypotheses.md", "\n\n".join([errors(found), changes(found), efficiency(found)]))
+        write_between(
+            DOCS / "hypotheses.md", BEGIN, END, "\n\n".join([errors(found), changes(found), efficiency(found)])
+        )
         for page, forms in PAGES.items():
-            write_between(DOCS / "strategies" / f"{page}.md", strategy(found, forms))
+            write_between(DOCS / "strategies" / f"{page}.md", BEGIN, END, strategy(found, forms))
 
 
 def experiment(data: str, recipe: str, runs: Path) -> Found:
@@ -136,7 +139,7 @@ def errors(found: Experiments) -> str:
         for data, one in DATA.items()
         for model in MODELS
     ]
-    return f"Test RMSE in mg/dL [95% interval over people].\n\n{markdown(rows)}"
+    return f"Test RMSE in mg/dL [95% interval over people].\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
 
 
 def changes(found: Experiments) -> str:
@@ -148,7 +151,7 @@ def changes(found: Experiments) -> str:
         for form, other in pairs
         for data, one in DATA.items()
     ]
-    return f"{MEASURED} {BOLD}\n\n{markdown(rows)}"
+    return f"{MEASURED} {BOLD}\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
 
 
 def efficiency(found: Experiments) -> str:
@@ -162,7 +165,7 @@ def efficiency(found: Experiments) -> str:
         for data, one in DATA.items()
         for n, table in ((n, found[data, EFFICIENCY]) for n in one.windows)
     ]  # fmt: skip
-    return f"Test RMSE over two hours by the number of windows that were trained on.\n\n{markdown(rows)}"
+    return f"Test RMSE over two hours by the number of windows that were trained on.\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
 
 
 def strategy(found: Experiments, forms: tuple[str, ...]) -> str:
@@ -173,22 +176,11 @@ def strategy(found: Experiments, forms: tuple[str, ...]) -> str:
         for form in forms
         for data, one in DATA.items()
     ]
-    return f"{MEASURED} {BOLD}\n\n{markdown(rows)}"
+    return f"{MEASURED} {BOLD}\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
 
 
 def called(model: str) -> str:
     return f"`{CALLED.get(model, model)}`"
-
-
-def markdown(rows: list[dict]) -> str:
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def write_between(path: Path, text: str) -> None:
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

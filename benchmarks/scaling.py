@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+from between import markdown, write_between
 from schedule import Outcome, Pool, Storage, Task, chain, simulate
 
 DOCS = Path(__file__).parents[1] / "docs" / "scaling.md"
@@ -439,7 +440,7 @@ def main() -> None:
     text = tables(report)
     print(json.dumps(report) if arguments.json else text)
     if arguments.update_docs:
-        update_docs(text)
+        write_between(DOCS, BEGIN, END, text)
 
 
 def measure() -> dict[str, Any]:
@@ -485,7 +486,7 @@ def _sizes_table(found: list[dict[str, Any]]) -> str:
         ]
         for s in found
     ]  # fmt: skip
-    return _table(["size", "cores", "time", "core hours", "cost, USD", "nodes idle or starting", "bottleneck"], rows)
+    return markdown(["size", "cores", "time", "core hours", "cost, USD", "nodes idle or starting", "bottleneck"], rows)
 
 
 def _stages_table(found: list[dict[str, Any]]) -> str:
@@ -494,7 +495,7 @@ def _stages_table(found: list[dict[str, Any]]) -> str:
         stages = ", ".join(f"{stage} {hours:.2g} h" for stage, hours in s["stage_hours"].items())
         saved = sorted(s["saved_by_doubling"].items(), key=lambda item: -item[1])
         rows.append([s["size"], stages, ", ".join(f"{what} {share:.0%}" for what, share in saved if share >= 0.005)])
-    return _table(["size", "stages, from first start to last end", "time saved by twice of one thing"], rows)
+    return markdown(["size", "stages, from first start to last end", "time saved by twice of one thing"], rows)
 
 
 def _checks_table(checks: list[dict[str, Any]]) -> str:
@@ -502,24 +503,11 @@ def _checks_table(checks: list[dict[str, Any]]) -> str:
         [f"{c['trials']} trials on {c['cpus']} CPU", f"{c['measured_s']:.1f} s", f"{c['predicted_s']:.1f} s", f"{c['error']:+.0%}", f"{c['cores_of_others']:.1f}"]
         for c in checks
     ]  # fmt: skip
-    return _table(["real sweep", "measured", "predicted", "error", "cores busy with other things before"], rows)
+    return markdown(["real sweep", "measured", "predicted", "error", "cores busy with other things before"], rows)
 
 
 def _pairs(values: dict[str, str], name: str) -> str:
-    return _table([name, "value"], [[f"`{key}`", value] for key, value in values.items()])
-
-
-def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def update_docs(text: str) -> None:
-    """Replace what stands between the marks. Raises SystemExit where they are not there once each, in order."""
-    body = DOCS.read_text(encoding="utf-8")
-    if body.count(BEGIN) != 1 or body.count(END) != 1 or body.index(BEGIN) > body.index(END):
-        raise SystemExit(f"{DOCS} needs one `{BEGIN}` and after it one `{END}`")
-    DOCS.write_text(f"{body.split(BEGIN)[0]}{BEGIN}\n{text}\n{END}{body.split(END)[1]}", encoding="utf-8")
+    return markdown([name, "value"], [[f"`{key}`", value] for key, value in values.items()])
 
 
 if __name__ == "__main__":

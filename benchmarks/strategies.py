@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from between import markdown, write_between
 
 from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override
@@ -56,8 +57,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(json.dumps(rows) if arguments.json else table.to_string(index=False))
     if arguments.update_docs:
-        before, rest = DOCS.read_text(encoding="utf-8").split(BEGIN)
-        DOCS.write_text(f"{before}{BEGIN}\n{markdown(table)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        write_between(DOCS, BEGIN, END, markdown(list(table.columns), table.to_numpy()))
 
 
 def measure(name: str, changes: dict[str, Any], recipe: Recipe, data: Data) -> dict[str, Any]:
@@ -91,11 +91,6 @@ def measure(name: str, changes: dict[str, Any], recipe: Recipe, data: Data) -> d
         "loads back": f"val RMSE {again['val/rmse']:.3f}, in training {best:.3f}",
         "windows an epoch": f"{found.history[0]['windows']:.0f} of {len(train)}",
     }  # fmt: skip
-
-
-def markdown(table: pd.DataFrame) -> str:
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 if __name__ == "__main__":
