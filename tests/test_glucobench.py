@@ -25,6 +25,7 @@ from raycadian.data.glucobench import (
     series_of,
     split,
 )  # fmt: skip
+from raycadian.training.experiment import fit_model
 
 SMALL = Protocol(gap=45, min_points=60, length_segment=36, max_input=48)
 
@@ -171,6 +172,20 @@ def test_pretraining_gives_what_trains_and_never_sees_the_data_set(tmp_path):
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ValueError, match="the data set itself"):
         glucobench.benchmark(tmp_path / "a.csv", "iglu", ["mlp"], [1], pretrain=[tmp_path / "." / "a.csv"])
+
+
+def test_of_very_many_windows_a_part_is_trained_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr(glucobench, "_MOST_WINDOWS", 500)
+    monkeypatch.setattr(
+        glucobench, "fit_model", lambda data, recipe, **how: seen.append(recipe) or fit_model(data, recipe, **how)
+    )
+    recipe = glucobench.parse_entry("ridge:lags=12", SMALL).recipe
+    for length in (240, 800):
+        days = pieces_of({f"p{i}": [length] for i in range(4)})
+        curve = [replace(p, glucose_mgdl=120 + 30 * np.sin(np.arange(length) / 20)) for p in days]
+        glucobench.evaluate(curve, SMALL, recipe, 3)
+    assert [one.window.train_windows for one in seen] == [None, 500]
 
 
 def test_a_model_that_does_not_exist_is_refused():

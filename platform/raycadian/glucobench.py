@@ -34,7 +34,7 @@ from raycadian.data.windows import cut_windows
 from raycadian.evaluation.predictions import Predictions
 from raycadian.files import written_whole
 from raycadian.models.build import build
-from raycadian.training.experiment import Data, fit_model, predict, spec_of
+from raycadian.training.experiment import Data, fit_model, predict, spec_of, windows_of
 from raycadian.types import ID
 
 COLUMNS = (
@@ -73,6 +73,7 @@ BLEND = {
     ],
 }
 _NAMED = {"blend": (BLEND, 97)}
+_MOST_WINDOWS = 120_000  # of training: neighbours are alike, and ten seeds of a large data set shall take half an hour
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def evaluate(
     recipe = override(recipe, {"training.seed": seed})
     parts = _parts(pieces, protocol, recipe, seed)
     data = _data(pieces, parts["train"] + parts["val"], f"glucobench seed {seed}")
-    fitted = fit_model(data, recipe, weights=weights)
+    fitted = fit_model(data, _bounded(recipe, data), weights=weights)
     rows = []
     for name, ranges in (("id", parts["test"]), ("ood", parts["ood"])):
         windows = cut_windows(data.series, ranges, recipe.window, STRIDE, fitted.mechanism)
@@ -191,7 +192,8 @@ def pretrained(pieces: list[Piece], protocol: Protocol, recipe: Recipe) -> dict[
     torch.set_num_threads(1)
     parts = _parts(pieces, protocol, recipe, recipe.training.seed)
     held_out = tuple(replace(r, split="train", scope=ID) for r in parts["ood"])
-    fitted = fit_model(_data(pieces, parts["train"] + held_out + parts["val"], "glucobench pretraining"), recipe)
+    data = _data(pieces, parts["train"] + held_out + parts["val"], "glucobench pretraining")
+    fitted = fit_model(data, _bounded(recipe, data))
     return {name: parameter.detach() for name, parameter in fitted.model.named_parameters()}
 
 
@@ -219,6 +221,13 @@ def _parts(pieces: list[Piece], protocol: Protocol, recipe: Recipe, seed: int) -
 
 def _data(pieces: list[Piece], ranges: tuple[Range, ...], name: str) -> Data:
     return Data(name, series_of(pieces), SplitManifest(Split(), name, ranges), Grid(dt_min=DT_MIN))
+
+
+def _bounded(recipe: Recipe, data: Data) -> Recipe:
+    """Of more training windows than _MOST_WINDOWS that many are drawn, unless the recipe draws fewer itself."""
+    many = len(windows_of(data, recipe, "train", recipe.window.stride, None)) > _MOST_WINDOWS
+    drawn = {"window.train_windows": _MOST_WINDOWS} if many and not recipe.window.train_windows else {}
+    return override(recipe, drawn)
 
 
 def _from(r: Range, skip: int) -> Range:
