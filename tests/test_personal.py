@@ -20,12 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycadian import cli
+from raycadian.config import PAT
 from raycadian.data import personal_days
 from raycadian.data.series import build_series
 from raycadian.evaluation.decision import Calibration, Decision
 from raycadian.evaluation.personal import fit_personal, judge_forecasts, judge_probabilities
 from raycadian.models import checkpoint
-from raycadian.models.base import trainable_parameters
+from raycadian.models.base import Spec, trainable_parameters
+from raycadian.models.build import build
 from raycadian.models.personal import load_weights, personal, weights_of
 from raycadian.people.calibrate import Asked, calibrate, give_new_key
 from raycadian.people.store import ADAPTER, DATABASE, METADATA, Forbidden, Person, Store
@@ -419,6 +421,16 @@ def test_untrained_it_is_the_population(run):
     again = personal(population, baseline).eval()
     load_weights(again, weights_of(model))
     assert torch.equal(again(batch).score, model(batch).score)
+
+
+@pytest.mark.parametrize(("size", "layers"), [("small", {"0"}), ("medium", {"0", "1"}), ("large", {"2", "3"})])
+def test_an_adapter_keeps_within_its_budget_in_the_last_layers(size, layers):
+    spec = Spec(7 * 1440, 0, 1.0, ("activity_counts",), (), (), task="classify")
+    baseline = Baseline.of(ACTIVITY, np.ones((3, len(ACTIVITY))), one_person.START + np.arange(3))
+    model = personal(build(PAT(size=size), spec), baseline)
+    added = {name: weight for name, weight in weights_of(model).items() if "lora_" in name}
+    assert 2_000 < sum(weight.numel() for weight in added.values()) <= 5_000
+    assert {re.search(r"\.(\d+)\.", name)[1] for name in added} == layers
 
 
 def test_usual_and_deviations():

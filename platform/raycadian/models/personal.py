@@ -67,9 +67,9 @@ class PersonalForecast(Wrapper):
 def personal(population: Model, baseline: Baseline) -> PersonalLabel | PersonalForecast:
     """An untrained adapter on `population`, whose weights it shares. Raises ValueError for a model without anything to adapt."""
     inner = _frozen(population)
-    rank = _rank(inner)
-    for network, targets in _networks(inner):
-        names = _layers(network, targets)
+    adapted = _adapted(inner)
+    rank = _rank(adapted)
+    for network, names in adapted:
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), network)
     if isinstance(inner, LabelModel):
         return PersonalLabel(inner, baseline)
@@ -118,16 +118,33 @@ def _networks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
                 yield getattr(part, place), targets
 
 
+def _adapted(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
+    """The networks and the names of their layers that are adapted: of a network whose layers take more than its share of
+    BUDGET, the last ones, which also spares the way back through those before."""
+    networks = list(_networks(model))
+    return [
+        (network, _last(network, _layers(network, targets), BUDGET / len(networks))) for network, targets in networks
+    ]
+
+
 def _layers(network: nn.Module, targets: tuple[str, ...]) -> list[str]:
     linear = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
     return [name for name in linear if name.rpartition(".")[2] in targets]
 
 
-def _rank(model: nn.Module) -> int:
+def _last(network: nn.Module, names: list[str], budget: float) -> list[str]:
+    """The last that keep within `budget` at rank 1; one at least."""
+    taken = np.cumsum([_size(network, name) for name in reversed(names)])
+    return names[-max(1, int((taken <= budget).sum())) :]
+
+
+def _size(network: nn.Module, name: str) -> int:
+    """Weights that rank 1 adds to a linear layer."""
+    layer = network.get_submodule(name)
+    return layer.in_features + layer.out_features
+
+
+def _rank(adapted: list[tuple[nn.Module, list[str]]]) -> int:
     """The largest that keeps within BUDGET, one at least."""
-    each = sum(
-        network.get_submodule(name).in_features + network.get_submodule(name).out_features
-        for network, targets in _networks(model)
-        for name in _layers(network, targets)
-    )
+    each = sum(_size(network, name) for network, names in adapted for name in names)
     return max(1, min(MOST_RANK, BUDGET // max(each, 1)))
