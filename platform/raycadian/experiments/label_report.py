@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 
 from raycadian.config import Recipe, headline, protocol_of
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.classification import BETTER, differences, score_labels
 from raycadian.evaluation.decision import Decision
-from raycadian.evaluation.figures import MODELS
 from raycadian.evaluation.labels import LabelPredictions
 from raycadian.experiments.points import Point
-from raycadian.pages import new_figure, page, paragraph, table_html
-from raycadian.training.run import write_json, write_recipe
+from raycadian.experiments.report import Left, legend, line, log_axis
+from raycadian.pages import new_figure, paragraph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,19 +34,12 @@ def write(folder: Path, recipe: Recipe, found: list[Point], said: list[Said], ru
     drawn = {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     table = pd.concat([_rows(p, own, recipe, drawn) for p, own in zip(found, said, strict=True)], ignore_index=True)
     compared = _differences(found, said, recipe, drawn)
-    write_recipe(folder / "recipe.yaml", recipe)
-    table.to_csv(folder / "table.csv", index=False)
-    compared.to_csv(folder / "differences.csv", index=False)
-    named = [{"line": p.line, "x": p.x, "runs": own} for p, own in zip(found, runs, strict=True)]
-    body = {
-        "experiment": recipe.experiment.model_dump(mode="json"), "protocol": protocol_of(recipe), "rows": _records(table),
-        "differences": _records(compared), "runs": named, "notes": _NOTES,
-    }  # fmt: skip
-    write_json(folder / "table.json", body)
+    caption = f"{_AXIS.capitalize()} against {parts.label(headline(recipe.task).metric)}; {settings.confidence:.0%} intervals from resampling people."
     with mpl.rc_context(parts.STYLE):
-        figure(recipe, table).savefig(folder / "figure.svg", bbox_inches="tight", metadata={"Date": None})
-        html = _page(recipe, table, compared, pd.DataFrame(named))
-    (folder / "report.html").write_text(html, encoding="utf-8")
+        Left(
+            recipe, table, compared, _NOTES, lambda: figure(recipe, table), caption=caption,
+            better="".join(paragraph(f"{r.group}: {r.sentence}") for r in compared.itertuples()), shown=_shown(table),
+        ).write(folder, found, runs)  # fmt: skip
 
 
 def _rows(point: Point, said: Said, recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
@@ -65,25 +56,6 @@ def _differences(found: list[Point], said: list[Said], recipe: Recipe, drawn: di
     metric = headline(recipe.task).metric
     tables = [differences(named, metric, **drawn).assign(group=name) for name, named in groups.items()]
     return pd.concat(tables, ignore_index=True)
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for JSON; NaN becomes null."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
-def _page(recipe: Recipe, table: pd.DataFrame, compared: pd.DataFrame, runs: pd.DataFrame) -> str:
-    confidence, metric = recipe.evaluation.confidence, headline(recipe.task).metric
-    asked = f"{type(recipe.experiment).__doc__} Protocol: {protocol_of(recipe)}."
-    caption = f"{_AXIS.capitalize()} against {parts.label(metric)}; {confidence:.0%} intervals from resampling people."
-    sections = [
-        ("Question", "".join(map(paragraph, [asked, *_NOTES]))),
-        ("Figure", parts.figure(figure(recipe, table), caption)),
-        ("What is better", "".join(paragraph(f"{r.group}: {r.sentence}") for r in compared.itertuples())),
-        (f"Table, {protocol_of(recipe)}", table_html(_shown(table))),
-        ("Runs", parts.folded(f"{len(runs)} points", table_html(runs.assign(runs=runs.runs.map(", ".join))), False)),
-    ]
-    return page(recipe.name, [(head, body) for head, body in sections if body], recipe.description or asked)
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,26 +78,10 @@ def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
     rows = table[table.metric == best.metric]
     drawn, axis = new_figure(9, 4.2)
     for i, (name, own) in enumerate(rows.groupby("model", sort=False)):
-        color = MODELS[i % len(MODELS)]
-        x = own.x.to_numpy(float)
-        axis.plot(
-            x,
-            own.value,
-            marker="o",
-            ms=4,
-            lw=1.6,
-            color=color,
-            ls=("-", "--", "-.", ":")[i // len(MODELS) % 4],
-            label=name,
-        )
-        axis.fill_between(x, own.low.to_numpy(float), own.high.to_numpy(float), color=color, alpha=0.15, lw=0)
+        line(axis, i, own.x.to_numpy(float), own, str(name))
     if best.metric == "auroc":
         axis.axhline(0.5, lw=0.8, ls=":", color="0.5")
-    sizes = np.unique(rows.x.astype(float))
-    axis.set_xscale("log")
-    axis.set_xticks(sizes, [f"{x:,.0f}" for x in sizes])
-    axis.minorticks_off()
+    log_axis(axis, rows.x, "{:,.0f}")
     axis.set(xlabel=_AXIS, ylabel=parts.label(best.metric))
-    for text in axis.legend(fontsize=8, frameon=False).get_texts():
-        text.set_parse_math(False)
+    legend(axis)
     return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -54,19 +55,58 @@ def write(
     groups = _grouped(found, predictions)
     compared = _differences(groups, recipe)
     notes = _notes(recipe)
-    write_recipe(folder / "recipe.yaml", recipe)
-    table.to_csv(folder / "table.csv", index=False)
-    compared.to_csv(folder / "differences.csv", index=False)
-    named = [{"line": p.line, "x": p.x, "runs": own} for p, own in zip(found, runs, strict=True)]
-    body = {
-        "experiment": recipe.experiment.model_dump(mode="json"), "protocol": protocol_of(recipe), "rows": _records(table),
-        "differences": _records(compared), "runs": named, "notes": notes,
-    }  # fmt: skip
-    write_json(folder / "table.json", body)
+    confidence = recipe.evaluation.confidence
     with mpl.rc_context(parts.STYLE):
-        figure(recipe, table).savefig(folder / "figure.svg", bbox_inches="tight", metadata={"Date": None})
-        html = _page(recipe, table, compared, groups, pd.DataFrame(named), notes)
-    (folder / "report.html").write_text(html, encoding="utf-8")
+        Left(
+            recipe, table, compared, notes, lambda: figure(recipe, table),
+            caption=f"{_axis(recipe)} against RMSE, pooled over windows; {confidence:.0%} intervals from resampling people.",
+            better=_better(groups, compared, confidence) if len(compared) else "", shown=_shown(recipe, table),
+        ).write(folder, found, runs)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Left:
+    """What an experiment of any task leaves: table and differences of its points, and what its page shows of them.
+
+    draw: the figure, anew at every call · better: what is better, as HTML · shown: the table for people.
+    """
+
+    recipe: Recipe
+    table: pd.DataFrame
+    differences: pd.DataFrame
+    notes: list[str]
+    draw: Callable[[], "Figure"]
+    caption: str
+    better: str
+    shown: pd.DataFrame
+
+    def write(self, folder: Path, found: list[Point], runs: list[list[str]]) -> None:
+        """The files of `report.write`."""
+        recipe, protocol = self.recipe, protocol_of(self.recipe)
+        write_recipe(folder / "recipe.yaml", recipe)
+        self.table.to_csv(folder / "table.csv", index=False)
+        self.differences.to_csv(folder / "differences.csv", index=False)
+        named = [{"line": p.line, "x": p.x, "runs": own} for p, own in zip(found, runs, strict=True)]
+        body = {
+            "experiment": recipe.experiment.model_dump(mode="json"), "protocol": protocol, "rows": _records(self.table),
+            "differences": _records(self.differences), "runs": named, "notes": self.notes,
+        }  # fmt: skip
+        write_json(folder / "table.json", body)
+        self.draw().savefig(folder / "figure.svg", bbox_inches="tight", metadata={"Date": None})
+        (folder / "report.html").write_text(self._page(pd.DataFrame(named)), encoding="utf-8")
+
+    def _page(self, runs: pd.DataFrame) -> str:
+        recipe, protocol = self.recipe, protocol_of(self.recipe)
+        asked = f"{type(recipe.experiment).__doc__} Protocol: {protocol}."
+        runs = runs.assign(runs=runs.runs.map(", ".join))
+        sections = [
+            ("Question", "".join(map(paragraph, [asked, *self.notes]))),
+            ("Figure", parts.figure(self.draw(), self.caption)),
+            ("What is better", self.better),
+            (f"Table, {protocol}", table_html(self.shown)),
+            ("Runs", parts.folded(f"{len(runs)} points", table_html(runs), False)),
+        ]
+        return page(recipe.name, [(head, body) for head, body in sections if body], recipe.description or asked)
 
 
 def _rows(point: Point, p: Predictions, recipe: Recipe) -> pd.DataFrame:
@@ -142,27 +182,13 @@ def _notes(recipe: Recipe) -> list[str]:
     return []
 
 
-def _page(
-    recipe: Recipe, table: pd.DataFrame, compared: pd.DataFrame, groups: dict[str, _Group], runs: pd.DataFrame,
-    notes: list[str],
-) -> str:  # fmt: skip
-    confidence = recipe.evaluation.confidence
-    asked = f"{type(recipe.experiment).__doc__} Protocol: {protocol_of(recipe)}."
-    caption = f"{_axis(recipe)} against RMSE, pooled over windows; {confidence:.0%} intervals from resampling people."
+def _better(groups: dict[str, _Group], compared: pd.DataFrame, confidence: float) -> str:
     better = note(compared, "RMSE", confidence)
     for name, group in groups.items():
         better += f"<h3>{escape(name)}</h3>" if name else ""
         better += pairs_html(compared[compared.group == name])
         better += ranks_html(group.named, SHOWN, confidence) if len(groups) == 1 else ""
-    runs = runs.assign(runs=runs.runs.map(", ".join))
-    sections = [
-        ("Question", "".join(map(paragraph, [asked, *notes]))),
-        ("Figure", parts.figure(figure(recipe, table), caption)),
-        ("What is better", better if len(compared) else ""),
-        (f"Table, {protocol_of(recipe)}", table_html(_shown(recipe, table))),
-        ("Runs", parts.folded(f"{len(runs)} points", table_html(runs), False)),
-    ]
-    return page(recipe.name, [(head, body) for head, body in sections if body], recipe.description or asked)
+    return better
 
 
 def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
@@ -195,8 +221,7 @@ def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
     places = _places(rows)
     for i, (name, own) in enumerate(rows.groupby("model", sort=False)):
         x = own.horizon_min if ahead else own.x.map(places) if places else own.x.astype(float)
-        color, dashes = MODELS[i % len(MODELS)], ("-", "--", "-.", ":")[i // len(MODELS) % 4]
-        _line(axis, np.asarray(x, float) + (0.06 * i if places else 0), own, str(name), color, "" if places else dashes)
+        line(axis, i, np.asarray(x, float) + (0.06 * i if places else 0), own, str(name), joined=not places)
     if places:
         axis.set_xticks(
             list(places.values()),
@@ -205,12 +230,9 @@ def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
             ha="right" if len(places) > 3 else "center",
         )
     elif isinstance(recipe.experiment, DataEfficiency | Scaling) and not ahead:
-        axis.set_xscale("log")
-        axis.set_xticks(sorted(set(rows.x.astype(float))), [f"{x:g}" for x in sorted(set(rows.x.astype(float)))])
-        axis.minorticks_off()
+        log_axis(axis, rows.x, "{:g}")
     axis.set(xlabel=_axis(recipe), ylabel=parts.label(SHOWN))
-    for text in axis.legend(fontsize=8, frameon=False).get_texts():
-        text.set_parse_math(False)
+    legend(axis)
     return drawn
 
 
@@ -220,13 +242,29 @@ def _places(rows: pd.DataFrame) -> dict[str, int]:
     return {word: i for i, word in enumerate(words)}
 
 
-def _line(axis: "Axes", x: np.ndarray, rows: pd.DataFrame, name: str, color: str, dashes: str) -> None:
+def line(axis: "Axes", i: int, x: np.ndarray, rows: pd.DataFrame, name: str, joined: bool = True) -> None:
+    """Model number i: its values at x with intervals; not joined where x are words."""
+    color, dashes = MODELS[i % len(MODELS)], ("-", "--", "-.", ":")[i // len(MODELS) % 4]
     value, low, high = (rows[c].to_numpy(float) for c in ("value", "low", "high"))
-    axis.plot(x, value, ls=dashes or "none", marker="o", ms=4, lw=1.6, color=color, label=name)
-    if dashes:
+    axis.plot(x, value, ls=dashes if joined else "none", marker="o", ms=4, lw=1.6, color=color, label=name)
+    if joined:
         axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     else:
         axis.vlines(x, low, high, color=color, lw=1.4)
+
+
+def log_axis(axis: "Axes", x: pd.Series, words: str) -> None:
+    """Ticks where something was measured, and there alone."""
+    sizes = sorted(set(x.astype(float)))
+    axis.set_xscale("log")
+    axis.set_xticks(sizes, [words.format(size) for size in sizes])
+    axis.minorticks_off()
+
+
+def legend(axis: "Axes") -> None:
+    """Names of models are text, not mathematics."""
+    for text in axis.legend(fontsize=8, frameon=False).get_texts():
+        text.set_parse_math(False)
 
 
 def _axis(recipe: Recipe) -> str:
