@@ -149,7 +149,7 @@ def cma_rows(found: dict[str, Any]) -> list[Row]:
     fitted = found["days"] - found["reference_failed"]  # a day that the reference gave up on can't be compared
     for row in found["sum_of_squares"]:
         what = f"sum of squares, worst of {fitted} days ({row['what']})"
-        median = f"median ratio {row['median_ours_over_reference']}, {row['days_no_worse']} days no worse"
+        median = f"median ratio {row['median_ours_over_reference']}, {row['days_no_worse']} days no worse, of all days {row['at_least']} at least"
         rows.append(at_most("cma", what, median, "pfun-cma-model", row["worst"], 1))
     outside = found["fits_outside_bounds"]
     ours, theirs = outside["raycadian"], outside["reference"]

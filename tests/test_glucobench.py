@@ -120,13 +120,22 @@ def test_the_sizes_that_were_published(shared):
         assert len(series_of(pieces)) == sum(map(len, pieces))
 
 
-def test_ridge_is_the_published_linear_regression(shared):
-    pieces = read_pieces(shared / "cgm" / "glucobench" / "dubosson.csv.gz", PROTOCOLS["dubosson"], EXCLUDED["dubosson"])
-    entry = glucobench.parse_entry("ridge:lags=12,alpha=0", PROTOCOLS["dubosson"])
+@pytest.mark.parametrize(
+    ("name", "lags"),
+    [
+        ("dubosson", 12),
+        pytest.param("colas", 12, marks=pytest.mark.slow),
+        pytest.param("iglu", 192, marks=pytest.mark.slow),
+    ],
+)
+def test_ridge_is_the_published_linear_regression(shared, name, lags):
+    protocol = PROTOCOLS[name]
+    pieces = read_pieces(shared / "cgm" / "glucobench" / f"{name}.csv.gz", protocol, EXCLUDED.get(name, ()))
+    entry = glucobench.parse_entry(f"ridge:lags={lags},alpha=0", protocol)
     rows = [
-        {"dataset": "dubosson", "model": entry.name, "seed": seed, **row}
+        {"dataset": name, "model": entry.name, "seed": seed, **row}
         for seed in range(10, 20)
-        for row in glucobench.evaluate(pieces, PROTOCOLS["dubosson"], entry.recipe, seed)
+        for row in glucobench.evaluate(pieces, protocol, entry.recipe, seed)
     ]
     found = glucobench.summary(pd.DataFrame(rows))[["id_rmse", "id_mae", "ood_rmse", "ood_mae"]].to_numpy()
     np.testing.assert_allclose(found[0], found[1], rtol=0.02)
@@ -199,3 +208,15 @@ def test_a_model_that_does_not_exist_is_refused():
 def test_named_models_look_back_as_far_as_they_need(text, context, kind):
     recipe = glucobench.parse_entry(text, Protocol(45, 60, 36, 120)).recipe
     assert (recipe.window.context, recipe.model.kind) == (context, kind)
+
+
+@pytest.mark.parametrize("most", [24, 36, 96])
+def test_the_blend_keeps_within_what_a_protocol_lets_it_see(most):
+    protocol = replace(SMALL, max_input=most)
+    recipe = glucobench.parse_entry("blend", protocol).recipe
+    assert recipe.window.context == most
+    rng = np.random.default_rng(0)
+    pieces = pieces_of({f"p{i}": [400] for i in range(4)})
+    walk = [replace(p, glucose_mgdl=140 + rng.normal(0, 4, len(p)).cumsum() / 4) for p in pieces]
+    quick = override(recipe, {"training.epochs": 1, "training.early_stopping": None})
+    assert all(np.isfinite(row["mean_rmse"]) for row in glucobench.evaluate(walk, protocol, quick, 1))

@@ -93,6 +93,7 @@ def parse_entry(text: str, protocol: Protocol) -> Entry:
     kind, _, settings = text.partition(":")
     parts = [part for part in settings.split(",") if part]
     body, context = _NAMED.get(kind, ({"kind": kind}, protocol.max_input))
+    body = _within(body, protocol.max_input)
     if kind == "ridge" and (lags := [part.removeprefix("lags=") for part in parts if part.startswith("lags=")]):
         context = int(lags[0])  # more windows fit where the model looks back less
         body |= {"lags": min(context, protocol.max_input)}
@@ -100,6 +101,13 @@ def parse_entry(text: str, protocol: Protocol) -> Entry:
     raw = {"name": "glucobench", "dataset": "glucobench", "window": window, "training": _TRAINING, "model": body}
     recipe = parse(Recipe, raw, tuple(f"model.{part}" for part in parts), f"--models {text}")
     return Entry(text, recipe)
+
+
+def _within(model: dict[str, Any], most: int) -> dict[str, Any]:
+    """A named model for a protocol that lets it look back no more than `most` points."""
+    members = [_within(member, most) for member in model.get("members", ())]
+    lags = min(model.get("lags", 0), most - (model["kind"] == "mlp"))  # mlp takes one more, for changes
+    return model | ({"members": members} if members else {}) | ({"lags": lags} if lags else {})
 
 
 def parse_seeds(text: str) -> list[int]:
