@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
 from raycadian.data import nhanes, nhanes_minutes
-from raycadian.data.nhanes_minutes import minutes_reader, people_of, to_parquet
+from raycadian.data.nhanes_minutes import minutes_reader, monitor_spans, people_of, to_parquet
 from raycadian.data.xpt import Xpt
 from raycadian.physiology.wear import choi
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, Issues
@@ -72,7 +74,7 @@ def test_mims(mims):
     for recording, head in zip(recordings, monitors.itertuples(), strict=True):
         rows = table[table["SEQN"] == float(recording.subject)]
         start = pd.Timestamp(recording.start_utc)
-        assert (start.strftime("%H:%M:%S"), start.day_name()) == (head.PAXFTIME, head.PAXFDAY)
+        assert (start.strftime("%H:%M:%S"), str(start.isoweekday() % 7 + 1)) == (head.PAXFTIME, head.PAXFDAY)
         midnight = 1440 - start.hour * 60
         assert rows["PAXDAYM"].iloc[midnight - 1] == "1" and rows["PAXDAYM"].iloc[midnight] == "2"
         good = rows["PAXQFM"].to_numpy() == 0
@@ -81,6 +83,52 @@ def test_mims(mims):
         np.testing.assert_array_equal(values[good], rows["PAXMTSM"].to_numpy(np.float32)[good])
         assert np.array_equal(recording.observed, good & (rows["PAXPREDM"] != "3").to_numpy())
     assert issues.counts == {"minute of bad quality (missing)": int((table["PAXQFM"] > 0).sum())}
+
+
+# PAXHD_G as CDC documents and publishes it: numbers are SEQN and PAXSTS, all else is text; nobody's data
+HEADERS = """
+SEQN  PAXSTS PAXSENID      PAXFDAY PAXLDAY PAXFTIME PAXETLDY PAXHAND PAXORENT
+62161 1      NEO1B41100001 1       9       15:30:00 15:39:00 1       1
+62163 2      -             -       -       -        -        -       -
+62164 1      NEO1B41100002 6       2       21:00:00 00:05:00 1       2
+62165 1      NEO1B41100001 7       2       09:11:00 00:00:00 2       1
+62169 1      NEO1B41100003 4       3       12:00:00 12:00:30 1       1
+"""
+MINUTES = {"62161": 8 * 1440 + 9, "62164": 185, "62165": 2 * 1440 - 551, "62169": 1440}  # the last stopped a day short
+
+
+def genuine_rows(seqn, n):
+    """PAXMIN_G's columns of one person whose movement counts its minutes."""
+    minute = np.arange(n)
+    text = {"PAXDAYM": "1", "PAXDAYWM": "1", "PAXPREDM": np.where(minute < 5, "3", "2"), "PAXFLGSM": ""}
+    numbers = {"PAXSSNMP": 4800.0 * minute, "PAXTSM": 60.0, "PAXAISMM": 0.0, "PAXMTSM": 0.001 * minute, "PAXMXM": 0.0}
+    numbers |= dict.fromkeys(("PAXMYM", "PAXMZM", "PAXLXMM", "PAXLXSDM", "PAXTRANM", "PAXQFM"), 0.0)
+    return pd.DataFrame({"SEQN": np.full(n, float(seqn)), **text, **numbers})
+
+
+def genuine(folder, **changed):
+    heads = pd.read_csv(io.StringIO(HEADERS), sep=r"\s+", dtype=str, keep_default_na=False).replace("-", "")
+    heads = heads.assign(SEQN=heads["SEQN"].astype(float), PAXSTS=heads["PAXSTS"].astype(float), **changed)
+    write_xpt(heads, folder / "PAXHD_G.XPT")
+    write_xpt(pd.concat([genuine_rows(*one) for one in MINUTES.items()], ignore_index=True), folder / "PAXMIN_G.XPT")
+    return read(folder)
+
+
+def test_the_genuine_layout_of_2011_to_2014(tmp_path):
+    """Weekdays are codes, PAXLDAY numbers the last day of wear, PAXETLDY is the clock on it."""
+    recordings, issues = genuine(tmp_path)
+    assert {r.subject: len(r) for r in recordings} == MINUTES
+    assert [pd.Timestamp(r.start_utc).strftime("%A %H:%M") for r in recordings] == [
+        "Sunday 15:30", "Friday 21:00", "Saturday 09:11", "Wednesday 12:00",
+    ]  # fmt: skip
+    assert all(np.flatnonzero(~r.observed).tolist() == [0, 1, 2, 3, 4] for r in recordings)
+    assert issues.examples == {"recording that doesn't end when its monitor did (PAXLDAY, PAXETLDY)": ["SEQN 62169"]}
+
+
+def test_weekdays_by_name(tmp_path):
+    coded, _ = genuine(tmp_path)
+    named, _ = genuine(tmp_path, PAXFDAY=["Sunday", "", "Friday", "SATURDAY", "Wednesday"])
+    assert [r.start_utc for r in named] == [r.start_utc for r in coded]
 
 
 def test_gaps_in_the_samples_stay_gaps(mims, tmp_path):
@@ -100,7 +148,7 @@ def test_a_recording_without_its_end(mims, tmp_path):
     (tmp_path / "PAXHD_G.XPT").write_bytes((mims / "PAXHD_G.XPT").read_bytes())
     found, issues = read(tmp_path)
     assert [len(r) for r in found] == [11_520, 11_520, 8_520]
-    assert issues.counts["recording that doesn't end when its monitor did (PAXLDAY, PAXLTIME)"] == 1
+    assert issues.counts["recording that doesn't end when its monitor did (PAXLDAY, PAXETLDY)"] == 1
 
 
 def test_a_minute_is_where_its_number_says(tmp_path):
@@ -209,16 +257,23 @@ def test_another_table_and_no_start(counts, mims, tmp_path):
         minutes_reader(demo, None)
     with pytest.raises(ValueError, match="minutes without PAXHD"):
         minutes_reader(minutes, None)
-    with pytest.raises(ValueError, match="no column PAXFTIME, PAXFDAY, PAXLTIME, PAXLDAY in table 'DEMO_D'"):
+    with pytest.raises(ValueError, match="no column PAXFDAY, PAXFTIME, PAXLDAY, PAXETLDY in table 'DEMO_D'"):
         list(minutes_reader(minutes, demo)(Issues()))
     heads = Xpt.open(mims / "PAXHD_G.XPT").frame()
     write_xpt(heads.iloc[1:], tmp_path / "PAXHD_G.XPT")
     issues = Issues()
     assert len(list(minutes_reader(minutes, Xpt.open(tmp_path / "PAXHD_G.XPT"))(issues))) == 2
     assert issues.counts["person without a row in PAXHD (left out)"] == 1
-    write_xpt(heads.assign(PAXFTIME="25:00:00"), tmp_path / "PAXHD_H.XPT")
-    with pytest.raises(ValueError, match="the monitor ran from '.*day' '25:00:00' to"):
-        list(minutes_reader(minutes, Xpt.open(tmp_path / "PAXHD_H.XPT"))(Issues()))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("PAXFTIME", "25:00:00"), ("PAXETLDY", ""), ("PAXFDAY", "8"), ("PAXLDAY", "10"), ("PAXLDAY", "Tuesday")],
+)
+def test_monitors_that_can_t_be(mims, tmp_path, column, value):
+    write_xpt(Xpt.open(mims / "PAXHD_G.XPT").frame().assign(**{column: value}), tmp_path / "PAXHD_G.XPT")
+    with pytest.raises(ValueError, match=f"SEQN 62161: the monitor ran from .*{column} '{value}'.*; expected one row"):
+        monitor_spans(Xpt.open(tmp_path / "PAXHD_G.XPT"))
 
 
 # --- made-up participants -------------------------------------------------------------------------------------------

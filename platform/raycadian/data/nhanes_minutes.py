@@ -2,8 +2,9 @@
 
 Public files give weekday and clock, no date: recordings begin in the week of Sunday 2 January 2000, their clock kept as
 local time. 2003-06: PAXINTEN, minute PAXN (1..10080) from the midnight that begins the first day. 2011-14: PAXMTSM (-0.01:
-not computable), minute PAXSSNMP / 4800 from the clock PAXFTIME on the weekday PAXFDAY of PAXHD; the first and last
-day are partial; PAXPREDM 3 is not worn, PAXQFM above 0 bad. (PAXAISMM, often taken for activity, counts idle-sleep samples.)
+not computable), minute PAXSSNMP / 4800 from the clock PAXFTIME on the weekday PAXFDAY of PAXHD, up to the clock PAXETLDY on
+the day of wear PAXLDAY; the first and last day are partial; PAXPREDM 3 is not worn, PAXQFM above 0 bad. (PAXAISMM, often taken
+for activity, counts idle-sleep samples.)
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ MOST_MIMS_MINUTES = 10 * 1_440
 WEAR = {"choi": choi, "troiano": troiano}
 _COUNTS = ("SEQN", "PAXSTAT", "PAXCAL", "PAXDAY", "PAXN", "PAXINTEN")
 _MIMS = ("SEQN", "PAXSSNMP", "PAXMTSM", "PAXPREDM", "PAXQFM")
-_MONITORS = ("SEQN", "PAXFTIME", "PAXFDAY", "PAXLTIME", "PAXLDAY")
-_MINUTE, _WEEK = np.timedelta64(60, "s"), np.timedelta64(7 * 86_400, "s")
+_MONITORS = ("SEQN", "PAXFDAY", "PAXFTIME", "PAXLDAY", "PAXETLDY")
+_MINUTE, _DAY = np.timedelta64(60, "s"), np.timedelta64(86_400, "s")
 _SHARD_BYTES = 32 * 1024**2
 
 # even times by their differences: a fifth of the bytes, in half the time
@@ -86,8 +87,8 @@ def read_mims(xpt: Xpt, monitors: Xpt, issues: Issues, begin: int = 0, end: int 
         bad = (mims < 0) | (_placed(_codes(rows["PAXQFM"]), minute, n) > 0)
         issues.add("minute of bad quality (missing)", f"SEQN {subject}", int(bad.sum()))
         mims[bad] = np.nan
-        if abs((start + n * _MINUTE - end + _WEEK // 2) % _WEEK - _WEEK // 2) > 2 * _MINUTE:
-            issues.add("recording that doesn't end when its monitor did (PAXLDAY, PAXLTIME)", f"SEQN {subject}")
+        if abs(start + n * _MINUTE - end) > 2 * _MINUTE:
+            issues.add("recording that doesn't end when its monitor did (PAXLDAY, PAXETLDY)", f"SEQN {subject}")
         yield from _recording(subject, start, ACTIVITY_MIMS, mims, worn & ~np.isnan(mims), issues)
 
 
@@ -137,8 +138,8 @@ def people_rows(xpt: Xpt) -> list[tuple[str, int, int]]:
 
 
 def monitor_spans(monitors: Xpt) -> dict[str, Span]:
-    """When each person's monitor began and ended, by subject: PAXFTIME (HH:MM:SS) on PAXFDAY (a weekday's name), PAXLTIME on
-    PAXLDAY, both in the week that stands for all. Raises ValueError."""
+    """When each person's monitor began and ended, by subject, from the week that stands for all on: at PAXFTIME (HH:MM:SS) on
+    the weekday PAXFDAY (1 = Sunday to 7, or its name); at PAXETLDY of the day of wear PAXLDAY (1 to 9). Raises ValueError."""
     monitors.require(*_MONITORS)
     return _spans(monitors.path, monitors.path.stat().st_mtime_ns)
 
@@ -150,24 +151,41 @@ def _spans(path: Path, _: int) -> dict[str, Span]:
     spans: dict[str, Span] = {}
     for subject, row in zip(subject_ids(table["SEQN"]), table.itertuples(index=False), strict=True):
         if not row.PAXFTIME and not row.PAXFDAY:
-            continue  # a monitor without data
-        start, end = _moment(row.PAXFDAY, row.PAXFTIME), _moment(row.PAXLDAY, row.PAXLTIME)
-        if start is None or end is None or subject in spans:
+            continue  # a monitor without data: PAXSTS is 2, and the rest blank
+        span = _span(row.PAXFDAY, row.PAXFTIME, row.PAXLDAY, row.PAXETLDY)
+        if span is None or subject in spans:
             raise ValueError(
-                f"{path}: SEQN {subject}: the monitor ran from {row.PAXFDAY!r} {row.PAXFTIME!r} to {row.PAXLDAY!r} {row.PAXLTIME!r}; "
-                "expected one row a person, a weekday's name and HH:MM:SS"
+                f"{path}: SEQN {subject}: the monitor ran from PAXFDAY {row.PAXFDAY!r}, PAXFTIME {row.PAXFTIME!r} to PAXLDAY "
+                f"{row.PAXLDAY!r}, PAXETLDY {row.PAXETLDY!r}; expected one row a person, a weekday from 1 (Sunday) to 7, a day of "
+                "wear from 1 to 9 and clocks HH:MM:SS; download it again"
             )
-        spans[subject] = start, end
+        spans[subject] = span
     return spans
 
 
-def _moment(weekday: str, clock: str) -> np.datetime64 | None:
-    """A clock on a weekday of the week that stands for all; None where it is none."""
+def _span(weekday: str, begins: str, last_day: str, ends: str) -> Span | None:
+    """None where one of them is none."""
+    first, begin, end = _weekday(weekday), _since_midnight(begins), _since_midnight(ends)
+    if first is None or begin is None or end is None or last_day not in tuple("123456789"):
+        return None
+    # 00:00:00 after a day's last minute is the midnight that ends it
+    end += _DAY * (int(last_day) - (end > np.timedelta64(0, "s")))
+    return weekday_start(first) + begin, weekday_start(first) + end
+
+
+def _weekday(text: str) -> int | None:
+    """0 = Sunday of a code (1 = Sunday to 7) or a name; None where it is none."""
+    if text.lower() in WEEKDAYS:
+        return WEEKDAYS.index(text.lower())
+    return int(text) - 1 if text in tuple("1234567") else None
+
+
+def _since_midnight(clock: str) -> np.timedelta64 | None:
     time = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)", clock)
-    if time is None or weekday.lower() not in WEEKDAYS:
+    if time is None:
         return None
     hours, minutes, seconds = map(int, time.groups())
-    return weekday_start(WEEKDAYS.index(weekday.lower())) + np.timedelta64(3600 * hours + 60 * minutes + seconds, "s")
+    return np.timedelta64(3600 * hours + 60 * minutes + seconds, "s")
 
 
 def weekday_start(weekday: int) -> np.datetime64:

@@ -19,7 +19,7 @@ import yaml
 
 from raycadian.config import ActivityCard
 from raycadian.data.nhanes import PHQ9_ITEMS
-from raycadian.data.nhanes_minutes import COUNT_MINUTES, SAMPLES_A_MINUTE, WEEKDAYS
+from raycadian.data.nhanes_minutes import COUNT_MINUTES, SAMPLES_A_MINUTE
 from raycadian.data.xpt import Xpt
 
 CYCLES = {"C": 3, "D": 4, "G": 7, "H": 8}
@@ -202,7 +202,7 @@ def _mims_rows(drawn: Participants, which: int, start_min: int, rng: np.random.G
         "PAXDAYWM": ((drawn.first_weekday[which] + day) % 7 + 1).astype(str).astype(object),
         "PAXSSNMP": SAMPLES_A_MINUTE * np.arange(n, dtype=float),
         "PAXTSM": np.full(n, 60.0),
-        "PAXAISMM": np.where(mims == 0, 60.0, 0.0),
+        "PAXAISMM": np.where(mims == 0, float(SAMPLES_A_MINUTE), 0.0),
         "PAXMTSM": np.where(bad, -0.01, mims),
         "PAXMXM": np.where(bad, -0.01, mims / 3),
         "PAXMYM": np.where(bad, -0.01, mims / 3),
@@ -217,11 +217,20 @@ def _mims_rows(drawn: Participants, which: int, start_min: int, rng: np.random.G
 
 
 def _monitors(drawn: Participants, starts: np.ndarray) -> pd.DataFrame:
+    """PAXHD: weekdays are codes (1 = Sunday), PAXLDAY is the number of the last day of wear, both as text."""
     clock = [f"{m // 60:02d}:{m % 60:02d}:00" for m in starts]
-    first = [WEEKDAYS[w].capitalize() for w in drawn.first_weekday]
-    last = [WEEKDAYS[(w + 8) % 7].capitalize() for w in drawn.first_weekday]
-    columns = {"PAXSTS": "1", "PAXFTIME": clock, "PAXFDAY": first, "PAXLTIME": clock, "PAXLDAY": last, "PAXORENT": "1"}
-    return pd.DataFrame({"SEQN": drawn.seqn.astype(float), **columns})
+    columns = {
+        "SEQN": drawn.seqn.astype(float),
+        "PAXSTS": 1.0,
+        "PAXSENID": [f"SIM{i:05d}" for i in range(len(starts))],
+        "PAXFDAY": (drawn.first_weekday + 1).astype(str).astype(object),
+        "PAXLDAY": "9",
+        "PAXFTIME": clock,
+        "PAXETLDY": clock,
+        "PAXHAND": "1",
+        "PAXORENT": "1",
+    }
+    return pd.DataFrame(columns)
 
 
 # --- questionnaires -------------------------------------------------------------------------------------------------
