@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import threading
@@ -158,6 +159,36 @@ def test_a_card_of_a_cohort_downloads_only_what_it_needs(api, monkeypatch, tmp_p
     assert read[0].recording.subject == "7" and read[1] is None
     assert issues.counts["case that can't be used (left out)"] == 1
     assert [path for path, _ in api.requests] == ["/trks", "/cases", "/1.0.1/1.vital", "/1.0.1/2.vital"]
+
+
+@pytest.mark.parametrize("trouble", ["429", "500", "half"])
+def test_an_outage_is_no_snapshot_without_its_cases(api, case_bytes, monkeypatch, tmp_path, trouble):
+    """Else it would be reused for good. A case that is not there (404) stays a counted rejection."""
+    from raycadian.data import snapshot, vitaldb_api
+
+    def one_by_one(items, write, work, card, tell):
+        snapshot.storage.make_folder(work / "snapshot")
+        found = [{"item": snapshot.json.dumps(item)} for item in items]
+        return [snapshot._answered(snapshot._attempt(f, write, str(work / "snapshot"), card)) for f in found]
+
+    impatient = functools.partial(VitalDB, endpoint=api.url, cache=tmp_path / "cache", attempts=3, wait_s=0.01)
+    monkeypatch.setattr(vitaldb_api, "VitalDB", impatient)
+    monkeypatch.setattr(snapshot, "_write_subjects", one_by_one)
+    card = tmp_path / "few.yaml"
+    card.write_text("name: few\nmodality: biosignals\nvitaldb: [1, 2, 3]\nwaveforms: {abp_mmhg: [SNUADC/ART]}\n")
+    api.files["/1.0.1/2.vital"] = case_bytes
+    api.script = ["whole"] + [trouble] * 3
+    with pytest.raises(ConnectionError, match=r"2\.vital: .* after 3 tries; check the network, and run it again later"):
+        snapshot.prepare(card, tmp_path / "snapshots")
+    assert not snapshot.snapshots(tmp_path / "snapshots")
+    api.script, before = [], len(api.requests)
+    found = snapshot.prepare(card, tmp_path / "snapshots")
+    assert found.subjects == ["1", "2"] and (
+        found.manifest["counts"]["cases"],
+        found.manifest["counts"]["recordings"],
+    ) == (3, 2)
+    assert "/1.0.1/1.vital" not in [path for path, _ in api.requests[before:]], "what was downloaded is kept"
+    assert "404" in found.manifest["issues"]["case that can't be used (left out)"]["examples"][0]
 
 
 @pytest.mark.parametrize("trouble", ["429", "500", "503", "half", "empty", "page"])

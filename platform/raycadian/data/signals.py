@@ -259,6 +259,8 @@ def write_subject(item: dict[str, Any], snapshot: Path, card: SignalCard) -> dic
 
 
 def _cleaned(case: dict[str, Any], subject: str, card: SignalCard, issues: Issues) -> Cleaned | None:
+    """None of a case that can't be used, which is counted. Raises ConnectionError where the API doesn't answer: a snapshot
+    without that case would be reused for good."""
     wanted = {**card.waveforms, **card.numerics}
     units = {c: unit for c in wanted if (unit := unit_of(c))}
     try:
@@ -267,7 +269,7 @@ def _cleaned(case: dict[str, Any], subject: str, card: SignalCard, issues: Issue
             clinical=case["clinical"], issues=issues,
         )  # fmt: skip
         return clean(read, card, issues=issues)
-    except (ValueError, ConnectionError) as error:
+    except ValueError as error:
         issues.add("case that can't be used (left out)", str(error))
         return None
 

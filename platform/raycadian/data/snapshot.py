@@ -18,6 +18,7 @@ folder, or object storage (data/storage.py), where everything is first written b
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -167,7 +168,8 @@ def prepare(card_path: str | Path, out: str | Path = Path("snapshots"), progress
     """Read a card's files into a snapshot below `out` (a path or a URL), or return the one that is there already.
 
     Raises ValueError where a file can't be understood or nothing usable is in them, OSError where the disk is full or
-    the storage can't be reached; then, and on Ctrl-C, nothing of it is left and what was there before is intact.
+    the storage or the API of cases can't be reached; then, and on Ctrl-C, nothing of it is left (downloads stay in their
+    cache) and what was there before is intact.
     """
     card_path, out, tell = Path(card_path), storage.place(out).absolute(), progress or (lambda *_: None)
     card = load_card(card_path)
@@ -332,6 +334,8 @@ def _attempt(found: dict[str, str], write: Callable[..., dict], snapshot: str, c
         return {"row": json.dumps(row), "errno": 0, "error": ""}
     except ValueError as error:
         return {"row": "", "errno": 0, "error": str(error)}
+    except ConnectionError as error:  # of an API of cases; those of object storage have another class
+        return {"row": "", "errno": errno.ECONNABORTED, "error": str(error)}
     except OSError as error:
         return {
             "row": "",
@@ -345,6 +349,8 @@ def _write_spilled(write: Callable[..., dict], item: dict[str, str], snapshot: P
 
 
 def _answered(answer: dict[str, Any]) -> dict[str, Any]:
+    if answer["errno"] == errno.ECONNABORTED:
+        raise ConnectionError(answer["error"])
     if answer["errno"]:
         raise OSError(answer["errno"], answer["error"])
     if answer["error"]:

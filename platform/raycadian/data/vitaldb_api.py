@@ -111,7 +111,7 @@ class VitalDB:
                 return tries(self._download, url, key, whole)
             except _TryAgain as error:
                 raise ConnectionError(
-                    f"{url}: {error}, after {self.attempts} tries; check the network, or try later: what has come is kept"
+                    f"{url}: {error}, after {self.attempts} tries; check the network, and run it again later: what has come is kept"
                 ) from None
 
     def _wait(self, state: Any) -> float:
