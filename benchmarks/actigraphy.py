@@ -6,7 +6,7 @@ minutes: a synthetic PAXRAW of each size in MB (1000 takes two minutes) to Parqu
 peak of anonymous memory (resident less shared) above what the imports take. Ours decodes the columns that it needs, checks
 them, marks wear by Choi and writes; the peer reads chunks of 100,000 rows and writes the same columns, no more. `reading` is
 without writing.
-features: IS, IV, RA, L5 and M10 with onset, a person of 7 days at a time, as pyActigraphy 1.2.2 computes them in an
+features: IS, IV, RA, L5 and M10, of a person's 7 days: one at a time (`alone`), and all people in one call, against the peer one at a time, as pyActigraphy 1.2.2 computes them in an
 environment of its own (.bench-venv/actigraphy, made on first use; its dependency `accelerometer`, which only reads another
 format, is installed without its own). It divides by n - 1 where the published IS and IV divide by n: 3.6% and 0.6% apart in a
 week of hours. Where it can't be had: the same published sums in pandas, and the output says so.
@@ -189,16 +189,15 @@ def timed(work: Callable[[], object]) -> float:
 
 def features(people: int, folder: Path) -> dict[str, object]:
     """Milliseconds a person by ours and by the peer, and how far apart the indices are."""
-    from raycadian.physiology.circadian import rhythm
+    from raycadian.physiology.circadian import rest_activity
 
     days = made_up(people)
     np.save(folder / "days.npy", days)
     python = peer_python()
     peer = json.loads(run_peer(python, folder / "days.npy")) if python else plain(folder / "days.npy")
-    rhythm(days)  # warm
-    together_s = min(timed(lambda: rhythm(days)) for _ in range(5)) / people
-    alone_s = min(timed(lambda: rhythm(days[:1])) for _ in range(5))
-    found = rhythm(days)
+    found = rest_activity(days)  # warm from here on, as the peer is
+    together_s = min(timed(lambda: rest_activity(days)) for _ in range(5)) / people
+    alone_s = min(timed(lambda: [rest_activity(days[i : i + 1]) for i in range(people)]) for _ in range(5)) / people
     apart = {k: _apart(found[k], np.array(theirs)) for k, theirs in peer["values"].items()}
     return {
         "peer": peer["peer"], "people": people, "peer_ms": round(1000 * peer["s"], 2), "ours_ms": round(1000 * together_s, 3),

@@ -244,10 +244,11 @@ def actigraphy_rows(found: dict[str, Any]) -> list[Row]:
         at_most("actigraphy", "XPT to Parquet: peak of private memory", f"{last['ours_peak_mb']:,} MB at {last['xpt_mb']:,} MB",
                 f"{first['ours_peak_mb']:,} MB at {first['xpt_mb']:,} MB", last["ours_peak_mb"] / max(first["ours_peak_mb"], 1), FLAT)
     )  # fmt: skip
-    rows.append(
-        at_least("actigraphy", "IS, IV, RA, L5, M10 of a person's week", f"{features['ours_ms']} ms",
-                 f"{features['peer']}: {features['peer_ms']} ms", features["ratio"], 50)
-    )  # fmt: skip
+    for how, one in (("a person at a time", "_alone"), (f"{features['people']} people at once", "")):
+        rows.append(
+            at_least("actigraphy", f"IS, IV, RA, L5, M10 of a person's week, {how}", f"{features[f'ours{one}_ms']} ms",
+                     f"{features['peer']}: {features['peer_ms']} ms", features[f"ratio{one}"], 50)
+        )  # fmt: skip
     return rows + [
         Row("actigraphy", f"a day's minutes to a probability, {one['what']}", f"{one['ms']} ms", "", math.nan, "≤ 100 ms", one["ms"] <= 100)
         for one in found["inference"]

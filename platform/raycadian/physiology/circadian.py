@@ -15,16 +15,21 @@ from raycadian.physiology.wear import DAY_MIN
 def rhythm(days: np.ndarray) -> dict[str, np.ndarray]:
     """Every index of these days (..., D, 1440), each (...,): interdaily_stability, intradaily_variability, l5, l5_onset_h,
     m10, m10_onset_h, relative_amplitude, and the cosinor's mesor, amplitude, acrophase_h, cosinor_r2."""
-    hours = binned(days, 60)
-    l5, l5_onset_h = least_active(days, 5)
-    m10, m10_onset_h = most_active(days, 10)
+    return rest_activity(days) | cosinor(days)
+
+
+def rest_activity(days: np.ndarray) -> dict[str, np.ndarray]:
+    """The indices that assume no shape of a day: all of `rhythm` but the cosinor's."""
+    hours, average = binned(days, 60), _mean(days, -2)
+    l5, l5_onset_h = _extreme(average, 5, np.nanargmin)
+    m10, m10_onset_h = _extreme(average, 10, np.nanargmax)
     with np.errstate(invalid="ignore", divide="ignore"):
         amplitude = (m10 - l5) / (m10 + l5)
     return {
         "interdaily_stability": interdaily_stability(hours),
         "intradaily_variability": intradaily_variability(hours),
         "l5": l5, "l5_onset_h": l5_onset_h, "m10": m10, "m10_onset_h": m10_onset_h, "relative_amplitude": amplitude,
-    } | cosinor(days)  # fmt: skip
+    }  # fmt: skip
 
 
 def binned(days: np.ndarray, minutes: int) -> np.ndarray:
@@ -52,12 +57,12 @@ def intradaily_variability(bins: np.ndarray) -> np.ndarray:
 def least_active(days: np.ndarray, hours: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean activity of the least active `hours` on end of the average day, and the hour at which they begin, (...,) each.
     L5 is of 5 hours."""
-    return _extreme(days, hours, np.nanargmin)
+    return _extreme(_mean(days, -2), hours, np.nanargmin)
 
 
 def most_active(days: np.ndarray, hours: float) -> tuple[np.ndarray, np.ndarray]:
     """The same of the most active; M10 is of 10 hours."""
-    return _extreme(days, hours, np.nanargmax)
+    return _extreme(_mean(days, -2), hours, np.nanargmax)
 
 
 def cosinor(days: np.ndarray, period_h: float = 24.0) -> dict[str, np.ndarray]:
@@ -96,22 +101,29 @@ def apart_h(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:
     return (later - earlier + 12) % 24 - 12
 
 
-def _extreme(days: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.ndarray]:
-    """Of the average day, which goes round midnight; stretches with a minute that no day has are left out."""
+def _extreme(average: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.ndarray]:
+    """Of the average day (..., 1440), which goes round midnight; stretches with a minute that no day has are left out."""
     width = round(60 * hours)
     if not 1 <= width < DAY_MIN:
         raise ValueError(f"a stretch of {hours:g} h: expected more than 0 and less than 24")
-    profile = _mean(days, -2).reshape(-1, DAY_MIN)
+    profile = average.reshape(-1, DAY_MIN)
     around = np.concatenate([profile, profile[:, : width - 1]], axis=1)
     lacking = np.isnan(around)
-    sums = np.cumsum(np.pad(np.where(lacking, 0, around), ((0, 0), (1, 0))), axis=1)
-    gaps = np.cumsum(np.pad(lacking, ((0, 0), (1, 0))), axis=1)
-    level = np.where(gaps[:, width:] > gaps[:, :-width], np.nan, (sums[:, width:] - sums[:, :-width]) / width)
+    sums, gaps = _sums(np.where(lacking, 0, around), width), _sums(lacking, width)
+    level = np.where(gaps > 0, np.nan, sums / width)
     none = np.isnan(level).all(axis=1)
     onset = best(np.where(none[:, None], 0, level), axis=1)
     value = np.take_along_axis(level, onset[:, None], 1)[:, 0]
-    shape = days.shape[:-2]
+    shape = average.shape[:-1]
     return np.maximum(value, 0).reshape(shape), np.where(none, np.nan, onset / 60).reshape(shape)
+
+
+def _sums(values: np.ndarray, width: int) -> np.ndarray:
+    """(P, N) -> (P, N - width + 1): of each `width` values in a row."""
+    until = np.cumsum(values, axis=1)
+    found = until[:, width - 1 :].copy()
+    found[:, 1:] -= until[:, :-width]
+    return found
 
 
 def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
