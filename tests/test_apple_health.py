@@ -115,6 +115,30 @@ def test_broken_at_once(tmp_path):
         read(tmp_path / "x.zip")
 
 
+def test_an_encrypted_archive(tmp_path):
+    """Its flags say so, in the entry's header and in the archive's directory."""
+    data = bytearray(pack(tmp_path / "x.zip", export=HEAD + DAY + "</HealthData>").read_bytes())
+    data[6] |= 1
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"x.zip: .*export.xml is encrypted.*unpack it with its password"):
+        read(tmp_path / "x.zip")
+
+
+def test_an_archive_damaged_inside(tmp_path):
+    """A way of packing that zipfile doesn't know, and a stream that is no deflate's."""
+    path = pack(tmp_path / "x.zip", export=HEAD + DAY + "</HealthData>")
+    whole = path.read_bytes()
+    odd, broken = bytearray(whole), bytearray(whole)
+    odd[8] = odd[odd.rindex(b"PK\x01\x02") + 10] = 99
+    begins = 30 + len("apple_health_export/export.xml")
+    broken[begins : begins + 8] = b"\xff" * 8
+    for data in (odd, broken):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="x.zip: can't be unpacked: .*; export it again"):
+            read(path)
+
+
 def test_bombs(tmp_path):
     many = HEAD + "<Record/>" * 9_000_000 + "</HealthData>"
     with pytest.raises(ValueError, match=r"unpacks from [\d,]+ to [\d,]+ bytes, expected at most .*bomb"):

@@ -7,6 +7,7 @@ came before it kept. Phone and watch count the same steps: of several sources a 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ _LONGEST_S = 86_400  # of one record
 _GAP_S = 86_400  # a longer one without any record ends a recording
 _NEAR_MIN = 15  # a minute counts as worn this close to a record
 _CHUNK = 1024**2
+_ENCRYPTED = 0x1  # of an entry's flags
 
 
 @dataclass
@@ -137,7 +139,7 @@ def parse_export(path: Path, issues: Issues) -> Health:
                 f"{path}: no whole record before line {error.getLineNumber()}: {error.getMessage()}; export it again"
             ) from None
         issues.add("export cut off or broken (what comes before is kept)", f"{path.name}:{error.getLineNumber()}")
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
         if not handler.kept:
             raise ValueError(f"{path}: can't be unpacked: {error}; export it again") from None
         issues.add("export cut off or broken (what comes before is kept)", path.name)
@@ -219,6 +221,11 @@ def _xml(path: Path) -> Iterator[BinaryIO]:
             raise ValueError(
                 f"{path}: {entry.filename} unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes, expected at most "
                 f"{most:,}; is it an archive bomb?"
+            )
+        if entry.flag_bits & _ENCRYPTED:
+            raise ValueError(
+                f"{path}: {entry.filename} is encrypted, which Apple's own export is not; unpack it with its password and "
+                "give export.xml"
             )
         with archive.open(entry) as stream:  # zipfile gives no more than file_size
             yield stream
