@@ -36,6 +36,11 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def unsaid(value: Any) -> bool:
+    """For `exclude_if` of a field that came later: recipes that don't say it keep the keys that their runs are found by."""
+    return value is None
+
+
 def _tag(key: str, unsaid: str) -> Callable[[Any], str]:
     """Which of several schemas a section is: by `key`, which may be left out where it is the usual one."""
     return lambda value: value.get(key, unsaid) if isinstance(value, dict) else getattr(value, key, unsaid)
@@ -312,9 +317,9 @@ class Person(Schema):
 class Split(Schema):
     """Who and when is training, validation, test. Windows never cross an edge."""
 
-    kind: Literal["subject", "time", "hybrid", "kfold", "person"] = "hybrid"
+    kind: Literal["subject", "time", "hybrid", "kfold", "person", "run"] = "hybrid"
     """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject ·
-    person: one person's days, as `person` says."""
+    person: one person's days, as `person` says · run: the people of `run`, so that a pretraining and its task share them."""
     test_subjects: Fraction | Count = 0.2
     """Share of the people, or how many."""
     val_subjects: Fraction | Count = 0.2
@@ -324,10 +329,14 @@ class Split(Schema):
     folds: int = Field(5, ge=2)
     fold: int = Field(0, ge=0)
     person: "Person | None" = None
+    run: str | None = Field(None, exclude_if=unsaid)
+    """Folder of a complete run on the same data set. Who isn't in it trains: nothing is scored on them there or here."""
     seed: int = 42
 
     @model_validator(mode="after")
     def _valid(self) -> "Split":
+        if (self.kind == "run") != (self.run is not None):
+            raise ValueError("split.kind run and split.run belong together; give both or neither")
         if (self.kind == "person") != (self.person is not None):
             raise ValueError("split.kind person and split.person belong together; give both or neither")
         if self.fold >= self.folds:
@@ -1200,7 +1209,7 @@ class Recipe(Schema):
         models = (self.model, *self.compare)
         match self.task:
             case Forecasting():
-                _require_forecast(self.window, models)
+                _require_forecast(self, models)
                 _require_target(self, models)
             case Classification() | Regression():
                 _require_label(self, models)
@@ -1209,8 +1218,13 @@ class Recipe(Schema):
         return self
 
 
-def _require_forecast(window: Any, models: tuple[Any, ...]) -> None:
-    """Raises ValueError where windows and models don't fit a forecast."""
+def _require_forecast(recipe: "Recipe", models: tuple[Any, ...]) -> None:
+    """Raises ValueError where windows, split and models don't fit a forecast."""
+    window = recipe.window
+    if recipe.split.kind == "run":
+        raise ValueError(
+            "split.kind run is one of classify, regress and pretrain; give forecasts the same `split` section"
+        )
     if not isinstance(window, Window):
         raise ValueError(
             "a forecast's window has no kind; leave out `window.kind`, or set task.kind: classify or regress"
@@ -1275,8 +1289,10 @@ def _require_signal(recipe: "Recipe") -> None:
     kind = recipe.task.kind
     if not isinstance(recipe.window, SignalWindow):
         raise ValueError(f"task {kind} needs windows of a signal: window: {{kind: signal, past: [...], ...}}")
-    if recipe.split.kind not in ("subject", "kfold"):
-        raise ValueError(f"split.kind {recipe.split.kind}: task {kind} holds out whole subjects; use subject or kfold")
+    if recipe.split.kind not in ("subject", "kfold", "run"):
+        raise ValueError(
+            f"split.kind {recipe.split.kind}: task {kind} holds out whole subjects; use subject, kfold or run"
+        )
     if recipe.experiment is not None and not (kind != "pretrain" and isinstance(recipe.experiment, DataEfficiency)):
         raise ValueError(f"experiment {recipe.experiment.kind} is one of forecasts; of labels there is data_efficiency")
 

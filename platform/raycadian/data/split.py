@@ -71,12 +71,12 @@ class SplitManifest:
 
 def make_split(
     lengths: dict[str, list[int]], config: Split, snapshot: str = "", dt_s: float = 300.0,
-    strata: Mapping[str, float] | None = None,
+    strata: Mapping[str, float] | None = None, shared: SplitManifest | None = None,
 ) -> SplitManifest:  # fmt: skip
     """Split subjects (id -> points of each recording in time order). Deterministic in the seed. Raises ValueError.
 
     strata: a number for each subject, such as its share of windows with the label; of a split by subject every part then
-    holds people along the whole range of it.
+    holds people along the whole range of it. shared: of kind run, the split of that run.
     """
     subjects = sorted(lengths)
     match config.kind:
@@ -98,8 +98,10 @@ def make_split(
                 )
             order = _in_strata(np.random.default_rng(config.seed).permutation(subjects), strata)
             ranges = _by_subject(lengths, [str(s) for s in order[config.fold :: config.folds]], config, strata)
+        case "run":
+            ranges = _as_in(shared, lengths, config, snapshot)
     manifest = SplitManifest(config, snapshot, tuple(ranges))
-    audit(manifest.ranges, grouped=config.kind in ("subject", "kfold"))
+    audit(manifest.ranges, grouped=config.kind in ("subject", "kfold", "run"))
     _require(manifest)
     return manifest
 
@@ -133,6 +135,22 @@ def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
             raise ValueError(f"leakage: subject {subject!r} trains on data after its validation or test")
         if grouped and len(set(order)) > 1:
             raise ValueError(f"leakage: subject {subject!r} is in two splits of a split by subject")
+
+
+def same_people(one: str, other: str) -> bool:
+    """Whether two ids of snapshots are of one data set, perhaps of two versions of it, so that a subject is the same person."""
+    return one.rpartition("-")[0] == other.rpartition("-")[0]
+
+
+def met(asked: Iterable[Range], learnt: Iterable[Range]) -> list[str]:
+    """Subjects of whom a range of the first shares points with one of the second."""
+    known: dict[tuple[str, int], list[Range]] = {}
+    for r in learnt:
+        known.setdefault((r.subject, r.recording), []).append(r)
+    return sorted({
+        r.subject for r in asked
+        if any(r.start < own.stop and own.start < r.stop for own in known.get((r.subject, r.recording), []))
+    })  # fmt: skip
 
 
 def _require(manifest: SplitManifest) -> None:
@@ -218,9 +236,26 @@ def _by_subject(
 ) -> list[Range]:
     """Whole people: `test` held out, then a share of the others for validation."""
     rest = sorted(set(lengths) - set(test))
-    val = set(_draw(rest, config.val_subjects, config.seed + 1, "val_subjects", strata))
+    val = _draw(rest, config.val_subjects, config.seed + 1, "val_subjects", strata)
+    return _of_people(lengths, dict.fromkeys(val, "val") | dict.fromkeys(test, "test"))
+
+
+def _as_in(shared: SplitManifest | None, lengths: dict[str, list[int]], config: Split, snapshot: str) -> list[Range]:
+    """Everybody where another run has them; who isn't in it trains."""
+    assert shared is not None, config
+    if not same_people(shared.snapshot, snapshot):
+        raise ValueError(
+            f"split.run {config.run} splits the people of {shared.snapshot}, not those of {snapshot}; name a run on this data "
+            "set, or take split.kind subject"
+        )
+    audit(shared.ranges, grouped=True)
+    return _of_people(lengths, {r.subject: r.split for r in shared.ranges})
+
+
+def _of_people(lengths: dict[str, list[int]], of: Mapping[str, str]) -> list[Range]:
+    """Whole people: `of` says who is of val or test, the others train."""
     ranges = []
     for subject in sorted(lengths):
-        split = "test" if subject in test else "val" if subject in val else "train"
+        split = of.get(subject, "train")
         ranges += _whole(subject, lengths[subject], split, OOD if split == "test" else ID)
     return ranges

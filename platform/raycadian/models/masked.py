@@ -87,6 +87,12 @@ def mean_where(values: Tensor, counted: Tensor) -> Tensor:
     return (values * (counted / counted.sum().clamp(min=1))).sum()
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of this platform, and not one of others."""
+    path = folder / "config.json"
+    return path.is_file() and '"weights_sha256"' in path.read_text(encoding="utf-8", errors="replace")
+
+
 def load_encoder(
     folder: Path, section: config.PAT | config.TTMLabel, encoder: nn.Module, prefix: str
 ) -> dict[str, Any]:

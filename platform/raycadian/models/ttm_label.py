@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raycadian import config
 from raycadian.models import adapters, ttm
 from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
-from raycadian.models.masked import Masked, load_encoder
+from raycadian.models.masked import Masked, is_ours, load_encoder
 from raycadian.types import Batch
 
 _HIDDEN = 128  # width of the head `mlp`
@@ -99,17 +99,11 @@ def network(spec: Spec, section: config.TTMLabel) -> nn.Module:
     context, channels = spec.context // section.pieces, len(spec.past)
     if section.pretrained is None:
         return ttm.random_backbone(section, context, channels)
-    if _is_ours(Path(section.pretrained).expanduser()):
+    if is_ours(Path(section.pretrained).expanduser()):
         found = ttm.random_backbone(section, context, channels)
         load_encoder(Path(section.pretrained).expanduser(), section, found, "network.")
         return found
     return ttm.pretrained_backbone(section, context, channels)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of this platform, and not one of granite's."""
-    path = folder / "config.json"
-    return path.is_file() and '"weights_sha256"' in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _head(section: config.TTMLabel, width: int, labels: int) -> nn.Module:

@@ -52,6 +52,7 @@ from raycadian.models.build import build
 from raycadian.models.seen import require_unseen
 from raycadian.physiology.insights import Insight, insights
 from raycadian.training import crossfit, labelling, loop, stages
+from raycadian.training.earlier import require_apart
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 from raycadian.training.run import (
     RUNS,
@@ -141,6 +142,7 @@ def fit_model(
     where it trains. `weights`: parameters to begin with, by name; statistics and closed forms stay the training
     data's. Raises ValueError."""
     loop.seed_everything(recipe.training.seed)
+    require_apart(recipe, data.split)
     cut = _cut(data, recipe)
     model = build(recipe.model, spec_of(recipe, data.series.dt_s))
     require_unseen(model, data.cycles)

@@ -22,7 +22,7 @@ from raycadian.evaluation.classification import differences, leaderboard, score_
 from raycadian.evaluation.decision import Decision, fit_decision
 from raycadian.evaluation.labels import LabelPredictions
 from raycadian.models import base
-from raycadian.training.run import Run, predictions_file, write_json
+from raycadian.training.run import Run, open_run, predictions_file, write_json
 from raycadian.types import SPLITS
 
 _BATCH_VALUES = 4_000_000  # of inputs predicted at once
@@ -38,7 +38,8 @@ def load(recipe: Recipe, snapshot: Snapshot) -> tuple[Series, SplitManifest, Pla
     along = strata(places, series)
     known = {s: lengths[s] for s in along}
     labelled = None if isinstance(recipe.task, Pretraining) else along
-    return series, make_split(known, recipe.split, snapshot.id, series.dt_s, labelled), places
+    shared = None if recipe.split.run is None else SplitManifest.read(open_run(recipe.split.run).path / "split.json")
+    return series, make_split(known, recipe.split, snapshot.id, series.dt_s, labelled, shared), places
 
 
 def cycles_of(snapshot: Snapshot) -> frozenset[str]:
