@@ -5,7 +5,7 @@
 minutes: a synthetic PAXRAW of each size in MB (1000 takes two minutes) to Parquet in a fresh process each: rows a second, and the
 peak of anonymous memory (resident less shared) above what the imports take. Ours decodes the columns that it needs, checks
 them, marks wear by Choi and writes; the peer reads chunks of 100,000 rows and writes the same columns, no more. `reading` is
-without writing.
+without writing. prepare: the same file by `raycadian prepare`, which sets the weeks on a grid and shards them (benchmarks/memory.py's way).
 features: IS, IV, RA, L5 and M10, of a person's 7 days: one at a time (`alone`), and all people in one call, against the peer one at a time, as pyActigraphy 1.2.2 computes them in an
 environment of its own (.bench-venv/actigraphy, made on first use; its dependency `accelerometer`, which only reads another
 format, is installed without its own). It divides by n - 1 where the published IS and IV divide by n: 3.6% and 0.6% apart in a
@@ -77,8 +77,23 @@ def minutes(size_mb: int, folder: Path) -> dict[str, float]:
     for name, one in (("ours", ours), ("pandas", theirs)):
         row |= {f"{name}_mrows_s": round(one["rows"] / one["s"] / 1e6, 2), f"{name}_peak_mb": round(one["peak_mb"])}
     row |= {"ratio": round(theirs["s"] / ours["s"], 2), "reading_ratio": round(theirs["read_s"] / ours["read_s"], 1)}
+    row |= prepared(path)
     path.unlink()
     return row
+
+
+def prepared(path: Path) -> dict[str, float]:
+    """`raycadian prepare` of the file, on two cores with a Ray of its own: peaks of the driver and of the largest worker."""
+    import memory
+
+    card = path.with_suffix(".yaml")
+    card.write_text(
+        f"name: {path.stem}\nmodality: actigraphy\nfiles: [{path.name}]\nmin_valid_days: 0\n", encoding="utf-8"
+    )
+    return {
+        f"prepare_{name}": round(mb)
+        for name, mb in memory.peaks(memory.child("prepare", card), ("driver_mb", "worker_mb")).items()
+    }
 
 
 def write_counts(path: Path, size_mb: int) -> None:

@@ -244,6 +244,12 @@ def actigraphy_rows(found: dict[str, Any]) -> list[Row]:
         at_most("actigraphy", "XPT to Parquet: peak of private memory", f"{last['ours_peak_mb']:,} MB at {last['xpt_mb']:,} MB",
                 f"{first['ours_peak_mb']:,} MB at {first['xpt_mb']:,} MB", last["ours_peak_mb"] / max(first["ours_peak_mb"], 1), FLAT)
     )  # fmt: skip
+    for who in ("driver", "worker"):
+        large, small = last[f"prepare_{who}_mb"], first[f"prepare_{who}_mb"]
+        rows.append(
+            at_most("actigraphy", f"`raycadian prepare` of the XPT: {who}, private, peak", f"{large:,} MB at {last['xpt_mb']:,} MB",
+                    f"{small:,} MB at {first['xpt_mb']:,} MB", large / small, FLAT)
+        )  # fmt: skip
     for how, one in (("a person at a time", "_alone"), (f"{features['people']} people at once", "")):
         rows.append(
             at_least("actigraphy", f"IS, IV, RA, L5, M10 of a person's week, {how}", f"{features[f'ours{one}_ms']} ms",
