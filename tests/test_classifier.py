@@ -21,6 +21,7 @@ from raycadian.serving.classifier import Classifier, Signals, Stored
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.schemas import EXAMPLE_REQUEST
 from raycadian.serving.signal_schemas import (
+    MAX_SAMPLES,
     MAX_SIGNAL_BYTES,
     SIGNAL_REQUEST,
     SIGNAL_RESPONSE,
@@ -191,6 +192,25 @@ def test_what_is_no_request(client, change, status, error, words):
     answer = client.post(PATH, json=sent)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"] == error and re.search(words, answer.json()["detail"]), answer.text
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        {"ppg": {"rate_hz": 50_000.0, "samples": [80.0], "start_s": 3600.0}},
+        {"ppg": {"rate_hz": 50_000.0, "samples": [80.0]}, "ecg_mv": {"rate_hz": 100.0, "samples": [0.1], "start_s": 3600.0}},
+        {"ppg": {"rate_hz": 1e-300, "samples": [80.0]}, "ecg_mv": {"rate_hz": 500.0, "samples": [0.1]}},
+    ],
+)  # fmt: skip
+def test_few_samples_that_would_be_laid_out_on_hours_are_refused(channels):
+    """180 million values at 50 kHz would be 720 MB."""
+    with pytest.raises(ValueError, match="samples from 0 s to the end of all channels, at most 1,500,000"):
+        BiosignalRequest.model_validate({"channels": channels})
+
+
+def test_as_many_samples_as_are_said_may_be_sent():
+    most = {"rate_hz": 499.9, "samples": [None] * (MAX_SAMPLES // 2)}
+    BiosignalRequest.model_validate({"channels": {"ppg": most, "ecg_mv": most}})
 
 
 def test_the_key_comes_first_and_the_limit_second(client):

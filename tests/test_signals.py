@@ -9,7 +9,8 @@ import pytest
 from signals import real_track, simulated
 
 from raycadian.config import SignalCard, Subset
-from raycadian.data.signals import clean, items
+from raycadian.data.signals import clean, items, write_subject
+from raycadian.data.simulated_biosignals import write_vital
 from raycadian.physiology.waveforms import prepare
 from raycadian.types import Case, Issues, Track
 
@@ -81,3 +82,34 @@ def test_real_leads_come_out_as_they_were_recorded(shared, record, lead):
     found = clean(Case("a", "s", {channel: Track(values.astype(np.float32), "mV", rate_hz=rate_hz)}), how)
     plain = prepare(values.astype(np.float32), rate_hz, "ecg").values
     np.testing.assert_array_equal(found.recording.channels[channel], plain[: len(found.recording)])
+
+
+# --- times that can't be ------------------------------------------------------------------------------------------------
+
+
+def test_one_wrong_time_of_a_numeric_costs_that_value_alone(tmp_path):
+    """Not the memory of 115 days at 500 Hz, and not the case."""
+    times = np.append(np.arange(0, 600, 2.0), 1e7)
+    tracks = {
+        "SNUADC/ECG_II": {"values": simulated("ecg"), "unit": "mV", "rate_hz": 500.0, "gain": 0.001},
+        "Solar8000/ART_MBP": {"values": np.full(len(times), 80.0), "unit": "mmHg", "times_s": times},
+    }
+    write_vital(tmp_path / "1.vital", tracks)
+    how = SignalCard.model_validate(ECG | {"numerics": {"map_mmhg": ["ART_MBP"]}})
+    case = {"case": "1", "source": str(tmp_path / "1.vital"), "clinical": {}}
+    row = write_subject({"subject": "s", "cases": [case]}, tmp_path, how)
+    assert row["quality"]["read"] == 1 and row["events"] == 300
+    assert row["heads"][0][-1] == 598 * 125, "numerics after the waveforms stay: labels look ahead"
+    assert row["issues"]["numeric long after the waveforms (left out): map_mmhg"]["count"] == 1
+
+
+def test_a_waveform_at_an_impossible_time_leaves_its_case_out(tmp_path):
+    for case, start_s in ((1, 0.0), (2, 1e7)):
+        track = {"ecg": simulated("ecg"), "ecg.rate_hz": 500.0, "ecg.unit": "mV", "ecg.start_s": start_s}
+        np.savez(tmp_path / f"{case}.npz", **track)
+    how = SignalCard.model_validate(ECG | {"waveforms": {"ecg_mv": ["ecg"]}})
+    cases = [{"case": c, "source": str(tmp_path / f"{c}.npz"), "clinical": {}} for c in "12"]
+    row = write_subject({"subject": "s", "cases": cases}, tmp_path, how)
+    assert row["quality"]["read"] == 1
+    (said,) = row["issues"]["case that can't be used (left out)"]["examples"]
+    assert "case 2: ecg_mv: 5,000,030,000 samples, at most 200,000,000; a time or the rate is wrong" in said

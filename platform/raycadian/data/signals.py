@@ -27,7 +27,7 @@ from raycadian.data.parquet import (
     to_table,
     write_table,
 )  # fmt: skip
-from raycadian.data.tracks import case_of
+from raycadian.data.tracks import case_of, check_length
 from raycadian.physiology import waveforms
 from raycadian.physiology.signal_quality import Limits
 from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
@@ -41,6 +41,7 @@ _POINTS_UP = (
     "v5",
     "v6",
 )  # leads whose QRS points up in nearly every heart; in V1 to V4, III, aVR it may not
+_AFTER_S = 3600.0  # numerics may go on for so long after the waveforms: labels look ahead
 _DAY = np.timedelta64(1, "D")  # between a subject's cases: who reads times sees that they are no dates
 
 
@@ -58,20 +59,21 @@ class Cleaned:
 
 def clean(case: Case, card: SignalCard, number: int = 0, issues: Issues | None = None) -> Cleaned:
     """A case on the grid of 125 Hz from its start to the end of its last track. Raises ValueError where a waveform that the
-    card names is absent or can't be one."""
+    card names is absent, can't be one, or would be too long."""
     issues = Issues() if issues is None else issues
     if lacking := [c for c in card.waveforms if c not in case.tracks]:
         raise ValueError(
             f"case {case.case}: no track for {', '.join(lacking)}; found {', '.join(case.tracks) or 'none'}"
         )
-    until_s = max(map(_end_s, case.tracks.values()))
+    last_s = max(_end_s(case.tracks[c]) for c in card.waveforms)
+    numerics = {c: _numeric(case, c, last_s + _AFTER_S, issues) for c in card.numerics if c in case.tracks}
+    until_s = max([last_s, *(float(times[-1]) for times, _ in numerics.values() if len(times))])
     n = round(until_s * waveforms.RATE_HZ)
     if n < 1:
         raise ValueError(f"case {case.case}: its tracks last {until_s:g} s; there is nothing to cut windows from")
     prepared = {c: _prepared(case, c, until_s, card.filters == "causal", issues) for c in card.waveforms}
     found = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, limits_of(card.quality))
     reasons = {c: q.reasons for c, q in found.tracks.items()}
-    numerics = {c: _numeric(case.tracks[c]) for c in card.numerics if c in case.tracks}
     recording = Recording(
         case.subject, number, START + number * _DAY, 0, DT_S, {c: _fitted(p.values, n) for c, p in prepared.items()},
         np.ones(n, dtype=bool), _events(numerics, START + number * _DAY),
@@ -93,6 +95,7 @@ def _prepared(case: Case, channel: str, until_s: float, causal: bool, issues: Is
     turned = kind == "ecg" and not causal and _lead(channel) in _POINTS_UP
     if track.rate_hz is None:
         raise ValueError(f"case {case.case}: {channel} has times of its own, like a numeric; a waveform has a rate")
+    check_length(until_s * track.rate_hz, f"case {case.case}: {channel}")
     values = np.full(max(round(until_s * track.rate_hz), 1), np.nan, np.float32)
     first = round(track.start_s * track.rate_hz)
     inside = track.values[max(-first, 0) : max(len(values) - first, 0)]
@@ -122,10 +125,15 @@ def limits_of(quality: SignalQuality) -> Limits:
     return Limits(**{n: getattr(quality, n) for n in SignalQuality.model_fields if n not in ("window_s", "hop_s")})
 
 
-def _numeric(track: Track) -> tuple[np.ndarray, np.ndarray]:
+def _numeric(case: Case, channel: str, until_s: float, issues: Issues) -> tuple[np.ndarray, np.ndarray]:
+    """Times and values up to `until_s`: one wrong time would make a recording of months."""
+    track = case.tracks[channel]
+    times = track.times_s
     if track.rate_hz is not None:  # WFDB and tables write numerics as signals too
-        return track.start_s + np.arange(len(track)) / track.rate_hz, track.values
-    return track.times_s, track.values
+        times = track.start_s + np.arange(len(track)) / track.rate_hz
+    beyond = times > until_s
+    issues.add(f"numeric long after the waveforms (left out): {channel}", case.case, int(beyond.sum()))
+    return times[~beyond], track.values[~beyond]
 
 
 def _events(numerics: Mapping[str, tuple[np.ndarray, np.ndarray]], start: np.datetime64) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from raycadian.serving.classifier import NOTE, Activity, Signals, Stored
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, WORN, Track
 
 MAX_SIGNAL_BYTES = 16_000_000
-MAX_SAMPLES = 1_500_000  # of all channels: 20 min of three at 400 Hz
+MAX_SAMPLES = 1_500_000  # of all channels laid out on one clock: 20 min of three at 400 Hz
 MAX_CHANNELS = 8
 MAX_EPOCHS = 400_000  # nine months of minutes
 MAX_MESSAGE = 4_000_000  # characters of a stream's message
@@ -59,9 +59,15 @@ class BiosignalRequest(BaseModel):
 
     @model_validator(mode="after")
     def _not_too_long(self) -> "BiosignalRequest":
-        total = sum(len(c.samples) for c in (self.channels or {}).values())
-        if total > MAX_SAMPLES:
-            raise ValueError(f"{total:,} samples, at most {MAX_SAMPLES:,}; send a shorter stretch")
+        """Of what is laid out: every channel from the clock's 0 to the end of the last one, at its own rate."""
+        channels = (self.channels or {}).values()
+        until_s = max((c.start_s + len(c.samples) / c.rate_hz for c in channels), default=0.0)
+        total = until_s * sum(c.rate_hz for c in channels)
+        if total > MAX_SAMPLES + 0.5:
+            raise ValueError(
+                f"{total:,.0f} samples from 0 s to the end of all channels, at most {MAX_SAMPLES:,}; send a shorter stretch, and let "
+                "its first channel begin at start_s 0"
+            )
         return self
 
     def signals(self) -> Signals | Stored:
