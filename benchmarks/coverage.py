@@ -1,7 +1,7 @@
 """How often 90% intervals hold the truth of people who were held out whole, by what they were calibrated on.
 
 Everybody of a data set is held out once (grouped folds over people, as `split.kind: kfold` makes them). Ridge, 12 lags,
-5 minutes to 1 hour ahead. The choices of calibration:
+5 minutes to 1 hour ahead (`--steps 24`: to 2 hours). The choices of calibration:
 
     none             the quantiles of the model's own training residuals
     last days        conformal, on the last 15% of those who were trained on (split.kind hybrid or time)
@@ -12,7 +12,7 @@ Everybody of a data set is held out once (grouped folds over people, as `split.k
 
 Prints, for each data set and choice, the coverage in % at the step where it is least and most and over all steps, with
 windows and with people weighing the same, people's standard deviation, and the interval's mean width. Data as the cards in
-datasets/ name them. Run: `python benchmarks/coverage.py [--data NAME ...] [--repeats 3] [--json]`.
+datasets/ name them. Run: `python benchmarks/coverage.py [--data NAME ...] [--steps 12] [--repeats 3] [--json]`.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ from raycadian.models.build import build
 from raycadian.models.conformal import conformal_offsets
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-WINDOW = Window(context=36, horizon=12, known=())
-GROUPS, FOLDS = 5, 5
+CONTEXT, GROUPS, FOLDS = 36, 5, 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["iglu", "colas", "dubosson"])
     parser.add_argument("--repeats", type=int, default=3, help="divisions of the people into folds")
+    parser.add_argument("--steps", type=int, default=12, help="of 5 minutes ahead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for name in arguments.data for row in measure(name, arguments.repeats)]
+    window = Window(context=CONTEXT, horizon=arguments.steps, known=())
+    rows = [row for name in arguments.data for row in measure(name, window, arguments.repeats)]
     print(json.dumps(rows) if arguments.json else pd.DataFrame(rows).round(1).to_string(index=False))
 
 
-def measure(name: str, repeats: int) -> list[dict]:
+def measure(name: str, window: Window, repeats: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         series = build_series(prepare(Path(f"datasets/{name}.yaml"), Path(folder)), ("glucose_mgdl",))
     found: dict[str, list[Covered]] = {}
     for seed in range(repeats):
         for fold in range(min(FOLDS, len(series.subjects))):
-            for choice, covered in one_fold(series, seed, fold).items():
+            for choice, covered in one_fold(series, window, seed, fold).items():
                 found.setdefault(choice, []).append(covered)
     return [{"data": name, "calibrated on": choice, **summary(parts)} for choice, parts in found.items()]
 
@@ -72,21 +73,21 @@ class Covered:
     subject: np.ndarray
 
 
-def one_fold(series: Series, seed: int, fold: int) -> dict[str, Covered]:
+def one_fold(series: Series, window: Window, seed: int, fold: int) -> dict[str, Covered]:
     lengths: dict[str, list[int]] = {}
     for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
         lengths.setdefault(series.subjects[subject], []).append(int(n))
     folds = min(FOLDS, len(lengths))
     split = make_split(lengths, Split(kind="kfold", folds=folds, fold=fold, val_subjects=0.3, seed=seed))
     train, val, test = (split.of(name) for name in ("train", "val", "test"))
-    held_out = cut_windows(series, test, WINDOW, WINDOW.eval_stride)
+    held_out = cut_windows(series, test, window, window.eval_stride)
     early, late = by_time(train + val)
     choices = {
-        "none": (fitted(series, train + val), np.zeros((WINDOW.horizon, len(LEVELS)))),
-        "last days": calibrated(series, early, late),
-        "other people": calibrated(series, train, val),
-        "other, windows": calibrated(series, train, val, by_person=False),
-        "cross": crossed(series, train + val, seed),
+        "none": (fitted(series, window, train + val), np.zeros((window.horizon, len(LEVELS)))),
+        "last days": calibrated(series, window, early, late),
+        "other people": calibrated(series, window, train, val),
+        "other, windows": calibrated(series, window, train, val, by_person=False),
+        "cross": crossed(series, window, train + val, seed),
     }
     return {name: covered(model, offset, held_out) for name, (model, offset) in choices.items()}
 
@@ -100,30 +101,30 @@ def by_time(ranges: tuple[Range, ...]) -> tuple[tuple[Range, ...], tuple[Range, 
     return split.of("train"), split.of("val")
 
 
-def fitted(series: Series, ranges: tuple[Range, ...]) -> Model:
-    spec = Spec(WINDOW.context, WINDOW.horizon, series.dt_s / 60, WINDOW.past, WINDOW.known, LEVELS)
+def fitted(series: Series, window: Window, ranges: tuple[Range, ...]) -> Model:
+    spec = Spec(window.context, window.horizon, series.dt_s / 60, window.past, window.known, LEVELS)
     model = build(Ridge(), spec).eval()
-    model.prepare(cut_windows(series, ranges, WINDOW, 1))
+    model.prepare(cut_windows(series, ranges, window, 1))
     return model
 
 
 def calibrated(
-    series: Series, train: tuple[Range, ...], val: tuple[Range, ...], by_person: bool = True
+    series: Series, window: Window, train: tuple[Range, ...], val: tuple[Range, ...], by_person: bool = True
 ) -> tuple[Model, np.ndarray]:
-    model = fitted(series, train)
-    scores, subject = scored(model, cut_windows(series, val, WINDOW, WINDOW.eval_stride))
+    model = fitted(series, window, train)
+    scores, subject = scored(model, cut_windows(series, val, window, window.eval_stride))
     return model, conformal_offsets(scores, subject if by_person else np.zeros(len(subject)), LEVELS)
 
 
-def crossed(series: Series, ranges: tuple[Range, ...], seed: int) -> tuple[Model, np.ndarray]:
+def crossed(series: Series, window: Window, ranges: tuple[Range, ...], seed: int) -> tuple[Model, np.ndarray]:
     people = np.random.default_rng(seed).permutation(sorted({r.subject for r in ranges}))
     parts = []
     for group in np.array_split(people, min(GROUPS, len(people))):
         inside = tuple(r for r in ranges if r.subject in group)
-        model = fitted(series, tuple(r for r in ranges if r.subject not in group))
-        parts.append(scored(model, cut_windows(series, inside, WINDOW, WINDOW.eval_stride)))
+        model = fitted(series, window, tuple(r for r in ranges if r.subject not in group))
+        parts.append(scored(model, cut_windows(series, inside, window, window.eval_stride)))
     scores, subject = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return fitted(series, ranges), conformal_offsets(scores, subject, LEVELS)
+    return fitted(series, window, ranges), conformal_offsets(scores, subject, LEVELS)
 
 
 @torch.no_grad()
