@@ -44,6 +44,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "calibrate": ([], CALIBRATE_FLAGS),
     "predict": ([], {"--subject", "--recording", "--day", "--card", "--people", "--runs", "--json"}),
     "forget": ([], {"--subject", "--people", "--json"}),
+    "indices": (["file"], {"--card", "--out", "--json"}),
     "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),
     "submit": (["verb", "arguments"], {"--address", "--no-wait", "--json"}),

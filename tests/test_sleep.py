@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raycadian.data.episodes import read_episodes
 from raycadian.physiology.sleep import (
     COLUMNS,
     INDICES,
@@ -24,6 +25,7 @@ from raycadian.physiology.sleep import (
     social_jet_lag_h,
 )
 from raycadian.physiology.wear import DAY_MIN
+from raycadian.types import Issues
 
 AT = {name: i for i, name in enumerate(INDICES)}
 
@@ -243,9 +245,7 @@ def test_from_actigraphy():
 def test_mood_ml_example(shared):
     """The 36 columns of test.csv, in its order, from the episodes of example.csv."""
     folder = shared / "nhanes" / "mood_ml"
-    table = pd.read_csv(folder / "example.csv", parse_dates=["sleep_start", "sleep_end"])
-    start, end = (table[name].to_numpy("datetime64[s]") for name in ("sleep_start", "sleep_end"))
-    episodes = Episodes(start, end, table["minutes_sleep"].to_numpy() / 60)
+    episodes = read_episodes(folder / "example.csv", None, Issues())
     days, found = mood_indices(episodes)
     assert list(pd.read_csv(folder / "test.csv", nrows=1).columns) == ["date", *COLUMNS]
     assert found.shape == (len(days), 36)

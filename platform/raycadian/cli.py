@@ -543,6 +543,37 @@ def _give_key(subject: str, store: Any, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out."
+)
+@click.option("--out", type=YAML, help="CSV file; indices.csv if left out, with --json none.")
+@JSON
+def indices(file: Path, card: Path | None, out: Path | None, as_json: bool) -> None:
+    """mood_ml's 36 indices of one person's sleep and circadian rhythm, a row a day.
+
+    FILE holds sleep episodes (CSV: sleep_start, sleep_end, minutes_sleep), or is an Apple Health export, or a recording of
+    activity, whose stretches of rest are taken for sleep. docs/nhanes.md
+    """
+    from raycadian.data.episodes import card_of, indices_table, read_episodes, write_indices
+    from raycadian.terminal import show_json
+    from raycadian.types import Issues
+
+    issues = Issues()
+    episodes = read_episodes(file, card_of(card), issues)
+    table = indices_table(episodes)
+    if out is not None or not as_json:
+        write_indices(table, out := out or Path("indices.csv"))
+    if as_json:
+        about = {"episodes": len(episodes.start), "days": len(table), "issues": issues.as_dict()}
+        show_json(about | {"indices": table.to_dict("records")})
+        return
+    for kind, n in issues.counts.items():
+        click.echo(f"  {kind}: {n}")
+    click.echo(f"{out}: {len(table)} days from {len(episodes.start)} sleep episodes")
+
+
+@main.command()
 @click.option("--modality", type=click.Choice(["cgm", "biosignals", "actigraphy"]), default="cgm", show_default=True)
 @click.option(
     "--patients",

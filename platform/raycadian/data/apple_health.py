@@ -99,8 +99,9 @@ def read_apple_health(path: Path, card: ActivityCard, issues: Issues) -> list[Re
     return found
 
 
-def sleep_episodes(health: Health, join_min: float = 30.0) -> pd.DataFrame:
-    """Episodes of sleep in mood_ml's columns: sleep_start, sleep_end (local), time_in_bed, minutes_sleep, minutes_awake.
+def sleep_episodes(health: Health, join_min: float = 30.0, zone: str | None = None) -> pd.DataFrame:
+    """Episodes of sleep in mood_ml's columns: sleep_start, sleep_end (local: by the export's offsets, or of the zone where
+    one is given), time_in_bed, minutes_sleep, minutes_awake.
 
     Records of sleep at most `join_min` apart are one episode; minutes asleep count once, whichever sources have them.
     """
@@ -110,6 +111,8 @@ def sleep_episodes(health: Health, join_min: float = 30.0) -> pd.DataFrame:
     first_s, last_s = _united(starts, ends, 60 * join_min)
     order = np.argsort(starts, kind="stable")
     local = offsets[order][np.searchsorted(starts[order], first_s)] * 60
+    if zone is not None:
+        local = offset_at(first_s.astype("datetime64[s]").astype("datetime64[ns]"), zone) * 60
     slept = np.array(
         [
             np.clip(np.minimum(asleep[1], b) - np.maximum(asleep[0], a), 0, None).sum()

@@ -21,11 +21,11 @@ from raycadian.data.labelled import LabelledWindows
 from raycadian.data.marks import context_points
 from raycadian.data.readers import read_person
 from raycadian.data.series import Series, build_series
-from raycadian.data.source import Source, delimiter_of, open_bytes, split
+from raycadian.data.source import Source, delimiter_of, split
+from raycadian.data.tables import read_small
 from raycadian.types import GLUCOSE, Issues, Recording
 
 DAY_S = 86_400
-MOST_LABELS_BYTES = 4_000_000
 VALID_SHARE = 0.7  # of a day's glucose readings (Battelino et al., Diabetes Care 42:1593, 2019)
 Labels = dict[np.datetime64, float]
 """Local day (datetime64[D]) -> label."""
@@ -134,18 +134,7 @@ def glucose_days(series: Series) -> Days:
 def read_labels(path: Path) -> Labels:
     """Labels of days from a CSV with the columns start, end (local dates, both included; `end` may be left out) and label
     (1 in an episode, 0 not). A day in no row has no label. Raises ValueError that names the line."""
-    source = Source.of(path)
-    if path.stat().st_size > MOST_LABELS_BYTES:
-        raise ValueError(
-            f"{path}: {path.stat().st_size:,} bytes; a table of labelled days has at most {MOST_LABELS_BYTES:,}"
-        )
-    how = {"sep": delimiter_of(source.lines[0]), "encoding": source.encoding, "dtype": str, "keep_default_na": False}
-    with open_bytes(path) as stream:
-        try:
-            table = pd.read_csv(stream, **how)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: can't be understood: {error}") from None
-    table.columns = [str(name).strip() for name in table.columns]
+    table = read_small(path, "labelled days")
     if "sleep_start" in table:
         raise ValueError(
             f"{path}: these are sleep episodes, which the recording knows; labels have columns start, end, label"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
 _BLOCK_BYTES = 256 * 1024  # of text at a time, several of them read ahead: memory doesn't grow with the file
 _BATCH_ROWS = 65_536
 _SWALLOWED = "line inside the row before (a quote that isn't closed)"
+MOST_SMALL_BYTES = 4_000_000
 _SUBJECT_NAMES = ("subject", "subject_id", "patient", "patient_id", "participant", "participant_id")
 
 
@@ -50,6 +52,21 @@ def header_of(source: Source) -> list[str]:
         return pq.read_schema(source.path).names
     line = source.lines[header_at(source)]
     return split(line, delimiter_of(line))
+
+
+def read_small(path: Path, what: str) -> pd.DataFrame:
+    """A CSV that a person keeps by hand (`what` says of what), as text, '' where blank. Raises ValueError."""
+    source = Source.of(path)
+    if (n_bytes := path.stat().st_size) > MOST_SMALL_BYTES:
+        raise ValueError(f"{path}: {n_bytes:,} bytes; a table of {what} has at most {MOST_SMALL_BYTES:,}")
+    how = {"sep": delimiter_of(source.lines[0]), "encoding": source.encoding, "dtype": str, "keep_default_na": False}
+    with open_bytes(path) as stream:
+        try:
+            table = pd.read_csv(stream, **how)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: can't be understood: {error}") from None
+    table.columns = [str(name).strip() for name in table.columns]
+    return table
 
 
 def csv_chunks(

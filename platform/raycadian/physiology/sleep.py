@@ -113,9 +113,15 @@ class Episodes:
     end: np.ndarray
     asleep_h: np.ndarray
 
+    @property
+    def possible(self) -> np.ndarray:
+        """(E,) bool: complete, ends at most 24 h after its start, and sleeps no longer than it lasts (by more than 5 minutes,
+        which trackers round off)."""
+        length_h = (self.end - self.start).astype("timedelta64[s]").astype(np.int64) / 3600  # below 0 where one is NaT
+        return (length_h > 0) & (length_h <= 24) & (self.asleep_h >= 0) & (self.asleep_h <= length_h + 5 / 60)
+
     def checked(self) -> "Episodes":
-        """In order of time. Raises ValueError for an episode that ends before it begins, sleeps longer than it lasts (by more
-        than 5 minutes, which trackers round off), or overlaps another."""
+        """In order of time. Raises ValueError for an episode that isn't `possible`, or overlaps another."""
         order = np.argsort(self.start, kind="stable")
         start, end, asleep = (
             self.start[order].astype("datetime64[s]"),
@@ -127,9 +133,8 @@ class Episodes:
                 "a sleep episode lacks its start, its end or its minutes of sleep; complete it or take it out"
             )
         length_h = (end - start).astype(np.int64) / 3600
-        wrong = (length_h <= 0) | (length_h > 24) | (asleep < 0) | (asleep > length_h + 5 / 60)
-        if wrong.any():
-            i = int(np.flatnonzero(wrong)[0])
+        if not (possible := Episodes(start, end, asleep).possible).all():
+            i = int(np.flatnonzero(~possible)[0])
             raise ValueError(
                 f"sleep episode {start[i]} to {end[i]} with {60 * asleep[i]:g} min of sleep: expected an end at most 24 h after the "
                 "start, and no more sleep than time"
