@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sqlite3
-import zipfile
 from dataclasses import replace
 
 import helpers
@@ -168,27 +167,11 @@ def test_labels_that_say_nothing_keep_the_population_and_say_so(run, tmp_path):
     assert kept.count("population") >= 3
 
 
-def write_apple_health(path, values):
-    """Steps of every 10 minutes with any, and a pulse all the time: a watch that is never off."""
-    steps, rows = values.reshape(-1, 10).sum(1) // 20, []
-    for i, n in enumerate(steps):
-        begin, end = (
-            str(one_person.START.astype("datetime64[s]") + 600 * k).replace("T", " ") + " +0000" for k in (i, i + 1)
-        )
-        when = f'sourceName="Watch" startDate="{begin}" endDate="{end}"'
-        rows.append(f'<Record type="HKQuantityTypeIdentifierHeartRate" unit="count/min" value="60" {when}/>')
-        if n:
-            rows.append(f'<Record type="HKQuantityTypeIdentifierStepCount" unit="count" value="{int(n)}" {when}/>')
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("apple_health_export/export.xml", f"<HealthData>{''.join(rows)}</HealthData>")
-    return path
-
-
 @pytest.mark.slow
 def test_steps_of_an_apple_health_export_stand_for_counts(run, export, tmp_path):
     """Whether they may is what the held-out days say: the model has never seen steps."""
     ill, store = one_person.ill_days(), Store(tmp_path / "people")
-    path = write_apple_health(tmp_path / "export.zip", one_person.counts(ill, seed=1))
+    path = one_person.write_apple_health(tmp_path / "export.zip", one_person.counts(ill, seed=1))
     with pytest.raises(ValueError, match="reads activity_counts, the recording has .*steps; .*--channel NAME"):
         calibrate(Asked(run, SUBJECT, path, export[1]), store)
     with pytest.raises(ValueError, match="the model reads stairs, the recording has"):

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import logging
+import shutil
 import time
+import weakref
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import ClassVar
 
 import helpers
 import httpx
@@ -12,17 +19,21 @@ import one_person
 import pandas as pd
 import pytest
 import served
+from ray.serve import multiplex
 from starlette.testclient import TestClient
 
 from raycadian.config import TTM
+from raycadian.data.apple_health import read_apple_health
 from raycadian.people.calibrate import Asked, calibrate
-from raycadian.people.store import Store
+from raycadian.people.store import ADAPTER, Store
 from raycadian.serving import app, web
-from raycadian.serving.classifier import Classifier
+from raycadian.serving.classifier import Activity, Classifier
+from raycadian.serving.deployment import Endpoint
 from raycadian.serving.forecaster import Forecaster, read_history
-from raycadian.serving.personal import Adapted, drop_deleted, load_person, open_person
+from raycadian.serving.personal import Adapted, PersonalEstimate, drop_deleted, load_person, open_person
 from raycadian.serving.schemas import ForecastResponse, Problem
 from raycadian.serving.signal_schemas import BiosignalResponse
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, Issues
 
 pytestmark = pytest.mark.slow
 SUBJECT = "zq-17.b"
@@ -149,9 +160,60 @@ def test_another_channel_is_brought_to_the_models_level(run, known, values, tmp_
     by_steps = replace(person, metadata=person.metadata | {"channel": "steps", "factor": 2.0})
     copy.write(by_steps, store.adapter(SUBJECT))
     header, days = {web.PERSON_KEY: keys[SUBJECT]}, values[: 4 * 1440]
-    counts = client_of(run, store).post(PATH, json=body(days), headers=header).json()
-    steps = client_of(run, copy).post(PATH, json=body(days / 2, unit="steps"), headers=header).json()
+    worn = [True] * len(days)
+    counts = client_of(run, store).post(PATH, json=body(days, worn=worn), headers=header).json()
+    steps = client_of(run, copy).post(PATH, json=body(days / 2, unit="steps", worn=worn), headers=header).json()
     assert [w["probability"] for w in steps["windows"]] == [w["probability"] for w in counts["windows"]]
+
+
+def test_wear_is_told_before_the_level_is_changed(run, known, values):
+    """Troiano's 100 counts are of what was recorded: small movements are none, however large they become."""
+    store, _ = known
+    person = store.read(SUBJECT)
+    by_mims = replace(person, metadata=person.metadata | {"channel": ACTIVITY_MIMS, "factor": 100.0})
+    own = load_person(Classifier.load(run.path), run, by_mims, store)
+    own.card = own.card.model_copy(update={"wear": "troiano"})
+    rarely = np.where(np.arange(1440) % 30 == 0, 5.0, 0.0)
+    days = np.concatenate([values[:1440] / 100, rarely])
+    found = own.estimate(Activity(SUBJECT, ACTIVITY_MIMS, one_person.START.astype("datetime64[s]"), 60.0, days))
+    assert np.isfinite(found.value[0]) and np.isnan(found.value[1])
+
+
+def test_steps_of_an_export_are_answered_as_offline(run, tmp_path):
+    """An export knows from all of its records when nothing was worn; whoever sends its steps alone has to say."""
+    values = one_person.counts(one_person.ill_days(), seed=1)
+    export, store = one_person.write_apple_health(tmp_path / "export.zip", values), Store(tmp_path / "people")
+    labels = one_person.write_labels(tmp_path / "episodes.csv", one_person.ill_days())
+    key = calibrate(Asked(run, SUBJECT, export, labels, channel="steps"), store).key
+    (recording,) = read_apple_health(export, one_person.CARD, Issues())
+    sent = body(recording.channels["steps"].astype(float), unit="steps", worn=recording.observed.tolist())
+    client, header = client_of(run, store), {web.PERSON_KEY: key}
+    found = client.post(PATH, json=sent, headers=header).json()
+    offline = open_person(run, store.read(SUBJECT), store).of_file(export).as_dict()
+    assert [w["probability"] for w in found["windows"]] == [w["probability"] for w in offline["windows"]]
+    assert [w["deviations"] for w in found["windows"]] == [w["deviations"] for w in offline["windows"]]
+    alone = client.post(PATH, json=sent | {"worn": None}, headers=header)
+    assert alone.status_code == 422 and "steps don't say when nothing was worn" in alone.json()["detail"]
+
+
+def test_signals_with_a_persons_key(run, known):
+    store, keys = known
+    sent = [{"case": "1.vital"}, {"channels": {"ppg": {"rate_hz": 100.0, "samples": [0.0, 1.0]}}}]
+    for one in sent:
+        header = {web.PERSON_KEY: keys[SUBJECT]}
+        found = client_of(run, store).post("/v1/biosignal", json=one | {"subject": SUBJECT}, headers=header)
+        assert found.status_code == 422 and "answers on /v1/actigraphy" in found.json()["detail"], found.text
+
+
+def test_an_update_stays_with_the_model_that_was_calibrated(run, known, recording, tmp_path):
+    store, _ = known
+    labels = one_person.write_labels(tmp_path / "episodes.csv", one_person.ill_days())
+    copy, person = Store(tmp_path / "people"), store.read(SUBJECT)
+    other = replace(person, metadata=person.metadata | {"weights_sha256": "0" * 64, "run": "older"})
+    copy.write(other, store.adapter(SUBJECT))
+    with pytest.raises(ValueError, match=f"calibrated older, this is {run.name}.*forget and calibrate again"):
+        calibrate(Asked(run, SUBJECT, recording, labels), copy, update=True)
+    assert copy.read(SUBJECT).labels == person.labels and copy.read(SUBJECT).version == person.version
 
 
 def test_a_forecast_by_a_persons_own_adapter(tmp_path):
@@ -178,12 +240,106 @@ def test_what_was_deleted_leaves_the_memory(run, known, tmp_path):
     store, _ = known
     person, copy = store.read(SUBJECT), Store(tmp_path / "people")
     copy.write(person, store.adapter(SUBJECT))
-    held = {v: Adapted(SUBJECT, open_person(run, person, copy)) for v in (person.version, "an older one")}
+    held = {v: Adapted(open_person(run, person, copy)) for v in (person.version, "an older one")}
     drop_deleted(held, copy)
     assert held[person.version].model is not None and held["an older one"].model is None
     copy.forget(SUBJECT)
     drop_deleted(held, copy)
     assert held[person.version].model is None
+
+
+# --- the deployment, in this process ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def replica(monkeypatch, known, tmp_path):
+    """The deployment's class with Ray's own multiplexer and a copy of the people, without a cluster."""
+    where = SimpleNamespace(app_name="app", deployment="forecaster", replica_id="one")
+    monkeypatch.setattr(multiplex, "_get_internal_replica_context", lambda: where)
+    monkeypatch.setattr(multiplex._ModelMultiplexWrapper, "_push_model_ids_info", lambda self: None)
+    store, keys = known
+    copy = Store(tmp_path / "people")
+    for who in keys:
+        copy.write(store.read(who), store.adapter(who))
+    plain = Endpoint.func_or_class.__mro__[1]  # without what Ray puts round it
+    return plain(web.digest(served.KEY)), copy
+
+
+def sent_by(subject, values):
+    return Activity(subject, ACTIVITY_COUNTS, one_person.START.astype("datetime64[s]"), 60.0, values[:2880])
+
+
+def test_no_id_reaches_rays_logs(replica, run, known, values):
+    endpoint, store = replica
+    key, records = known[1][SUBJECT], []
+    handler, log = logging.Handler(), logging.getLogger("ray.serve")
+    handler.emit = lambda record: records.append(record.getMessage())
+    adapter = {name: weight.clone() for name, weight in store.adapter(SUBJECT).items()}  # not of the file below
+    (store.folder(SUBJECT) / ADAPTER).write_bytes(b"none")
+
+    async def asked():
+        await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
+        damaged = await endpoint.answer_person(sent_by(SUBJECT, values), key)
+        store.write(store.read(SUBJECT), adapter)
+        return damaged, await endpoint.answer_person(sent_by(SUBJECT, values), key)
+
+    log.addHandler(handler)
+    try:
+        damaged, repaired = asyncio.run(asked())
+    finally:
+        log.removeHandler(handler)
+    assert isinstance(damaged, ValueError) and "damaged" in str(damaged)
+    assert isinstance(repaired, PersonalEstimate)  # the refusal is not kept
+    assert records and not any(SUBJECT in text for text in records)
+
+
+def test_after_a_promotion_nobody_is_answered_by_the_old_model(replica, run, known, values, tmp_path):
+    endpoint, store = replica
+    key, other = known[1][SUBJECT], one_person.population(tmp_path / "runs", people=8, days=2, epochs=1)
+    again = shutil.copytree(run.path, tmp_path / "runs" / "again")  # the same weights in another run
+
+    async def asked():
+        found = []
+        for path in (run.path, other.path, again):
+            await endpoint.reconfigure({"run": str(path), "people": str(store.root)})
+            found.append(await endpoint.answer_person(sent_by(SUBJECT, values), key))
+        return found
+
+    first, refusal, last = asyncio.run(asked())
+    assert isinstance(refusal, ValueError) and "an adapter fits no other weights" in str(refusal)
+    assert first.as_dict()["model"] == run.name and last.as_dict()["model"] == "again"
+    np.testing.assert_array_equal(first.value, last.value)
+
+
+class Watched(Store):
+    """Remembers whom it gave out, as long as somebody else does."""
+
+    given: ClassVar[list[weakref.ref]] = []
+
+    def opened(self, subject, key):
+        person = super().opened(subject, key)
+        self.given.append(weakref.ref(person))
+        return person
+
+
+def test_a_replica_keeps_nothing_of_who_is_deleted(replica, run, known, values):
+    endpoint, store = replica
+    asks, key = sent_by(SUBJECT, values), known[1][SUBJECT]
+
+    async def asked():
+        await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
+        endpoint._people = Watched(store.root)
+        together = [endpoint.answer_person(asks, key) for _ in range(2)]
+        for found in (*await asyncio.gather(*together), await endpoint.answer_person(asks, key)):
+            assert isinstance(found, PersonalEstimate)
+        del found, together
+        store.forget(SUBJECT)
+        await endpoint.check_health()
+        await asyncio.sleep(0.01)  # the loop itself lets go of its last task
+        gc.collect()
+        return [person() for person in Watched.given]
+
+    assert asyncio.run(asked()) == [None, None, None]
 
 
 # --- Ray Serve --------------------------------------------------------------------------------------------------------

@@ -122,6 +122,14 @@ def weights_sha256(run: Run) -> str:
     return json.loads((run.path / "checkpoint" / "config.json").read_text(encoding="utf-8"))["weights_sha256"]
 
 
+def require_same_weights(person: Person, run: Run) -> None:
+    """Raises ValueError where the person calibrated another population's model than the run's."""
+    if person.metadata["weights_sha256"] != weights_sha256(run):
+        raise ValueError(
+            f"{person.subject} calibrated {person.metadata['run']}, this is {run.name}: an adapter fits no other weights; forget and calibrate again"
+        )
+
+
 @dataclass(frozen=True)
 class _Made:
     baseline: Baseline
@@ -138,7 +146,11 @@ def _before(asked: Asked, store: Store, update: bool) -> Person | None:
         )
     if update and not there:
         raise ValueError(f"{asked.subject} has not calibrated in {store.root.absolute()}: leave out --update")
-    return store.read(asked.subject) if there else None
+    if not there:
+        return None
+    before = store.read(asked.subject)
+    require_same_weights(before, asked.run)  # its baseline, level and labels mean nothing to another model
+    return before
 
 
 # --- labels of days ---------------------------------------------------------------------------------------------------

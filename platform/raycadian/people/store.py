@@ -158,12 +158,12 @@ class Store:
 
     def _require_private(self) -> None:
         with _private():
-            if not self.root.exists():
-                self.root.mkdir(parents=True)
-                (self.root / ".gitignore").write_text("*\n", encoding="ascii")  # of commits and of a job's upload
-        mode = self.root.stat().st_mode & 0o777
-        if mode & 0o077:
-            raise ValueError(f"{self.root}: others may look into it (mode {mode:o}); run `chmod 700 {self.root}`")
+            self.root.mkdir(parents=True, exist_ok=True)
+            mode = self.root.stat().st_mode & 0o777
+            if mode & 0o077:
+                raise ValueError(f"{self.root}: others may look into it (mode {mode:o}); run `chmod 700 {self.root}`")
+            if not (ignore := self.root / ".gitignore").exists():
+                ignore.write_text("*\n", encoding="ascii")  # keeps people out of commits and of a job's upload
 
 
 def new_key() -> str:

@@ -28,6 +28,7 @@ from raycadian.config import (
 from raycadian.data.actigraphy import to_recordings
 from raycadian.data.actigraphy_files import Epochs
 from raycadian.data.activity import whole_days
+from raycadian.data.apple_health import STEPS
 from raycadian.data.biosignals import read_case
 from raycadian.data.labelled import LabelledWindows
 from raycadian.data.marks import Marks, context_points, good_starts, points_of
@@ -174,14 +175,18 @@ class Classifier:
                 found = clean(self._stored(sent, issues), card, issues=issues)
                 return [(found.recording, found.marks, 0.0)]
             case ActivityCard() as card, Activity():
+                if (sent.channel,) != self.window.past:
+                    raise ValueError(
+                        f"the model reads {', '.join(self.window.past)}, found {sent.channel}; send that unit"
+                    )
                 return self.days_of(sent, card, issues)
         path = "biosignal" if isinstance(self.card, SignalCard) else "actigraphy"
         raise ValueError(f"{self.name} answers on /v1/{path}; serve another run for this path")
 
     def days_of(self, sent: Activity, card: ActivityCard, issues: Issues) -> list[tuple[Recording, Marks, float]]:
         """Whole local days, with the seconds from the first epoch to each recording's start. Raises ValueError."""
-        if (sent.channel,) != self.window.past:
-            raise ValueError(f"the model reads {', '.join(self.window.past)}, found {sent.channel}; send that unit")
+        if sent.channel == STEPS and sent.off is None:  # an export tells wear from all of its records, not from steps
+            raise ValueError("steps don't say when nothing was worn: expected `worn` beside them, found none; send it")
         clock = sent.start + (sent.epoch_s * np.arange(len(sent.values))).astype("timedelta64[s]")
         epochs = Epochs("request", clock, sent.values, sent.epoch_s, sent.channel, sent.off)
         zone = card.model_copy(update={"timezone": None})  # the clock that was sent is the local one

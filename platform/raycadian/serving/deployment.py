@@ -11,10 +11,16 @@ from weakref import WeakValueDictionary
 from ray import serve
 
 from raycadian.config import Forecasting, model_name
-from raycadian.people.store import PEOPLE, Forbidden, Person, Store
+from raycadian.people.store import PEOPLE, Person, Store
 from raycadian.serving.classifier import Classifier, Estimate, Sent
 from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
-from raycadian.serving.personal import Adapted, PersonalEstimate, PersonalForecaster, drop_deleted, load_person
+from raycadian.serving.personal import (
+    Adapted,
+    PersonalClassifier,
+    PersonalEstimate,
+    PersonalForecaster,
+    drop_deleted,
+)  # fmt: skip
 from raycadian.serving.stream import SignalStream
 from raycadian.serving.web import api_key, create_app, digest
 from raycadian.training.run import RUNS, Run
@@ -38,7 +44,6 @@ class Endpoint:
         self._served: Forecaster | Classifier | None = None
         self._run: Run | None = None
         self._people = Store(PEOPLE)
-        self._asking: dict[str, Person] = {}
         self._adapted: WeakValueDictionary[str, Adapted] = WeakValueDictionary()
         self._description: dict[str, Any] | None = None
         self._rejected: str | None = None
@@ -81,25 +86,25 @@ class Endpoint:
     async def answer_person(self, asked: Sent | History, key: str) -> PersonalEstimate | Forecast | ValueError:
         try:
             person = await asyncio.to_thread(self._people.opened, asked.subject, key)
-            self._asking[person.version] = person
-            own = (await self.adapted(person.version)).model
-            if own is None:  # deleted meanwhile
-                raise Forbidden("no such person here, or not their key")
+            own = await self._own(person)
             if isinstance(asked, History) != isinstance(own, PersonalForecaster):
                 return self._other("/v1/forecast" if isinstance(own, PersonalForecaster) else "/v1/actigraphy")
             return await asyncio.to_thread(own.forecast if isinstance(own, PersonalForecaster) else own.estimate, asked)
         except ValueError as error:
             return error
 
+    async def _own(self, person: Person) -> PersonalClassifier | PersonalForecaster:
+        """The served model, adapted to the person. Raises ValueError."""
+        place = await self.adapted(person.version)
+        assert self._served is not None and self._run is not None
+        return await asyncio.to_thread(place.filled, self._served, self._run, person, self._people)
+
     @serve.multiplexed(max_num_models_per_replica=PERSONS)
     async def adapted(self, version: str) -> Adapted:
-        """A person's adapter on the served model, by the random name of its version: Ray's logs and metrics show that name,
-        never the person. A client that sends it back as the header serve_multiplexed_model_id reaches a replica that holds it."""
-        person = self._asking.pop(version)
-        assert self._served is not None and self._run is not None
-        model = await asyncio.to_thread(load_person, self._served, self._run, person, self._people)
-        found = self._adapted[version] = Adapted(person.subject, model)
-        return found
+        """A place for a person's model, by the random name of its version: Ray's logs and metrics show that name, never the
+        person. A client that sends it back as the header serve_multiplexed_model_id reaches a replica that holds it."""
+        place = self._adapted[version] = Adapted()
+        return place
 
     async def check_health(self) -> None:
         """Every ten seconds: what was deleted, or calibrated anew, leaves the memory too."""

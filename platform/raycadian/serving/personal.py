@@ -21,10 +21,10 @@ from raycadian.data.series import Series
 from raycadian.evaluation.decision import Decision
 from raycadian.evaluation.personal import PersonalDecision
 from raycadian.models.personal import load_weights, personal
-from raycadian.people.calibrate import activity_of, read_recording, weights_sha256
+from raycadian.people.calibrate import activity_of, read_recording, require_same_weights
 from raycadian.people.store import Person, Store
 from raycadian.physiology.daily import of_activity
-from raycadian.serving.classifier import NOTE, Activity, Classifier
+from raycadian.serving.classifier import NOTE, Activity, Classifier, Sent
 from raycadian.serving.forecaster import Forecast, Forecaster, History
 from raycadian.training.run import Run
 from raycadian.types import Issues, Recording
@@ -34,10 +34,7 @@ def load_person(
     served: Classifier | Forecaster, run: Run, person: Person, store: Store
 ) -> "PersonalClassifier | PersonalForecaster":
     """What is served, adapted to a person. Raises ValueError where they calibrated another model, or their files are damaged."""
-    if person.metadata["weights_sha256"] != weights_sha256(run):
-        raise ValueError(
-            f"{person.subject} calibrated {person.metadata['run']}, this is {run.name}: an adapter fits no other weights; forget and calibrate again"
-        )
+    require_same_weights(person, run)
     adapter = store.adapter(person.subject)
     if isinstance(served, Forecaster):
         return PersonalForecaster(served, person, adapter)
@@ -52,17 +49,26 @@ def open_person(run: Run, person: Person, store: Store) -> "PersonalClassifier |
 
 @dataclass(eq=False)
 class Adapted:
-    """What a replica holds of a person. Ray's multiplexer has no way to drop one model, so that is emptied."""
+    """A place on a replica for one person's model. Ray's multiplexer makes and evicts places, no more: it can't drop a
+    model, and logs what an error says that is raised while it makes one. So the place is filled and emptied here."""
 
-    subject: str
-    model: "PersonalClassifier | PersonalForecaster | None"
+    model: "PersonalClassifier | PersonalForecaster | None" = None
+
+    def filled(
+        self, served: Classifier | Forecaster, run: Run, person: Person, store: Store
+    ) -> "PersonalClassifier | PersonalForecaster":
+        """The person's model, loaded where the place is empty or has that of an earlier run. Raises ValueError."""
+        found = self.model
+        if found is None or found.served is not served:
+            found = self.model = load_person(served, run, person, store)
+        return found
 
 
 def drop_deleted(held: Mapping[str, Adapted], store: Store) -> None:
-    """Empty what is held, by its version, of people who are deleted or have calibrated anew."""
-    for version, one in list(held.items()):
-        if one.model is not None and not store.holds(one.subject, version):
-            one.model = None
+    """Empty the places, by version, of people who are deleted or have calibrated anew."""
+    for version, place in list(held.items()):
+        if place.model is not None and not store.holds(place.model.person.subject, version):
+            place.model = None
 
 
 def described(person: Person) -> dict[str, Any]:
@@ -160,15 +166,17 @@ class PersonalClassifier:
                 served.decision, how["slope"], how["offset"], tuple(map(tuple, how["covariance"]))
             )
 
-    def estimate(self, sent: Activity) -> PersonalEstimate:
-        """Of what was sent to the endpoint. Raises ValueError."""
-        issues = Issues()
-        channel, (wanted,) = self.person.metadata["channel"], self.served.window.past
-        if sent.channel != channel:
-            raise ValueError(f"{self.person.subject} calibrated by {channel}, found {sent.channel}; send that unit")
-        as_trained = replace(sent, channel=wanted, values=sent.values * self.person.metadata["factor"])
-        found = [recording for recording, *_ in self.served.days_of(as_trained, self.card, issues)]
-        return self._estimated(found, wanted, 1.0, issues, sent.start)
+    def estimate(self, sent: Sent) -> PersonalEstimate:
+        """Of what was sent to the endpoint; as of a file, wear is told before the level is changed. Raises ValueError."""
+        if not isinstance(sent, Activity):
+            raise ValueError(f"{self.served.name} answers on /v1/actigraphy; send the person's days there")
+        issues, how = Issues(), self.person.metadata
+        if sent.channel != how["channel"]:
+            raise ValueError(
+                f"{self.person.subject} calibrated by {how['channel']}, found {sent.channel}; send that unit"
+            )
+        found = [recording for recording, *_ in self.served.days_of(sent, self.card, issues)]
+        return self._estimated(found, how["channel"], how["factor"], issues, sent.start)
 
     def of_file(self, path: Path, card: Path | None = None) -> PersonalEstimate:
         """Of a person's export. Raises ValueError."""
@@ -236,7 +244,7 @@ class PersonalForecaster(Forecaster):
             model = personal(served.model, person.baseline)
             load_weights(model, adapter)
         super().__init__(served.name, model, served.grid, served.window, served.mechanism, served.population)
-        self.person = person
+        self.served, self.person = served, person
 
     def forecast_batch(self, histories: Sequence[History]) -> list[Forecast | ValueError]:
         told = described(self.person)
