@@ -17,6 +17,7 @@ from raycadian import config
 from raycadian.models import checkpoint, features, logistic
 from raycadian.models.base import Spec, trainable_parameters
 from raycadian.models.build import build
+from raycadian.models.seen import require_unseen
 
 SPECS = {"classify": SPEC, "regress": REGRESS}
 NETWORKS = [name for name in CASES if name not in ("statistics", "last", "boosting")]  # the others are fitted at once
@@ -225,20 +226,23 @@ def test_every_weight_of_a_masked_model_gets_a_gradient(name, data):
 @pytest.mark.parametrize(
     ("inner", "part", "other", "message"),
     [
-        (PAT.model_copy(update={"cycles": ("C",)}), "encoder", {"size": "medium"}, "size: small, here medium"),
+        (PAT, "encoder", {"size": "medium"}, "size: small, here medium"),
         (TTM, "network", {"d_model": 16}, "d_model: 8, here 16"),
     ],
     ids=["pat", "ttm"],
 )
 def test_a_later_recipe_takes_up_what_was_pretrained(inner, part, other, message, data, tmp_path):
     first = prepared(config.Masked(inner=inner), data["pretrain"], PRETRAIN)
+    first.remember(["C"])
     checkpoint.save(first, tmp_path / "run")
     section = type(inner)(pretrained=str(tmp_path / "run"), **inner.model_dump(exclude={"pretrained", "cycles"}))
     second = build(section, SPEC)
     theirs, ours = getattr(first, part).state_dict(), getattr(second, part).state_dict()
     assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
-    if part == "encoder":
-        assert second.config.cycles == ("C",)
+    assert second.config.cycles == ("C",)
+    with pytest.raises(ValueError, match=rf"leakage: .*\['C'\].*force it by {section.kind}.seen: allow"):
+        require_unseen(second, ["C", "D"])
+    require_unseen(build(section.model_copy(update={"seen": "allow"}), SPEC), ["C", "D"])
     with pytest.raises(ValueError, match=f"pretrained with another network: .*{message}"):
         build(section.model_copy(update=other), SPEC)
     checkpoint.save(prepared(config.Statistics(), data["classify"]), tmp_path / "other")

@@ -100,6 +100,12 @@ def test_a_run_holds_its_scores_decision_and_report(runs):
     ):
         assert words in html
     assert "val/auroc" in run.metadata["training"]["history"][0]
+    card = (run.path / "MODEL_CARD.md").read_text()
+    assert f"| scores, test | AUROC {scored['auroc']['value']:.3f} [{scored['auroc']['low']:.3f}, " in card
+    assert (
+        f"| people | {run.metadata['split']['train']['subjects']} trained, " in card and "not a medical device" in card
+    )
+    assert "| NHANES cycles in training | none |" in card and "went on from" not in card
 
 
 def test_scores_again_are_the_same_and_a_second_look(runs):

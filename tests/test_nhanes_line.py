@@ -111,14 +111,15 @@ def test_what_is_served_is_what_was_scored(outcome, folder):
 
 
 def test_a_task_on_the_cycle_of_the_pretraining_is_refused_unless_forced(folder):
-    """The snapshot's people are of cycle D, which the masked run says it has seen."""
+    """The snapshot's people are of cycle D, which the masked run records though nobody says so; its people are refused whatever
+    is forced."""
     pretrain = override(
         load_recipe(ROOT / "jobs/recipes/nhanes_pretrain.yaml"),
-        SMALL | {"dataset": str(folder / "participants.yaml"), "model.inner.cycles": ["D"], "training.epochs": 1, "training.workers": 1,
-                 "window.windows": 2},
+        SMALL | {"dataset": str(folder / "participants.yaml"), "training.epochs": 1, "training.workers": 1, "window.windows": 2},
     )  # fmt: skip
     seen = train_run(pretrain, load_data(pretrain, folder / "snapshots"), runs=folder / "runs")
     assert seen.metadata["test_looks"] == []
+    assert "| NHANES cycles in training | D |" in (seen.path / "MODEL_CARD.md").read_text()
     model = HEAD | {"pretrained": str(seen.path / "checkpoint")}
     changes = SMALL | {
         "dataset": str(folder / "participants.yaml"),
@@ -129,10 +130,19 @@ def test_a_task_on_the_cycle_of_the_pretraining_is_refused_unless_forced(folder)
     }
     recipe = override(load_recipe(ROOT / "jobs/recipes/nhanes_depression.yaml"), changes)
     data = load_data(recipe, folder / "snapshots")
+    with pytest.raises(
+        ValueError, match=r"leakage: pat.pretrained .* has learnt from \d+ of the people.*split: {kind: run"
+    ):
+        train_run(override(recipe, {"model.seen": "allow"}), data, runs=folder / "runs")
+    recipe = override(recipe, {"split.kind": "run", "split.run": str(seen.path)})
+    data = load_data(recipe, folder / "snapshots")
     with pytest.raises(ValueError, match=r"leakage: the data hold NHANES cycles \['D'\].*pat.seen: allow"):
         train_run(recipe, data, runs=folder / "runs")
     forced = override(recipe, {"model.seen": "allow"})
-    assert train_run(forced, data, runs=folder / "runs").metadata["model"] == "pat_head"
+    run = train_run(forced, data, runs=folder / "runs")
+    assert run.metadata["seen"]["pretraining_cycles"] == ["D"] and run.metadata["seen"]["runs"].keys() == {seen.name}
+    card = (run.path / "MODEL_CARD.md").read_text()
+    assert "| NHANES cycles in pretraining | D |" in card and f"people of {seen.name}" in card and "AUROC 0." in card
 
 
 def test_shuffled_labels_score_by_chance_with_a_model_that_learns(outcome, folder):

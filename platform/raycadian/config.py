@@ -919,6 +919,10 @@ class CNN(ForLabel):
 
 
 LabelHead = Literal["linear", "mlp"]
+Cycle = Literal["C", "D", "G", "H"]
+"""NHANES cycles with a week of accelerometry, by the letter of their files: 2003-04, 2005-06, 2011-12, 2013-14."""
+Seen = Literal["refuse", "allow"]
+"""allow: train and score on an NHANES cycle that the pretraining has seen. People whom a run of ours has learnt from stay refused."""
 
 
 class TTMLabel(ForLabel):
@@ -938,10 +942,9 @@ class TTMLabel(ForLabel):
     pieces: Count = 1
     """The context is cut into so many equal pieces, each of which goes through the backbone alone; the head joins them."""
     head: LabelHead = "linear"
-
-
-Cycle = Literal["C", "D", "G", "H"]
-"""NHANES cycles with a week of accelerometry, by the letter of their files: 2003-04, 2005-06, 2011-12, 2013-14."""
+    cycles: tuple[Cycle, ...] | None = Field(None, exclude_if=unsaid)
+    """NHANES cycles that the pretraining has seen, as a run of `masked` recorded them; granite's weights have seen none."""
+    seen: Seen = Field("refuse", exclude_if=lambda said: said == "refuse")
 
 
 class PAT(ForLabel):
@@ -955,9 +958,8 @@ class PAT(ForLabel):
     """None: random start. A published .h5 of the same size and embedding, or the checkpoint folder of a run of `masked`."""
     cycles: tuple[Cycle, ...] | None = None
     """NHANES cycles that the pretraining has seen: no task is one of theirs. Known of PAT-*_29k and PAT-*_21k by the file's
-    name and of our own checkpoints; said here of other files, [] for none. The checkpoint keeps it."""
-    seen: Literal["refuse", "allow"] = "refuse"
-    """allow: train and score on people that the pretraining may have seen."""
+    name and of our own checkpoints; said here of other files, [] for none. The checkpoint keeps it, and a pretraining adds its data's."""
+    seen: Seen = "refuse"
     standardise: Literal["minute", "window"] = "minute"
     """By mean and standard deviation of training: minute, of each minute of the window, as the published weights were
     trained (windows then begin at one time of day) · window, of all together."""

@@ -95,13 +95,19 @@ def _ttm(section: config.TTM, spec: Spec, architectures: Iterator[dict[str, Any]
 def _ttm_label(section: config.TTMLabel, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
     from raycadian.models import ttm_label
 
-    return ttm_label.TTMLabel(spec, section, _backbone(section, spec, architectures))
+    network, section = _backbone(section, spec, architectures)
+    return ttm_label.TTMLabel(spec, section, network)
 
 
-def _backbone(section: config.TTMLabel, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Any:
+def _backbone(
+    section: config.TTMLabel, spec: Spec, architectures: Iterator[dict[str, Any]] | None
+) -> tuple[Any, config.TTMLabel]:
+    """TTM's, and the section with the cycles that its weights have seen."""
     from raycadian.models import ttm, ttm_label
 
-    return ttm_label.network(spec, section) if architectures is None else ttm.saved_backbone(_next(architectures))
+    if architectures is None:
+        return ttm_label.network(spec, section)
+    return ttm.saved_backbone(_next(architectures)), section
 
 
 def _pat(section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
@@ -128,7 +134,8 @@ def _masked(section: config.Masked, spec: Spec, architectures: Iterator[dict[str
         return pat.MaskedPAT(spec, section.model_copy(update={"inner": inner}), encoder)
     from raycadian.models import ttm_label
 
-    return ttm_label.MaskedTTM(spec, section, _backbone(section.inner, spec, architectures))
+    network, inner = _backbone(section.inner, spec, architectures)
+    return ttm_label.MaskedTTM(spec, section.model_copy(update={"inner": inner}), network)
 
 
 def _next(architectures: Iterator[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ class Masked(Model):
     def __init__(self, spec: Spec, section: config.Masked, patches: int):
         super().__init__(spec, section)
         self.patches = patches
+
+    def remember(self, cycles: Iterable[str]) -> None:
+        """Add the NHANES cycles that it learns from to those that its network has seen; the checkpoint keeps them."""
+        inner = self.config.inner
+        seen = tuple(sorted({*(inner.cycles or ()), *cycles}))
+        self.config = self.config.model_copy(update={"inner": inner.model_copy(update={"cycles": seen})})
 
     @abstractmethod
     def signal(self, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torch import nn
@@ -20,15 +20,26 @@ def published_cycles(path: Path) -> tuple[str, ...] | None:
     return None if found is None else _CYCLES[found[1].lower()]
 
 
+def seen_cycles(model: nn.Module) -> set[str]:
+    """NHANES cycles that the networks inside have seen in their pretraining."""
+    return {cycle for section in _networks(model) for cycle in section.cycles or ()}
+
+
 def require_unseen(model: nn.Module, cycles: Iterable[str]) -> None:
-    """Raises ValueError where a PAT inside has seen one of these NHANES cycles in its pretraining, unless its
+    """Raises ValueError where a network inside has seen one of these NHANES cycles in its pretraining, unless its
     configuration allows it."""
-    for part in model.modules():
-        section = getattr(part, "config", None)
-        if not isinstance(section, config.PAT) or section.seen == "allow":
-            continue
-        if both := sorted(set(cycles) & set(section.cycles or ())):
+    for section in _networks(model):
+        both = sorted(set(cycles) & set(section.cycles or ()))
+        if both and section.seen != "allow":
             raise ValueError(
                 f"leakage: the data hold NHANES cycles {both}, which the pretraining of {section.pretrained} has seen; "
-                "take weights without them (PAT-*_21k for 2013-14), other cycles, or force it by pat.seen: allow"
+                f"take weights without them (PAT-*_21k for 2013-14), other cycles, or force it by {section.kind}.seen: allow"
             )
+
+
+def _networks(model: nn.Module) -> Iterator[config.PAT | config.TTMLabel]:
+    """The sections of those that may be pretrained; not one that is being so."""
+    for part in model.modules():
+        section = getattr(part, "config", None)
+        if isinstance(section, config.PAT | config.TTMLabel):
+            yield section

@@ -90,20 +90,22 @@ class MaskedTTM(Masked):
         return rebuilt.flatten(2).mT.reshape(signal.shape)
 
 
-def network(spec: Spec, section: config.TTMLabel) -> nn.Module:
-    """The backbone, with the weights of `section.pretrained` where it names some. Raises ValueError."""
+def network(spec: Spec, section: config.TTMLabel) -> tuple[nn.Module, config.TTMLabel]:
+    """The backbone, with the weights of `section.pretrained` where it names some, and the section with the NHANES cycles that
+    they have seen. Raises ValueError."""
     if spec.context % section.pieces:
         raise ValueError(
             f"ttm_label.pieces {section.pieces} don't divide the window's {spec.context} points; take a divisor of it"
         )
     context, channels = spec.context // section.pieces, len(spec.past)
     if section.pretrained is None:
-        return ttm.random_backbone(section, context, channels)
+        return ttm.random_backbone(section, context, channels), section
     if is_ours(Path(section.pretrained).expanduser()):
         found = ttm.random_backbone(section, context, channels)
-        load_encoder(Path(section.pretrained).expanduser(), section, found, "network.")
-        return found
-    return ttm.pretrained_backbone(section, context, channels)
+        known = load_encoder(Path(section.pretrained).expanduser(), section, found, "network.").get("cycles")
+        seen = tuple(sorted({*(known or ()), *(section.cycles or ())}))
+        return found, section.model_copy(update={"cycles": seen or None})
+    return ttm.pretrained_backbone(section, context, channels), section
 
 
 def _head(section: config.TTMLabel, width: int, labels: int) -> nn.Module:

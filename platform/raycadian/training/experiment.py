@@ -49,10 +49,11 @@ from raycadian.evaluation.compare import leaderboard
 from raycadian.evaluation.predictions import Predictions
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
-from raycadian.models.seen import require_unseen
+from raycadian.models.masked import Masked
+from raycadian.models.seen import require_unseen, seen_cycles
 from raycadian.physiology.insights import Insight, insights
-from raycadian.training import crossfit, labelling, loop, stages
-from raycadian.training.earlier import require_apart
+from raycadian.training import crossfit, labelling, loop, model_card, stages
+from raycadian.training.earlier import earlier_of, require_apart
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 from raycadian.training.run import (
     RUNS,
@@ -77,7 +78,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Data:
     """What every model of a recipe shares: the series, the split, the grid; of a task with labels the card and the places
-    of its windows, the NHANES cycles whose people these are, and who was left out of the cohort at each step."""
+    of its windows, the NHANES cycles whose people these are, and who was left out of the cohort at each step. licence and
+    citation: what the card says of them."""
 
     snapshot_id: str
     series: Series
@@ -87,6 +89,8 @@ class Data:
     places: Places | None = None
     cycles: frozenset[str] = frozenset()
     cohort: tuple[dict[str, Any], ...] = ()
+    licence: str = ""
+    citation: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,16 +106,17 @@ def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | 
     """Prepare the recipe's data set below `snapshots`, a path or a URL (or reuse its snapshot), open the series, split.
     Raises ValueError, OSError."""
     snapshot = snapshot or prepare(Path(recipe.dataset), snapshots)
+    terms = {"licence": snapshot.card.license, "citation": snapshot.card.citation}
     if not isinstance(recipe.task, Forecasting):
         series, split, places = labelling.load(recipe, snapshot)
         cycles, cohort = labelling.cycles_of(snapshot), labelling.cohort_of(snapshot, recipe)
-        return Data(snapshot.id, series, split, None, snapshot.card, places, cycles, cohort)
+        return Data(snapshot.id, series, split, None, snapshot.card, places, cycles, cohort, **terms)
     series = _series_of(snapshot, recipe)
     lengths: dict[str, list[int]] = {}
     for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
         lengths.setdefault(series.subjects[subject], []).append(int(n))
     grid = snapshot.card.grid if isinstance(snapshot.card, Card) else None
-    return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id, series.dt_s), grid)
+    return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id, series.dt_s), grid, **terms)
 
 
 def _series_of(snapshot: Snapshot, recipe: Recipe) -> Series:
@@ -146,6 +151,8 @@ def fit_model(
     cut = _cut(data, recipe)
     model = build(recipe.model, spec_of(recipe, data.series.dt_s))
     require_unseen(model, data.cycles)
+    if isinstance(model, Masked):
+        model.remember(data.cycles)
     if recipe.start is None:
         model.prepare(cut.train)
     else:
@@ -321,6 +328,7 @@ def train_run(
             write_json(folder / "mechanism.json", fitted.mechanism.records)
         metadata = _metadata(recipe, data, fitted, began) | {"against": [other.name for other in against]}
         metadata |= {"test_looks": looked}
+        model_card.write(folder, recipe, metadata)
         with clock.stage("report"):
             write_run_report(folder, recipe, metadata, against)
         write_json(folder / "metadata.json", metadata | {"seconds": clock.seconds, "finished_utc": datetime.now(UTC)})
@@ -441,6 +449,8 @@ def rescore(run: Run) -> Run:
         predictions = {name: labelling.read_predictions(run.path, name) for name in labelling.parts_of(run.recipe)}
     _write_scores(run.path, run.recipe, predictions, run.metadata["training"]["history"])
     metadata = run.metadata | {"test_looks": [*run.metadata.get("test_looks", []), _look("score")]}
+    if "seen" in metadata:  # a run of before has no card
+        model_card.write(run.path, run.recipe, metadata)
     write_run_report(run.path, run.recipe, metadata, others)
     write_json(run.path / "metadata.json", metadata)
     return run
@@ -476,6 +486,13 @@ def _caution(insight: Insight) -> str:
     return " (at a bound)" if insight.at_bound else "" if insight.informed else " (as assumed)"
 
 
+def _seen(recipe: Recipe, data: Data, model: base.Model) -> dict[str, Any]:
+    """NHANES cycles that the weights have seen, in training and in pretraining, and the runs that they went on from with the
+    number of people who trained these."""
+    runs = {run.folder.name: run.split.counts()["train"]["subjects"] for run in earlier_of(recipe)}
+    return {"cycles": sorted(data.cycles), "pretraining_cycles": sorted(seen_cycles(model)), "runs": runs}
+
+
 def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> dict[str, Any]:
     parameters = list(fitted.model.parameters())
     trained = asdict(fitted.trained)
@@ -485,6 +502,8 @@ def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> di
         "model": model_name(recipe.model),
         "snapshot": data.snapshot_id,
         "split": data.split.counts(),
+        "data": {"licence": data.licence, "citation": data.citation},
+        "seen": _seen(recipe, data, fitted.model),
         **(
             {}
             if data.places is None
