@@ -174,6 +174,15 @@ LABELS = {
         ("task.label.gap_min=5", "gap_min 5 reaches ahead_min 5"),
         ("task.label.gray_mmhg=60", "is not above below 65"),
         ("task={kind: regress, label: {kind: hypotension}}", "classify it"),
+        (
+            "task.label={kind: ahead, channel: map_mmhg, ahead_min: 5}",
+            "expected yes or no: give label.below or label.at_least",
+        ),
+        ("task.label={kind: ahead, channel: a, ahead_min: 5, below: 65, at_least: 3}", "exclude one another"),
+        (
+            "task={kind: regress, label: {kind: ahead, channel: a, ahead_min: 5, below: 65}}",
+            "a < 65 is yes or no: leave",
+        ),
         ("task={kind: classify, label: {kind: column, name: a, at_least: 1, equals: b}}", "exclude one another"),
         ("split.kind=time", "holds out whole subjects"),
         ("model={kind: ridge}", "ridge: no model of task classify; there are"),

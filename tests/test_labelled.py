@@ -120,6 +120,10 @@ def test_the_mean_ahead_and_a_column_as_labels():
     at = series.offsets[places.recording] + places.point + 30 + 120
     expected = [series.table[0][i : i + 60 : 2].mean() for i in at]
     np.testing.assert_allclose(places.label, expected, atol=0.5)  # each value holds for 2 s
+    for bound, inside in (("below", places.label < 65), ("at_least", places.label >= 65)):
+        _, said = places_of(people, task=Classification(label=Ahead(channel="map_mmhg", ahead_min=2, **{bound: 65})))
+        np.testing.assert_array_equal(said.label, inside)
+        assert 0 < inside.mean() < 1 and len(said) == len(places)  # what isn't known is left out, not 0
     _, old = places_of(people, task=Classification(label=Column(name="age", at_least=35)))
     assert set(old.label[old.recording < 2]) == {0.0} and set(old.label[old.recording == 2]) == {1.0}
 

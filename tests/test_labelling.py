@@ -228,6 +228,12 @@ def test_a_number_ahead(people, tmp_path):
     assert "Truth and estimate" in (run.path / "report.html").read_text()
 
 
+def test_whether_a_number_ahead_is_below_a_bound(people, tmp_path):
+    of = recipe(task=Classification(label=Ahead(channel="map_mmhg", ahead_min=1, below=65)))
+    run = train_run(of, data(people, of), runs=tmp_path)
+    assert run.summary["test"]["auroc"]["low"] > 0.6 and "mean map_mmhg < 65 over 60 s" in protocol_of(of)
+
+
 def test_weights_of_people_enter_the_scores(people, tmp_path):
     of = recipe(task=Classification(label=Column(name="old"), weight="age"))
     run = train_run(of, data(people, of), runs=tmp_path)

@@ -494,6 +494,23 @@ class Ahead(Schema):
     channel: str
     ahead_min: float = Field(ge=0)
     over_s: Positive = 60.0
+    below: float | None = Field(None, exclude_if=unsaid)
+    """classify: 1 where the mean is below this."""
+    at_least: float | None = Field(None, exclude_if=unsaid)
+    """classify: 1 where the mean is at least this."""
+
+    @property
+    def bound(self) -> str:
+        """Of classify, in words."""
+        if self.below is not None:
+            return f" < {self.below:g}"
+        return "" if self.at_least is None else f" >= {self.at_least:g}"
+
+    @model_validator(mode="after")
+    def _one(self) -> "Ahead":
+        if self.below is not None and self.at_least is not None:
+            raise ValueError("below and at_least exclude one another; give one")
+        return self
 
 
 class Column(Schema):
@@ -574,6 +591,14 @@ class Classification(_Labelled):
     specificity: float = Field(0.9, gt=0, lt=1)
     """What the alarm's threshold is set to on validation data; sensitivity is given at it."""
 
+    @model_validator(mode="after")
+    def _yes_or_no(self) -> "Classification":
+        if isinstance(self.label, Ahead) and not self.label.bound:
+            raise ValueError(
+                f"{self.label.channel} ahead is a number, expected yes or no: give label.below or label.at_least, or task.kind: regress"
+            )
+        return self
+
 
 class Regression(_Labelled):
     """How much, in the label's own unit."""
@@ -585,6 +610,10 @@ class Regression(_Labelled):
         if isinstance(self.label, Hypotension):
             raise ValueError(
                 "hypotension is yes or no: classify it; label: {kind: ahead, channel: map_mmhg} is a number"
+            )
+        if isinstance(self.label, Ahead) and self.label.bound:
+            raise ValueError(
+                f"{self.label.channel}{self.label.bound} is yes or no: leave label.below and label.at_least out, or task.kind: classify"
             )
         return self
 
@@ -1368,7 +1397,7 @@ def _label_protocol(recipe: "Recipe") -> str:
             gray = "" if label.gray_mmhg is None else f", gray zone below {label.gray_mmhg:g}"
             what = f"{label.channel} < {label.below:g} for {label.for_s:g} s, {label.gap_min:g} to {label.ahead_min:g} min ahead{gray}"
         case Ahead() as label:
-            what = f"mean {label.channel} over {label.over_s:g} s, {label.ahead_min:g} min ahead"
+            what = f"mean {label.channel}{label.bound} over {label.over_s:g} s, {label.ahead_min:g} min ahead"
         case Column() as label:
             bound = "" if label.at_least is None else f" >= {label.at_least:g}"
             what = label.name + bound + ("" if label.equals is None else f" = {label.equals}")

@@ -190,7 +190,7 @@ def labels_of(
         case Ahead() as how:
             times_s, values = _numeric(marks, how.channel)
             begin_s = ends_s + 60 * how.ahead_min
-            return hypotension.mean_between(values, times_s, begin_s, begin_s + how.over_s), none
+            return _bounded(hypotension.mean_between(values, times_s, begin_s, begin_s + how.over_s), how), none
         case Column() as how:
             return np.full(len(ends_s), _of_column(marks, how, task.kind)), none
 
@@ -201,6 +201,14 @@ def _hypotension(marks: Marks, ends_s: np.ndarray, how: Hypotension, window_s: f
     label = hypotension.label_windows(ends_s, found, 60 * how.ahead_min, 60 * how.gap_min, how.gray_mmhg, window_s)
     onsets = np.append(found.certain[:, 0], np.nan)
     return label, onsets[np.searchsorted(found.certain[:, 0], ends_s, side="right")] - ends_s
+
+
+def _bounded(mean: np.ndarray, how: Ahead) -> np.ndarray:
+    """The number, or 1 and 0 for within and beyond its bound; what is unknown stays so."""
+    if not how.bound:
+        return mean
+    inside = mean < how.below if how.below is not None else mean >= how.at_least
+    return np.where(np.isfinite(mean), inside, np.nan)
 
 
 def _numeric(marks: Marks, channel: str) -> tuple[np.ndarray, np.ndarray]:
