@@ -368,6 +368,23 @@ def test_a_folder_that_others_may_read_is_refused(tmp_path):
         store.write(Person("p", None, {}, "", {}), {})
 
 
+def test_people_stay_out_of_commits_in_a_folder_that_was_there(tmp_path):
+    store, nothing = Store(tmp_path / "people"), Baseline((), np.empty(0), np.empty(0), 0, *[one_person.START] * 2)
+    store.root.mkdir(mode=0o700)
+    store.write(Person("p", nothing, {}, "", {}), {})
+    assert (store.root / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize("alone", ["--delete", "--new-key"])
+def test_deleting_takes_nothing_else(alone, tmp_path):
+    where = ["--subject", SUBJECT, "--people", str(tmp_path / "people"), alone]
+    for more in (["--update"], ["--recording", "r.csv"], ["--run", "r", "--episodes", "e.csv"]):
+        found = CliRunner().invoke(cli.main, ["calibrate", *where, *more])
+        assert found.exit_code == 2 and f"{alone} calibrates nobody, found" in found.stderr and more[0] in found.stderr
+    both = CliRunner().invoke(cli.main, ["calibrate", *where, "--delete", "--new-key"])
+    assert both.exit_code == 2 and "found --new-key too" in both.stderr
+
+
 def test_forgetting_a_link_leaves_what_it_points_at(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_text("kept")

@@ -451,6 +451,13 @@ def calibrate(
     The last days are held out: where the adapter is not better on them, the population's model is kept, and this says so.
     Nothing leaves this machine, and recordings are not kept. docs/personal.md
     """
+    if delete or new_key:
+        given = {
+            "--new-key": delete and new_key, "--recording": recording, "--episodes": episodes, "--update": update,
+            "--channel": channel, "--card": card, "--run": run_name, "--champion": champion_name,
+        }  # fmt: skip
+        if odd := ", ".join(name for name, value in given.items() if value):
+            raise ValueError(f"--{'delete' if delete else 'new-key'} calibrates nobody, found {odd} too; leave it out")
     if delete:
         _forget(subject, people, as_json)
         return

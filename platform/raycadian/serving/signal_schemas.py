@@ -90,7 +90,7 @@ class ActigraphyRequest(BaseModel):
     values: list[float | None] = Field(min_length=1, max_length=MAX_EPOCHS)
     """null: not measured."""
     worn: list[bool] | None = Field(None, max_length=MAX_EPOCHS)
-    """Where the device says so; else wear is told from counts by the rule of the training data."""
+    """Where the device says so; else wear is told from counts by the rule of the training data. Steps need it."""
     subject: str | None = Field(None, max_length=100)
     """Returned as sent; not logged, not stored."""
 
