@@ -221,13 +221,13 @@ def waveforms_rows(found: dict[str, Any]) -> list[Row]:
     speed, two = found["speed"], found["processes"]
     rate, cases = speed["channel_hours_per_s"], found["memory"]
     once, most = cases[0]["peak_mb"], max(m["peak_mb"] for m in cases)
-    what = f"{cases[0]['hours']:g} h of 3 channels, peak of the process, prepared {cases[-1]['cases']} times"
+    what = f"{cases[0]['hours']:g} h of 3 channels, .vital to Parquet, peak of the process, {cases[-1]['cases']} cases of a person"
     return [
         at_least("waveforms", "channel-hours prepared per second, one core", f"{rate['raycadian']}",
                  f"neurokit2: {rate['neurokit2']}", speed["raycadian_over_neurokit2"], 10),
         at_least("waveforms", "two processes, channel-hours per second", f"{two['two']}", f"one: {two['one']}",
                  two["two_over_one"], NEAR_LINEAR),
-        Row("waveforms", what, f"{most:,.0f} MB", f"once: {once:,.0f} MB", most / once, "< 400 MB", most < 400),
+        Row("waveforms", what, f"{most:,.0f} MB", f"one case: {once:,.0f} MB", most / once, "< 400 MB", most < 400),
     ]  # fmt: skip
 
 

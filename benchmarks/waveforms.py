@@ -2,7 +2,8 @@
 
 A synthetic case (neurokit2's ECG and PPG simulators, a beat-by-beat model of arterial pressure; noise, gaps, a flat line) of three
 channels at 500 Hz. Both pipelines repair, resample to 125 Hz, filter, find beats, and judge the quality of windows of
-10 s, on one core, in interleaved rounds. Memory: peak of a process that holds a case of 3 h and prepares it, once and four times over.
+10 s, on one core, in interleaved rounds. Memory: peak of a process that does what `raycadian prepare` does for a person, from
+.vital files of 3 h to Parquet, of a person with one case and of one with four.
 Run: `python benchmarks/waveforms.py [--json] [--minutes 20] [--hours 3]`.
 """
 
@@ -26,6 +27,9 @@ from raycadian.physiology.waveforms import prepare, windows_quality
 
 RATE_HZ, ROUNDS, CHILD_S = 500, 3, 4.0
 Case = dict[str, np.ndarray]
+TRACKS = {"ecg": "SNUADC/ECG_II", "ppg": "SNUADC/PLETH", "abp": "SNUADC/ART"}
+UNITS, GAINS = {"ecg": "mV", "ppg": "", "abp": "mmHg"}, {"ecg": 0.001, "ppg": 0.001, "abp": 0.02}
+NUMERIC = "Solar8000/ART_MBP"
 
 
 def main() -> None:
@@ -37,12 +41,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         what, case, argument = options.child
-        here = {"speed": speed_here, "memory": memory_here, "rate": rate_here}[what]
+        if what == "memory":
+            return print(json.dumps(memory_here(case, int(float(argument)))))
+        here = {"speed": speed_here, "rate": rate_here}[what]
         return print(json.dumps(here(load(case), float(argument))))
     with tempfile.TemporaryDirectory() as folder:
         save(synthetic(options.minutes), folder)
         report = {"speed": result(child("speed", folder, ROUNDS)), "processes": processes(folder)}
-        save(synthetic(round(options.hours * 60)), folder)
+        save_vital(synthetic(round(options.hours * 60)), folder)
         report["memory"] = [memory(folder, options.hours, cases) for cases in (1, 4)]
     print(json.dumps(report, indent=1) if options.json else table(report))
 
@@ -86,6 +92,19 @@ def pressure(minutes: int) -> np.ndarray:
 def save(case: Case, folder: str) -> None:
     for kind, values in case.items():
         np.save(Path(folder) / f"{kind}.npy", values)
+
+
+def save_vital(case: Case, folder: str) -> None:
+    """As integers with a gain, and a mean pressure every 2 s."""
+    from raycadian.data.simulated_biosignals import write_vital
+
+    tracks = {
+        TRACKS[kind]: {"values": values, "unit": UNITS[kind], "rate_hz": float(RATE_HZ), "gain": GAINS[kind]}
+        for kind, values in case.items()
+    }
+    times_s = np.arange(0, len(case["abp"]) / RATE_HZ, 2.0)
+    tracks[NUMERIC] = {"values": np.full(len(times_s), 85.0), "unit": "mmHg", "times_s": times_s}
+    write_vital(Path(folder) / "1.vital", tracks)
 
 
 def load(folder: str) -> Case:
@@ -159,12 +178,18 @@ def memory(folder: str, hours: float, cases: int) -> dict[str, float]:
     return {"hours": hours, "cases": cases} | result(child("memory", folder, cases))
 
 
-def memory_here(case: Case, cases: float) -> dict[str, float]:
-    """Peak of this process, in MB: before anything was prepared (modules and the case as read), and after."""
+def memory_here(folder: str, cases: int) -> dict[str, float]:
+    """Peak of this process, in MB: before anything was read (modules), and after a person with so many cases was written."""
+    from raycadian.config import SignalCard
+    from raycadian.data.signals import write_subject
+
+    channels = {f"{kind}_{UNITS[kind].lower()}".strip("_"): (track,) for kind, track in TRACKS.items()}
+    card = SignalCard(name="memory", files=("1.vital",), waveforms=channels, numerics={"map_mmhg": (NUMERIC,)})
+    read = [{"case": str(i), "source": str(Path(folder) / "1.vital"), "clinical": {}} for i in range(cases)]
     before = _peak_mb()
-    for _ in range(int(cases)):
-        ours(case)
-    return {"read_mb": before, "peak_mb": _peak_mb()}
+    row = write_subject({"subject": "one", "cases": read}, Path(folder), card)
+    assert row["quality"]["read"] == cases, row["issues"]
+    return {"modules_mb": before, "peak_mb": _peak_mb()}
 
 
 def _peak_mb() -> float:
@@ -213,7 +238,7 @@ def table(report: dict[str, Any]) -> str:
     speed, two = report["speed"], report["processes"]
     lines = [f"{name}: {rate} channel-hours/s, {speed['good_windows'][name]:.1%} of windows good" for name, rate in speed["channel_hours_per_s"].items()]  # fmt: skip
     lines.append(f"raycadian over neurokit2: {speed['raycadian_over_neurokit2']} (rounds {speed['rounds']})")
-    lines += [f"{m['hours']:g} h x 3 channels, prepared {m['cases']} times: peak {m['peak_mb']} MB ({m['read_mb']} MB once read)" for m in report["memory"]]  # fmt: skip
+    lines += [f"{m['hours']:g} h x 3 channels, .vital to Parquet, {m['cases']} cases of a person: peak {m['peak_mb']} MB ({m['modules_mb']} MB are modules)" for m in report["memory"]]  # fmt: skip
     lines.append(
         f"one process {two['one']}, two {two['two']} channel-hours/s: {two['two_over_one']} times (rounds {two['rounds']})"
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from signals import real_track, simulated
 
@@ -113,3 +115,32 @@ def test_a_waveform_at_an_impossible_time_leaves_its_case_out(tmp_path):
     assert row["quality"]["read"] == 1
     (said,) = row["issues"]["case that can't be used (left out)"]["examples"]
     assert "case 2: ecg_mv: 5,000,030,000 samples, at most 200,000,000; a time or the rate is wrong" in said
+
+
+# --- memory -------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_that_of_one_case_however_many_a_person_has(tmp_path):
+    """Written case by case, a row group each; as recorded, a waveform is gone once it is prepared."""
+    names = {"ecg_mv": "mV", "ppg": "", "abp_mmhg": "mmHg"}
+    arrays = {c: np.tile(simulated(c.partition("_")[0]), 5) for c in names}
+    units = {f"{c}.unit": unit for c, unit in names.items()}
+    np.savez(tmp_path / "1.npz", **arrays, **units, **{f"{c}.rate_hz": 500.0 for c in names})
+    how = SignalCard.model_validate(ECG | {"waveforms": {c: [c] for c in names}})
+
+    def peak(cases: int, out: Path) -> int:
+        out.mkdir()
+        read = [{"case": str(i), "source": str(tmp_path / "1.npz"), "clinical": {}} for i in range(cases)]
+        tracemalloc.start()
+        row = write_subject({"subject": "s", "cases": read}, out, how)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert row["quality"]["read"] == cases and [head[0] for head in row["heads"]] == list(range(cases))
+        with pq.ParquetFile(out / "subject=s" / "part-0.parquet") as file:
+            assert file.num_row_groups == cases
+        return found
+
+    peak(1, tmp_path / "imports")
+    one, four = peak(1, tmp_path / "one"), peak(4, tmp_path / "four")
+    as_read = sum(a.nbytes for a in arrays.values())
+    assert four < 1.1 * one and one < 3 * as_read, (one / as_read, four / as_read)

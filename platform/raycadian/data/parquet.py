@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -132,16 +133,10 @@ def marks_of(
 
 def subject_hash(recordings: list[Recording], events: pd.DataFrame, marks: list[Marks]) -> str:
     """`content_hash`, and of what lies beside the recordings where anything does."""
-    found = content_hash(recordings, events)
-    if not any(m.judged or m.attributes for m in marks):
-        return found
-    digest = hashlib.sha256(found.encode())
-    for m in marks:
-        digest.update(json.dumps([m.number, dict(m.attributes)], sort_keys=True).encode())
-        for channel in sorted(m.judged.reasons if m.judged else ()):
-            digest.update(json.dumps([channel, m.judged.length, m.judged.hop]).encode())
-            digest.update(np.asarray(m.judged.reasons[channel]).astype("<i4").tobytes())
-    return digest.hexdigest()
+    found = ContentHash()
+    for r in recordings:
+        found.add(r)
+    return found.of(events, marks)
 
 
 def heads_table(heads: list[list]) -> pa.Table:
@@ -153,17 +148,36 @@ def heads_table(heads: list[list]) -> pa.Table:
 
 def content_hash(recordings: list[Recording], events: pd.DataFrame) -> str:
     """SHA-256 over one subject's values: independent of Parquet, of compression, of the machine's byte order."""
-    digest = hashlib.sha256()
-    for r in recordings:
+    return subject_hash(recordings, events, [])
+
+
+class ContentHash:
+    """One subject's hash as its recordings come, in order: `add` each, then `of` what is beside them."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, r: Recording) -> None:
         head = [r.subject, r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r), sorted(r.channels)]
-        digest.update(json.dumps(head).encode())
+        self._digest.update(json.dumps(head).encode())
         for name in sorted(r.channels):
-            digest.update(_bytes(r.channels[name], "<f4"))
-        digest.update(r.observed.astype(np.uint8).tobytes())
-    digest.update(json.dumps(events["kind"].tolist()).encode())
-    digest.update(events[TIME_UTC].to_numpy("datetime64[ms]").astype("<i8").tobytes())
-    digest.update(_bytes(events["value"].to_numpy(), "<f8"))
-    return digest.hexdigest()
+            self._digest.update(_bytes(r.channels[name], "<f4"))
+        self._digest.update(r.observed.astype(np.uint8).tobytes())
+
+    def of(self, events: pd.DataFrame, marks: list[Marks]) -> str:
+        digest = self._digest.copy()
+        digest.update(json.dumps(events["kind"].tolist()).encode())
+        digest.update(events[TIME_UTC].to_numpy("datetime64[ms]").astype("<i8").tobytes())
+        digest.update(_bytes(events["value"].to_numpy(), "<f8"))
+        if not any(m.judged or m.attributes for m in marks):
+            return digest.hexdigest()
+        digest = hashlib.sha256(digest.hexdigest().encode())
+        for m in marks:
+            digest.update(json.dumps([m.number, dict(m.attributes)], sort_keys=True).encode())
+            for channel in sorted(m.judged.reasons if m.judged else ()):
+                digest.update(json.dumps([channel, m.judged.length, m.judged.hop]).encode())
+                digest.update(np.asarray(m.judged.reasons[channel]).astype("<i4").tobytes())
+        return digest.hexdigest()
 
 
 def _bytes(values: np.ndarray, dtype: str) -> bytes:
@@ -180,6 +194,27 @@ def write_table(table: pa.Table, path: Path) -> int:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return storage.write_bytes(path, memoryview(sink.getvalue()))
+
+
+def write_recordings(recordings: Iterator[Recording], path: Path) -> int:
+    """`to_table` of recordings with equal channels as they come, a row group each, so that memory holds one; the file's
+    bytes. Without a recording there is no file, and 0. The folder is made, not its parents."""
+    if (table := _next_table(recordings)) is None:
+        return 0
+    storage.make_folder(path.parent)  # no parents: a run that was cleaned away must not come back
+    with storage.writing(path) as file:
+        with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
+            while table is not None:
+                writer.write_table(table, row_group_size=max(len(table), 1))
+                del table
+                pa.default_memory_pool().release_unused()  # else it keeps what the next case is read into
+                table = _next_table(recordings)
+        return file.tell()
+
+
+def _next_table(recordings: Iterator[Recording]) -> pa.Table | None:
+    found = next(recordings, None)
+    return None if found is None else to_table([found])
 
 
 def read_table(path: Path, columns: set[str]) -> pa.Table:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ import numpy as np
 import pandas as pd
 
 from raycadian.config import SignalCard, SignalQuality, Subset, unit_of, waveform_kind
-from raycadian.data import storage
 from raycadian.data.biosignals import VITALDB, check_unique, read_case
 from raycadian.data.marks import Judged, Marks
 from raycadian.data.parquet import (
     EVENT_SCHEMA,
+    ContentHash,
     events_table,
     folder_name,
     quality_table,
-    subject_hash,
-    to_table,
+    write_recordings,
     write_table,
 )  # fmt: skip
 from raycadian.data.tracks import case_of, check_length
@@ -57,9 +56,12 @@ class Cleaned:
 # --- one case --------------------------------------------------------------------------------------------------------
 
 
-def clean(case: Case, card: SignalCard, number: int = 0, issues: Issues | None = None) -> Cleaned:
+def clean(
+    case: Case, card: SignalCard, number: int = 0, issues: Issues | None = None, *, spend: bool = False
+) -> Cleaned:
     """A case on the grid of 125 Hz from its start to the end of its last track. Raises ValueError where a waveform that the
-    card names is absent, can't be one, or would be too long."""
+    card names is absent, can't be one, or would be too long. spend: each waveform leaves `case.tracks` (a dict) once it is prepared,
+    so that memory needn't hold them all."""
     issues = Issues() if issues is None else issues
     if lacking := [c for c in card.waveforms if c not in case.tracks]:
         raise ValueError(
@@ -71,7 +73,7 @@ def clean(case: Case, card: SignalCard, number: int = 0, issues: Issues | None =
     n = round(until_s * waveforms.RATE_HZ)
     if n < 1:
         raise ValueError(f"case {case.case}: its tracks last {until_s:g} s; there is nothing to cut windows from")
-    prepared = {c: _prepared(case, c, until_s, card.filters == "causal", issues) for c in card.waveforms}
+    prepared = {c: _prepared(case, c, until_s, card.filters == "causal", issues, spend) for c in card.waveforms}
     found = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, limits_of(card.quality))
     reasons = {c: q.reasons for c, q in found.tracks.items()}
     recording = Recording(
@@ -89,25 +91,33 @@ def _end_s(track: Track) -> float:
     return track.start_s + len(track) / track.rate_hz
 
 
-def _prepared(case: Case, channel: str, until_s: float, causal: bool, issues: Issues) -> waveforms.Prepared:
+def _prepared(
+    case: Case, channel: str, until_s: float, causal: bool, issues: Issues, spend: bool
+) -> waveforms.Prepared:
     """The channel from the case's start to `until_s`, missing where its track is silent."""
-    track, kind = case.tracks[channel], waveform_kind(channel)
+    kind, rate_hz = waveform_kind(channel), case.tracks[channel].rate_hz
     turned = kind == "ecg" and not causal and _lead(channel) in _POINTS_UP
-    if track.rate_hz is None:
+    if rate_hz is None:
         raise ValueError(f"case {case.case}: {channel} has times of its own, like a numeric; a waveform has a rate")
-    check_length(until_s * track.rate_hz, f"case {case.case}: {channel}")
-    values = np.full(max(round(until_s * track.rate_hz), 1), np.nan, np.float32)
-    first = round(track.start_s * track.rate_hz)
-    inside = track.values[max(-first, 0) : max(len(values) - first, 0)]
-    values[max(first, 0) : max(first, 0) + len(inside)] = inside
-    try:
-        found = waveforms.prepare(values, track.rate_hz, kind, causal=causal, upright=turned)
+    check_length(until_s * rate_hz, f"case {case.case}: {channel}")
+    take = case.tracks.pop if spend else case.tracks.__getitem__
+    try:  # nobody here holds the samples meanwhile
+        found = waveforms.prepare(_laid_out(take(channel), until_s), rate_hz, kind, causal=causal, upright=turned)
     except ValueError as error:
         raise ValueError(f"case {case.case}: {channel}: {error}") from None
     issues.add("ECG upside down (turned over)", case.case, int(turned and found.beats.inverted))
     for reason, count in found.samples.items():
         issues.add(f"sample {reason}: {channel}", case.case, count)
     return found
+
+
+def _laid_out(track: Track, until_s: float) -> np.ndarray:
+    """(N,) from 0 s to `until_s` at the track's rate, NaN where it has nothing."""
+    values = np.full(max(round(until_s * track.rate_hz), 1), np.nan, np.float32)
+    first = round(track.start_s * track.rate_hz)
+    inside = track.values[max(-first, 0) : max(len(values) - first, 0)]
+    values[max(first, 0) : max(first, 0) + len(inside)] = inside
+    return values
 
 
 def _lead(channel: str) -> str:
@@ -237,38 +247,71 @@ def companions(card: Any, paths: list[Path], folder: Path) -> list[Path]:
 
 
 def write_subject(item: dict[str, Any], snapshot: Path, card: SignalCard) -> dict[str, Any]:
-    """Read, clean and write a subject's cases; small statistics. A case that can't be read is left out and counted."""
-    subject, issues = item[SUBJECT], Issues()
-    found = [c for c in (_cleaned(case, subject, card, issues) for case in item["cases"]) if c is not None]
-    found = [_renumbered(c, i) for i, c in enumerate(found)]
-    rejected = sum((Counter(c.rejected) for c in found), Counter())
-    for reason, n in sorted(rejected.items()):
-        issues.add(f"window rejected: {reason}", subject, n)
-    judged = sum(len(next(iter(c.marks.judged.reasons.values()))) for c in found)
-    good = sum(int(np.logical_and.reduce([r == 0 for r in c.marks.judged.reasons.values()]).sum()) for c in found)
-    quality = {"cases": len(item["cases"]), "read": len(found), "windows": judged, "good": good, "rejected": rejected}
-    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
-    if not found:
-        return row
+    """Read, clean and write a subject's cases one by one, so that memory holds one; small statistics. A case that can't be
+    read is left out and counted."""
+    subject, issues, kept = item[SUBJECT], Issues(), _Kept()
     folder = snapshot / folder_name(subject)
-    storage.make_folder(folder)
-    recordings, marks = [c.recording for c in found], [c.marks for c in found]
-    events = pd.concat([r.events for r in recordings], ignore_index=True)
-    tables = {"part-0.parquet": to_table(recordings), "quality.parquet": quality_table([m.judged for m in marks])}
+    n_bytes = write_recordings(_recordings(item, card, issues, kept), folder / "part-0.parquet")
+    for reason, n in sorted(kept.rejected.items()):
+        issues.add(f"window rejected: {reason}", subject, n)
+    quality = {
+        "cases": len(item["cases"]), "read": len(kept.marks), "windows": kept.windows, "good": kept.good,
+        "rejected": kept.rejected,
+    }  # fmt: skip
+    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
+    if not kept.marks:
+        return row
+    events = pd.concat(kept.events, ignore_index=True)
+    tables = {"quality.parquet": quality_table([m.judged for m in kept.marks])}
     tables |= {"events.parquet": events_table(events)} if len(events) else {}
+    files = {"part-0.parquet": n_bytes} | {name: write_table(table, folder / name) for name, table in tables.items()}
     return row | {
-        "files": {f"{folder.name}/{name}": write_table(table, folder / name) for name, table in tables.items()},
-        "sha256": subject_hash(recordings, events, marks),
+        "files": {f"{folder.name}/{name}": n for name, n in files.items()},
+        "sha256": kept.hash.of(events, kept.marks),
         "events": len(events),
-        "judged": judged,
-        "attributes": [dict(m.attributes) for m in marks],
-        "heads": [[r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r)] for r in recordings],
+        "judged": kept.windows,
+        "attributes": [dict(m.attributes) for m in kept.marks],
+        "heads": kept.heads,
     }
 
 
-def _cleaned(case: dict[str, Any], subject: str, card: SignalCard, issues: Issues) -> Cleaned | None:
-    """None of a case that can't be used, which is counted. Raises ConnectionError where the API doesn't answer: a snapshot
-    without that case would be reused for good."""
+@dataclass
+class _Kept:
+    """What is kept of a subject's cases once their recordings are written."""
+
+    marks: list[Marks] = field(default_factory=list)
+    events: list[pd.DataFrame] = field(default_factory=list)
+    heads: list[list[Any]] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    windows: int = 0
+    good: int = 0
+    hash: ContentHash = field(default_factory=ContentHash)
+
+    def add(self, found: Cleaned) -> None:
+        r = found.recording
+        self.marks.append(found.marks)
+        self.events.append(r.events)
+        self.heads.append([r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r)])
+        self.rejected += Counter(found.rejected)
+        reasons = list(found.marks.judged.reasons.values())
+        self.windows += len(reasons[0])
+        self.good += int(np.logical_and.reduce([r == 0 for r in reasons]).sum())
+        self.hash.add(r)
+
+
+def _recordings(item: dict[str, Any], card: SignalCard, issues: Issues, kept: _Kept) -> Iterator[Recording]:
+    """Of a subject's cases as they are read. Nothing here holds one while the next is read."""
+    for case in item["cases"]:
+        found = _cleaned(case, item[SUBJECT], card, issues, len(kept.marks))
+        if found is not None:
+            kept.add(found)
+            yield found.recording
+        del found
+
+
+def _cleaned(case: dict[str, Any], subject: str, card: SignalCard, issues: Issues, number: int = 0) -> Cleaned | None:
+    """As the subject's recording `number`; None of a case that can't be used, which is counted. Raises ConnectionError where
+    the API doesn't answer: a snapshot without that case would be reused for good."""
     wanted = {**card.waveforms, **card.numerics}
     units = {c: unit for c in wanted if (unit := unit_of(c))}
     try:
@@ -276,17 +319,10 @@ def _cleaned(case: dict[str, Any], subject: str, card: SignalCard, issues: Issue
             case["source"], tracks=wanted, units=units, optional=card.numerics, subject=subject,
             clinical=case["clinical"], issues=issues,
         )  # fmt: skip
-        return clean(read, card, issues=issues)
+        return clean(read, card, number, issues, spend=True)
     except ValueError as error:
         issues.add("case that can't be used (left out)", str(error))
         return None
-
-
-def _renumbered(found: Cleaned, number: int) -> Cleaned:
-    """As the subject's recording `number`."""
-    start = START + number * _DAY
-    recording = replace(found.recording, index=number, start_utc=start, events=_events(found.marks.numerics, start))
-    return replace(found, recording=recording, marks=replace(found.marks, number=number))
 
 
 def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:

@@ -8,12 +8,14 @@ Credentials are the storage library's business: it reads them from its environme
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
+from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -84,6 +86,19 @@ def write_bytes(path: Path, data: bytes | memoryview) -> int:
                 raise ValueError(f"{path}: no such bucket; create it, or correct its name in --snapshots") from None
             raise
     return len(data)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that comes piece by piece. In object storage it appears at the end, in one piece that memory held; not at all
+    where an error came first."""
+    if not remote(path):
+        with path.open("wb") as file:
+            yield file
+        return
+    packed = io.BytesIO()
+    yield packed
+    write_bytes(path, packed.getbuffer())
 
 
 def make_folder(path: Path) -> None:

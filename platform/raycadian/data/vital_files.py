@@ -13,6 +13,7 @@ import io
 import math
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,6 @@ def read_vital(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case
     for found in (found for found in file.tracks if found.wanted):
         where = f"{path}: {found.name}"
         track = _wave(found, file, where, issues) if found.kind == _WAVE else _number(found, file, where, issues)
-        found.records.clear()
         if not len(track):
             issues.add("track without samples (left out)", where)
         elif found.name in tracks:
@@ -182,7 +182,8 @@ def _number(found: _Found, file: _File, where: str, issues: Issues) -> Track:
 def _wave(found: _Found, file: _File, where: str, issues: Issues) -> Track:
     """Records laid out by their times at the track's rate; NaN between them."""
     rate = found.rate_hz
-    records = sorted((record for record in found.records if record[1]), key=lambda record: record[0])
+    records = deque(sorted((record for record in found.records if record[1]), key=lambda record: record[0]))
+    found.records.clear()
     if not records:
         return Track(np.empty(0, np.float32), found.unit, rate_hz=max(rate, 1.0))
     waveform(np.empty(0), rate, found.unit, 0.0, where)  # the rate can be one
@@ -191,8 +192,8 @@ def _wave(found: _Found, file: _File, where: str, issues: Issues) -> Track:
     at = np.array([round((time - first) * rate) for time, _ in records])
     ends = at + np.array([len(raw) // found.dtype.itemsize for _, raw in records])
     values = np.full(ends.max(), np.nan, dtype=np.float32)
-    for i, (_, raw) in zip(at.tolist(), records, strict=True):
-        samples = np.frombuffer(raw, found.dtype)
+    for i in at.tolist():
+        samples = np.frombuffer(records.popleft()[1], found.dtype)  # gone once laid out: not the track twice
         _physical(samples, found, file.packed, values[i : i + len(samples)])
     overlaps = np.maximum.accumulate(ends)[:-1] - at[1:]
     issues.add(

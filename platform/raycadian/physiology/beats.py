@@ -63,7 +63,11 @@ def pulse_beats(filtered: np.ndarray, repaired: np.ndarray, late_s: float = 0.0)
     """Systolic peaks and the feet before them in a filtered PPG or arterial pressure (N,), found in the pulses' own band."""
     pulse = zero_phase(repaired, "pulse")
     power = np.maximum(pulse, 0.0) ** 2
-    start, end = runs(_mean(power, 0.111) > _mean(power, 0.667) + 0.02 * _mean(power, 10.0))
+    floor = _mean(power, 10.0)
+    floor *= 0.02
+    floor += _mean(power, 0.667)
+    start, end = runs(_mean(power, 0.111) > floor)
+    del power, floor  # hours of values
     long = end - start >= round(0.111 * RATE_HZ)
     if not long.any():
         return Beats(start[:0], start[:0])

@@ -80,9 +80,11 @@ def prepare(
     values = checked(values, rate_hz, spec)
     if causal:
         found, flags, samples = _through_stream(values, rate_hz, kind, spec)
+        del values
         filtered = Causal(kind).push(found)
     else:
         found, found_flags = repair(values, flag_samples(values, rate_hz, spec), rate_hz, spec)
+        del values  # hours at the recorder's rate, which nothing needs from here on
         samples = count_samples(found_flags)
         found, flags = resample(found, found_flags, rate_hz)
         filtered = zero_phase(found, kind)
