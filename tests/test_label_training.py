@@ -108,5 +108,5 @@ def test_two_ddp_workers(section, spec, data, ray_local, tmp_path):
     told = distributed.train(model, *data, settings, state=tmp_path / "state", on_epoch=lambda metrics: None)
     assert (told.how["engine"], told.how["workers"]) == ("DistributedDataParallel", 2)
     assert told.history[-1]["windows"] == len(data[0])
-    assert told.history[-1]["val/loss"] < told.history[0]["val/loss"] + 0.05
+    assert told.history[-1]["val/loss"] < 0.9 * told.history[0]["val/loss"]  # 0.67 and 0.77 of it in one process
     assert all(weight.isfinite().all() for weight in model.parameters())
