@@ -189,7 +189,8 @@ LABELS = {
         ("window={context: 24}", "needs windows of a signal"),
         ("window.past=[ppg, ppg]", "distinct"),
         ("task={kind: forecast}", "a forecast's window has no kind"),
-        ("experiment={kind: ablation}", "is one of forecasts"),
+        ("experiment={kind: ablation}", "is one of forecasts; of labels there is data_efficiency, and cross_validation"),
+        ("experiment={kind: cross_validation, folds: 1}", "greater than or equal to 2"),
     ],
 )
 def test_a_wrong_recipe_of_a_label_says_what_and_how(assignment, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from raycadian.config import Classification, Hypotension
+from raycadian.evaluation.classification import score_labels
 from raycadian.evaluation.decision import (
     EXTREME,
     Calibration,
@@ -21,6 +23,7 @@ from raycadian.evaluation.decision import (
     choose_calibration,
     fit_calibration,
     fit_decision,
+    joined,
     threshold_at,
 )  # fmt: skip
 from raycadian.evaluation.labels import LabelPredictions
@@ -39,6 +42,15 @@ def test_platt_is_logistic_regression_on_softened_targets():
     theirs.fit(twice, both, np.concatenate([weight * target, weight * (1 - target)]))
     np.testing.assert_allclose(found.parameters, [theirs.coef_[0, 0], theirs.intercept_[0]], rtol=1e-4)
     np.testing.assert_allclose(found.parameters, [2.0, 1.0], atol=0.2)  # what the data were made with
+
+
+@pytest.mark.parametrize("kind", ["platt", "beta"])
+@pytest.mark.parametrize("score", [-0.4, 0.3, 0.7])
+def test_a_score_that_says_nothing_becomes_the_base_rate(kind, score):
+    """Of trees, say, none of which validation people kept: sixteen equal scores have a standard deviation of 6e-17."""
+    label, weight = np.tile([1.0, 1, 0, 0, 0, 1, 1, 0], 2), np.linspace(5e3, 9e4, 16)
+    found = fit_calibration(kind, np.full(16, score), label, weight).probability(np.array([score]))
+    assert found == pytest.approx(np.average(0.1 + 0.8 * label, weights=weight), abs=1e-3)  # Platt's softened targets
 
 
 def test_isotonic_is_scikit_learns():
@@ -158,6 +170,27 @@ def test_another_file_is_no_decision(tmp_path, text):
     (tmp_path / "decision.json").write_text(text)
     with pytest.raises(ValueError, match="no decision of a classifier"):
         Decision.read(tmp_path / "decision.json")
+
+
+def test_what_models_say_of_their_own_people_is_scored_as_one():
+    task = Classification(label=Hypotension())
+    said = []
+    for seed, shift in ((0, -1.0), (1, 2.0)):
+        score, label, _ = made(2000, shift=shift, seed=seed)
+        own = predictions(score, label)
+        own = replace(own, subject=np.char.add(f"{seed}", own.subject), case=np.char.add(f"{seed}", own.case))
+        said.append((own, fit_decision(task, own)))
+    told, decided = joined(said)
+    expected = np.concatenate([d.probability(p.score, p.case) for p, d in said])
+    np.testing.assert_array_equal(decided.probability(told.score, told.case), expected)
+    alarm = expected > np.repeat([d.threshold for _, d in said], 2000)
+    found = score_labels(told, decided, bootstrap=50).set_index("metric")
+    assert found.value["specificity"] == pytest.approx((~alarm)[told.label == 0].mean())
+    assert found.value["brier"] == pytest.approx(((expected - told.label) ** 2).mean())
+    assert found.n_subjects["auroc"] == len({*said[0][0].subject, *said[1][0].subject}) == 20
+    assert joined(said[:1]) == said[0]
+    number = [(replace(p, kind="regress"), None) for p, _ in said]
+    assert joined(number)[1] is None and len(joined(number)[0]) == 4000
 
 
 def test_predictions_come_back_from_parquet_and_refuse_what_is_not_finite(tmp_path):

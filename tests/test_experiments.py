@@ -43,6 +43,7 @@ OWN = {
         "window.past": ["glucose_mgdl", "carbs_g"],
         "model": {"kind": "residual", "mechanism": {"kind": "cma", "refit_days": 7, "starts": 1}, "inner": RIDGE | {"exogenous": True}},
     },
+    "cross_validation": {"experiment.folds": 3},
     "scaling": {"experiment.values": [8, 16]},
 }  # fmt: skip
 

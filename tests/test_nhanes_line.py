@@ -184,6 +184,26 @@ def test_the_score_by_the_number_of_people_learnt_from(folder):
         override(recipe, {"experiment": {"kind": "nocturnal"}})
 
 
+def test_everybody_is_tested_once_by_models_of_the_others(folder):
+    changes = SMALL | {"dataset": str(folder / "participants.yaml"), "compare": [{"kind": "statistics", "features": "rhythm"}],
+                       "model": {"kind": "boosting", "features": "rhythm"}, "split.test_subjects": 0.2,
+                       "experiment": {"kind": "cross_validation", "folds": 3}}  # fmt: skip
+    recipe = override(load_recipe(ROOT / "jobs/recipes/nhanes_depression.yaml"), changes)
+    done = runner.run(recipe, workflow.Quiet(), runs=folder / "runs", snapshots=folder / "snapshots")
+    everybody = {r.subject for r in load_data(recipe, folder / "snapshots").split.ranges}
+    for point in done.table["runs"]:
+        runs = [Run(folder / "runs" / name) for name in point["runs"]]
+        tested = [s for run in runs for s in said_by(run.path, run.recipe)[0].subject]
+        assert len(runs) == 3 and sorted(tested) == sorted(everybody)
+        for run in runs:
+            split = json.loads((run.path / "split.json").read_text())["ranges"]
+            own = {r["subject"] for r in split if r["split"] == "test"}
+            assert own and not own & {r["subject"] for r in split if r["split"] != "test"}
+    rows = {row["model"]: row for row in done.table["rows"] if row["metric"] == "auroc"}
+    assert {row["n_subjects"] for row in rows.values()} == {len(everybody)} and rows["statistics"]["low"] > 0.5
+    assert len(done.table["differences"]) == 1 and done.table["notes"][0].startswith("Everybody is tested once")
+
+
 @pytest.mark.long
 def test_real_wear_flags_from_files_to_a_weighed_score(shared, tmp_path, ray_local, monkeypatch):
     """4,861 people with a questionnaire, 4,465 complete; wear is weak evidence, so the interval is all that is asked for."""

@@ -554,7 +554,7 @@ class _Labelled(Schema):
     vote: Count = 1
     """Scored windows in a row of a recording that vote together."""
     shuffled: bool = False
-    """Labels of the training subjects in random order: nothing can be learnt, and the scores must say so."""
+    """Labels in random order over all splits: nothing can be learnt, and the scores must say so."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -1192,6 +1192,14 @@ class DataEfficiency(Schema):
     """all: every training window there is."""
 
 
+class CrossValidation(Schema):
+    """Everybody is tested once: people in groups, each scored by a model that was trained without it."""
+
+    kind: Literal["cross_validation"] = "cross_validation"
+    folds: int = Field(5, ge=2)
+    """Groups of people. All else of `split` is the recipe's."""
+
+
 class Ablation(Schema):
     """The recipe's model whole, and without each of its wrappers, members, signals and channels in turn."""
 
@@ -1208,7 +1216,17 @@ class Scaling(Schema):
 
 
 Experiment = Annotated[
-    Union[SlidingWindow, Nocturnal, Prandial, Personalisation, Transfer, DataEfficiency, Ablation, Scaling],
+    Union[
+        SlidingWindow,
+        Nocturnal,
+        Prandial,
+        Personalisation,
+        Transfer,
+        DataEfficiency,
+        CrossValidation,
+        Ablation,
+        Scaling,
+    ],
     Field(discriminator="kind"),
 ]
 
@@ -1324,8 +1342,12 @@ def _require_signal(recipe: "Recipe") -> None:
         raise ValueError(
             f"split.kind {recipe.split.kind}: task {kind} holds out whole subjects; use subject, kfold or run"
         )
-    if recipe.experiment is not None and not (kind != "pretrain" and isinstance(recipe.experiment, DataEfficiency)):
-        raise ValueError(f"experiment {recipe.experiment.kind} is one of forecasts; of labels there is data_efficiency")
+    if recipe.experiment is None:
+        return
+    if kind == "pretrain" or not isinstance(recipe.experiment, DataEfficiency | CrossValidation):
+        raise ValueError(
+            f"experiment {recipe.experiment.kind} is one of forecasts; of labels there is data_efficiency, and cross_validation"
+        )
 
 
 def _kinds(base: type[Schema]) -> list[str]:

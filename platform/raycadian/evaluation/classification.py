@@ -37,7 +37,7 @@ from scipy.special import expit
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
 from raycadian.evaluation.compare import verdict
-from raycadian.evaluation.decision import Decision
+from raycadian.evaluation.decision import Decision, Joined, Said
 from raycadian.evaluation.event_scores import area_draws, areas
 from raycadian.evaluation.labels import LabelPredictions
 
@@ -68,7 +68,12 @@ class Statistic:
 
 
 def score_labels(
-    p: LabelPredictions, decision: Decision | None, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0
+    p: LabelPredictions,
+    decision: Decision | Joined | None,
+    *,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """metric, value, low, high, n_subjects, n_windows: a row a metric. `decision`: of classify, from validation windows."""
     people = SubjectBootstrap(p.subject, resamples=bootstrap, confidence=confidence, seed=seed)
@@ -90,7 +95,9 @@ def _estimate(s: Statistic, people: SubjectBootstrap) -> dict[str, float]:
     return {"value": s.value, "low": low[0], "high": high[0]}
 
 
-def statistics(p: LabelPredictions, decision: Decision | None, people: SubjectBootstrap) -> dict[str, Statistic]:
+def statistics(
+    p: LabelPredictions, decision: Decision | Joined | None, people: SubjectBootstrap
+) -> dict[str, Statistic]:
     """Every metric but the areas."""
     return _regression(p, people) if decision is None else _classification(p, decision, people)
 
@@ -98,7 +105,7 @@ def statistics(p: LabelPredictions, decision: Decision | None, people: SubjectBo
 # --- classify --------------------------------------------------------------------------------------------------------
 
 
-def _classification(p: LabelPredictions, decision: Decision, people: SubjectBootstrap) -> dict[str, Statistic]:
+def _classification(p: LabelPredictions, decision: Decision | Joined, people: SubjectBootstrap) -> dict[str, Statistic]:
     said, raw = decision.probability(p.score, p.case), expit(p.score)
     label, w = p.label, p.weight
     alarm = said > decision.threshold
@@ -242,7 +249,7 @@ def _regression(p: LabelPredictions, people: SubjectBootstrap) -> dict[str, Stat
 
 
 def leaderboard(
-    named: dict[str, tuple[LabelPredictions, Decision | None]], metric: str, *, bootstrap: int = 1000,
+    named: dict[str, Said], metric: str, *, bootstrap: int = 1000,
     confidence: float = 0.95, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """One row a model, the best by `metric` first: its interval, the difference to the best on the same resamples of
@@ -265,7 +272,7 @@ def leaderboard(
 
 
 def differences(
-    named: dict[str, tuple[LabelPredictions, Decision | None]], metric: str, *, bootstrap: int = 1000,
+    named: dict[str, Said], metric: str, *, bootstrap: int = 1000,
     confidence: float = 0.95, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """One row a pair of models, the better first: difference of the metric with its interval, paired, and what it says."""
@@ -278,7 +285,7 @@ def differences(
 class _Compared:
     """Models on identical windows: the metric's value and its draws on the same resamples of people."""
 
-    def __init__(self, named: dict[str, tuple[LabelPredictions, Decision | None]], metric: str, drawn: dict[str, Any]):
+    def __init__(self, named: dict[str, Said], metric: str, drawn: dict[str, Any]):
         first = next(iter(named.values()))[0]
         for name, (other, _) in named.items():
             require_same_labels(first, other, name)
@@ -289,7 +296,7 @@ class _Compared:
         self.found = {name: self._metric(*pair) for name, pair in named.items()}
         self.ranked = sorted(named, key=lambda name: self.found[name][0], reverse=self.better == "high")
 
-    def _metric(self, p: LabelPredictions, decision: Decision | None) -> tuple[float, np.ndarray]:
+    def _metric(self, p: LabelPredictions, decision: Decision | Joined | None) -> tuple[float, np.ndarray]:
         if self.metric in ("auroc", "auprc"):
             assert decision is not None
             value, draws = area_draws(decision.probability(p.score, p.case), p.label, self.people, p.weight)

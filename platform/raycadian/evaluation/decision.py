@@ -6,6 +6,7 @@ Everything is chosen on validation windows and kept as numbers in JSON, so that 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -108,7 +109,8 @@ def _slopes(x: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float
     softened targets, (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)."""
     events, others = label.sum(), len(label) - label.sum()
     target = np.where(label == 1, (events + 1) / (events + 2), 1 / (others + 2))
-    unit = np.maximum(x.std(0), 1e-12)  # well conditioned whatever the score's spread
+    spread = x.std(0)
+    unit = np.where(spread > 1e-9, spread, 1.0)  # well conditioned whatever the score's spread, and where it has none
     x = np.column_stack([x / unit, np.ones(len(x))])
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -174,6 +176,38 @@ class Decision:
             return Decision(**raw, calibration=Calibration(**how))
         except (OSError, TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: no decision of a classifier ({error}); copy the run again") from None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Decisions of several models, each for its own windows: `sizes` of them, one after the other."""
+
+    decisions: tuple[Decision, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def threshold(self) -> np.ndarray:
+        """(W,): of each window's own model."""
+        return np.repeat([decision.threshold for decision in self.decisions], self.sizes)
+
+    def probability(self, score: np.ndarray, case: np.ndarray) -> np.ndarray:
+        """(W,): as each window's own model calibrates it."""
+        ends = np.cumsum(self.sizes)[:-1]
+        own = zip(self.decisions, np.split(score, ends), np.split(case, ends), strict=True)
+        return np.concatenate([decision.probability(s, c) for decision, s, c in own])
+
+
+Said = tuple[LabelPredictions, Decision | Joined | None]
+"""What a model, or several that each said of their own people, said of windows, and what becomes of it; None of regress."""
+
+
+def joined(said: Sequence[tuple[LabelPredictions, Decision | None]]) -> Said:
+    """What several models said, each of its own people, as that of one."""
+    if len(said) == 1:
+        return said[0]
+    told = LabelPredictions.concat([p for p, _ in said])
+    decisions = tuple(decision for _, decision in said if decision is not None)
+    return told, Joined(decisions, tuple(len(p) for p, _ in said)) if decisions else None
 
 
 def fit_decision(task: Classification, val: LabelPredictions) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,12 @@ class LabelPredictions:
     def select(self, mask: np.ndarray) -> "LabelPredictions":
         """The windows of a mask or of an index."""
         return replace(self, **{name: getattr(self, name)[mask] for name in _COLUMNS})
+
+    @staticmethod
+    def concat(pieces: Sequence["LabelPredictions"]) -> "LabelPredictions":
+        """One after the other, of one kind and step."""
+        columns = {name: np.concatenate([getattr(p, name) for p in pieces]) for name in _COLUMNS}
+        return replace(pieces[0], **columns)
 
     def write_parquet(self, path: Path) -> None:
         """One row a window. Whole or not at all."""

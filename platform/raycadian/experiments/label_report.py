@@ -6,26 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
-from raycadian.config import Recipe, headline, protocol_of
+from raycadian.config import CrossValidation, Recipe, headline, protocol_of
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.classification import BETTER, differences, score_labels
-from raycadian.evaluation.decision import Decision
-from raycadian.evaluation.labels import LabelPredictions
+from raycadian.evaluation.decision import Said
 from raycadian.experiments.points import Point
-from raycadian.experiments.report import Left, legend, line, log_axis
+from raycadian.experiments.report import EVERYBODY, Left, legend, line, log_axis
 from raycadian.pages import new_figure, paragraph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Said = tuple[LabelPredictions, Decision | None]
-_AXIS = "training windows"
-_NOTES = [
-    "A smaller draw of training windows is part of a larger one; validation and test people are the same for all.",
-    "Intervals and differences are of the same resampled people; they don't say how another draw would have done.",
-]
+_INTERVALS = (
+    "Intervals and differences are of the same resampled people; they don't say how another draw would have done."
+)
 
 
 def write(folder: Path, recipe: Recipe, found: list[Point], said: list[Said], runs: list[list[str]]) -> None:
@@ -34,12 +31,25 @@ def write(folder: Path, recipe: Recipe, found: list[Point], said: list[Said], ru
     drawn = {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     table = pd.concat([_rows(p, own, recipe, drawn) for p, own in zip(found, said, strict=True)], ignore_index=True)
     compared = _differences(found, said, recipe, drawn)
-    caption = f"{_AXIS.capitalize()} against {parts.label(headline(recipe.task).metric)}; {settings.confidence:.0%} intervals from resampling people."
+    notes = [_notes(recipe), _INTERVALS]
+    caption = f"{parts.label(headline(recipe.task).metric)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
     with mpl.rc_context(parts.STYLE):
         Left(
-            recipe, table, compared, _NOTES, lambda: figure(recipe, table), caption=caption,
-            better="".join(paragraph(f"{r.group}: {r.sentence}") for r in compared.itertuples()), shown=_shown(table),
+            recipe, table, compared, notes, lambda: figure(recipe, table), caption=caption,
+            better="".join(paragraph(f"{r.group}: {r.sentence}" if r.group else r.sentence) for r in compared.itertuples()), shown=_shown(recipe, table),
         ).write(folder, found, runs)  # fmt: skip
+
+
+def _axis(recipe: Recipe) -> str:
+    return "cross-validation" if isinstance(recipe.experiment, CrossValidation) else "training windows"
+
+
+def _notes(recipe: Recipe) -> str:
+    if isinstance(recipe.experiment, CrossValidation):
+        return f"{EVERYBODY} Probabilities are calibrated, and thresholds set, by each model's own validation people."
+    return (
+        "A smaller draw of training windows is part of a larger one; validation and test people are the same for all."
+    )
 
 
 def _rows(point: Point, said: Said, recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
@@ -58,13 +68,13 @@ def _differences(found: list[Point], said: list[Said], recipe: Recipe, drawn: di
     return pd.concat(tables, ignore_index=True)
 
 
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
+def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
     """A row a model and size, its metrics beside one another."""
     rows = table[table.metric.isin(BETTER)]
     values = [parts.brackets(*row, digits=3) for row in rows[["value", "low", "high"]].itertuples(index=False)]
-    keys = ["model", _AXIS, "people", "windows"]
+    keys = ["model", _axis(recipe), "people", "windows"]
     shown = pd.DataFrame({
-        "model": rows.model, _AXIS: rows.x.map("{:,.0f}".format), "people": rows.n_subjects, "windows": rows.n_windows,
+        "model": rows.model, _axis(recipe): rows.x.map(lambda x: x if isinstance(x, str) else f"{x:,.0f}"), "people": rows.n_subjects, "windows": rows.n_windows,
         "metric": rows.metric.map(parts.label), "value": values,
     })  # fmt: skip
     wide = shown.pivot(index=keys, columns="metric", values="value")
@@ -73,15 +83,21 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
-    """One line a model: training windows against the score that a run is chosen by, with intervals."""
+    """One line a model: training windows (of folds a point each) against the score that a run is chosen by, with intervals."""
     best = headline(recipe.task)
     rows = table[table.metric == best.metric]
+    folded = isinstance(recipe.experiment, CrossValidation)
     drawn, axis = new_figure(9, 4.2)
     for i, (name, own) in enumerate(rows.groupby("model", sort=False)):
-        line(axis, i, own.x.to_numpy(float), own, str(name))
+        x = np.full(len(own), 0.06 * i) if folded else own.x.to_numpy(float)
+        line(axis, i, x, own, str(name), joined=not folded)
     if best.metric == "auroc":
         axis.axhline(0.5, lw=0.8, ls=":", color="0.5")
-    log_axis(axis, rows.x, "{:,.0f}")
-    axis.set(xlabel=_AXIS, ylabel=parts.label(best.metric))
+    if folded:
+        axis.set_xticks([0], rows.x.unique())
+        axis.set_xlim(-1, 1)
+    else:
+        log_axis(axis, rows.x, "{:,.0f}")
+    axis.set(xlabel=_axis(recipe), ylabel=parts.label(best.metric))
     legend(axis)
     return drawn

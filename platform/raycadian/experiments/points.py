@@ -14,7 +14,9 @@ from raycadian.config import (
     TTM,
     Ablation,
     Anchor,
+    CrossValidation,
     DataEfficiency,
+    Forecasting,
     Nocturnal,
     Personalisation,
     Prandial,
@@ -82,6 +84,8 @@ def points(recipe: Recipe, data: Data) -> list[Point]:
                 for line, one in models(recipe).items()
                 for n, x in found.items()
             ]
+        case CrossValidation(folds=folds):
+            return [_folded(line, one, folds) for line, one in models(recipe).items()]
         case Ablation():
             found = {"whole": _alone(recipe, recipe.model), **variants(_alone(recipe, recipe.model)).recipes}
             line = model_name(recipe.model)
@@ -130,6 +134,15 @@ def _alone(recipe: Recipe, model: Any) -> Recipe:
 
 def _plain(recipe: Recipe, line: str, x: float | None, group: str) -> Point:
     return Point(line, x, line, group, (Leg(recipe),))
+
+
+def _folded(line: str, recipe: Recipe, folds: int) -> Point:
+    """A model trained without each group of people in turn: a leg a group, all people between them."""
+    groups = tuple(
+        Leg(override(recipe, {"split.kind": "kfold", "split.folds": folds, "split.fold": fold}))
+        for fold in range(folds)
+    )
+    return Point(line, None if isinstance(recipe.task, Forecasting) else f"{folds} folds", line, "", groups)
 
 
 def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None = None) -> list[Point]:

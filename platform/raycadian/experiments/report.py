@@ -14,6 +14,7 @@ import pandas as pd
 
 from raycadian.config import (
     Ablation,
+    CrossValidation,
     DataEfficiency,
     Nocturnal,
     Personalisation,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 SHOWN = "rmse_mgdl"  # the figure's and the comparisons' metric
 TABLED = ("rmse_mgdl", "mae_mgdl")
 STEPS_MIN = (30, 60, 120, 240, 360, 480)  # single steps that models are compared at
+EVERYBODY = "Everybody is tested once, by a model that learnt from people of the other groups: never beside scores of one split."
 CLOSED_FORM = (
     "Closed-form models (ridge, persistence) have no weights to tune: their line is the population's, a level to compare with. "
     "A mechanism is fitted to all of a person's history before the forecast at every point, as when serving."
@@ -175,6 +177,8 @@ def _notes(recipe: Recipe) -> list[str]:
             return [
                 "The number of windows counts what weights learn from; a mechanism is fitted to the history before each forecast."
             ]
+        case CrossValidation():
+            return [EVERYBODY]
         case Ablation():
             return [f"{name} is no recipe: {why}" for name, why in variants(recipe).refused.items()]
         case _ if recipe.window.anchor == "estimated_meal":

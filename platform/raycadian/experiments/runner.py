@@ -16,6 +16,7 @@ from raycadian.config import Forecasting, Recipe
 from raycadian.data.snapshot import Snapshot, prepare
 from raycadian.evaluation.classification import require_same_labels
 from raycadian.evaluation.compare import require_same_windows
+from raycadian.evaluation.decision import joined
 from raycadian.evaluation.predictions import Predictions
 from raycadian.experiments import label_report, report
 from raycadian.experiments.points import Leg, Point, legs, points
@@ -99,9 +100,8 @@ class _Bench:
         return Predictions.concat([self._forecast(leg) for leg in point.legs])
 
     def said(self, point: Point) -> label_report.Said:
-        (leg,) = point.legs
-        run = self.trained(leg)
-        return labelling.said_by(run.path, run.recipe)
+        runs = [self.trained(leg) for leg in point.legs]
+        return joined([labelling.said_by(run.path, run.recipe) for run in runs])
 
     def _forecast(self, leg: Leg) -> Predictions:
         trained = self.trained(leg)
