@@ -137,11 +137,12 @@ def test_runs(mask):
     st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 600), st.sampled_from([np.nan, 400.0, 91.0, 290.0])), max_size=6),
     st.lists(st.integers(0, 700), max_size=8),
 )  # fmt: skip
-def test_a_causal_repair_in_pieces_is_one_pass(stretches, sizes):
+@pytest.mark.parametrize("rails", [(0.0, 290.0), None])
+def test_a_causal_repair_in_pieces_is_one_pass(rails, stretches, sizes):
     values = noisy("abp")[:3000].copy()
     for start, n, what in stretches:
         values[start : start + n] = what
-    whole, stream = (CausalRepair(ABP, RATE_HZ, rails=(0.0, 290.0)) for _ in range(2))
+    whole, stream = (CausalRepair(ABP, RATE_HZ, rails=rails) for _ in range(2))
     expected = whole.push(values)
     pieces = [stream.push(p) for p in np.split(values, np.minimum(np.cumsum(sizes, dtype=int), 3000))]
     for part, all_of_it in zip(zip(*pieces, strict=True), expected, strict=True):
@@ -159,7 +160,21 @@ def test_a_causal_repair_holds_and_then_masks():
     assert (flags[:50] == Reason.MISSING).all()  # nothing to hold
 
 
-def test_a_causal_repair_knows_rails_only_when_told():
+def test_a_causal_repair_finds_rails_by_the_third_stop_at_them():
+    values = noisy("ppg").copy()
+    values[0] = np.inf  # no measurement is no end
+    for top in (4000.0, 4095.0):  # a higher end is another one
+        for i in range(4):
+            values[2000 + 1000 * i : 2100 + 1000 * i] = top
+        values[10_000:10_100] = 2000.0  # not at the end
+        flags = CausalRepair(PPG, RATE_HZ).push(values)[1]
+        found = [int(runs(flags[i : i + 1000] == Reason.SATURATED)[0].size) for i in range(2000, 6000, 1000)]
+        assert found == [0, 0, 1, 1] and not flags[6000:].any(), found
+        np.testing.assert_array_equal(CausalRepair(PPG, RATE_HZ).push(-values)[1], flags)
+        values[500:600] = 3000.0
+
+
+def test_a_causal_repair_knows_rails_at_once_only_when_told():
     values = noisy("ppg").copy()
     values[1000:1200] = 4095.0
     assert not CausalRepair(PPG, RATE_HZ).push(values)[1].any()

@@ -239,3 +239,20 @@ def test_real_records_have_the_length_and_the_beats_that_they_should(shared):
     assert 140 < np.median(systolic) < 180
     assert (tracks["ecg"].samples, tracks["ppg"].samples) == ({"missing": 1024}, {"flat": 448})
     assert len(of("a103l", "II", "ecg")) == 330 * 125
+
+
+def test_a_clipped_pressure_is_rejected_causally_too():
+    """At 105 mmHg, as by an amplifier: of the first beats alone nobody can know."""
+    values = np.minimum(simulated("abp"), 105.0).astype(np.float32)
+    offline, causal = (windows_quality({"abp": prepare(values, 500, "abp", causal=how)}) for how in (False, True))
+    assert not offline.good.any() and not causal.good.any()
+    assert causal.counts()["abp: saturated"] == len(causal.starts)
+    clean = windows_quality({"abp": prepare(simulated("abp"), 500, "abp", causal=True)})
+    assert clean.good.all()
+
+
+@pytest.mark.parametrize(("record", "signal", "kind"), [("a103l", "II", "ecg"), ("a103l", "PLETH", "ppg"), ("mixedsignals", "ABP", "abp"), ("mixedsignals", "Pleth", "ppg")])  # fmt: skip
+def test_real_signals_are_not_called_saturated_causally_where_they_are_not_offline(shared, record, signal, kind):
+    values, rate_hz = real_track(shared, record, signal)
+    offline, causal = (prepare(values.astype(np.float32), rate_hz, kind, causal=how).samples for how in (False, True))
+    assert causal.get("saturated", 0) <= offline.get("saturated", 0) + 0.001 * len(values), (offline, causal)

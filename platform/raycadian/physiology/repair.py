@@ -36,6 +36,7 @@ class Reason(IntFlag):
 
 
 OF_SAMPLES = (Reason.MISSING, Reason.FLAT, Reason.SATURATED, Reason.IMPLAUSIBLE)
+_RAIL_TIMES = 3  # that a stream stops at its highest value before that is taken for the recorder's end
 REPAIRED = np.uint8(128)  # beside a sample's reason: interpolated, the value may be used
 
 
@@ -146,16 +147,19 @@ def repair(values: np.ndarray, flags: np.ndarray, rate_hz: float, kind: Kind) ->
 
 
 class CausalRepair:
-    """Repair of samples as they come: what is no measurement holds the last one, for `max_gap_s` as REPAIRED, then masked.
+    """Repair of samples as they come: what is no measurement holds the last one, for `max_gap_s` as REPAIRED, then masked;
+    what is saturated is masked at once.
 
     A constant is known to be one only once it has lasted, so its beginning stays. `rails`, the recorder's range, is not in the
-    data seen so far and has to be told; without it nothing is called saturated.
+    data seen so far; where it isn't told, a sample is saturated at the highest or lowest value so far from the third time on
+    that the track stops there: a clipped pulse does at every beat.
     """
 
     def __init__(self, kind: Kind, rate_hz: float, rails: tuple[float, float] | None = None):
         self._kind, self._rate_hz, self._rails = kind, rate_hz, rails
         self._held, self._previous = np.float32(0), np.float32(np.nan)
         self._equal_for, self._bad_for = 0, 1 << 40  # samples; nothing was ever good
+        self._ends = (_End(), _End())  # of the track so far: its top, and that of the track upside down
 
     def push(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finite values (n,) and flags (n,) of float32 samples (n,)."""
@@ -165,19 +169,47 @@ class CausalRepair:
         different = values != np.concatenate([[self._previous], values[:-1]])
         equal_for = at - np.maximum.accumulate(np.where(different, at, -1 - self._equal_for)) + 1
         flags = np.zeros(len(values), np.uint8)
-        if self._rails:
-            rail = (values <= self._rails[0]) | (values >= self._rails[1])
-            flags[rail & (equal_for >= kind.rail_s * self._rate_hz)] = Reason.SATURATED
+        rail = self._at_rail(values, equal_for)
+        flags[rail & (equal_for >= kind.rail_s * self._rate_hz)] = Reason.SATURATED
         flags[equal_for >= kind.flat_s * self._rate_hz] = Reason.FLAT
         flags[~((values >= kind.limits[0]) & (values <= kind.limits[1]))] = Reason.IMPLAUSIBLE
         flags[~np.isfinite(values)] = Reason.MISSING
         good = np.maximum.accumulate(np.where(flags == 0, at, -1))
         filled = np.where(good >= 0, values[good], self._held)
         bad_for = at - good + np.where(good >= 0, 0, self._bad_for)
-        flags[(flags != 0) & (bad_for <= kind.max_gap_s * self._rate_hz)] |= REPAIRED
+        held = (flags != 0) & (flags != Reason.SATURATED)  # to hold what is cut off repairs nothing
+        flags[held & (bad_for <= kind.max_gap_s * self._rate_hz)] |= REPAIRED
         self._held, self._previous = filled[-1], values[-1]
         self._equal_for, self._bad_for = int(equal_for[-1]) - 1, int(bad_for[-1])
         return filled, flags
+
+    def _at_rail(self, values: np.ndarray, equal_for: np.ndarray) -> np.ndarray:
+        """(n,) True at an end of the recorder's range, told or found."""
+        if self._rails:
+            return (values <= self._rails[0]) | (values >= self._rails[1])
+        low, high = self._kind.limits
+        stops = equal_for == np.ceil(self._kind.rail_s * self._rate_hz)  # once a stretch, when it has lasted
+        plausible = np.isfinite(values) & (values >= low) & (values <= high)
+        up, down = (np.where(plausible, v, np.float32(-np.inf)) for v in (values, -values))
+        top, bottom = self._ends
+        return top.push(up, stops) | bottom.push(down, stops)
+
+
+class _End:
+    """The highest value so far, and how often the track has stopped there."""
+
+    def __init__(self) -> None:
+        self._value, self._times = np.float32(-np.inf), 0
+
+    def push(self, values: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """(n,) True where a sample has that value, from the third stop at it on."""
+        highest = np.maximum.accumulate(np.concatenate([[self._value], values]))
+        at_end = values == highest[1:]
+        times = self._times + np.cumsum(stops & at_end)
+        rises = highest[1:] > highest[:-1]  # a new highest value has been stopped at never, or just now
+        times -= np.maximum.accumulate(np.where(rises, times - (stops & at_end), 0))
+        self._value, self._times = highest[-1], int(times[-1])
+        return at_end & (times >= _RAIL_TIMES) & np.isfinite(values)
 
 
 def masked(flags: np.ndarray) -> np.ndarray:
