@@ -10,7 +10,9 @@ import torch
 from labelled_people import CHANNELS, Cases, case, cases
 
 from raycadian.config import (
+    CNN,
     Ahead,
+    Boosting,
     Classification,
     Column,
     Hypotension,
@@ -19,6 +21,7 @@ from raycadian.config import (
     SignalWindow,
     Split,
     Statistics,
+    TTMLabel,
 )  # fmt: skip
 from raycadian.data.hypotension import events
 from raycadian.data.labelled import cut_labelled, find_places, labels_of, strata
@@ -225,20 +228,30 @@ def test_no_subject_is_in_two_splits_and_each_has_both_labels(kind):
     assert kind == "subject" or sorted(tested) == sorted(along), "each is tested once"
 
 
-def test_statistics_come_from_training_windows_only():
+@pytest.mark.parametrize(
+    "section",
+    [Statistics(), Boosting(trees=5), CNN(width=4, blocks=2), TTMLabel(d_model=8, layers=1, patch_length=10)],
+    ids=lambda section: section.kind,
+)
+def test_statistics_come_from_training_windows_only(section):
     people = cases(12)
     split = make_split({s: [3600] * len(people.found[s]) for s in people.subjects}, Split(kind="subject"))
-    held_out = {r.subject for name in ("val", "test") for r in split.of(name)}
+    training = {r.subject for r in split.of("train")}
 
     def prepared(source: Cases) -> dict[str, torch.Tensor]:
         series, places = places_of(source)
-        model = build(Statistics(), Spec(30, 0, 1 / 60, CHANNELS, (), (), "classify", True))
+        torch.manual_seed(0)
+        model = build(section, Spec(30, 0, 1 / 60, CHANNELS, (), (), "classify", True))
         model.prepare(cut_labelled(series, places.within(split, series, "train"), WINDOW))
         return model.state_dict()
 
-    spoilt = {s: [_times_ten(*pair) if s in held_out else pair for pair in found] for s, found in people.found.items()}
-    one, other = prepared(people), prepared(Cases(spoilt))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    def spoilt(of: set[str]) -> Cases:
+        return Cases({s: [_times_ten(*p) if s in of else p for p in found] for s, found in people.found.items()})
+
+    one, other = prepared(people), prepared(spoilt(set(people.subjects) - training))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    changed = prepared(spoilt(training))
+    assert any(not torch.equal(one[name], changed[name]) for name in one), "there is something to leak"
 
 
 def _times_ten(recording, marks):
