@@ -321,6 +321,24 @@ def test_a_stream_says_what_the_whole_record_says(causal, piece_s):
     assert np.mean(same) >= 0.9, "beats at the edge of what is kept may be judged otherwise"
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_clipped_pressure_is_rejected_in_a_stream_as_in_the_whole_record(causal, monkeypatch, told):
+    tracks = dict(served_signals.raw_case(3).tracks)
+    abp = tracks["abp_mmhg"]
+    top = float(np.nanpercentile(abp.values, 60))
+    tracks["abp_mmhg"] = replace(abp, values=np.minimum(abp.values, np.float32(top)))
+    if told:
+        monkeypatch.setattr(causal, "card", causal.card.model_copy(update={"rails": {"abp_mmhg": (0.0, top)}}))
+    whole = causal.estimate(Signals(None, tracks)).as_dict()["windows"]
+    stream, found = SignalStream(causal, rates(3)), []
+    for begin in range(0, 360, 30):
+        found += stream.push(
+            {c: t.values[round(begin * t.rate_hz) : round((begin + 30) * t.rate_hz)] for c, t in tracks.items()}
+        )
+    assert len(found) > 5 and [w["rejected"] for w in found] == [w["rejected"] for w in whole[: len(found)]]
+    assert sum("saturated" in w["rejected"].get("abp_mmhg", ()) for w in found) > 0.8 * len(found)
+
+
 def test_a_stream_over_a_socket(causal):
     app = web.create_app(Direct(causal), web.digest(KEY))
     with TestClient(app).websocket_connect(f"{PATH}/stream", headers={"Authorization": f"Bearer {KEY}"}) as socket:

@@ -86,6 +86,35 @@ def test_real_leads_come_out_as_they_were_recorded(shared, record, lead):
     np.testing.assert_array_equal(found.recording.channels[channel], plain[: len(found.recording)])
 
 
+# --- the recorder's range, where signals are filtered as they come ---------------------------------------------------------
+
+
+def test_rails_of_the_card_are_known_from_the_first_beat():
+    values = np.minimum(simulated("abp"), 105.0).astype(np.float32)
+    case = Case("a", "s", {"abp_mmhg": Track(values, "mmHg", rate_hz=500)})
+    raw = ECG | {"waveforms": {"abp_mmhg": ["any"]}, "filters": "causal"}
+    found = {}
+    for name, rails in {"told": {"abp_mmhg": [0, 105]}, "found": {}}.items():
+        issues = Issues()
+        cleaned = clean(case, SignalCard.model_validate(raw | {"rails": rails}), issues=issues)
+        assert cleaned.rejected == {"abp_mmhg: saturated": 6}
+        found[name] = issues.counts["sample saturated: abp_mmhg"]
+    assert 0 < found["told"] - found["found"] < 0.05 * found["told"]  # two beats of 75
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"filters": "causal", "rails": {"ppg": [0, 1]}}, "a channel of `waveforms`"),
+        ({"filters": "causal", "rails": {"ecg_mv": [5, -5]}}, "its lowest below its highest"),
+        ({"rails": {"ecg_mv": [-5, 5]}}, "rails are for filters: causal"),
+    ],
+)
+def test_rails_that_are_wrong(changes, said):
+    with pytest.raises(ValueError, match=said):
+        SignalCard.model_validate(ECG | changes)
+
+
 # --- times that can't be ------------------------------------------------------------------------------------------------
 
 

@@ -185,6 +185,9 @@ class SignalCard(Schema):
     """Where a numeric is forecast: seconds of a point, which is the mean of what was measured in them."""
     filters: Literal["zero_phase", "causal"] = "zero_phase"
     """causal: as a stream has to be filtered."""
+    rails: dict[str, tuple[float, float]] = {}
+    """Of `filters: causal`: channel -> the lowest and the highest value that its recorder can give, in the channel's unit. Left
+    out, they are found once a track has stopped at one three times."""
     quality: SignalQuality = SignalQuality()
     clinical: Clinical | None = None
     cohort: str | None = None
@@ -204,6 +207,14 @@ class SignalCard(Schema):
             raise ValueError("cohort is a query on the clinical table; give `clinical` too")
         if self.vitaldb == "cohort" and self.cohort is None:
             raise ValueError("vitaldb: cohort takes the cases that `cohort` selects; write the query")
+        return self
+
+    @model_validator(mode="after")
+    def _recorders(self) -> "SignalCard":
+        if self.rails and self.filters != "causal":
+            raise ValueError("rails are for filters: causal; zero_phase finds them in the whole track: leave them out")
+        if odd := [c for c, (low, high) in self.rails.items() if c not in self.waveforms or not low < high]:
+            raise ValueError(f"rails {odd}: expected a channel of `waveforms`, and its lowest below its highest value")
         return self
 
     @field_validator("waveforms", "numerics")

@@ -73,7 +73,7 @@ def clean(
     n = round(until_s * waveforms.RATE_HZ)
     if n < 1:
         raise ValueError(f"case {case.case}: its tracks last {until_s:g} s; there is nothing to cut windows from")
-    prepared = {c: _prepared(case, c, until_s, card.filters == "causal", issues, spend) for c in card.waveforms}
+    prepared = {c: _prepared(case, c, until_s, card, issues, spend) for c in card.waveforms}
     found = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, limits_of(card.quality))
     reasons = {c: q.reasons for c, q in found.tracks.items()}
     recording = Recording(
@@ -92,17 +92,25 @@ def _end_s(track: Track) -> float:
 
 
 def _prepared(
-    case: Case, channel: str, until_s: float, causal: bool, issues: Issues, spend: bool
+    case: Case, channel: str, until_s: float, card: SignalCard, issues: Issues, spend: bool
 ) -> waveforms.Prepared:
     """The channel from the case's start to `until_s`, missing where its track is silent."""
     kind, rate_hz = waveform_kind(channel), case.tracks[channel].rate_hz
+    causal = card.filters == "causal"
     turned = kind == "ecg" and not causal and _lead(channel) in _POINTS_UP
     if rate_hz is None:
         raise ValueError(f"case {case.case}: {channel} has times of its own, like a numeric; a waveform has a rate")
     check_length(until_s * rate_hz, f"case {case.case}: {channel}")
     take = case.tracks.pop if spend else case.tracks.__getitem__
     try:  # nobody here holds the samples meanwhile
-        found = waveforms.prepare(_laid_out(take(channel), until_s), rate_hz, kind, causal=causal, upright=turned)
+        found = waveforms.prepare(
+            _laid_out(take(channel), until_s),
+            rate_hz,
+            kind,
+            causal=causal,
+            upright=turned,
+            rails=card.rails.get(channel),
+        )
     except ValueError as error:
         raise ValueError(f"case {case.case}: {channel}: {error}") from None
     issues.add("ECG upside down (turned over)", case.case, int(turned and found.beats.inverted))

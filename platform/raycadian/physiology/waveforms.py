@@ -69,17 +69,19 @@ class Prepared:
 
 
 def prepare(
-    values: np.ndarray, rate_hz: float, kind: str, *, causal: bool = False, upright: bool = False, spec: Kind | None = None
+    values: np.ndarray, rate_hz: float, kind: str, *, causal: bool = False, upright: bool = False,
+    rails: tuple[float, float] | None = None, spec: Kind | None = None,
 ) -> Prepared:  # fmt: skip
     """A track as recorded, (N,) in mV (ecg), mmHg (abp) or any unit (ppg), NaN where missing.
 
-    upright: an ECG whose QRS points down is turned over (`beats.inverted` says so either way). spec: other settings of the repair.
+    upright: an ECG whose QRS points down is turned over (`beats.inverted` says so either way). rails: the recorder's
+    lowest and highest value, of a causal repair, which else has to find them. spec: other settings of the repair.
     Raises ValueError for a kind, a rate, or an array that is none.
     """
     spec = spec or kind_of(kind)
     values = checked(values, rate_hz, spec)
     if causal:
-        found, flags, samples = _through_stream(values, rate_hz, kind, spec)
+        found, flags, samples = _through_stream(values, rate_hz, kind, spec, rails)
         del values
         filtered = Causal(kind).push(found)
     else:
@@ -147,10 +149,10 @@ class Stream:
 
 
 def _through_stream(
-    values: np.ndarray, rate_hz: float, kind: str, spec: Kind
+    values: np.ndarray, rate_hz: float, kind: str, spec: Kind, rails: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Causally repaired values at 125 Hz, their flags, samples by reason."""
-    stream, piece = Stream(kind, rate_hz, spec=spec), int(_PIECE_S * rate_hz)
+    stream, piece = Stream(kind, rate_hz, rails=rails, spec=spec), int(_PIECE_S * rate_hz)
     pieces = [stream.at_125(values[i : i + piece], i + piece >= len(values)) for i in range(0, len(values), piece)]
     found, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
     return found, flags, stream.samples

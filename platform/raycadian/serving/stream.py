@@ -45,7 +45,8 @@ class SignalStream:
             )
         self._classifier, self._window = classifier, classifier.window
         keep_s = _BEFORE_S + self._window.length_s + 2 * MAX_PUSH_S
-        self._channels = {c: _Channel(c, *channels[c], keep_s) for c in classifier.window.past}
+        rails = classifier.card.rails
+        self._channels = {c: _Channel(c, *channels[c], keep_s, rails.get(c)) for c in classifier.window.past}
         self._context = context_points(self._window, DT_S)
         self._step = points_of(self._window.eval_step_s, DT_S, "window.eval_step_s")
         self._next = 0
@@ -101,8 +102,8 @@ class SignalStream:
 class _Channel:
     """A channel as its samples come; `end`: how many points it has, at 125 Hz."""
 
-    def __init__(self, name: str, rate_hz: float, unit: str, keep_s: float):
-        self.stream, self.end = waveforms.Stream(waveform_kind(name), rate_hz, keep_s=keep_s), 0
+    def __init__(self, name: str, rate_hz: float, unit: str, keep_s: float, rails: tuple[float, float] | None):
+        self.stream, self.end = waveforms.Stream(waveform_kind(name), rate_hz, keep_s=keep_s, rails=rails), 0
         self._name, self._rate_hz, self._unit = name, rate_hz, unit
 
     def push(self, values: np.ndarray) -> None:
