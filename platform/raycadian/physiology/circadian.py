@@ -109,8 +109,9 @@ def _extreme(average: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.nd
     profile = average.reshape(-1, DAY_MIN)
     around = np.concatenate([profile, profile[:, : width - 1]], axis=1)
     lacking = np.isnan(around)
-    sums, gaps = _sums(np.where(lacking, 0, around), width), _sums(lacking, width)
-    level = np.where(gaps > 0, np.nan, sums / width)
+    level = _sums(np.where(lacking, 0, around), width) / width
+    if lacking.any():
+        level = np.where(_sums(lacking, width) > 0, np.nan, level)
     none = np.isnan(level).all(axis=1)
     onset = best(np.where(none[:, None], 0, level), axis=1)
     value = np.take_along_axis(level, onset[:, None], 1)[:, 0]
@@ -128,6 +129,8 @@ def _sums(values: np.ndarray, width: int) -> np.ndarray:
 
 def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """Mean of what is there; NaN, without a warning, where nothing is."""
+    if values.size and not np.isnan(whole := values.mean(axis)).any():
+        return whole  # nothing is missing: the usual case, in one pass
     there = ~np.isnan(values)
     count = there.sum(axis)
     return np.where(count > 0, np.where(there, values, 0).sum(axis) / np.maximum(count, 1), np.nan)
