@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models.base import Model, Spec
+from raycadian.models.seen import joined_cycles
 from raycadian.types import Batch, Reconstruction
 
 
@@ -35,7 +36,7 @@ class Masked(Model):
     def remember(self, cycles: Iterable[str]) -> None:
         """Add the NHANES cycles that it learns from to those that its network has seen; the checkpoint keeps them."""
         inner = self.config.inner
-        seen = tuple(sorted({*(inner.cycles or ()), *cycles}))
+        seen = joined_cycles(inner.cycles, cycles)
         self.config = self.config.model_copy(update={"inner": inner.model_copy(update={"cycles": seen})})
 
     @abstractmethod

@@ -18,7 +18,7 @@ from raycadian.models import adapters
 from raycadian.models.base import LabelModel, Spec, TrainingWindows
 from raycadian.models.masked import Masked, load_encoder
 from raycadian.models.scaling import Scaling
-from raycadian.models.seen import published_cycles
+from raycadian.models.seen import joined_cycles, published_cycles
 from raycadian.types import Batch
 
 WIDTH = 96  # of an embedding, and of each head's queries, keys and values
@@ -247,5 +247,5 @@ def pretrained(section: config.PAT, spec: Spec) -> tuple[Encoder, config.PAT]:
             f"{path}: nobody says which NHANES cycles these weights have seen, and a task on one of them would be leakage; "
             "set pat.cycles: [C, D, G] with the letters of the cycles, [] for none"
         )
-    seen = tuple(sorted({*(known or ()), *(section.cycles or ())}))
+    seen = joined_cycles(known, section.cycles)
     return encoder, section.model_copy(update={"cycles": seen})

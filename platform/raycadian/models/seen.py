@@ -20,6 +20,11 @@ def published_cycles(path: Path) -> tuple[str, ...] | None:
     return None if found is None else _CYCLES[found[1].lower()]
 
 
+def joined_cycles(*known: Iterable[str] | None) -> tuple[str, ...]:
+    """What weights have seen, by all that is known of them."""
+    return tuple(sorted({cycle for cycles in known for cycle in cycles or ()}))
+
+
 def seen_cycles(model: nn.Module) -> set[str]:
     """NHANES cycles that the networks inside have seen in their pretraining."""
     return {cycle for section in _networks(model) for cycle in section.cycles or ()}

@@ -14,6 +14,7 @@ from raycadian import config
 from raycadian.models import adapters, ttm
 from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
 from raycadian.models.masked import Masked, is_ours, load_encoder
+from raycadian.models.seen import joined_cycles
 from raycadian.types import Batch
 
 _HIDDEN = 128  # width of the head `mlp`
@@ -103,8 +104,7 @@ def network(spec: Spec, section: config.TTMLabel) -> tuple[nn.Module, config.TTM
     if is_ours(Path(section.pretrained).expanduser()):
         found = ttm.random_backbone(section, context, channels)
         known = load_encoder(Path(section.pretrained).expanduser(), section, found, "network.").get("cycles")
-        seen = tuple(sorted({*(known or ()), *(section.cycles or ())}))
-        return found, section.model_copy(update={"cycles": seen or None})
+        return found, section.model_copy(update={"cycles": joined_cycles(known, section.cycles) or None})
     return ttm.pretrained_backbone(section, context, channels), section
 
 
