@@ -189,7 +189,10 @@ LABELS = {
         ("window={context: 24}", "needs windows of a signal"),
         ("window.past=[ppg, ppg]", "distinct"),
         ("task={kind: forecast}", "a forecast's window has no kind"),
-        ("experiment={kind: ablation}", "is one of forecasts; of labels there is data_efficiency, and cross_validation"),
+        (
+            "experiment={kind: ablation}",
+            "is one of forecasts; of labels there is data_efficiency, and cross_validation",
+        ),
         ("experiment={kind: cross_validation, folds: 1}", "greater than or equal to 2"),
     ],
 )
