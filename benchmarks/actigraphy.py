@@ -98,8 +98,8 @@ def prepared(path: Path) -> dict[str, float]:
 
 def write_counts(path: Path, size_mb: int) -> None:
     """A PAXRAW of about that size: twenty made-up people over and over, each time with SEQN of their own."""
-    from raycadian.data.simulated_actigraphy import simulate_nhanes
-    from raycadian.data.xpt import Xpt
+    from raycadian.modalities.actigraphy.formats.xpt import Xpt
+    from raycadian.modalities.actigraphy.simulate import simulate_nhanes
 
     once = path.parent / f"once-{size_mb}"
     xpt = Xpt.open(next(simulate_nhanes(20, once, "C", seed=0).with_suffix("").glob("PAXRAW*")))
@@ -133,8 +133,8 @@ def child(what: str, path: Path) -> dict[str, float]:
 
 
 def ours(path: Path) -> dict[str, float]:
-    from raycadian.data.nhanes_minutes import to_parquet
-    from raycadian.data.xpt import Xpt
+    from raycadian.modalities.actigraphy.formats.nhanes_minutes import to_parquet
+    from raycadian.modalities.actigraphy.formats.xpt import Xpt
     from raycadian.types import Issues
 
     xpt = Xpt.open(path)
@@ -204,7 +204,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def features(people: int, folder: Path) -> dict[str, object]:
     """Milliseconds a person by ours and by the peer, and how far apart the indices are."""
-    from raycadian.physiology.circadian import rest_activity
+    from raycadian.physiology.rhythms.circadian import rest_activity
 
     days = made_up(people)
     np.save(folder / "days.npy", days)
@@ -228,7 +228,7 @@ def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def made_up(people: int) -> np.ndarray:
     """Counts (people, 7, 1440) of made-up participants."""
-    from raycadian.data.simulated_actigraphy import _draw, activity
+    from raycadian.modalities.actigraphy.simulate import _draw, activity
 
     rng = np.random.default_rng(0)
     drawn = _draw(people, "D", 0.3, 1.0, rng)
@@ -308,18 +308,18 @@ def plain_person(values: np.ndarray) -> dict[str, float]:
 def inference(name: str) -> dict[str, object]:
     """Median milliseconds of 20 days, one after another."""
     from raycadian import config
-    from raycadian.evaluation.decision import Calibration, Decision
-    from raycadian.models.base import Spec
+    from raycadian.evaluation.label.decision import Calibration, Decision
+    from raycadian.models.base import ModelSpec
     from raycadian.models.build import build
     from raycadian.serving.classifier import Activity, Classifier
 
     sections = {
         "pat small": config.PAT(), "pat large": config.PAT(size="large"), "boosting on rhythms": config.Boosting(features="rhythm"),
     }  # fmt: skip
-    spec = Spec(1440, 0, 1.0, ("activity_counts",), (), (), task="classify")
-    window = config.SignalWindow(past=spec.past, window_s=86_400, step_s=86_400, eval_step_s=86_400, max_missing=0.5)
+    spec = ModelSpec(1440, 0, 1.0, ("activity_counts",), (), (), task="classify")
+    window = config.LabelWindow(past=spec.past, window_s=86_400, step_s=86_400, eval_step_s=86_400, max_missing=0.5)
     task = config.Classification(label=config.Column(name="depressed"))
-    card, decision = config.ActivityCard(name="x", files=("*",)), Decision(1, "soft", 0.0, Calibration("none"), 0.5)
+    card, decision = ActigraphyCard(name="x", files=("*",)), Decision(1, "soft", 0.0, Calibration("none"), 0.5)
     served = Classifier("day", build(sections[name], spec), card, window, task, decision)
     days = made_up(3).reshape(-1, 1440)[:21]
     start = np.datetime64("2026-01-05T00:00", "s")

@@ -84,7 +84,7 @@ def simulated_days(n: int) -> np.ndarray:
 
 
 def our_meal_times(days: np.ndarray) -> np.ndarray:
-    from raycadian.physiology.meals import meal_times
+    from raycadian.physiology.cma.meals import meal_times
 
     return meal_times(np.arange(POINTS) / 12, days).numpy()
 
@@ -195,8 +195,8 @@ def raycadian(days: np.ndarray, tM: np.ndarray, theirs: dict) -> dict:
     """The same measurements; fits in batches of 256 days (the days repeated) and one at a time."""
     import torch
 
-    from raycadian.physiology import cma
-    from raycadian.physiology.fit import fit_cma
+    from raycadian.physiology.cma import equations as cma
+    from raycadian.physiology.cma.fit import fit_cma
 
     torch.set_num_threads(1)
     t_h = torch.arange(POINTS, dtype=torch.float64) / 12

@@ -32,7 +32,7 @@ from raycadian.data.series import Series, build_series
 from raycadian.data.snapshot import prepare
 from raycadian.data.split import Range, make_split
 from raycadian.data.windows import Windows, cut_windows
-from raycadian.models.base import Model, Spec
+from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
 from raycadian.models.conformal import conformal_offsets
 
@@ -102,9 +102,9 @@ def by_time(ranges: tuple[Range, ...]) -> tuple[tuple[Range, ...], tuple[Range, 
 
 
 def fitted(series: Series, window: Window, ranges: tuple[Range, ...]) -> Model:
-    spec = Spec(window.context, window.horizon, series.dt_s / 60, window.past, window.known, LEVELS)
+    spec = ModelSpec(window.context, window.horizon, series.dt_s / 60, window.past, window.known, LEVELS)
     model = build(Ridge(), spec).eval()
-    model.prepare(cut_windows(series, ranges, window, 1))
+    model.fit_statistics(cut_windows(series, ranges, window, 1))
     return model
 
 

@@ -54,8 +54,8 @@ def main() -> None:
 
 def coverage(n: int, gains: str, noise_mgdl: float, rho: float) -> dict[str, Any]:
     from raycadian.config import Prior
-    from raycadian.physiology import cma
-    from raycadian.physiology.fit import fit_cma
+    from raycadian.physiology.cma import equations as cma
+    from raycadian.physiology.cma.fit import fit_cma
 
     glucose, tM, theta, gain = planted(n, gains, noise_mgdl, rho)
     found = fit_cma(T_H, glucose, tM=tM, prior=Prior(), gains=gains)
@@ -78,7 +78,7 @@ def _covered(away: torch.Tensor, sd: torch.Tensor) -> float:
 def planted(n: int, gains: str, noise_mgdl: float, rho: float) -> tuple[torch.Tensor, ...]:
     """Glucose (n, 288), meal times, parameters (n, 6), gains (n, 3)."""
     from raycadian.config import Prior
-    from raycadian.physiology import cma
+    from raycadian.physiology.cma import equations as cma
 
     g = torch.Generator().manual_seed(1)
     mean, sd = (torch.tensor([getattr(getattr(Prior(), k), what) for k in cma.PARAMETERS]) for what in ("mean", "sd"))

@@ -118,7 +118,15 @@ def experiment(data: str, recipe: str, runs: Path) -> Found:
     changes = [f"dataset=datasets/{data}.yaml", *DATA[data].changes]
     if recipe == EFFICIENCY:
         changes.append(f"experiment.windows={list(DATA[data].windows)}")
-    command = [sys.executable, "-m", "raycadian.cli", "experiment", f"jobs/recipes/{recipe}.yaml", "--runs", str(runs)]
+    command = [
+        sys.executable,
+        "-m",
+        "raycadian.cli.main",
+        "experiment",
+        f"jobs/recipes/{recipe}.yaml",
+        "--runs",
+        str(runs),
+    ]
     command += ["--resume", "--json", *(x for change in changes for x in ("--set", change))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     folder = Path(json.loads(done.stdout)["path"])

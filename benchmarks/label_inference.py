@@ -20,14 +20,14 @@ from torch import Tensor
 from transformers import PatchTSTConfig, PatchTSTForClassification
 
 from raycadian import config
-from raycadian.models.base import Spec
+from raycadian.models.base import ModelSpec
 from raycadian.models.build import build
 from raycadian.models.pat import SIZES, WIDTH, Attention
 
 THREADS, ROUNDS = 2, 5
 BATCH, BATCHES = 64, 8
-WAVEFORM = Spec(1250, 0, 1 / 125 / 60, ("ecg_mv", "ppg", "abp_mmhg"), (), (), task="classify")
-WEEK = Spec(10080, 0, 1.0, ("activity",), (), (), task="classify")
+WAVEFORM = ModelSpec(1250, 0, 1 / 125 / 60, ("ecg_mv", "ppg", "abp_mmhg"), (), (), task="classify")
+WEEK = ModelSpec(10080, 0, 1.0, ("activity",), (), (), task="classify")
 WANTED_PER_S = 1000  # windows of 10 s, of the project's own demands
 Run = Callable[[], object]
 
@@ -82,7 +82,7 @@ def _written_out(attention: Attention) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _batch(spec: Spec, n: int) -> dict[str, Tensor]:
+def _batch(spec: ModelSpec, n: int) -> dict[str, Tensor]:
     past = torch.randn(n, spec.context, len(spec.past))
     return {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool)}
 

@@ -76,7 +76,7 @@ def prepare_here(card: str, snapshots: str) -> None:
 
 def train_here(card: str, snapshots: str) -> None:
     from raycadian.config import Recipe, parse
-    from raycadian.training.experiment import fit_model, load_data
+    from raycadian.training.pipeline import fit_model, load_data
 
     recipe = parse(Recipe, RECIPE | {"dataset": card})
     fit_model(load_data(recipe, Path(snapshots)), recipe)

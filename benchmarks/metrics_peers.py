@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from raycadian.evaluation import points, summaries
-from raycadian.evaluation.error_grids import parkes_zones
+from raycadian.evaluation.forecast import points, summaries
+from raycadian.evaluation.forecast.error_grids import parkes_zones
 
 
 def parkes() -> None:

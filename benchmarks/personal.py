@@ -40,7 +40,7 @@ def activity(size: str, folder: Path) -> dict[str, object]:
     import one_person
 
     from raycadian.config import PAT
-    from raycadian.people.calibrate import Asked
+    from raycadian.personal.calibrate import Asked
     from raycadian.serving.classifier import Activity
     from raycadian.types import ACTIVITY_COUNTS
 
@@ -60,7 +60,7 @@ def glucose(folder: Path) -> dict[str, object]:
     import served
 
     from raycadian.config import TTM
-    from raycadian.people.calibrate import Asked
+    from raycadian.personal.calibrate import Asked
     from raycadian.serving.forecaster import read_history
 
     run = served.make_run(folder / "runs", served.people(4, 6), model=TTM(patch_length=12))
@@ -72,8 +72,8 @@ def glucose(folder: Path) -> dict[str, object]:
 
 
 def _row(what: str, asked, folder: Path, estimate) -> dict[str, object]:
-    from raycadian.people.calibrate import calibrate
-    from raycadian.people.store import Store
+    from raycadian.personal.calibrate import calibrate
+    from raycadian.personal.store import Store
     from raycadian.serving.personal import open_person
 
     store = Store(folder / "people")

@@ -267,7 +267,7 @@ STANDIN = (
 def measure_rates() -> Rates:
     """In a process of its own with one thread and a Ray of one CPU."""
     from raycadian.cluster import connect
-    from raycadian.training import experiment
+    from raycadian.training import pipeline as experiment
 
     connect(num_cpus=1)
     write_csv(people=40, days=40)
@@ -313,7 +313,7 @@ def _recipe(*overrides: str) -> Any:
 def _prepare() -> tuple[Any, float, float]:
     """The data, and the seconds of the two stages of `prepare`, told apart by its own progress."""
     from raycadian.data.snapshot import prepare
-    from raycadian.training.experiment import load_data
+    from raycadian.training.pipeline import load_data
 
     seen: dict[str, list[float]] = {}
     began = time.perf_counter()
@@ -328,7 +328,7 @@ def _prepare() -> tuple[Any, float, float]:
 
 def _train(data: Any, *overrides: str) -> tuple[Any, float, float]:
     """Windows trained and validated per second, the first epoch left out."""
-    from raycadian.training import experiment
+    from raycadian.training import pipeline as experiment
 
     recipe, ends, epochs = _recipe(*overrides), [], []
     fitted = experiment.fit_model(
@@ -395,7 +395,7 @@ def _xpt_values_per_s() -> float:
 def measure_sweep(cpus: int, trials: int = 8) -> dict[str, float]:
     """A real sweep of short trials on a Ray of `cpus`, and what it consists of."""
     from raycadian.cluster import connect
-    from raycadian.training import experiment
+    from raycadian.training import pipeline as experiment
 
     connect(num_cpus=cpus)
     write_csv(people=6, days=10)

@@ -32,10 +32,10 @@ import torch
 from raycadian.cluster import connect
 from raycadian.config import TTM, Grid, Recipe, Residual
 from raycadian.models import checkpoint
-from raycadian.models.base import Spec
+from raycadian.models.base import ModelSpec
 from raycadian.models.build import build
-from raycadian.physiology.fit import fit_cma
-from raycadian.physiology.meals import meal_times
+from raycadian.physiology.cma.fit import fit_cma
+from raycadian.physiology.cma.meals import meal_times
 from raycadian.serving.app import free_port, serving
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.schemas import ForecastRequest, to_history
@@ -116,7 +116,7 @@ def random_run(folder: Path) -> Path:
     recipe = Recipe(name="random", dataset="none", model=Residual(inner=TTM()))
     window, run = recipe.window, folder / "random-20260101T000000-00000000"
     torch.manual_seed(0)
-    spec = Spec(window.context, window.horizon, 5.0, window.past, window.known, recipe.task.quantiles)
+    spec = ModelSpec(window.context, window.horizon, 5.0, window.past, window.known, recipe.task.quantiles)
     checkpoint.save(build(recipe.model, spec), run / "checkpoint")
     day_h, glucose = torch.arange(288, dtype=torch.float64)[None] / 12, torch.from_numpy(curve(288))[None]
     population = fit_cma(day_h, glucose, tM=meal_times(day_h, glucose, recipe.model.mechanism.meals)).to_records()[0]

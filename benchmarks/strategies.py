@@ -23,7 +23,7 @@ from raycadian.config import Recipe, load_recipe, override
 from raycadian.models.build import build
 from raycadian.training import distributed, loop
 from raycadian.training.engines import Process
-from raycadian.training.experiment import Data, load_data, spec_of, windows_of
+from raycadian.training.pipeline import Data, load_data, spec_of, windows_of
 
 DOCS, BEGIN, END = Path("docs/training.md"), "<!-- strategies -->", "<!-- /strategies -->"
 LORA = {"model.adapter": {"kind": "lora", "rank": 4}}

@@ -23,7 +23,7 @@ import pandas as pd
 
 from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override
-from raycadian.training.experiment import Data, load_data
+from raycadian.training.pipeline import Data, load_data
 from raycadian.training.run import Run, list_runs
 from raycadian.training.tune import sweep
 
@@ -84,7 +84,7 @@ def separate(recipe: Recipe, table: pd.DataFrame, runs: Path) -> tuple[float, fl
         command = [
             sys.executable,
             "-m",
-            "raycadian.cli",
+            "raycadian.cli.main",
             "train",
             "jobs/recipes/demo_base.yaml",
             f"--runs={runs / str(lr)}",

@@ -27,14 +27,14 @@ from raycadian.config import TTM, Training, Window
 from raycadian.data.series import Series
 from raycadian.data.split import Range
 from raycadian.data.windows import Windows, cut_windows
-from raycadian.models.base import Model, Spec
+from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
 from raycadian.training import loop
 from raycadian.training.engines import Process
 
 CONTEXT, HORIZON, BATCH, STEPS, ROUNDS = 144, 12, 512, 12, 5
 POINTS = CONTEXT + HORIZON - 1 + BATCH * STEPS  # an epoch of STEPS batches
-SPEC = Spec(CONTEXT, HORIZON, 5.0, ("glucose_mgdl",), (), (0.05, 0.25, 0.5, 0.75, 0.95))
+SPEC = ModelSpec(CONTEXT, HORIZON, 5.0, ("glucose_mgdl",), (), (0.05, 0.25, 0.5, 0.75, 0.95))
 SETTINGS = Training(epochs=1, batch_size=BATCH, schedule="constant", warmup_steps=0, early_stopping=None, device="cpu")
 SIZES = (TTM(d_model=16, layers=1), TTM(d_model=64, layers=3))  # of sweeps and tests; the default
 TARGETS = {"bare loop": 0.95, "transformers.Trainer": 1.5, "one worker": 1.6}

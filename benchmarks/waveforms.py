@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from raycadian.physiology.waveforms import prepare, windows_quality
+from raycadian.physiology.waveforms.pipeline import prepare, windows_quality
 
 RATE_HZ, ROUNDS, CHILD_S = 500, 3, 4.0
 Case = dict[str, np.ndarray]
@@ -96,7 +96,7 @@ def save(case: Case, folder: str) -> None:
 
 def save_vital(case: Case, folder: str) -> None:
     """As integers with a gain, and a mean pressure every 2 s."""
-    from raycadian.data.simulated_biosignals import write_vital
+    from raycadian.modalities.biosignals.simulate import write_vital
 
     tracks = {
         TRACKS[kind]: {"values": values, "unit": UNITS[kind], "rate_hz": float(RATE_HZ), "gain": GAINS[kind]}
@@ -180,11 +180,11 @@ def memory(folder: str, hours: float, cases: int) -> dict[str, float]:
 
 def memory_here(folder: str, cases: int) -> dict[str, float]:
     """Peak of this process, in MB: before anything was read (modules), and after a person with so many cases was written."""
-    from raycadian.config import SignalCard
-    from raycadian.data.signals import write_subject
+    from raycadian.modalities.biosignals.card import BiosignalCard
+    from raycadian.modalities.biosignals.prepare import write_subject
 
     channels = {f"{kind}_{UNITS[kind].lower()}".strip("_"): (track,) for kind, track in TRACKS.items()}
-    card = SignalCard(name="memory", files=("1.vital",), waveforms=channels, numerics={"map_mmhg": (NUMERIC,)})
+    card = BiosignalCard(name="memory", files=("1.vital",), waveforms=channels, numerics={"map_mmhg": (NUMERIC,)})
     read = [{"case": str(i), "source": str(Path(folder) / "1.vital"), "clinical": {}} for i in range(cases)]
     before = _peak_mb()
     row = write_subject({"subject": "one", "cases": read}, Path(folder), card)

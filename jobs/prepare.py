@@ -2,7 +2,7 @@
 
 import sys
 
-from raycadian.cli import main
+from raycadian.cli.main import main
 
 if __name__ == "__main__":
     main(["prepare", *sys.argv[1:]])

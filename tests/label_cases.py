@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from raycadian import config
-from raycadian.models.base import Model, Spec
+from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
 from raycadian.types import Batch
 
 POINTS = 180
-SPEC = Spec(POINTS, 0, 1.0, ("activity",), (), (), task="classify", balanced=True)
+SPEC = ModelSpec(POINTS, 0, 1.0, ("activity",), (), (), task="classify", balanced=True)
 REGRESS = replace(SPEC, task="regress", balanced=False)
 PRETRAIN = replace(SPEC, task="pretrain", balanced=False)
 
@@ -24,7 +24,7 @@ TTM = config.TTMLabel(d_model=8, layers=2, patch_length=30, dropout=0.0)
 TREES = config.Boosting(trees=20)
 CASES: dict[str, config.Model] = {
     "statistics": config.Statistics(),
-    "last": config.Last(channel="activity", over_s=1800),
+    "last": config.LastValue(channel="activity", over_s=1800),
     "feature-net": config.FeatureNet(dropout=0.0),
     "boosting": TREES,
     "cnn": config.CNN(width=4, blocks=2, dropout=0.0),
@@ -69,7 +69,7 @@ class Held:
         return self.rows.get("weight", torch.ones(len(self)))
 
 
-def windows(spec: Spec = SPEC, n: int = 96, seed: int = 0) -> Held:
+def windows(spec: ModelSpec = SPEC, n: int = 96, seed: int = 0) -> Held:
     """Noise about a level; a label where a slow wave is strong and the level low: to be learnt, not from one of them."""
     generator = torch.Generator().manual_seed(seed)
     channels = len(spec.past)
@@ -89,9 +89,9 @@ def windows(spec: Spec = SPEC, n: int = 96, seed: int = 0) -> Held:
     return Held(rows | {"label": label})
 
 
-def prepared(section: config.Model, training: Held, spec: Spec = SPEC, seed: int = 0) -> Model:
+def prepared(section: config.Model, training: Held, spec: ModelSpec = SPEC, seed: int = 0) -> Model:
     """An untrained model with its statistics, ready to predict."""
     torch.manual_seed(seed)
     model = build(section, spec)
-    model.prepare(training)
+    model.fit_statistics(training)
     return model.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-from raycadian.evaluation.labels import LabelPredictions
+from raycadian.evaluation.label.predictions import LabelPredictions
 
 
 def made(n: int = 4000, slope: float = 2.0, shift: float = 1.0, seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raycadian.data.marks import Judged, Marks
+from raycadian.data.marks import Marks, QualityMask
 from raycadian.types import Recording
 
 DT_S = 1.0
@@ -54,7 +54,7 @@ def case(
         reasons[channel][stretches] = 2
     numerics = {"map_mmhg": (t[::2].astype(float), pressure[::2])}
     row = {"case": f"{subject}-{number}", **attributes}
-    return recording, Marks(subject, number, seconds, DT_S, Judged(10, 10, reasons), numerics, row)
+    return recording, Marks(subject, number, seconds, DT_S, QualityMask(10, 10, reasons), numerics, row)
 
 
 def cases(n: int = 12, seconds: int = 3600) -> Cases:

@@ -11,12 +11,12 @@ import torch
 from raycadian import config
 from raycadian.data.split import Range
 from raycadian.data.windows import Windows, cut_windows
-from raycadian.models.base import Model, Spec
+from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
 from raycadian.types import SIGNAL
 
 WINDOW = config.Window(context=288, horizon=6)
-SPEC = Spec(288, 6, 5.0, WINDOW.past, WINDOW.known, (0.05, 0.5, 0.8, 0.95))  # asymmetric on purpose
+SPEC = ModelSpec(288, 6, 5.0, WINDOW.past, WINDOW.known, (0.05, 0.5, 0.8, 0.95))  # asymmetric on purpose
 
 TTM = config.TTM(patch_length=48, d_model=8, layers=2)
 LORA = TTM.model_copy(update={"adapter": config.Lora(rank=2)})
@@ -83,5 +83,5 @@ def prepared(section: config.Model, training: Windows, seed: int = 0) -> Model:
     """An untrained model with its statistics, ready to forecast."""
     torch.manual_seed(seed)
     model = build(section, SPEC)
-    model.prepare(training)
+    model.fit_statistics(training)
     return model.eval()

@@ -10,28 +10,18 @@ import numpy as np
 import pandas as pd
 from labelled_people import Cases
 
-from raycadian.config import (
-    PAT,
-    ActivityCard,
-    Classification,
-    Column,
-    Evaluation,
-    Recipe,
-    SignalWindow,
-    Split,
-    Tracking,
-    Training,
-)  # fmt: skip
-from raycadian.data.labelled import find_places, strata
+from raycadian.config import PAT, Classification, Column, Evaluation, LabelWindow, Recipe, Split, Tracking, Training
+from raycadian.data.label_windows import find_places, strata
 from raycadian.data.marks import Marks
 from raycadian.data.series import build_series
-from raycadian.data.simulated_actigraphy import Participants, activity
 from raycadian.data.split import make_split
-from raycadian.training.experiment import Data, train_run
+from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.modalities.actigraphy.simulate import Participants, activity
+from raycadian.training.pipeline import Data, train_run
 from raycadian.training.run import Run
 from raycadian.types import ACTIVITY_COUNTS, Recording
 
-CARD = ActivityCard(name="made_up", files=("none.csv",))
+CARD = ActigraphyCard(name="made_up", files=("none.csv",))
 DAY = 1440
 START = np.datetime64("2026-03-02", "D")  # a Monday
 EPISODES = ((9, 17), (27, 35), (44, 52))  # days of the person's record
@@ -69,7 +59,7 @@ def population(
     cases = Cases(found)
     recipe = Recipe(
         name="population", dataset="none.yaml", split=Split(kind="subject", test_subjects=0.3, val_subjects=0.3),
-        window=SignalWindow(
+        window=LabelWindow(
             window_s=86400, windows=window_days, step_s=86400, eval_step_s=86400, past=(ACTIVITY_COUNTS,), max_missing=0.5
         ),
         task=Classification(label=Column(name="ill")), model=model or PAT(),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import norm
 
-from raycadian.evaluation.predictions import Predictions
+from raycadian.evaluation.forecast.predictions import Predictions
 
 LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 

@@ -24,7 +24,7 @@ from raycadian.config import (
 from raycadian.data.grid import to_recordings
 from raycadian.data.series import build_series
 from raycadian.data.split import make_split
-from raycadian.training.experiment import Data, train_run
+from raycadian.training.pipeline import Data, train_run
 from raycadian.training.run import Run
 from raycadian.types import CARBS, Issues, Readings
 

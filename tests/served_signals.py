@@ -12,21 +12,21 @@ from raycadian.config import (
     Classification,
     Column,
     Evaluation,
+    LabelWindow,
     Recipe,
-    SignalCard,
-    SignalWindow,
     Split,
     Statistics,
     Tracking,
     Training,
-    parse_card,
-)  # fmt: skip
-from raycadian.data.labelled import find_places, strata
+)
+from raycadian.data.label_windows import find_places, strata
 from raycadian.data.series import build_series
-from raycadian.data.signals import clean
-from raycadian.data.simulated_biosignals import make_case, make_person
 from raycadian.data.split import make_split
-from raycadian.training.experiment import Data, train_run
+from raycadian.modalities.biosignals.card import BiosignalCard
+from raycadian.modalities.biosignals.prepare import clean
+from raycadian.modalities.biosignals.simulate import make_case, make_person
+from raycadian.modalities.cards import parse_card
+from raycadian.training.pipeline import Data, train_run
 from raycadian.training.run import Run
 from raycadian.types import Case, Track
 
@@ -34,7 +34,7 @@ TRACKS = {"ecg_mv": "SNUADC/ECG_II", "ppg": "SNUADC/PLETH", "abp_mmhg": "SNUADC/
 RATE_HZ = 250.0
 
 
-def card(**changes: object) -> SignalCard:
+def card(**changes: object) -> BiosignalCard:
     raw = {
         "name": "served",
         "modality": "biosignals",
@@ -62,7 +62,7 @@ def make_run(folder: Path, n: int = 8, **changes: object) -> Run:
     people = Cases({s: [(c.recording, c.marks)] for s, c in cleaned.items()})
     recipe = Recipe(
         name="served", dataset="none.yaml", split=Split(kind="subject", test_subjects=0.4, val_subjects=0.4),
-        window=SignalWindow(past=tuple(TRACKS), windows=2), task=Classification(label=Column(name="old"), balance="none"),
+        window=LabelWindow(past=tuple(TRACKS), windows=2), task=Classification(label=Column(name="old"), balance="none"),
         model=Statistics(), training=Training(epochs=2, batch_size=64, device="cpu"), evaluation=Evaluation(bootstrap=20),
         tracking=Tracking(mlflow="off", tensorboard=False),
     )  # fmt: skip

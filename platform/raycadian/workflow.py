@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from raycadian import registry
 from raycadian.config import Forecasting, Pretraining, Recipe, headline, model_name, override, protocol_of
-from raycadian.evaluation.compare import differences, rank_models
-from raycadian.evaluation.significance import Ranks
-from raycadian.tracking import tracked, tracked_sweep
+from raycadian.evaluation.forecast.compare import differences, rank_models
+from raycadian.evaluation.forecast.significance import Ranks
+from raycadian.tracking import registry
+from raycadian.tracking.live import tracked, tracked_sweep
 from raycadian.training import labelling
-from raycadian.training.experiment import SNAPSHOTS, Data, board_of, load_data, read_predictions, train_run
+from raycadian.training.pipeline import SNAPSHOTS, Data, board_of, load_data, read_predictions, train_run
 from raycadian.training.run import RUNS, Run, experiment_key, find_complete
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 
 from raycadian.config import Anchor
 from raycadian.data.series import Series
-from raycadian.physiology.meals import meal_times
+from raycadian.physiology.cma.meals import meal_times
 from raycadian.types import CARBS
 
 MEAL_G = 10.0  # less is a snack, or the treatment of a low

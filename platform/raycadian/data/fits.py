@@ -25,8 +25,8 @@ from filelock import FileLock
 from raycadian import cluster
 from raycadian.config import CMAMechanism
 from raycadian.files import written_whole
-from raycadian.physiology.fit import CMAFit, fit_cma
-from raycadian.physiology.meals import meal_times
+from raycadian.physiology.cma.fit import CMAFit, fit_cma
+from raycadian.physiology.cma.meals import meal_times
 
 Record = dict[str, Any]
 _PART = 256  # fits at once: as many as `fit_cma` takes in one piece
@@ -184,7 +184,7 @@ def _read(path: Path) -> list[Record]:
 def _code_version() -> str:
     """Hash of the source that fits depend on."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    files = [*sorted((root / "physiology").glob("*.py")), root / "data" / "fits.py", root / "data" / "mechanism.py"]
+    files = [*sorted((root / "physiology" / "cma").glob("*.py")), root / "data" / "fits.py", root / "data" / "mechanism.py"]
     for file in files:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]

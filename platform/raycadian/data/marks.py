@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from raycadian.config import SignalWindow
+from raycadian.config import LabelWindow
 
 
 @dataclass(frozen=True)
-class Judged:
+class QualityMask:
     """Stretches of `length` points that quality was judged on, every `hop` points from the first on.
 
     reasons: channel -> (K,) int, bits of physiology.repair.Reason, 0 is good.
@@ -35,7 +35,7 @@ class Marks:
     number: int
     n: int
     dt_s: float
-    judged: Judged | None = None
+    judged: QualityMask | None = None
     numerics: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,12 +52,12 @@ def points_of(seconds: float, dt_s: float, what: str) -> int:
     return points
 
 
-def context_points(window: SignalWindow, dt_s: float) -> int:
+def context_points(window: LabelWindow, dt_s: float) -> int:
     """L: points that the model sees at once. Raises ValueError."""
     return window.windows * points_of(window.window_s, dt_s, "window.window_s")
 
 
-def good_starts(marks: Marks, observed: np.ndarray, window: SignalWindow, step_s: float) -> np.ndarray:
+def good_starts(marks: Marks, observed: np.ndarray, window: LabelWindow, step_s: float) -> np.ndarray:
     """First points (M,) of the windows of a recording that may be used, every `step_s`.
 
     At most `max_missing` is bad: of the judged stretches, which say what is missing too, or, where none were judged, of
@@ -72,7 +72,7 @@ def good_starts(marks: Marks, observed: np.ndarray, window: SignalWindow, step_s
     return starts[count[starts + length] - count[starts] <= window.max_missing * length]
 
 
-def _good(marks: Marks, judged: Judged, window: SignalWindow, starts: np.ndarray) -> np.ndarray:
+def _good(marks: Marks, judged: QualityMask, window: LabelWindow, starts: np.ndarray) -> np.ndarray:
     """(M,): at most max_missing of the window's stretches are of bad quality in any of its channels."""
     each = points_of(window.window_s, marks.dt_s, "window.window_s")
     if each != judged.length:

@@ -21,8 +21,8 @@ from raycadian.data import fits
 from raycadian.data.fits import Profile
 from raycadian.data.series import Series
 from raycadian.data.split import Range
-from raycadian.physiology import cma
-from raycadian.physiology.fit import CMAFit
+from raycadian.physiology.cma import equations as cma
+from raycadian.physiology.cma.fit import CMAFit
 from raycadian.types import SIGNAL
 
 DAY_S = 86400

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from raycadian.config import SignalQuality
 from raycadian.data import storage
 from raycadian.data.grid import extents, owners, seconds
-from raycadian.data.marks import Judged, Marks
+from raycadian.data.marks import Marks, QualityMask
+from raycadian.modalities.biosignals.card import SignalQuality
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
 REPAIR = "delete the folder and run `raycadian prepare` again"  # the fix that every damage has
@@ -95,7 +95,7 @@ def from_table(heads: pd.DataFrame, table: pa.Table, events: pd.DataFrame | None
     ]  # fmt: skip
 
 
-def quality_table(judged: list[Judged]) -> pa.Table:
+def quality_table(judged: list[QualityMask]) -> pa.Table:
     """The judged stretches of a subject's recordings, in order, one below the other."""
     sizes = [len(next(iter(j.reasons.values()))) for j in judged]
     columns = {
@@ -125,7 +125,7 @@ def marks_of(
         if quality is not None:
             rows = quality.filter(pa.compute.equal(quality[RECORDING], int(number[i])))
             reasons = {c: rows[c].to_numpy() for c in rows.column_names if c not in QUALITY_COLUMNS}
-            judged = Judged(round(how.window_s / dt_s), round(how.hop_s / dt_s), reasons)
+            judged = QualityMask(round(how.window_s / dt_s), round(how.hop_s / dt_s), reasons)
         row = attributes[i] if attributes else {}
         found.append(Marks(head.subject, int(number[i]), int(n[i]), dt_s, judged, numerics, row))
     return found

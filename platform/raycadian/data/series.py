@@ -49,7 +49,7 @@ class Origin:
     @property
     def folder(self) -> Path:
         """Where this node keeps the table: beside snapshots that are files, else in `own_cache`."""
-        path = storage.place(self.snapshot)
+        path = storage.resolve_path(self.snapshot)
         cache = own_cache() if storage.remote(path) else path.parent / ".cache"
         return cache / f"{path.name}-{'-'.join(self.channels)}"
 

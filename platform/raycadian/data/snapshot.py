@@ -40,8 +40,8 @@ import pandas as pd
 import pyarrow as pa
 
 from raycadian import cluster
-from raycadian.config import ActivityCard, AnyCard, Card, Grid, SignalCard, load_card, parse_card
-from raycadian.data import activity, signals, storage
+from raycadian.config import Grid
+from raycadian.data import storage
 from raycadian.data.grid import to_recordings
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import (
@@ -60,8 +60,14 @@ from raycadian.data.parquet import (
     to_table,
     write_table,
 )
-from raycadian.data.quality import quality
-from raycadian.data.readers import merge, read_files
+from raycadian.modalities.actigraphy import prepare as activity
+from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.modalities.biosignals import prepare as signals
+from raycadian.modalities.biosignals.card import BiosignalCard
+from raycadian.modalities.cards import AnyCard, load_card, parse_card
+from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.quality import quality
+from raycadian.modalities.cgm.readers import merge, read_files
 from raycadian.types import GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
 FORMAT = 1  # of the manifest and the layout
@@ -79,7 +85,7 @@ class Snapshot:
     @staticmethod
     def open(path: str | Path) -> "Snapshot":
         """Raises ValueError where the folder is no snapshot, of another version, or not whole."""
-        path = storage.place(path)
+        path = storage.resolve_path(path)
         snapshot = Snapshot(path, _read_manifest(path))
         found = storage.sizes(path)
         for name, n_bytes in snapshot.manifest["files"].items():
@@ -110,7 +116,7 @@ class Snapshot:
     def recordings(self, subject: str) -> list[Recording]:
         """The subject's recordings in time order, equal to what was written. Raises ValueError."""
         heads = self._heads.get_group(self._known(subject))
-        needed = {TIME_UTC, GLUCOSE} if isinstance(self.card, Card) else set()
+        needed = {TIME_UTC, GLUCOSE} if isinstance(self.card, CGMCard) else set()
         table = read_table(self._folder(subject) / "part-0.parquet", {RECORDING, OBSERVED} | needed)
         events = self.events(subject) if self._has_events(subject) else None
         return from_table(heads, table, events)
@@ -171,7 +177,7 @@ def prepare(card_path: str | Path, out: str | Path = Path("snapshots"), progress
     the storage or the API of cases can't be reached; then, and on Ctrl-C, nothing of it is left (downloads stay in their
     cache) and what was there before is intact.
     """
-    card_path, out, tell = Path(card_path), storage.place(out).absolute(), progress or (lambda *_: None)
+    card_path, out, tell = Path(card_path), storage.resolve_path(out).absolute(), progress or (lambda *_: None)
     card = load_card(card_path)
     paths = source_files(card, card_path.parent)
     origin = _origin(card, paths, card_path.parent)
@@ -190,14 +196,14 @@ def _write_rows(
 ) -> list[dict[str, Any]]:
     """Read, clean and write every subject; their statistics. The one place where modalities part."""
     match card:
-        case Card():
+        case CGMCard():
             with closing(read_files(paths, card, issues)) as chunks:  # an error or Ctrl-C closes the file at once
                 subjects = _spill(chunks, work / "spill", tell)
             items = [{SUBJECT: s, "spill": str(work / "spill" / str(n))} for n, s in enumerate(subjects)]
             return _write_subjects(items, partial(_write_spilled, write_subject), work, card, tell)
-        case SignalCard():
+        case BiosignalCard():
             return _write_subjects(signals.items(card, paths, folder, issues), signals.write_subject, work, card, tell)
-        case ActivityCard():
+        case ActigraphyCard():
             return _write_subjects(
                 activity.items(card, paths, work, issues, tell), activity.write_subject, work, card, tell
             )
@@ -206,7 +212,7 @@ def _write_rows(
 def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:
     """The whole snapshots below `out`, of one card or of all, by id. Damaged and half-written ones are not listed."""
     found = []
-    for folder in storage.children(storage.place(out)):
+    for folder in storage.children(storage.resolve_path(out)):
         if fnmatchcase(folder.name, f"{name}-*") and not folder.name.startswith("."):
             try:
                 found.append(Snapshot.open(folder))
@@ -238,7 +244,7 @@ def _combined(hashes: dict[str, str]) -> str:
 
 def _origin(card: AnyCard, paths: list[Path], folder: Path) -> dict[str, Any]:
     """Sources, code version and the key that two equal prepares share."""
-    paths = paths if isinstance(card, Card) else [*paths, *signals.companions(card, paths, folder)]
+    paths = paths if isinstance(card, CGMCard) else [*paths, *signals.companions(card, paths, folder)]
     sources = [{"path": os.path.relpath(p, folder), "bytes": p.stat().st_size, "sha256": _file_hash(p)} for p in paths]
     origin = {"sources": sources, "code_version": code_version()}
     stated = json.dumps([card.model_dump(mode="json"), origin], sort_keys=True)
@@ -248,14 +254,10 @@ def _origin(card: AnyCard, paths: list[Path], folder: Path) -> dict[str, Any]:
 def code_version() -> str:
     """Hash of the source that turns files into a snapshot: an edit to it makes `prepare` read again."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for file in [root / "types.py", root / "config.py", *sorted(root.glob("data/*.py")), *_physiology(root)]:
+    folders = ("data", "modalities", "physiology/waveforms", "physiology/rhythms")
+    for file in [root / "types.py", *(file for folder in folders for file in sorted((root / folder).rglob("*.py")))]:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _physiology(root: Path) -> list[Path]:
-    names = ("beats", "filters", "repair", "signal_quality", "waveforms", "wear")
-    return [root / "physiology" / f"{name}.py" for name in names]
 
 
 def _file_hash(path: Path) -> str:
@@ -330,7 +332,7 @@ def _write_subjects(
 def _attempt(found: dict[str, str], write: Callable[..., dict], snapshot: str, card: AnyCard) -> dict[str, Any]:
     """A subject's statistics as JSON; an error that the user can mend travels as a value, without Ray's traceback."""
     try:
-        row = write(json.loads(found["item"]), storage.place(snapshot), card)
+        row = write(json.loads(found["item"]), storage.resolve_path(snapshot), card)
         return {"row": json.dumps(row), "errno": 0, "error": ""}
     except ValueError as error:
         return {"row": "", "errno": 0, "error": str(error)}
@@ -344,8 +346,8 @@ def _attempt(found: dict[str, str], write: Callable[..., dict], snapshot: str, c
         }
 
 
-def _write_spilled(write: Callable[..., dict], item: dict[str, str], snapshot: Path, card: Card) -> dict[str, Any]:
-    return write(item[SUBJECT], storage.place(item["spill"]), snapshot, card.grid)
+def _write_spilled(write: Callable[..., dict], item: dict[str, str], snapshot: Path, card: CGMCard) -> dict[str, Any]:
+    return write(item[SUBJECT], storage.resolve_path(item["spill"]), snapshot, card.grid)
 
 
 def _answered(answer: dict[str, Any]) -> dict[str, Any]:
@@ -412,7 +414,7 @@ def _finish(
         "quality": {row[SUBJECT]: row["quality"] for row in rows},
         "files": {name: n for row in usable for name, n in row["files"].items()} | files,
     }
-    if isinstance(card, ActivityCard) and (cohorts := activity.cohorts(rows, card, paths)):
+    if isinstance(card, ActigraphyCard) and (cohorts := activity.cohorts(rows, card, paths)):
         manifest["cohorts"] = cohorts
     storage.write_bytes(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
@@ -425,9 +427,9 @@ def _subject_entry(row: dict[str, Any]) -> dict[str, Any]:
 
 def _counts(card: AnyCard, rows: list[dict], usable: list[dict]) -> dict[str, int]:
     match card:
-        case SignalCard():
+        case BiosignalCard():
             return signals.counts(rows, usable)
-        case ActivityCard():
+        case ActigraphyCard():
             return activity.counts(rows, usable)
     return {
         "subjects": len(usable),
@@ -443,7 +445,7 @@ def _counts(card: AnyCard, rows: list[dict], usable: list[dict]) -> dict[str, in
 
 
 def _nothing_usable(card: AnyCard, rows: list[dict], issues: Issues) -> str:
-    if not isinstance(card, Card):
+    if not isinstance(card, CGMCard):
         met = "; ".join(
             f"{kind}: {n}, e.g. {(issues.examples.get(kind) or ['-'])[0]}" for kind, n in issues.counts.items()
         )

@@ -1,6 +1,6 @@
 """Where snapshots lie: a folder of this machine or of a shared file system, or a URL of object storage (s3://bucket/folder).
 
-`place` gives either the interface of pathlib; what else differs between them is told apart here and nowhere else: object
+`resolve_path` gives either the interface of pathlib; what else differs between them is told apart here and nowhere else: object
 storage has no folders and no renaming, a listing costs as much as one file's size, and it fails in ways of its own.
 Credentials are the storage library's business: it reads them from its environment, and nothing here sees them.
 """
@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 log = logging.getLogger(__name__)
 
 
-def place(text: str | Path) -> Path:
+def resolve_path(text: str | Path) -> Path:
     """A path, or a URL that fsspec knows with the interface of one. Raises ValueError where it can't be used."""
     if not isinstance(text, str) or "://" not in text:
         return Path(text) if isinstance(text, str) else text

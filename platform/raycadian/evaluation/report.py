@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from raycadian.config import in_unit_of, unit_of
-from raycadian.evaluation import figures, metrics, report_comparison
-from raycadian.evaluation import report_clinical as clinical
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import MIN_SUBJECTS, SubjectBootstrap
-from raycadian.evaluation.metrics import score
-from raycadian.evaluation.predictions import Predictions
+from raycadian.evaluation.forecast import figures, metrics, report_comparison
+from raycadian.evaluation.forecast import report_clinical as clinical
+from raycadian.evaluation.forecast.metrics import score
+from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.files import written_whole
 from raycadian.pages import page, paragraph, table_html
 from raycadian.types import GLUCOSE

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from raycadian.config import unit_of
-from raycadian.evaluation import figures
-from raycadian.evaluation.error_grids import GRIDS
+from raycadian.evaluation.forecast import figures
+from raycadian.evaluation.forecast.error_grids import GRIDS
 from raycadian.pages import figure_html
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import pandas as pd
 
 from raycadian.config import CrossValidation, Recipe, headline, protocol_of
 from raycadian.evaluation import report_parts as parts
-from raycadian.evaluation.classification import BETTER, differences, score_labels
-from raycadian.evaluation.decision import Said
-from raycadian.experiments.points import Point
-from raycadian.experiments.report import EVERYBODY, Left, legend, line, log_axis
+from raycadian.evaluation.label.classification import BETTER, differences, score_labels
+from raycadian.evaluation.label.decision import Said
+from raycadian.experiments.points import ExperimentPoint
+from raycadian.experiments.report import EVERYBODY, ExperimentReport, legend, line, log_axis
 from raycadian.pages import new_figure, paragraph
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _INTERVALS = (
 )
 
 
-def write(folder: Path, recipe: Recipe, found: list[Point], said: list[Said], runs: list[list[str]]) -> None:
+def write(folder: Path, recipe: Recipe, found: list[ExperimentPoint], said: list[Said], runs: list[list[str]]) -> None:
     """Write recipe.yaml, table.csv, differences.csv, table.json, figure.svg and report.html into `folder`."""
     settings = recipe.evaluation
     drawn = {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
@@ -34,7 +34,7 @@ def write(folder: Path, recipe: Recipe, found: list[Point], said: list[Said], ru
     notes = [_notes(recipe), _INTERVALS]
     caption = f"{parts.label(headline(recipe.task).metric)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
     with mpl.rc_context(parts.STYLE):
-        Left(
+        ExperimentReport(
             recipe, table, compared, notes, lambda: figure(recipe, table), caption=caption,
             better="".join(paragraph(f"{r.group}: {r.sentence}" if r.group else r.sentence) for r in compared.itertuples()), shown=_shown(recipe, table),
         ).write(folder, found, runs)  # fmt: skip
@@ -52,13 +52,13 @@ def _notes(recipe: Recipe) -> str:
     )
 
 
-def _rows(point: Point, said: Said, recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
+def _rows(point: ExperimentPoint, said: Said, recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
     table = score_labels(*said, **drawn)
     own = {"protocol": protocol_of(recipe), "group": point.group, "model": point.line, "x": point.x}
     return pd.concat([pd.DataFrame([own] * len(table)), table], axis=1)
 
 
-def _differences(found: list[Point], said: list[Said], recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
+def _differences(found: list[ExperimentPoint], said: list[Said], recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
     """Pairs of models within each group."""
     groups: dict[str, dict[str, Said]] = {}
     for point, own in zip(found, said, strict=True):

@@ -30,12 +30,12 @@ from raycadian.config import (
 from raycadian.data.split import DAY_S
 from raycadian.experiments.ablation import innermost, variants
 from raycadian.training import labelling
-from raycadian.training.experiment import Data, windows_of
+from raycadian.training.pipeline import Data, windows_of
 from raycadian.types import OOD
 
 
 @dataclass(frozen=True)
-class Leg:
+class TrainingUnit:
     """One training, and the test windows that its model forecasts: its own, or those of `on`.
 
     start: what is trained before, whose weights this one goes on from.
@@ -47,7 +47,7 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Point:
+class ExperimentPoint:
     """A place in the figure: `line` at `x`; x is None where the line is the error by minutes ahead.
 
     group: points of a group are compared with one another, under `name` · tested: points with the same word forecast
@@ -59,12 +59,12 @@ class Point:
     x: float | str | None
     name: str
     group: str
-    legs: tuple[Leg, ...]
+    legs: tuple[TrainingUnit, ...]
     tested: str = ""
     level: bool = False
 
 
-def points(recipe: Recipe, data: Data) -> list[Point]:
+def points(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
     """The points of `recipe.experiment`, in the order of the figure. Raises ValueError where it doesn't fit recipe or data."""
     match recipe.experiment:
         case SlidingWindow():
@@ -89,7 +89,10 @@ def points(recipe: Recipe, data: Data) -> list[Point]:
         case Ablation():
             found = {"whole": _alone(recipe, recipe.model), **variants(_alone(recipe, recipe.model)).recipes}
             line = model_name(recipe.model)
-            return [Point(line, name, name, "", (Leg(one),), level=name == "whole") for name, one in found.items()]
+            return [
+                ExperimentPoint(line, name, name, "", (TrainingUnit(one),), level=name == "whole")
+                for name, one in found.items()
+            ]
         case Scaling(part=part, values=values):
             return [
                 _plain(resized(one, part, n), line, n, f"{part} {n}")
@@ -132,20 +135,20 @@ def _alone(recipe: Recipe, model: Any) -> Recipe:
     return recipe.model_copy(update=update)
 
 
-def _plain(recipe: Recipe, line: str, x: float | None, group: str) -> Point:
-    return Point(line, x, line, group, (Leg(recipe),))
+def _plain(recipe: Recipe, line: str, x: float | None, group: str) -> ExperimentPoint:
+    return ExperimentPoint(line, x, line, group, (TrainingUnit(recipe),))
 
 
-def _folded(line: str, recipe: Recipe, folds: int) -> Point:
+def _folded(line: str, recipe: Recipe, folds: int) -> ExperimentPoint:
     """A model trained without each group of people in turn: a leg a group, all people between them."""
     groups = tuple(
-        Leg(override(recipe, {"split.kind": "kfold", "split.folds": folds, "split.fold": fold}))
+        TrainingUnit(override(recipe, {"split.kind": "kfold", "split.folds": folds, "split.fold": fold}))
         for fold in range(folds)
     )
-    return Point(line, None if isinstance(recipe.task, Forecasting) else f"{folds} folds", line, "", groups)
+    return ExperimentPoint(line, None if isinstance(recipe.task, Forecasting) else f"{folds} folds", line, "", groups)
 
 
-def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None = None) -> list[Point]:
+def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None = None) -> list[ExperimentPoint]:
     """Every model on the test windows of `anchor`; the validation windows of `epochs_on` (None: the same) choose its epoch."""
     if recipe.window.anchor not in ("any", anchor):
         raise ValueError(
@@ -156,9 +159,11 @@ def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None =
     for line, one in models(recipe).items():
         scored = override(one, {"window.anchor": anchor})
         leg = (
-            Leg(scored) if epochs_on in (None, anchor) else Leg(override(one, {"window.anchor": epochs_on}), on=scored)
+            TrainingUnit(scored)
+            if epochs_on in (None, anchor)
+            else TrainingUnit(override(one, {"window.anchor": epochs_on}), on=scored)
         )
-        found.append(Point(line, None, line, "", (leg,)))
+        found.append(ExperimentPoint(line, None, line, "", (leg,)))
     return found
 
 
@@ -170,7 +175,7 @@ def _training_windows(recipe: Recipe, data: Data, n: int | str) -> int:
     return len(windows_of(data, sized, "train", recipe.window.stride, None))
 
 
-def _transfer(recipe: Recipe, other: str) -> list[Point]:
+def _transfer(recipe: Recipe, other: str) -> list[ExperimentPoint]:
     """Each model in four: trained here or there, tested here or there."""
     found = []
     for line, here in models(recipe).items():
@@ -178,10 +183,10 @@ def _transfer(recipe: Recipe, other: str) -> list[Point]:
         for own, foreign in ((here, there), (there, here)):
             place = Path(own.dataset).stem
             for name, leg in (
-                (f"{line}, trained on the same", Leg(own)),
-                (f"{line}, trained on the other", Leg(foreign, on=own)),
+                (f"{line}, trained on the same", TrainingUnit(own)),
+                (f"{line}, trained on the other", TrainingUnit(foreign, on=own)),
             ):
-                found.append(Point(name, f"tested on {place}", name, f"tested on {place}", (leg,), place))
+                found.append(ExperimentPoint(name, f"tested on {place}", name, f"tested on {place}", (leg,), place))
     return found
 
 
@@ -202,11 +207,11 @@ def _people(asked: Personalisation, recipe: Recipe, data: Data) -> list[str]:
     return found[: asked.people]
 
 
-def _personal(recipe: Recipe, asked: Personalisation, people: list[str]) -> list[Point]:
+def _personal(recipe: Recipe, asked: Personalisation, people: list[str]) -> list[ExperimentPoint]:
     """The population's model at 0 days, then tuned on each person's days; the same windows for all."""
     first = min(asked.days)
     return [
-        Point(
+        ExperimentPoint(
             line, days, f"{days:g} days", line, tuple(_tuned(one, asked, p, days) for p in people), level=days == first
         )
         for line, one in models(recipe).items()
@@ -214,7 +219,7 @@ def _personal(recipe: Recipe, asked: Personalisation, people: list[str]) -> list
     ]
 
 
-def _tuned(population: Recipe, asked: Personalisation, person: str, days: float) -> Leg:
+def _tuned(population: Recipe, asked: Personalisation, person: str, days: float) -> TrainingUnit:
     least = min(d for d in asked.days if d > 0)
     own = {"subject": person, "history_days": max(asked.days), "train_days": days or least, "val_days": asked.val_days}
     training = {
@@ -224,8 +229,8 @@ def _tuned(population: Recipe, asked: Personalisation, person: str, days: float)
     split = {"split.kind": "person", "split.person": own}
     # one override: a person's split without the person is not valid
     tuned = override(population, {"name": f"{population.name}-person", **split, **training})
-    return Leg(tuned, start=population) if days else Leg(population, on=tuned)
+    return TrainingUnit(tuned, start=population) if days else TrainingUnit(population, on=tuned)
 
 
-def legs(found: list[Point]) -> list[Leg]:
+def legs(found: list[ExperimentPoint]) -> list[TrainingUnit]:
     return list(chain.from_iterable(point.legs for point in found))

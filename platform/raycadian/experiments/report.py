@@ -25,13 +25,13 @@ from raycadian.config import (
 )
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.compare import judged, pairs
-from raycadian.evaluation.figures import MODELS
-from raycadian.evaluation.metrics import METRICS, points_of
-from raycadian.evaluation.predictions import Predictions
-from raycadian.evaluation.report_comparison import note, pairs_html, ranks_html
+from raycadian.evaluation.forecast.compare import judged, pairs
+from raycadian.evaluation.forecast.figures import MODELS
+from raycadian.evaluation.forecast.metrics import METRICS, points_of
+from raycadian.evaluation.forecast.predictions import Predictions
+from raycadian.evaluation.forecast.report_comparison import note, pairs_html, ranks_html
 from raycadian.experiments.ablation import variants
-from raycadian.experiments.points import Point
+from raycadian.experiments.points import ExperimentPoint
 from raycadian.pages import new_figure, page, paragraph, table_html
 from raycadian.training.run import write_json, write_recipe
 
@@ -50,7 +50,7 @@ CLOSED_FORM = (
 
 
 def write(
-    folder: Path, recipe: Recipe, found: list[Point], predictions: list[Predictions], runs: list[list[str]]
+    folder: Path, recipe: Recipe, found: list[ExperimentPoint], predictions: list[Predictions], runs: list[list[str]]
 ) -> None:
     """Write recipe.yaml, table.csv, differences.csv, table.json, figure.svg and report.html into `folder`."""
     table = pd.concat([_rows(point, p, recipe) for point, p in zip(found, predictions, strict=True)], ignore_index=True)
@@ -59,7 +59,7 @@ def write(
     notes = _notes(recipe)
     confidence = recipe.evaluation.confidence
     with mpl.rc_context(parts.STYLE):
-        Left(
+        ExperimentReport(
             recipe, table, compared, notes, lambda: figure(recipe, table),
             caption=f"{_axis(recipe)} against RMSE, pooled over windows; {confidence:.0%} intervals from resampling people.",
             better=_better(groups, compared, confidence) if len(compared) else "", shown=_shown(recipe, table),
@@ -67,7 +67,7 @@ def write(
 
 
 @dataclass(frozen=True)
-class Left:
+class ExperimentReport:
     """What an experiment of any task leaves: table and differences of its points, and what its page shows of them.
 
     draw: the figure, anew at every call · better: what is better, as HTML · shown: the table for people.
@@ -82,7 +82,7 @@ class Left:
     better: str
     shown: pd.DataFrame
 
-    def write(self, folder: Path, found: list[Point], runs: list[list[str]]) -> None:
+    def write(self, folder: Path, found: list[ExperimentPoint], runs: list[list[str]]) -> None:
         """The files of `report.write`."""
         recipe, protocol = self.recipe, protocol_of(self.recipe)
         write_recipe(folder / "recipe.yaml", recipe)
@@ -111,7 +111,7 @@ class Left:
         return page(recipe.name, [(head, body) for head, body in sections if body], recipe.description or asked)
 
 
-def _rows(point: Point, p: Predictions, recipe: Recipe) -> pd.DataFrame:
+def _rows(point: ExperimentPoint, p: Predictions, recipe: Recipe) -> pd.DataFrame:
     """Error with intervals over people at each step alone and over all steps up to it."""
     settings = recipe.evaluation
     people = SubjectBootstrap(
@@ -139,7 +139,7 @@ class _Group:
     level: str | None = None
 
 
-def _grouped(found: list[Point], predictions: list[Predictions]) -> dict[str, _Group]:
+def _grouped(found: list[ExperimentPoint], predictions: list[Predictions]) -> dict[str, _Group]:
     groups: dict[str, _Group] = {}
     for point, p in zip(found, predictions, strict=True):
         group = groups.setdefault(point.group, _Group())

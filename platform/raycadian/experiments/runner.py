@@ -14,15 +14,15 @@ from raycadian import workflow
 from raycadian.cluster import JOB
 from raycadian.config import Forecasting, Recipe
 from raycadian.data.snapshot import Snapshot, prepare
-from raycadian.evaluation.classification import require_same_labels
-from raycadian.evaluation.compare import require_same_windows
-from raycadian.evaluation.decision import joined
-from raycadian.evaluation.predictions import Predictions
+from raycadian.evaluation.forecast.compare import require_same_windows
+from raycadian.evaluation.forecast.predictions import Predictions
+from raycadian.evaluation.label.classification import require_same_labels
+from raycadian.evaluation.label.decision import joined
 from raycadian.experiments import label_report, report
-from raycadian.experiments.points import Leg, Point, legs, points
+from raycadian.experiments.points import ExperimentPoint, TrainingUnit, legs, points
 from raycadian.files import replaced_folder
 from raycadian.training import labelling
-from raycadian.training.experiment import SNAPSHOTS, Data, forecast_test, load_data, read_predictions
+from raycadian.training.pipeline import SNAPSHOTS, Data, forecast_test, load_data, read_predictions
 from raycadian.training.run import RUNS, Run, experiment_key, write_json
 
 FOLDER = "experiments"
@@ -84,10 +84,10 @@ class _Bench:
             self._data[key] = load_data(recipe, self.snapshots, self._snapshots[recipe.dataset])
         return self._data[key]
 
-    def trained(self, leg: Leg) -> Run:
+    def trained(self, leg: TrainingUnit) -> Run:
         recipe = leg.recipe
         if leg.start is not None:
-            start = self.trained(Leg(leg.start))
+            start = self.trained(TrainingUnit(leg.start))
             recipe = recipe.model_copy(update={"start": str(start.path)})
         key = experiment_key(recipe, self.data(recipe).snapshot_id)
         if key not in self._runs:
@@ -96,19 +96,19 @@ class _Bench:
             )
         return self._runs[key]
 
-    def predictions(self, point: Point) -> Predictions:
+    def predictions(self, point: ExperimentPoint) -> Predictions:
         return Predictions.concat([self._forecast(leg) for leg in point.legs])
 
-    def said(self, point: Point) -> label_report.Said:
+    def said(self, point: ExperimentPoint) -> label_report.Said:
         runs = [self.trained(leg) for leg in point.legs]
         return joined([labelling.said_by(run.path, run.recipe) for run in runs])
 
-    def _forecast(self, leg: Leg) -> Predictions:
+    def _forecast(self, leg: TrainingUnit) -> Predictions:
         trained = self.trained(leg)
         return read_predictions(trained) if leg.on is None else forecast_test(trained, leg.on, self.data(leg.on))
 
 
-def _require_identical(found: list[Point], said: list[Any]) -> None:
+def _require_identical(found: list[ExperimentPoint], said: list[Any]) -> None:
     """Every point that is tested on the same has the same windows: subject, time, truth. Raises ValueError."""
     first: dict[str, Any] = {}
     for point, own in zip(found, said, strict=True):

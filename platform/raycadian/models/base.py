@@ -20,7 +20,7 @@ from raycadian.types import Batch, LabelPrediction, Prediction
 
 
 @dataclass(frozen=True)
-class Spec:
+class ModelSpec:
     """What a model must fit: the windows it sees and what it gives. Raises ValueError.
 
     context L and horizon H in points of `dt_min` minutes · past and known: channel names · task forecast: past[0] is the
@@ -64,7 +64,7 @@ class Spec:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "Spec":
+    def from_dict(cls, raw: dict[str, Any]) -> "ModelSpec":
         lists = {name: tuple(raw[name]) for name in ("past", "known", "quantiles")}
         task = {
             name: raw[name] for name in ("task", "balanced", "labels") if name in raw
@@ -93,13 +93,13 @@ class TrainingWindows(Protocol):
 class Model(nn.Module, ABC):
     """A forecaster. A subclass gives `forward`; the loss is the same for all. For labels see `LabelModel`.
 
-    `watched`: the validation metric, lower is better, that chooses the epoch. `config` is the recipe's section that it was built from. `model.double()` computes in float64: equal rows then give
+    `monitor`: the validation metric, lower is better, that chooses the epoch. `config` is the recipe's section that it was built from. `model.double()` computes in float64: equal rows then give
     equal forecasts to 1e-9 mg/dL whatever batch they stand in (float32: 1e-4).
     """
 
-    watched: ClassVar[str] = "val/rmse"
+    monitor: ClassVar[str] = "val/rmse"
 
-    def __init__(self, spec: Spec, config: ModelConfig):
+    def __init__(self, spec: ModelSpec, config: ModelConfig):
         super().__init__()
         self.spec, self.config = spec, config
         self.register_buffer("levels", torch.tensor(spec.quantiles), persistent=False)
@@ -108,7 +108,7 @@ class Model(nn.Module, ABC):
     def forward(self, batch: Batch) -> Prediction:
         """Quantiles (B, H, Q) in mg/dL at spec.quantiles, non-decreasing in Q; the 0.5 level is the point forecast."""
 
-    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
+    def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
         """The forecast and what training minimises, from one pass: here the mean pinball loss in mg/dL over levels and
         non-missing targets. Without any valid target it is 0."""
         found = self(batch)
@@ -116,18 +116,18 @@ class Model(nn.Module, ABC):
         return found, mean_over_valid(pinball(found.quantiles, torch.nan_to_num(target), self.levels), target)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(the loss of `learn`, diagnostics).
+        """(the loss of `forward_loss`, diagnostics).
 
         diagnostics: n, the number of valid target points; mae and mse, mean absolute and squared error of the median
         in mg/dL. Means weighted by n over batches give the exact mean over all. Without any valid target all are 0.
         """
-        found, loss = self.learn(batch)
+        found, loss = self.forward_loss(batch)
         target = batch["target"]
         error = (found.quantiles[..., self.spec.middle] - torch.nan_to_num(target)).detach()
         errors = {"mae": mean_over_valid(error.abs(), target), "mse": mean_over_valid(error.square(), target)}
         return loss, {"n": (~torch.isnan(target)).sum(), **errors}
 
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         """Compute statistics (and closed-form weights) from TRAINING windows. Raises ValueError for unfit windows."""
 
     def calibrate(self, windows: TrainingWindows) -> None:
@@ -141,7 +141,7 @@ SCORE_BINS = 1024  # of the probability, for the area under the ROC curve while 
 
 
 class LabelModel(Model):
-    """A model of one label a window: a subclass gives `score`, and calls `super().prepare` in its own.
+    """A model of one label a window: a subclass gives `score`, and calls `super().fit_statistics` in its own.
 
     classify: `score` is a log odds, trained by the cross entropy in which, if the spec says balanced, windows with the
     label weigh `positive_weight` times as much; `forward` takes that weight back, so that its odds are those of the
@@ -151,9 +151,9 @@ class LabelModel(Model):
     Of several labels each has weight, mean and standard deviation of its own, and the loss is the mean over all that are known.
     """
 
-    watched = "val/loss"
+    monitor = "val/loss"
 
-    def __init__(self, spec: Spec, config: ModelConfig):
+    def __init__(self, spec: ModelSpec, config: ModelConfig):
         super().__init__(spec, config)
         self.register_buffer("positive_weight", torch.ones(spec.label_shape))
         self.register_buffer("label_mean", torch.zeros(spec.label_shape))
@@ -175,7 +175,7 @@ class LabelModel(Model):
             return score - self.positive_weight.log()
         return self.label_mean + self.label_sd * score
 
-    def learn(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:  # type: ignore[override]
+    def forward_loss(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:  # type: ignore[override]
         score, label = self._score(batch), batch["label"]
         weight = weights_of(batch).to(score.dtype).view(-1, *[1] * (score.dim() - 1))
         return LabelPrediction(self._in_unit(score)), mean_over_valid(self.each_loss(score, label) * weight, label)
@@ -191,7 +191,7 @@ class LabelModel(Model):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """diagnostics: n, the number of known labels; mae and mse of the label (classify: of its probability); classify:
         ranks (2, SCORE_BINS), how many windows without and with the (first) label have a probability in each bin."""
-        found, loss = self.learn(batch)
+        found, loss = self.forward_loss(batch)
         label = batch["label"]
         said = found.score.detach()
         if self.spec.task == "classify":
@@ -202,7 +202,7 @@ class LabelModel(Model):
             found_by["ranks"] = _ranks(*(x if x.dim() == 1 else x[:, 0] for x in (said, label)))
         return loss, {"n": (~torch.isnan(label)).sum(), **found_by}
 
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         """Weight, mean and standard deviation of the training labels. Raises ValueError where they are all the same."""
         labels, weights = windows.labels().double().view(len(windows), -1), windows.weights().double()
         shape = self.spec.label_shape
@@ -245,7 +245,7 @@ def _ranks(probability: Tensor, label: Tensor) -> Tensor:
 class Wrapper(Model):
     """A model around another: what that sees of a batch, and what becomes of its forecast. The rest is forwarded."""
 
-    def __init__(self, spec: Spec, config: ModelConfig, inner: Model):
+    def __init__(self, spec: ModelSpec, config: ModelConfig, inner: Model):
         super().__init__(spec, config)
         self.inner = inner
 
@@ -260,12 +260,12 @@ class Wrapper(Model):
     def forward(self, batch: Batch) -> Prediction:
         return self.restore(self.inner(self.view(batch)), batch)
 
-    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
-        found, loss = self.inner.learn(self.view(batch))
+    def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
+        found, loss = self.inner.forward_loss(self.view(batch))
         return self.restore(found, batch), loss
 
-    def prepare(self, windows: TrainingWindows) -> None:
-        self.inner.prepare(_Viewed(windows, self.view))
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        self.inner.fit_statistics(_Viewed(windows, self.view))
 
     def calibrate(self, windows: TrainingWindows) -> None:
         self.inner.calibrate(_Viewed(windows, self.view))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from raycadian import config
-from raycadian.models.base import Model, Spec, TrainingWindows, spaced
+from raycadian.models.base import Model, ModelSpec, TrainingWindows, spaced
 from raycadian.models.heads import residual_offsets
-from raycadian.models.known import Known
+from raycadian.models.known import KnownCovariates
 from raycadian.types import Batch, Prediction
 
 _SAMPLE = 65536  # windows whose residuals give the intervals
@@ -22,7 +22,7 @@ class PointModel(Model):
 
     offsets_mgdl: Tensor
 
-    def __init__(self, spec: Spec, config: config.Model):
+    def __init__(self, spec: ModelSpec, config: config.Model):
         super().__init__(spec, config)
         self.register_buffer("offsets_mgdl", torch.zeros(spec.horizon, len(spec.quantiles)))
 
@@ -34,7 +34,7 @@ class PointModel(Model):
         return Prediction(self.point(batch).unsqueeze(-1) + self.offsets_mgdl)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         residual = torch.cat([batch["target"] - self.point(batch) for batch in spaced(windows, _SAMPLE)])
         self.offsets_mgdl.copy_(residual_offsets(residual, self.spec.quantiles))
 
@@ -57,7 +57,7 @@ class Seasonal(PointModel):
     Raises ValueError where the context does not hold the points 24 h before every step.
     """
 
-    def __init__(self, spec: Spec, config: config.Seasonal):
+    def __init__(self, spec: ModelSpec, config: config.Seasonal):
         super().__init__(spec, config)
         day, context, horizon = 1440 / spec.dt_min, spec.context, spec.horizon
         if day != int(day):
@@ -87,11 +87,11 @@ class Ridge(PointModel):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, spec: Spec, config: config.Ridge):
+    def __init__(self, spec: ModelSpec, config: config.Ridge):
         super().__init__(spec, config)
         if config.lags > spec.context:
             raise ValueError(f"ridge.lags {config.lags} exceeds the context of {spec.context} points; lower lags")
-        self.known = Known(spec) if config.exogenous else None
+        self.known = KnownCovariates(spec) if config.exogenous else None
         self.size = config.lags + (len(spec.known) if config.exogenous else 0)
         self.register_buffer("weight", torch.zeros(spec.horizon, self.size))
         self.register_buffer("bias", torch.zeros(spec.horizon))
@@ -101,11 +101,11 @@ class Ridge(PointModel):
         # not a matrix product: autocast would round that to bfloat16
         return last + self.bias + (x * self.weight).sum(-1)
 
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         if self.known is not None:
-            self.known.prepare(windows)
+            self.known.fit_statistics(windows)
         self._fit(windows)
-        super().prepare(windows)
+        super().fit_statistics(windows)
 
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """x (B, H or 1, size) and the last value (B, 1)."""

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from raycadian import config
-from raycadian.models.base import Model, Spec
+from raycadian.models.base import Model, ModelSpec
 from raycadian.models.baselines import CMA, Persistence, Ridge, Seasonal
 from raycadian.models.cnn import CNN
 from raycadian.models.conformal import Conformal
 from raycadian.models.ensemble import Ensemble
 from raycadian.models.feature_net import FeatureNet
 from raycadian.models.hybrid import Exogenous, Physics, Residual, Staged, with_signals
-from raycadian.models.label_baselines import Boosting, Last
+from raycadian.models.label_baselines import Boosting, LastValue
 from raycadian.models.lstm import LSTM
 from raycadian.models.mlp import MLP
 from raycadian.models.separate import Separate
@@ -22,7 +22,7 @@ from raycadian.models.stack import Stack
 from raycadian.models.statistics import Statistics
 
 
-def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, Any]] | None = None) -> Model:
+def build(section: config.Model, spec: ModelSpec, architectures: Iterator[dict[str, Any]] | None = None) -> Model:
     """An untrained model. Raises ValueError where the section doesn't fit the spec or a checkpoint can't be had.
 
     architectures: those of the TTMs inside, in the order of `Model.modules()`, as a checkpoint of ours holds them;
@@ -41,15 +41,15 @@ def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, A
             return LSTM(spec, section)
         case config.MLP():
             return MLP(spec, section)
-        case config.Statistics() | config.Last() | config.Boosting() if spec.labels > 1:
+        case config.Statistics() | config.LastValue() | config.Boosting() if spec.labels > 1:
             alone = replace(spec, labels=1)
             return Separate(spec, section, [build(section, alone) for _ in range(spec.labels)])
         case config.FeatureNet():
             return FeatureNet(spec, section)
         case config.Statistics():
             return Statistics(spec, section)
-        case config.Last():
-            return Last(spec, section)
+        case config.LastValue():
+            return LastValue(spec, section)
         case config.Boosting():
             return Boosting(spec, section)
         case config.CNN():
@@ -80,7 +80,7 @@ def build(section: config.Model, spec: Spec, architectures: Iterator[dict[str, A
             raise AssertionError(f"no model for {type(section).__name__}")
 
 
-def _ttm(section: config.TTM, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
+def _ttm(section: config.TTM, spec: ModelSpec, architectures: Iterator[dict[str, Any]] | None) -> Model:
     from raycadian.models import ttm  # imports granite-tsfm: 4 s that other models don't pay
 
     if architectures is not None:
@@ -92,7 +92,7 @@ def _ttm(section: config.TTM, spec: Spec, architectures: Iterator[dict[str, Any]
     return ttm.TTM(spec, section, network)
 
 
-def _ttm_label(section: config.TTMLabel, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
+def _ttm_label(section: config.TTMLabel, spec: ModelSpec, architectures: Iterator[dict[str, Any]] | None) -> Model:
     from raycadian.models import ttm_label
 
     network, section = _backbone(section, spec, architectures)
@@ -100,7 +100,7 @@ def _ttm_label(section: config.TTMLabel, spec: Spec, architectures: Iterator[dic
 
 
 def _backbone(
-    section: config.TTMLabel, spec: Spec, architectures: Iterator[dict[str, Any]] | None
+    section: config.TTMLabel, spec: ModelSpec, architectures: Iterator[dict[str, Any]] | None
 ) -> tuple[Any, config.TTMLabel]:
     """TTM's, and the section with the cycles that its weights have seen."""
     from raycadian.models import ttm, ttm_label
@@ -110,14 +110,16 @@ def _backbone(
     return ttm.saved_backbone(_next(architectures)), section
 
 
-def _pat(section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
+def _pat(section: config.PAT, spec: ModelSpec, architectures: Iterator[dict[str, Any]] | None) -> Model:
     from raycadian.models import pat  # imports peft
 
     encoder, section = _encoder(section, spec, architectures)
     return pat.PAT(spec, section, encoder)
 
 
-def _encoder(section: config.PAT, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> tuple[Any, config.PAT]:
+def _encoder(
+    section: config.PAT, spec: ModelSpec, architectures: Iterator[dict[str, Any]] | None
+) -> tuple[Any, config.PAT]:
     """PAT's, and the section with the cycles that its weights have seen. A checkpoint of ours says so itself."""
     from raycadian.models import pat
 
@@ -126,7 +128,7 @@ def _encoder(section: config.PAT, spec: Spec, architectures: Iterator[dict[str, 
     return pat.pretrained(section, spec)
 
 
-def _masked(section: config.Masked, spec: Spec, architectures: Iterator[dict[str, Any]] | None) -> Model:
+def _masked(section: config.Masked, spec: ModelSpec, architectures: Iterator[dict[str, Any]] | None) -> Model:
     if isinstance(section.inner, config.PAT):
         from raycadian.models import pat
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from raycadian import config
 from raycadian.files import replaced_folder
 from raycadian.models import adapters
-from raycadian.models.base import Model, Spec
+from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
@@ -36,7 +36,7 @@ def load(folder: Path) -> Model:
     raw = _read_description(folder)
     try:
         section = TypeAdapter(config.Model).validate_python(raw["model"])
-        model = build(section, Spec.from_dict(raw["spec"]), iter(_architectures(raw)))
+        model = build(section, ModelSpec.from_dict(raw["spec"]), iter(_architectures(raw)))
         found = _digest(folder / _WEIGHTS)
         if found != raw["weights_sha256"]:
             raise ValueError(

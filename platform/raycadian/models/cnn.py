@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models.base import LabelModel, Spec, TrainingWindows
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows
 from raycadian.models.scaling import Scaling
 from raycadian.types import Batch
 
@@ -17,7 +17,7 @@ class CNN(LabelModel):
     """Blocks of convolution, normalisation, GELU, dropout, each `stride` times shorter and twice as wide; the mean and
     the maximum over what time is left go to the head. Channels are standardised by training windows."""
 
-    def __init__(self, spec: Spec, section: config.CNN):
+    def __init__(self, spec: ModelSpec, section: config.CNN):
         super().__init__(spec, section)
         if spec.context < section.stride**section.blocks:
             raise ValueError(
@@ -34,9 +34,9 @@ class CNN(LabelModel):
         pooled = torch.cat([found.mean(-1), found.amax(-1)], dim=1)
         return self.head(pooled).view(-1, *self.spec.label_shape)
 
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
-        self.scaling.prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
+        self.scaling.fit_statistics(windows)
 
 
 def _block(wide: int, wider: int, section: config.CNN) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raycadian.config import Conformal as ConformalConfig
-from raycadian.models.base import Model, Spec, TrainingWindows, Wrapper, spaced
+from raycadian.models.base import Model, ModelSpec, TrainingWindows, Wrapper, spaced
 from raycadian.types import Batch, Prediction
 
 _SAMPLE = 65536  # windows that are enough for any quantile
@@ -28,7 +28,7 @@ class Conformal(Wrapper):
 
     offset_mgdl: Tensor
 
-    def __init__(self, spec: Spec, config: ConformalConfig, inner: Model):
+    def __init__(self, spec: ModelSpec, config: ConformalConfig, inner: Model):
         super().__init__(spec, config, inner)
         self.register_buffer("offset_mgdl", torch.zeros(spec.horizon, len(spec.quantiles)))
 

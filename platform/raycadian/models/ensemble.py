@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from raycadian.config import Ensemble as EnsembleConfig
-from raycadian.models.base import Model, Spec, TrainingWindows, spaced, trainable_parameters
+from raycadian.models.base import Model, ModelSpec, TrainingWindows, spaced, trainable_parameters
 from raycadian.types import Batch, Prediction
 
 _SAMPLE = 65536  # windows that weights are chosen on
@@ -31,7 +31,7 @@ class Ensemble(Model):
     normal: Tensor
     share: Tensor
 
-    def __init__(self, spec: Spec, config: EnsembleConfig, members: Sequence[Model]):
+    def __init__(self, spec: ModelSpec, config: EnsembleConfig, members: Sequence[Model]):
         super().__init__(spec, config)
         self.members = nn.ModuleList(members)
         normal = torch.special.ndtri(torch.tensor(spec.quantiles, dtype=torch.float64))
@@ -50,8 +50,8 @@ class Ensemble(Model):
     def forward(self, batch: Batch) -> Prediction:
         return self._joined([member(batch) for member in self.members])
 
-    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
-        found, losses = zip(*(member.learn(batch) for member in self.members), strict=True)
+    def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
+        found, losses = zip(*(member.forward_loss(batch) for member in self.members), strict=True)
         return self._joined(found), torch.stack(losses).mean()
 
     def _joined(self, found: Sequence[Prediction]) -> Prediction:
@@ -68,9 +68,9 @@ class Ensemble(Model):
         """(members, ...) -> (...)."""
         return torch.einsum("m...,m->...", values, self.share.to(values.dtype))
 
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         for member in self.members:
-            member.prepare(windows)
+            member.fit_statistics(windows)
 
     def calibrate(self, windows: TrainingWindows) -> None:
         for member in self.members:

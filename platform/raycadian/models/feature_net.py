@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import features
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, spaced
 from raycadian.types import Batch
 
 _SAMPLE = 65536  # training windows that say how variables vary
@@ -20,7 +20,7 @@ class FeatureNet(LabelModel):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, spec: Spec, section: config.FeatureNet):
+    def __init__(self, spec: ModelSpec, section: config.FeatureNet):
         super().__init__(spec, section)
         size = len(features.names(section.features, spec))
         self.register_buffer("centre", torch.zeros(size))
@@ -35,8 +35,8 @@ class FeatureNet(LabelModel):
         return self.head(self.backbone(standard)).view(-1, *self.spec.label_shape)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
         found = torch.cat([features.compute(self.config.features, b, self.spec) for b in spaced(windows, _SAMPLE)])
         mean = found.double().nanmean(0).nan_to_num()
         sd = (found.double() - mean).square().nanmean(0).nan_to_num().sqrt()

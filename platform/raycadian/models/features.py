@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raycadian.config import Features
-from raycadian.models.base import Spec
+from raycadian.models.base import ModelSpec
 from raycadian.types import Batch
 
 PER_CHANNEL = ("mean", "sd", "5%", "25%", "median", "75%", "95%", "sd of the slope", "last second", "trend")
@@ -20,7 +20,7 @@ _DAY = 1440  # minutes
 _WEEKEND = (6, 0)  # Saturday and Sunday, woken up to
 
 
-def names(kind: Features, spec: Spec) -> tuple[str, ...]:
+def names(kind: Features, spec: ModelSpec) -> tuple[str, ...]:
     """Of the columns. Raises ValueError where the windows don't have what they are made from."""
     if kind == "statistics":
         return tuple(f"{channel}: {name}" for name in PER_CHANNEL for channel in spec.past)
@@ -32,12 +32,12 @@ def names(kind: Features, spec: Spec) -> tuple[str, ...]:
     return (*_RHYTHM, *(f"{part} of {name}" for part in ("sine", "cosine") for name in _HOURS), *_SLEEP, "worn")
 
 
-def compute(kind: Features, batch: Batch, spec: Spec) -> Tensor:
+def compute(kind: Features, batch: Batch, spec: ModelSpec) -> Tensor:
     """In the batch's floating-point type."""
     return _statistics(batch, spec) if kind == "statistics" else _rhythm(batch)
 
 
-def _statistics(batch: Batch, spec: Spec) -> Tensor:
+def _statistics(batch: Batch, spec: ModelSpec) -> Tensor:
     """PER_CHANNEL of each channel; a statistic's channels stand together. NaN for a channel of which nothing was measured."""
     x = batch["past"]
     last = max(1, round(1 / (60 * spec.dt_min)))  # points of a second
@@ -63,8 +63,8 @@ def _rhythm(batch: Batch) -> Tensor:
     """physiology/circadian.py's indices of the days that the window has, in minutes that were worn; hours of the local
     clock as a point on a circle, since 23:50 is near 00:10. Sleep's regularity and social jet lag are of the rest that
     activity shows (physiology/sleep.py), NaN where it shows none, as of a monitor that comes off at night."""
-    from raycadian.physiology.circadian import rhythm
-    from raycadian.physiology.sleep import regularity, rest
+    from raycadian.physiology.rhythms.circadian import rhythm
+    from raycadian.physiology.rhythms.sleep import regularity, rest
 
     past, worn = batch["past"][..., 0], batch["past_mask"][..., 0]
     days = torch.where(worn, past, torch.nan).double().cpu().numpy().reshape(len(past), -1, _DAY)
@@ -81,7 +81,7 @@ def _rhythm(batch: Batch) -> Tensor:
 def _jet_lag_h(state: np.ndarray, batch: Batch, begin_h: np.ndarray) -> np.ndarray:
     """Social jet lag (B,) of rest (B, D, 1440) that begins at the local hours `begin_h` (B,); NaN without a night that ends at a
     weekend and one that doesn't."""
-    from raycadian.physiology.sleep import mid_rest_h, social_jet_lag_h
+    from raycadian.physiology.rhythms.sleep import mid_rest_h, social_jet_lag_h
 
     time_s = batch["time_s"].cpu().numpy()
     first_h = (time_s - 60 * (state[0].size - 1)) / 3600  # UTC, since 1970

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.special import stdtrit
 from torch import Tensor, nn
 
-from raycadian.models.base import Model, Spec, mean_over_valid, pinball
+from raycadian.models.base import Model, ModelSpec, mean_over_valid, pinball
 from raycadian.types import Batch, Prediction
 
 _RESOLUTION_MGDL = 1.0  # of sensors: no distribution is narrower
@@ -26,7 +26,7 @@ class Headed(Model):
     def forward(self, batch: Batch) -> Prediction:
         return Prediction(self.distribution(batch).quantiles)
 
-    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
+    def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
         found, target = self.distribution(batch), batch["target"]
         return Prediction(found.quantiles), mean_over_valid(found.loss(torch.nan_to_num(target)), target)
 
@@ -55,11 +55,11 @@ class StudentT:
         return -torch.distributions.StudentT(self.freedom, self.loc, self.scale, validate_args=False).log_prob(target)
 
 
-class Tails(nn.Module):
+class QuantileOffsets(nn.Module):
     """The distribution from its median and a raw width: scale = 1 mg/dL + softplus(raw) * unit, degrees of freedom > 2
     (a variance exists) one a step, which training learns. Heavy tails keep one wild reading from widening all."""
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: ModelSpec):
         super().__init__()
         self.levels = spec.quantiles
         self.raw = nn.Parameter(torch.full((spec.horizon,), 3.0))  # about 5 degrees of freedom

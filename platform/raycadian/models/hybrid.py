@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raycadian import config
-from raycadian.models.base import Spec, Wrapper, mean_over_valid
+from raycadian.models.base import ModelSpec, Wrapper, mean_over_valid
 from raycadian.types import SIGNAL, Batch, Prediction
 
 
@@ -51,7 +51,7 @@ class Exogenous(Wrapper):
         return {**batch, "known": torch.cat([batch["known"], torch.stack(columns, dim=-1)], dim=-1)}
 
 
-def with_signals(spec: Spec, section: config.Exogenous) -> Spec:
+def with_signals(spec: ModelSpec, section: config.Exogenous) -> ModelSpec:
     """What the model inside `Exogenous` must fit."""
     return replace(spec, known=spec.known + signal_keys(section))
 
@@ -70,8 +70,8 @@ class Physics(Wrapper):
     Physics 3:422-440, on losses from equations.)
     """
 
-    def learn(self, batch: Batch) -> tuple[Prediction, Tensor]:
-        found, loss = super().learn(batch)
+    def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
+        found, loss = super().forward_loss(batch)
         return found, loss + self.config.weight * self.penalty(found, batch)
 
     def penalty(self, found: Prediction, batch: Batch) -> Tensor:

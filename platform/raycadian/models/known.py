@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raycadian.models.base import Spec, TrainingWindows, spaced
+from raycadian.models.base import ModelSpec, TrainingWindows, spaced
 from raycadian.types import Batch
 
 _SAMPLE = 4096  # windows that give the statistics
 
 
-class Known(nn.Module):
+class KnownCovariates(nn.Module):
     """Known channels less their mean over training windows, divided by their standard deviation (1 where constant)."""
 
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: ModelSpec):
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(spec.known)))
         self.register_buffer("sd", torch.ones(len(spec.known)))
@@ -27,7 +27,7 @@ class Known(nn.Module):
         return (batch["known"].to(self.mean.dtype) - self.mean) / self.sd
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         values = torch.cat([batch["known"] for batch in spaced(windows, _SAMPLE)]).double().flatten(0, 1)
         sd = values.std(0, correction=0)
         self.mean.copy_(values.mean(0))

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from raycadian import config
 from raycadian.models import features, logistic
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, mean_over_valid, spaced, weights_of
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, mean_over_valid, spaced, weights_of
 from raycadian.models.trees import Trees
 from raycadian.types import Batch
 
 _SAMPLE = 2**18  # windows that fit it
 
 
-class Last(LabelModel):
+class LastValue(LabelModel):
     """The mean of a channel over the last seconds that were measured: regress gives it as it is, classify puts it through a
     logistic regression, fitted by `prepare`. Of a window without any it takes the training mean."""
 
@@ -23,7 +23,7 @@ class Last(LabelModel):
     constant: Tensor
     usual: Tensor
 
-    def __init__(self, spec: Spec, section: config.Last):
+    def __init__(self, spec: ModelSpec, section: config.LastValue):
         super().__init__(spec, section)
         if section.channel not in spec.past:
             raise ValueError(f"last.channel {section.channel!r} is none of the past channels {list(spec.past)}")
@@ -45,8 +45,8 @@ class Last(LabelModel):
         return torch.where(seen, value, torch.nan).nanmean(1).to(self.slope.dtype)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
         parts = [(self._last(batch), batch["label"], weights_of(batch)) for batch in spaced(windows, _SAMPLE)]
         last, label, weight = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
         known = ~np.isnan(last) & ~np.isnan(label)
@@ -63,7 +63,7 @@ class Last(LabelModel):
 class Boosting(LabelModel):
     """Trees on features.py's variables, grown by `prepare`; `calibrate` keeps as many as do best on validation windows."""
 
-    def __init__(self, spec: Spec, section: config.Boosting):
+    def __init__(self, spec: ModelSpec, section: config.Boosting):
         super().__init__(spec, section)
         self.names = features.names(section.features, spec)
         self.trees = Trees(section.trees, section.depth)
@@ -77,8 +77,8 @@ class Boosting(LabelModel):
         return features.compute(self.config.features, batch, self.spec)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
         parts = [(self._variables(batch), batch["label"], weights_of(batch)) for batch in spaced(windows, _SAMPLE)]
         variables, label, weight = (torch.cat(part) for part in zip(*parts, strict=True))
         known = ~label.isnan()

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models.base import Spec, TrainingWindows, spaced
-from raycadian.models.heads import Headed, Quantiles, StudentT, Tails, around
-from raycadian.models.known import Known
+from raycadian.models.base import ModelSpec, TrainingWindows, spaced
+from raycadian.models.heads import Headed, QuantileOffsets, Quantiles, StudentT, around
+from raycadian.models.known import KnownCovariates
 from raycadian.types import BASAL, BOLUS, GLUCOSE_MAX_MGDL, GLUCOSE_MIN_MGDL, Batch
 
 FEATURES = ("glucose", "delta", "basal", "bolus", "hour_sin", "hour_cos", "clipped", "missing")
@@ -35,7 +35,7 @@ class LSTM(Headed):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, spec: Spec, config: config.LSTM):
+    def __init__(self, spec: ModelSpec, config: config.LSTM):
         super().__init__(spec, config)
         between = config.dropout if config.layers > 1 else 0.0  # dropout stands between layers
         width, outputs = len(spec.known) * config.exogenous, len(spec.quantiles) if config.head == "quantiles" else 2
@@ -44,8 +44,8 @@ class LSTM(Headed):
             nn.Linear(config.hidden + width * spec.horizon, config.hidden), nn.ReLU(), nn.Dropout(config.dropout),
             nn.Linear(config.hidden, spec.horizon * outputs),
         )  # fmt: skip
-        self.known = Known(spec) if config.exogenous else None
-        self.tails = Tails(spec) if config.head == "student_t" else None
+        self.known = KnownCovariates(spec) if config.exogenous else None
+        self.tails = QuantileOffsets(spec) if config.head == "student_t" else None
         self.register_buffer("centre", torch.zeros(len(FEATURES)))
         self.register_buffer("scale", torch.ones(len(FEATURES)))
 
@@ -96,9 +96,9 @@ class LSTM(Headed):
         return batch.get("shift", self.scale.new_zeros(()).expand(shape)).to(self.scale.dtype)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         if self.known is not None:
-            self.known.prepare(windows)
+            self.known.fit_statistics(windows)
         sample = torch.cat([self._features(batch) for batch in spaced(windows, _SAMPLE)])
         values = sample[..., :-_FLAGS].flatten(0, 1).numpy()
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0).astype(np.float32)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models.base import Model, Spec
+from raycadian.models.base import Model, ModelSpec
 from raycadian.models.seen import joined_cycles
 from raycadian.types import Batch, Reconstruction
 
@@ -27,9 +27,9 @@ class Masked(Model):
     hidden patches alone (`error`).
     """
 
-    watched = "val/loss"
+    monitor = "val/loss"
 
-    def __init__(self, spec: Spec, section: config.Masked, patches: int):
+    def __init__(self, spec: ModelSpec, section: config.Masked, patches: int):
         super().__init__(spec, section)
         self.patches = patches
 
@@ -55,7 +55,7 @@ class Masked(Model):
         hidden = draw(self.patches, self.config.share, generator).to(signal.device)
         return Reconstruction(self.rebuild(signal, batch, hidden), hidden)
 
-    def learn(self, batch: Batch) -> tuple[Reconstruction, Tensor]:  # type: ignore[override]
+    def forward_loss(self, batch: Batch) -> tuple[Reconstruction, Tensor]:  # type: ignore[override]
         found, _, loss = self._errors(batch)
         return found, loss
 

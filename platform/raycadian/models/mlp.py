@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models.base import Spec, TrainingWindows, spaced
-from raycadian.models.heads import Headed, Quantiles, StudentT, Tails, around
+from raycadian.models.base import ModelSpec, TrainingWindows, spaced
+from raycadian.models.heads import Headed, QuantileOffsets, Quantiles, StudentT, around
 from raycadian.types import Batch
 
 _SAMPLE = 65536  # windows that give the scales
@@ -30,7 +30,7 @@ class MLP(Headed):
     change_mgdl: Tensor
     unit_mgdl: Tensor
 
-    def __init__(self, spec: Spec, config: config.MLP):
+    def __init__(self, spec: ModelSpec, config: config.MLP):
         super().__init__(spec, config)
         if config.lags >= spec.context:
             raise ValueError(
@@ -45,7 +45,7 @@ class MLP(Headed):
         self.backbone = nn.Sequential(*blocks)
         self.head = nn.Linear(config.hidden, spec.horizon * outputs)
         self.linear = nn.Linear(size, spec.horizon)
-        self.tails = Tails(spec) if config.head == "student_t" else None
+        self.tails = QuantileOffsets(spec) if config.head == "student_t" else None
         self.register_buffer("level", torch.tensor([0.0, 1.0]))  # mean and standard deviation, mg/dL
         self.register_buffer("change_mgdl", torch.ones(()))
         self.register_buffer("unit_mgdl", torch.ones(spec.horizon))
@@ -73,7 +73,7 @@ class MLP(Headed):
         return torch.cat(columns, dim=1), last
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         parts = [(b["past"][:, -self.config.lags - 1 :, 0], b["target"]) for b in spaced(windows, _SAMPLE)]
         recent, target = (torch.cat(part).double() for part in zip(*parts, strict=True))
         last = recent[:, -1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import adapters
-from raycadian.models.base import LabelModel, Spec, TrainingWindows
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows
 from raycadian.models.masked import Masked, load_encoder
 from raycadian.models.scaling import Scaling
 from raycadian.models.seen import joined_cycles, published_cycles
@@ -171,7 +171,7 @@ def start(module: nn.Module) -> None:
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def scaling(spec: Spec, section: config.PAT) -> Scaling:
+def scaling(spec: ModelSpec, section: config.PAT) -> Scaling:
     """Raises ValueError for windows that PAT can't take. Minutes that were not worn, or not measured, are at the mean."""
     if len(spec.past) != 1 or abs(spec.dt_min - 1) > 1e-9:
         raise ValueError(
@@ -184,7 +184,7 @@ def scaling(spec: Spec, section: config.PAT) -> Scaling:
 class PAT(LabelModel):
     """The encoder, and a head on the mean of its patches. `config.cycles` is what the weights have seen of NHANES."""
 
-    def __init__(self, spec: Spec, section: config.PAT, encoder: Encoder):
+    def __init__(self, spec: ModelSpec, section: config.PAT, encoder: Encoder):
         super().__init__(spec, section)
         self.scaling = scaling(spec, section)
         self.encoder = encoder
@@ -199,15 +199,15 @@ class PAT(LabelModel):
         found = self.head(self.encoder(self.scaling(batch)[..., 0]))
         return found.view(-1, *self.spec.label_shape)
 
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
-        self.scaling.prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
+        self.scaling.fit_statistics(windows)
 
 
 class MaskedPAT(Masked):
     """PAT's masked autoencoder: the encoder sees the visible patches alone."""
 
-    def __init__(self, spec: Spec, section: config.Masked, encoder: Encoder):
+    def __init__(self, spec: ModelSpec, section: config.Masked, encoder: Encoder):
         super().__init__(spec, section, spec.context // encoder.size.patch)
         self.scaling = scaling(spec, section.inner)
         self.encoder = encoder
@@ -221,16 +221,16 @@ class MaskedPAT(Masked):
         seen = self.encoder.encode(patches[:, ~hidden])
         return self.decoder(seen, hidden, self.encoder.positions).unsqueeze(-1)
 
-    def prepare(self, windows: TrainingWindows) -> None:
-        self.scaling.prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        self.scaling.fit_statistics(windows)
 
 
-def random_encoder(section: config.PAT, spec: Spec) -> Encoder:
+def random_encoder(section: config.PAT, spec: ModelSpec) -> Encoder:
     convolution = section.embedding == "conv"
     return Encoder(SIZES[section.size], spec.context, convolution=convolution, dropout=section.dropout)
 
 
-def pretrained(section: config.PAT, spec: Spec) -> tuple[Encoder, config.PAT]:
+def pretrained(section: config.PAT, spec: ModelSpec) -> tuple[Encoder, config.PAT]:
     """The encoder with the weights of `section.pretrained`, and the section with all cycles that they have seen. Raises
     ValueError for weights of another encoder, or whose cycles nobody says."""
     encoder = random_encoder(section, spec)

@@ -31,7 +31,7 @@ class Scaling(nn.Module):
         return torch.where(batch["past_mask"], found, 0.0)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         """From all training windows, in one pass. Raises ValueError for a channel of which nothing was measured."""
         sums = torch.zeros(3, *self.mean.shape, dtype=torch.float64)  # count, sum, sum of squares
         for batch in windows.batches(_BATCH):

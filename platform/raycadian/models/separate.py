@@ -8,25 +8,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raycadian.config import ForLabel
-from raycadian.models.base import LabelModel, Spec, TrainingWindows
+from raycadian.config import LabelModelConfig
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows
 from raycadian.types import Batch
 
 
 class Separate(LabelModel):
     """What is fitted in closed form shares nothing between labels: one of `members` each, on the windows whose label is known."""
 
-    def __init__(self, spec: Spec, section: ForLabel, members: Sequence[LabelModel]):
+    def __init__(self, spec: ModelSpec, section: LabelModelConfig, members: Sequence[LabelModel]):
         super().__init__(spec, section)
         self.members = nn.ModuleList(members)
 
     def score(self, batch: Batch) -> Tensor:
         return torch.stack([member.score(batch) for member in self.members], dim=1)
 
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
         for i, member in enumerate(self.members):
-            member.prepare(_OneLabel(windows, i))
+            member.fit_statistics(_OneLabel(windows, i))
 
     def calibrate(self, windows: TrainingWindows) -> None:
         for i, member in enumerate(self.members):

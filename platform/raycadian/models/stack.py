@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import logistic
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced, weights_of
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, spaced, weights_of
 from raycadian.types import Batch, LabelPrediction
 
 _SAMPLE = 65536  # validation windows that weigh the members
@@ -27,7 +27,7 @@ class Stack(LabelModel):
     weight: Tensor
     constant: Tensor
 
-    def __init__(self, spec: Spec, section: config.Stack, members: Sequence[LabelModel]):
+    def __init__(self, spec: ModelSpec, section: config.Stack, members: Sequence[LabelModel]):
         super().__init__(spec, section)
         self.members = nn.ModuleList(members)
         self.register_buffer("weight", torch.full((len(members), *spec.label_shape), 1 / len(members)))
@@ -40,13 +40,13 @@ class Stack(LabelModel):
         scores = torch.stack([one.score for one in found], dim=1)
         return (scores * self.weight).sum(1) + self.constant
 
-    def learn(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:
-        found, losses = zip(*(member.learn(batch) for member in self.members), strict=True)
+    def forward_loss(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:
+        found, losses = zip(*(member.forward_loss(batch) for member in self.members), strict=True)
         return LabelPrediction(self._joined(found)), torch.stack(losses).mean()
 
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         for member in self.members:
-            member.prepare(windows)
+            member.fit_statistics(windows)
 
     @torch.no_grad()
     def calibrate(self, windows: TrainingWindows) -> None:

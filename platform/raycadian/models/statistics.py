@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raycadian import config
 from raycadian.models import features, logistic
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced, weights_of
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, spaced, weights_of
 from raycadian.types import Batch
 
 _SAMPLE = 65536  # training windows that it is fitted to
@@ -22,7 +22,7 @@ class Statistics(LabelModel):
     weight: Tensor
     constant: Tensor
 
-    def __init__(self, spec: Spec, section: config.Statistics):
+    def __init__(self, spec: ModelSpec, section: config.Statistics):
         super().__init__(spec, section)
         size = len(features.names(section.features, spec))
         self.register_buffer("center", torch.zeros(size))
@@ -39,8 +39,8 @@ class Statistics(LabelModel):
         return torch.nan_to_num(features.compute(self.config.features, batch, self.spec) - self.center)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
         parts = [
             (features.compute(self.config.features, b, self.spec), b["label"], weights_of(b))
             for b in spaced(windows, _SAMPLE)

@@ -23,9 +23,9 @@ from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPI
 
 from raycadian import config
 from raycadian.models import adapters
-from raycadian.models.base import Spec, TrainingWindows
-from raycadian.models.heads import Headed, Quantiles, StudentT, Tails, around
-from raycadian.models.known import Known
+from raycadian.models.base import ModelSpec, TrainingWindows
+from raycadian.models.heads import Headed, QuantileOffsets, Quantiles, StudentT, around
+from raycadian.models.known import KnownCovariates
 from raycadian.types import Batch
 
 _FREQUENCY = {1: "min", 2: "2min", 5: "5min", 10: "10min", 15: "15min", 30: "30min", 60: "h", 1440: "D"}
@@ -42,12 +42,12 @@ class TTM(Headed):
     block that mixes them into every step with its neighbours. It mixes what it is given, so glucose is scaled before.
     """
 
-    def __init__(self, spec: Spec, config: config.TTM, network: TinyTimeMixerForPrediction):
+    def __init__(self, spec: ModelSpec, config: config.TTM, network: TinyTimeMixerForPrediction):
         super().__init__(spec, config)
         self.network = network
         self.steps = Steps(spec, network.config, config.head)
-        self.tails = Tails(spec) if config.head == "student_t" else None
-        self.known = Known(spec) if config.exogenous else None
+        self.tails = QuantileOffsets(spec) if config.head == "student_t" else None
+        self.known = KnownCovariates(spec) if config.exogenous else None
         adapters.apply(config.adapter, network, network.backbone, backbone_layers(network.backbone), network.head)
         self.frequency = frequency(network.config, spec.dt_min)
 
@@ -62,9 +62,9 @@ class TTM(Headed):
             return self.tails(median, raw[..., 0], scale)
         return Quantiles(around(median, raw.to(scale.dtype) * scale.unsqueeze(-1), self.spec.middle), self.levels)
 
-    def prepare(self, windows: TrainingWindows) -> None:
+    def fit_statistics(self, windows: TrainingWindows) -> None:
         if self.known is not None:
-            self.known.prepare(windows)
+            self.known.fit_statistics(windows)
 
     def _forecast(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Median (B, H) mg/dL, the decoder's state (B, patches, width), the window's standard deviation (B, 1) mg/dL."""
@@ -99,7 +99,7 @@ class Steps(nn.Module):
     Granite's own `multi_quantile_head` sees the shape of the forecast alone, and takes symmetric levels only.
     """
 
-    def __init__(self, spec: Spec, network: TinyTimeMixerConfig, head: config.Head):
+    def __init__(self, spec: ModelSpec, network: TinyTimeMixerConfig, head: config.Head):
         super().__init__()
         self.positive = head == "quantiles"
         self.shape = (spec.horizon, len(spec.quantiles) - 1 if self.positive else 1)
@@ -117,7 +117,7 @@ class Steps(nn.Module):
         return F.softplus(raw) if self.positive else raw
 
 
-def random_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPrediction:
+def random_network(spec: ModelSpec, config: config.TTM) -> TinyTimeMixerForPrediction:
     """A network with random weights. Raises ValueError where patches don't fit the context."""
     if spec.context % config.patch_length or spec.context <= config.patch_length:
         raise ValueError(
@@ -138,7 +138,7 @@ def saved_network(architecture: dict[str, Any]) -> TinyTimeMixerForPrediction:
     return TinyTimeMixerForPrediction(TinyTimeMixerConfig.from_dict(architecture))
 
 
-def pretrained_network(spec: Spec, config: config.TTM) -> TinyTimeMixerForPrediction:
+def pretrained_network(spec: ModelSpec, config: config.TTM) -> TinyTimeMixerForPrediction:
     """The checkpoint `config.pretrained`: a folder, a hub's name, or name@revision. Raises ValueError.
 
     It is loaded whole or not at all. A shorter horizon takes the first steps of its forecast (granite's
@@ -230,7 +230,7 @@ def _for_label(section: config.TTMLabel, channels: int) -> dict[str, Any]:
     }
 
 
-def _for_recipe(spec: Spec, config: config.TTM) -> dict[str, Any]:
+def _for_recipe(spec: ModelSpec, config: config.TTM) -> dict[str, Any]:
     """What the recipe decides whatever the checkpoint says: dropout, and which channels enter."""
     past, channels = len(spec.past), _channels(spec, config)
     several = channels > 1
@@ -245,7 +245,7 @@ def _for_recipe(spec: Spec, config: config.TTM) -> dict[str, Any]:
     }
 
 
-def _channels(spec: Spec, config: config.TTM) -> int:
+def _channels(spec: ModelSpec, config: config.TTM) -> int:
     return len(spec.past) + (len(spec.known) if config.exogenous else 0)
 
 
@@ -280,7 +280,7 @@ def _read_config(folder: Path) -> TinyTimeMixerConfig:
     return TinyTimeMixerConfig.from_dict(raw)
 
 
-def _require_fit(found: TinyTimeMixerConfig, spec: Spec, config: config.TTM) -> None:
+def _require_fit(found: TinyTimeMixerConfig, spec: ModelSpec, config: config.TTM) -> None:
     """Every difference at once, as settings that can be copied into the recipe."""
     pairs = {
         "window.context": (found.context_length, spec.context),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import adapters, ttm
-from raycadian.models.base import LabelModel, Spec, TrainingWindows, spaced
+from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, spaced
 from raycadian.models.masked import Masked, is_ours, load_encoder
 from raycadian.models.seen import joined_cycles
 from raycadian.types import Batch
@@ -31,7 +31,7 @@ class TTMLabel(LabelModel):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, spec: Spec, section: config.TTMLabel, network: nn.Module):
+    def __init__(self, spec: ModelSpec, section: config.TTMLabel, network: nn.Module):
         super().__init__(spec, section)
         self.network = network
         level = 2 * len(spec.past)
@@ -55,8 +55,8 @@ class TTMLabel(LabelModel):
         return self.head(seen.reshape(len(batch["past"]), -1)).view(-1, *self.spec.label_shape)
 
     @torch.no_grad()
-    def prepare(self, windows: TrainingWindows) -> None:
-        super().prepare(windows)
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
         levels = []
         for batch in spaced(windows, _SAMPLE):
             past, mask = _pieces(batch, self.config.pieces, self.centre.dtype)
@@ -69,7 +69,7 @@ class TTMLabel(LabelModel):
 class MaskedTTM(Masked):
     """Hidden patches are 0, the window's mean, in what the backbone sees; a linear layer rebuilds every patch."""
 
-    def __init__(self, spec: Spec, section: config.Masked, network: nn.Module):
+    def __init__(self, spec: ModelSpec, section: config.Masked, network: nn.Module):
         patch = network.config.patch_length
         super().__init__(spec, section, spec.context // section.inner.pieces // patch)
         self.network = network
@@ -91,7 +91,7 @@ class MaskedTTM(Masked):
         return rebuilt.flatten(2).mT.reshape(signal.shape)
 
 
-def network(spec: Spec, section: config.TTMLabel) -> tuple[nn.Module, config.TTMLabel]:
+def network(spec: ModelSpec, section: config.TTMLabel) -> tuple[nn.Module, config.TTMLabel]:
     """The backbone, with the weights of `section.pretrained` where it names some, and the section with the NHANES cycles that
     they have seen. Raises ValueError."""
     if spec.context % section.pieces:

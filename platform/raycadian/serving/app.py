@@ -23,7 +23,7 @@ from typing import Any
 
 from raycadian.cluster import connect
 from raycadian.config import Forecasting
-from raycadian.people.store import PEOPLE
+from raycadian.personal.store import PEOPLE
 from raycadian.training.run import Run
 
 APP = "raycadian"

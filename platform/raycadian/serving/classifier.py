@@ -15,30 +15,24 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from raycadian.config import (
-    ActivityCard,
-    Classification,
-    LabelTask,
-    SignalCard,
-    SignalWindow,
-    Task,
-    parse_card,
-    unit_of,
-)  # fmt: skip
-from raycadian.data.actigraphy import to_recordings
-from raycadian.data.actigraphy_files import Epochs
-from raycadian.data.activity import whole_days
-from raycadian.data.apple_health import STEPS
-from raycadian.data.biosignals import read_case
-from raycadian.data.labelled import LabelledWindows
+from raycadian.config import Classification, LabelTask, LabelWindow, Task, unit_of
+from raycadian.data.label_windows import LabelledWindows
 from raycadian.data.marks import Marks, context_points, good_starts, points_of
 from raycadian.data.series import build_series
-from raycadian.data.signals import clean
-from raycadian.data.tracks import in_unit
-from raycadian.evaluation.decision import Decision
+from raycadian.evaluation.label.decision import Decision
+from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.modalities.actigraphy.formats.apple_health import STEPS
+from raycadian.modalities.actigraphy.formats.devices import Epochs
+from raycadian.modalities.actigraphy.prepare import whole_days
+from raycadian.modalities.actigraphy.readers import to_recordings
+from raycadian.modalities.biosignals.card import BiosignalCard
+from raycadian.modalities.biosignals.prepare import clean
+from raycadian.modalities.biosignals.readers import read_case
+from raycadian.modalities.biosignals.tracks import in_unit
+from raycadian.modalities.cards import parse_card
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
-from raycadian.physiology.repair import Reason
+from raycadian.physiology.waveforms.repair import Reason
 from raycadian.training.labelling import decision_file
 from raycadian.training.run import Run
 from raycadian.types import Case, Issues, Recording, Track
@@ -124,14 +118,14 @@ class Classifier:
     """A run's model of a label with the card and the windows it was trained on."""
 
     def __init__(
-        self, name: str, model: Model, card: SignalCard | ActivityCard, window: SignalWindow, task: LabelTask,
+        self, name: str, model: Model, card: BiosignalCard | ActigraphyCard, window: LabelWindow, task: LabelTask,
         decision: Decision | None, cases: Path | str | None = None, also: Sequence[Decision | None] = (),
     ):  # fmt: skip
         """`name`: the run. `decision`: of classify, from validation windows; `also`: of each further label.
         `cases`: folder of what `Stored` names."""
         self.cases, self.also = cases, tuple(also)
         self.name, self.model, self.window, self.task, self.decision = name, model.eval(), window, task, decision
-        if isinstance(card, SignalCard):  # channels that the model doesn't read needn't be sent
+        if isinstance(card, BiosignalCard):  # channels that the model doesn't read needn't be sent
             card = card.model_copy(update={"waveforms": {c: card.waveforms[c] for c in window.past}})
         self.card = card
 
@@ -144,7 +138,7 @@ class Classifier:
         model, file = checkpoint.load(folder), folder / "preprocessing.json"
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
-            card, window = parse_card(raw["card"]), SignalWindow.model_validate(raw["window"])
+            card, window = parse_card(raw["card"]), LabelWindow.model_validate(raw["window"])
             task = TypeAdapter(Task).validate_python(raw["task"])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: damaged: {error}; copy the run again") from error
@@ -168,22 +162,22 @@ class Classifier:
     def _recordings(self, sent: Sent, issues: Issues) -> list[tuple[Recording, Marks, float]]:
         """As in a snapshot, with the seconds from the first sample to each one's start."""
         match self.card, sent:
-            case SignalCard() as card, Signals():
+            case BiosignalCard() as card, Signals():
                 found = clean(self._case(sent), card, issues=issues)
                 return [(found.recording, found.marks, 0.0)]
-            case SignalCard() as card, Stored():
+            case BiosignalCard() as card, Stored():
                 found = clean(self._stored(sent, issues), card, issues=issues)
                 return [(found.recording, found.marks, 0.0)]
-            case ActivityCard() as card, Activity():
+            case ActigraphyCard() as card, Activity():
                 if (sent.channel,) != self.window.past:
                     raise ValueError(
                         f"the model reads {', '.join(self.window.past)}, found {sent.channel}; send that unit"
                     )
                 return self.days_of(sent, card, issues)
-        path = "biosignal" if isinstance(self.card, SignalCard) else "actigraphy"
+        path = "biosignal" if isinstance(self.card, BiosignalCard) else "actigraphy"
         raise ValueError(f"{self.name} answers on /v1/{path}; serve another run for this path")
 
-    def days_of(self, sent: Activity, card: ActivityCard, issues: Issues) -> list[tuple[Recording, Marks, float]]:
+    def days_of(self, sent: Activity, card: ActigraphyCard, issues: Issues) -> list[tuple[Recording, Marks, float]]:
         """Whole local days, with the seconds from the first epoch to each recording's start. Raises ValueError."""
         if sent.channel == STEPS and sent.off is None:  # an export tells wear from all of its records, not from steps
             raise ValueError("steps don't say when nothing was worn: expected `worn` beside them, found none; send it")

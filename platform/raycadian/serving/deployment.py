@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from ray import serve
 
 from raycadian.config import Forecasting, model_name
-from raycadian.people.store import PEOPLE, Person, Store
+from raycadian.personal.store import PEOPLE, Person, Store
 from raycadian.serving.classifier import Classifier, Estimate, Sent
 from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
 from raycadian.serving.personal import (
@@ -144,7 +144,7 @@ def _load(user_config: dict[str, Any]) -> tuple[Run, Forecaster | Classifier, di
 def _run_of(user_config: dict[str, Any]) -> Run:
     if "run" in user_config:
         return Run(Path(user_config["run"]))
-    from raycadian.registry import champion  # MLflow, only where it is asked
+    from raycadian.tracking.registry import champion  # MLflow, only where it is asked
 
     return champion(user_config.get("champion"), runs=Path(user_config.get("runs", RUNS)))
 

@@ -16,17 +16,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from raycadian.config import CMAMechanism, Grid, Window, load_card, signals_of
+from raycadian.config import CMAMechanism, Grid, Window, signals_of
 from raycadian.data.grid import arrays_to_recordings, seconds
 from raycadian.data.mechanism import Mechanism, fit_latest
-from raycadian.data.readers import read_person
 from raycadian.data.series import build_series
 from raycadian.data.windows import latest, require_context
-from raycadian.evaluation.event_probability import EventCalibration, read_calibrations
+from raycadian.evaluation.forecast.event_probability import EventCalibration, read_calibrations
+from raycadian.modalities.cards import load_card
+from raycadian.modalities.cgm.readers import read_person
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
-from raycadian.physiology.fit import CMAFit
-from raycadian.physiology.meals import Meal, difference_mgdl, usual_meals
+from raycadian.physiology.cma.fit import CMAFit
+from raycadian.physiology.cma.meals import Meal, difference_mgdl, usual_meals
 from raycadian.training.run import Run
 from raycadian.types import CARBS, GLUCOSE, TIME_UTC, Batch, Issues, Prediction, Readings, Recording
 

@@ -15,15 +15,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from raycadian.config import ActivityCard, Forecasting
-from raycadian.data.personal_days import DAY_S, Days, day_windows, days_of_window, usable
+from raycadian.config import Forecasting
 from raycadian.data.series import Series
-from raycadian.evaluation.decision import Decision
-from raycadian.evaluation.personal import PersonalDecision
-from raycadian.models.personal import load_weights, personal
-from raycadian.people.calibrate import activity_of, read_recording, require_same_weights
-from raycadian.people.store import Person, Store
-from raycadian.physiology.daily import of_activity
+from raycadian.evaluation.label.decision import Decision
+from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.personal.adapter import load_weights, personal
+from raycadian.personal.calibrate import activity_of, read_recording, require_same_weights
+from raycadian.personal.days import DAY_S, Days, day_windows, days_of_window, usable
+from raycadian.personal.store import Person, Store
+from raycadian.personal.verdict import PersonalDecision
+from raycadian.physiology.rhythms.daily import of_activity
 from raycadian.serving.classifier import NOTE, Activity, Classifier, Sent
 from raycadian.serving.forecaster import Forecast, Forecaster, History
 from raycadian.training.run import Run
@@ -153,7 +154,7 @@ class PersonalClassifier:
     """Days of one person, by the code that cut the days that the adapter was trained on."""
 
     def __init__(self, served: Classifier, run: Run, person: Person, adapter: Mapping[str, Tensor]):
-        assert isinstance(served.card, ActivityCard) and served.decision is not None, served.name
+        assert isinstance(served.card, ActigraphyCard) and served.decision is not None, served.name
         self.served, self.run, self.person, self.card = served, run, person, served.card
         self.model: Any = served.model
         self.decision: Decision | PersonalDecision = served.decision

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, fi
 from typing_extensions import TypedDict
 
 from raycadian.data import clock
-from raycadian.data.tidy import MGDL, MMOLL, contradicts
-from raycadian.physiology.meals import Meal as OtherMeal
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts
+from raycadian.physiology.cma.meals import Meal as OtherMeal
 from raycadian.serving.forecaster import NOTE, WHAT_IF_NOTE, History
 from raycadian.types import (
     BASAL,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from raycadian.data.apple_health import STEPS
+from raycadian.modalities.actigraphy.formats.apple_health import STEPS
 from raycadian.serving.classifier import NOTE, Activity, Signals, Stored
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, WORN, Track
 

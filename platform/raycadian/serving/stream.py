@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from raycadian.config import waveform_kind
-from raycadian.data.labelled import LabelledWindows
-from raycadian.data.marks import Judged, Marks, context_points, good_starts, points_of
+from raycadian.data.label_windows import LabelledWindows
+from raycadian.data.marks import Marks, QualityMask, context_points, good_starts, points_of
 from raycadian.data.series import build_series
-from raycadian.data.signals import DT_S, START, limits_of
-from raycadian.physiology import waveforms
+from raycadian.modalities.biosignals.prepare import DT_S, START, limits_of
+from raycadian.physiology.waveforms import pipeline as waveforms
 from raycadian.serving.classifier import Classifier, One, as_channel
 from raycadian.types import Recording, Track
 
@@ -79,7 +79,7 @@ class SignalStream:
         length, hop = round(quality.window_s / DT_S), round(quality.hop_s / DT_S)
         starts, limits = np.arange(0, self._context - length + 1, hop), limits_of(quality)
         reasons = {name: p.quality(starts + at[name], length, limits).reasons for name, p in recent.items()}
-        marks = Marks("", 0, self._context, DT_S, Judged(length, hop, reasons))
+        marks = Marks("", 0, self._context, DT_S, QualityMask(length, hop, reasons))
         value, rejected = None, self._classifier.reasons(marks, 0)
         if len(good_starts(marks, np.ones(self._context, bool), self._window, self._window.eval_step_s)):
             value, rejected = self._vote(self._window_of(recent, at)), {}

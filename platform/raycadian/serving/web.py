@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from raycadian.people.store import Forbidden
+from raycadian.personal.store import Forbidden
 from raycadian.serving.classifier import Estimate, Sent
 from raycadian.serving.forecaster import Forecast, History
 from raycadian.serving.personal import PersonalEstimate
@@ -73,7 +73,7 @@ class Service(Protocol):
         """A stream of channels (rate in Hz, unit). Raises ValueError where the model can't follow one."""
 
 
-class Refused(Exception):
+class NonFiniteLoss(Exception):
     """An answer that is not 2xx."""
 
     def __init__(self, status: int, error: str, detail: str, headers: dict[str, str] | None = None):
@@ -90,7 +90,7 @@ def create_app(service: Service, key_sha256: str) -> FastAPI:
     )  # fmt: skip
     _add_open_paths(app, service)
     _add_guarded_paths(app, service, key_sha256)
-    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(NonFiniteLoss, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
     _complete_description(app)
@@ -178,7 +178,7 @@ def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: di
                 await socket.send_text(json.dumps({"model": described["model"], "windows": windows}))
         except WebSocketDisconnect:
             return
-        except Refused as error:
+        except NonFiniteLoss as error:
             await _end(socket, error.error, error.detail)
         except ValueError as error:
             await _end(socket, "cannot_estimate", str(error))
@@ -186,16 +186,16 @@ def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: di
 
 def _answered(found: Any, error: str) -> Response:
     if isinstance(found, Forbidden):
-        raise Refused(403, "forbidden", str(found))
+        raise NonFiniteLoss(403, "forbidden", str(found))
     if isinstance(found, ValueError):
-        raise Refused(422, error, str(found))
+        raise NonFiniteLoss(422, error, str(found))
     return Response(to_json(found.as_dict()), media_type=_JSON)
 
 
 async def _message(socket: WebSocket) -> bytes:
     text = await socket.receive_text()
     if len(text) > MAX_MESSAGE:
-        raise Refused(413, "too_large", f"a message may have {MAX_MESSAGE:,} characters, found {len(text):,}")
+        raise NonFiniteLoss(413, "too_large", f"a message may have {MAX_MESSAGE:,} characters, found {len(text):,}")
     return text.encode()
 
 
@@ -208,7 +208,9 @@ async def _end(socket: WebSocket, error: str, detail: str) -> None:
 def _loaded(service: Service) -> dict[str, Any]:
     found = service.describe()
     if found is None:
-        raise Refused(503, "not_ready", "no model is loaded yet; ask again in a few seconds", {"Retry-After": "5"})
+        raise NonFiniteLoss(
+            503, "not_ready", "no model is loaded yet; ask again in a few seconds", {"Retry-After": "5"}
+        )
     return found
 
 
@@ -225,23 +227,23 @@ async def _limited_body(request: Request, most: int, enough: str) -> bytes:
     return bytes(body)
 
 
-def _too_large(found: str, most: int, enough: str) -> Refused:
+def _too_large(found: str, most: int, enough: str) -> NonFiniteLoss:
     detail = f"the body may have {most:,} bytes, found {found}; {enough}"
-    return Refused(413, "too_large", detail, {"Connection": "close"})
+    return NonFiniteLoss(413, "too_large", detail, {"Connection": "close"})
 
 
 def _parsed(body: bytes) -> History:
     try:
         return to_history(_valid(ForecastRequest, body))
     except ValueError as error:
-        raise Refused(422, "invalid_request", str(error)) from None
+        raise NonFiniteLoss(422, "invalid_request", str(error)) from None
 
 
 def _valid(schema: type[Any], body: bytes) -> Any:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise Refused(422, "invalid_request", explain(error)) from None
+        raise NonFiniteLoss(422, "invalid_request", explain(error)) from None
 
 
 # --- the key --------------------------------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ def _require_key(request: Request | WebSocket, key_sha256: str) -> None:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secrets.compare_digest(digest(key.strip()), key_sha256):
         detail = f"send `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
-        raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
+        raise NonFiniteLoss(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
 
 def digest(key: str) -> str:

@@ -22,7 +22,7 @@ from raycadian.models import conformal
 from raycadian.models.base import Model
 
 if TYPE_CHECKING:
-    from raycadian.training.experiment import Data, Fitted
+    from raycadian.training.pipeline import Data, Fitted
 
 log = logging.getLogger(__name__)
 

@@ -201,7 +201,7 @@ def _worker(config: dict[str, Any]) -> str | None:
                 model, train_windows, val_windows, training,
                 process=process, state=state, earlier=earlier, on_epoch=report,
             )  # fmt: skip
-        except loop.Refused as error:
+        except loop.NonFiniteLoss as error:
             log.error("stopped: %s", error)
             return str(error)
     return None

@@ -11,16 +11,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from raycadian.config import AnyCard, Classification, Pretraining, Recipe, headline, model_name, protocol_of
-from raycadian.data.labelled import LabelledWindows, Places, cut_labelled, find_places, strata
+from raycadian.config import Classification, Pretraining, Recipe, headline, model_name, protocol_of
+from raycadian.data.label_windows import LabelledWindows, WindowIndex, cut_labelled, find_places, strata
 from raycadian.data.marks import context_points, points_of
 from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import SplitManifest, make_split
-from raycadian.evaluation import report_labels
-from raycadian.evaluation.classification import differences, leaderboard, score_labels
-from raycadian.evaluation.decision import Decision, fit_decision
-from raycadian.evaluation.labels import LabelPredictions
+from raycadian.evaluation.label import report as report_labels
+from raycadian.evaluation.label.classification import differences, leaderboard, score_labels
+from raycadian.evaluation.label.decision import Decision, fit_decision
+from raycadian.evaluation.label.predictions import LabelPredictions
+from raycadian.modalities.cards import AnyCard
 from raycadian.models import base
 from raycadian.training.run import Run, open_run, predictions_file, write_json
 from raycadian.types import SPLITS
@@ -28,7 +29,7 @@ from raycadian.types import SPLITS
 _BATCH_VALUES = 4_000_000  # of inputs predicted at once
 
 
-def load(recipe: Recipe, snapshot: Snapshot) -> tuple[Series, SplitManifest, Places]:
+def load(recipe: Recipe, snapshot: Snapshot) -> tuple[Series, SplitManifest, WindowIndex]:
     """Series, split by subject along the label, and every place where a window may begin. Raises ValueError."""
     series = open_series(snapshot, recipe.window.past)
     places = find_places(snapshot, series, recipe.window, recipe.task, recipe.split.seed)
@@ -55,7 +56,7 @@ def cohort_of(snapshot: Snapshot, recipe: Recipe) -> tuple[dict[str, Any], ...]:
 
 
 def followed(
-    cohort: Sequence[dict[str, Any]], series: Series, split: SplitManifest, places: Places, recipe: Recipe
+    cohort: Sequence[dict[str, Any]], series: Series, split: SplitManifest, places: WindowIndex, recipe: Recipe
 ) -> dict[str, Any] | None:
     """The cohort to its end: steps, and people of each split, who have a window with the (first) label."""
     if not cohort:
@@ -72,7 +73,7 @@ def followed(
     return {"steps": [*cohort, {"step": step, "excluded": before - left, "left": left}], "people": people}
 
 
-def places_of(series: Series, split: SplitManifest, places: Places, recipe: Recipe, name: str) -> Places:
+def places_of(series: Series, split: SplitManifest, places: WindowIndex, recipe: Recipe, name: str) -> WindowIndex:
     """The places of one split that are trained on, or scored."""
     training = name == "train"
     step_s = recipe.window.step_s if training else recipe.window.eval_step_s
@@ -82,23 +83,25 @@ def places_of(series: Series, split: SplitManifest, places: Places, recipe: Reci
     return found
 
 
-def windows_of(series: Series, split: SplitManifest, places: Places, recipe: Recipe, name: str) -> LabelledWindows:
+def windows_of(series: Series, split: SplitManifest, places: WindowIndex, recipe: Recipe, name: str) -> LabelledWindows:
     weighted = getattr(recipe.task, "weighted_loss", False)
     found = cut_labelled(series, places_of(series, split, places, recipe, name), recipe.window, weighted)
     most = recipe.window.train_windows
     return found.sample(most, recipe.training.seed) if name == "train" and most else found
 
 
-def spec_of(recipe: Recipe, dt_s: float) -> base.Spec:
+def spec_of(recipe: Recipe, dt_s: float) -> base.ModelSpec:
     task = recipe.task
-    return base.Spec(
+    return base.ModelSpec(
         context=context_points(recipe.window, dt_s), horizon=0, dt_min=dt_s / 60, past=recipe.window.past, known=(),
         quantiles=(), task=task.kind, balanced=isinstance(task, Classification) and task.balance == "training",
         labels=1 if isinstance(task, Pretraining) else len(task.labels),
     )  # fmt: skip
 
 
-def window_counts(series: Series, split: SplitManifest, places: Places, recipe: Recipe) -> dict[str, dict[str, Any]]:
+def window_counts(
+    series: Series, split: SplitManifest, places: WindowIndex, recipe: Recipe
+) -> dict[str, dict[str, Any]]:
     """split -> windows, and the mean of their labels; of several the number known and the mean of each further one too."""
     found = {}
     for name in SPLITS:
@@ -112,7 +115,7 @@ def window_counts(series: Series, split: SplitManifest, places: Places, recipe: 
     return found
 
 
-def weighing(series: Series, split: SplitManifest, places: Places, recipe: Recipe) -> dict[str, Any] | None:
+def weighing(series: Series, split: SplitManifest, places: WindowIndex, recipe: Recipe) -> dict[str, Any] | None:
     """Who weighs how much, for the record: the column, whether it weighs the loss too, and how many people of equal weight
     each split is worth (Kish's effective size)."""
     task = recipe.task
@@ -130,7 +133,7 @@ def weighing(series: Series, split: SplitManifest, places: Places, recipe: Recip
 
 
 def predict_splits(
-    series: Series, split: SplitManifest, places: Places, recipe: Recipe, model: base.Model
+    series: Series, split: SplitManifest, places: WindowIndex, recipe: Recipe, model: base.Model
 ) -> dict[str, LabelPredictions]:
     """Of validation and test windows, by the names of `parts_of`; empty of a pretraining, which says nothing of a window."""
     if isinstance(recipe.task, Pretraining):
@@ -153,7 +156,7 @@ def parts_of(recipe: Recipe) -> list[str]:
     return [part(split, label) for label in recipe.task.labels for split in SPLITS[1:]]
 
 
-def _predict(series: Series, places: Places, recipe: Recipe, model: base.Model) -> Iterator[LabelPredictions]:
+def _predict(series: Series, places: WindowIndex, recipe: Recipe, model: base.Model) -> Iterator[LabelPredictions]:
     """Of each label, at the windows of which it is known."""
     windows = cut_labelled(series, places, recipe.window)
     subject = np.array(series.subjects)[series.subject_of[places.recording]]

@@ -40,7 +40,7 @@ SHARDS = 64  # the order of windows is made of as many: the limit of the number 
 _STATE = "state.pt"
 
 
-class Refused(ValueError):
+class NonFiniteLoss(ValueError):
     """What every process stops for and another try can't heal: the user has to change something. A class of its own,
     since torch says in a plain ValueError that a process group is gone."""
 
@@ -84,7 +84,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if wanted == "auto":
         return "bf16" if bf16 else "fp32"
     if (wanted == "bf16" and not bf16) or (wanted == "fp16" and device.type != "cuda"):
-        raise Refused(f"training.precision={wanted} is not available on {device.type}; use auto or fp32")
+        raise NonFiniteLoss(f"training.precision={wanted} is not available on {device.type}; use auto or fp32")
     return wanted
 
 
@@ -204,7 +204,7 @@ class _Session:
             return
         culprits = self._culprits(batch) if not math.isfinite(loss) else ""
         where = "; ".join(dict.fromkeys(text for text in self.process.gathered(culprits) if text))
-        raise Refused(
+        raise NonFiniteLoss(
             f"the training loss is not finite in epoch {len(self.earlier) + self.progress.epoch + 1}{where and ': ' + where}; lower "
             f"training.lr (now {self.config.lr}) or look at the data with `raycadian inspect`; the last epoch's "
             "checkpoint is kept, and --resume goes on from it"
@@ -257,9 +257,9 @@ class _Session:
         progress.epoch += 1
         progress.history.append(metrics)
         margin = self.config.early_stopping.min_delta if self.config.early_stopping else 0.0
-        watched = metrics[self.model.watched]
-        if watched < progress.best - margin:
-            progress.best, progress.best_epoch, progress.stale = watched, progress.epoch, 0
+        monitor = metrics[self.model.monitor]
+        if monitor < progress.best - margin:
+            progress.best, progress.best_epoch, progress.stale = monitor, progress.epoch, 0
             self.best_state = self.engine.weights()
         else:
             progress.stale += 1

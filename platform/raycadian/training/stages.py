@@ -23,7 +23,7 @@ from raycadian.data.series import build_series
 from raycadian.data.split import Range
 from raycadian.data.windows import Windows, cut_windows
 from raycadian.models.base import Model, spaced
-from raycadian.physiology import virtual
+from raycadian.physiology.cma import virtual
 from raycadian.training.loop import Metrics, Trained
 from raycadian.types import GLUCOSE, ID, Recording
 
@@ -108,7 +108,7 @@ def train(
     stages.run("joint", cut, training.epochs)
     for number in range(1, staged.rounds + 1):
         cut = refit(mean_correction(model, cut.train))
-        model.prepare(cut.train)
+        model.fit_statistics(cut.train)
         stages.run(f"round-{number}", cut, training.epochs)
     return _outcome(stages)
 

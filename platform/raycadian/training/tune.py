@@ -44,8 +44,8 @@ from raycadian.config import (
     override,
     total_epochs,
 )  # fmt: skip
-from raycadian.training.experiment import Data, fit_model
 from raycadian.training.loop import METRICS
+from raycadian.training.pipeline import Data, fit_model
 from raycadian.training.run import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
 
 OnTrial = Callable[[dict[str, Any]], None]

@@ -1,0 +1,108 @@
+"""What `raycadian experiment` makes of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union
+
+from pydantic import Field, field_validator
+
+from raycadian.config.schema import Count, Positive, Schema
+
+
+class SlidingWindow(Schema):
+    """Every window of the test range, error by minutes ahead."""
+
+    kind: Literal["sliding_window"] = "sliding_window"
+
+
+class Nocturnal(Schema):
+    """Forecasts of the night: scored windows end their context at local midnight."""
+
+    kind: Literal["nocturnal"] = "nocturnal"
+    epochs_on: Literal["midnight", "any"] = "midnight"
+    """The validation windows that choose the epoch: nights alone, or windows at any time where validation data hold few nights."""
+
+
+class Prandial(Schema):
+    """Forecasts after a meal: scored windows end their context where one begins."""
+
+    kind: Literal["prandial"] = "prandial"
+    meals: Literal["recorded", "estimated"] = "recorded"
+    """recorded: where carbs_g says so · estimated: from glucose alone, at the times of day when a person's rises most."""
+
+
+class Personalisation(Schema):
+    """From the population's model to one person's: held-out people, error by days of their own data."""
+
+    kind: Literal["personalisation"] = "personalisation"
+    days: tuple[Annotated[float, Field(ge=0)], ...] = Field((0, 1, 2, 4, 7, 14), min_length=2)
+    """Days of the person's data that the population's model is tuned on; 0 is that model."""
+    val_days: Positive = 1.0
+    """The days after, which choose the epoch: the same for all."""
+    people: Count | None = None
+    """At most so many of the held-out people, those with most data; all if left out."""
+    lr: Positive = 1e-4
+    epochs: Count = 5
+    batch_size: Count = 64
+
+    @field_validator("days")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"days rise strictly; found {list(value)}")
+        return value
+
+
+class Transfer(Schema):
+    """Trained on one data set, tested on the other, both ways, against trained where tested."""
+
+    kind: Literal["transfer"] = "transfer"
+    other: str
+    """Path of the other data-set card, relative to the working directory."""
+
+
+class DataEfficiency(Schema):
+    """The score by the number of windows that a model learns from."""
+
+    kind: Literal["data_efficiency"] = "data_efficiency"
+    windows: tuple[Count | Literal["all"], ...] = Field((500, 1000, 2000, 5000), min_length=2)
+    """all: every training window there is."""
+
+
+class CrossValidation(Schema):
+    """Everybody is tested once: people in groups, each scored by a model that was trained without it."""
+
+    kind: Literal["cross_validation"] = "cross_validation"
+    folds: int = Field(5, ge=2)
+    """Groups of people. All else of `split` is the recipe's."""
+
+
+class Ablation(Schema):
+    """The recipe's model whole, and without each of its wrappers, members, signals and channels in turn."""
+
+    kind: Literal["ablation"] = "ablation"
+
+
+class Scaling(Schema):
+    """Error by the size of the models."""
+
+    kind: Literal["scaling"] = "scaling"
+    part: Literal["width", "layers"] = "width"
+    """width: d_model of a ttm, hidden of an lstm · layers of either. Models without stay as they are, a level to compare with."""
+    values: tuple[Count, ...] = Field((16, 32, 64, 128), min_length=2)
+
+
+Experiment = Annotated[
+    Union[
+        SlidingWindow,
+        Nocturnal,
+        Prandial,
+        Personalisation,
+        Transfer,
+        DataEfficiency,
+        CrossValidation,
+        Ablation,
+        Scaling,
+    ],
+    Field(discriminator="kind"),
+]

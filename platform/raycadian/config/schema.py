@@ -1,0 +1,138 @@
+"""What every schema shares: frozen, unknown keys refused with the nearest valid name; and how YAML becomes one.
+
+YAML never computes (no includes, no interpolation). One override grammar serves `--set`, search spaces and tests:
+`dotted.path=value`, the value read as YAML. Import is cheap: no torch, no ray.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def unsaid(value: Any) -> bool:
+    """For `exclude_if` of a field that came later: recipes that don't say it keep the keys that their runs are found by."""
+    return value is None
+
+
+def tag(key: str, unsaid: str) -> Callable[[Any], str]:
+    """Which of several schemas a section is: by `key`, which may be left out where it is the usual one."""
+    return lambda value: value.get(key, unsaid) if isinstance(value, dict) else getattr(value, key, unsaid)
+
+
+def parse(schema: type[Schema], raw: dict, overrides: tuple[str, ...] = (), source: str = "configuration") -> Any:
+    """Validate plain values against a schema, then overrides on top of all defaults. Raises ValueError."""
+    valid = _validate(schema, raw, source)
+    if not overrides:
+        return valid
+    return override(valid, dict(_assignment(text) for text in overrides), source)
+
+
+def override(valid: Any, values: dict[str, Any], source: str = "configuration") -> Any:
+    """A configuration with `dotted.path: value` applied: `--set`, and what a trial of a sweep does. Raises ValueError."""
+    raw = valid.model_dump(mode="json")
+    for path, value in values.items():
+        raw = with_value(raw, path, value)
+    return _validate(type(valid), raw, f"{source} with overrides")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    path, found, value = text.partition("=")
+    if not found:
+        raise ValueError(f"--set {text}: expected dotted.path=value, e.g. training.epochs=3")
+    return path.strip(), yaml.safe_load(value)
+
+
+def _validate(schema: type[Schema], raw: dict, source: str) -> Any:
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(_explain(schema, error, source)) from None
+
+
+def with_value(raw: dict, path: str, value: Any) -> dict:
+    """A copy of nested `raw` with `dotted.path` set; list elements by number. Raises ValueError."""
+    head, _, rest = path.partition(".")
+    if isinstance(raw, list):
+        if not head.isdigit() or int(head) >= len(raw):
+            raise ValueError(f"{path}: expected an index of a list of {len(raw)}, found {head!r}")
+        items = list(raw)
+        items[int(head)] = with_value(_or_empty(items[int(head)]), rest, value) if rest else value
+        return items  # type: ignore[return-value]
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: nothing can be set below a plain value ({raw!r})")
+    return {**raw, head: with_value(_or_empty(raw.get(head)), rest, value) if rest else value}
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+def read_yaml(path: str | Path) -> dict:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (working directory {Path.cwd()})")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
+    return raw
+
+
+def _explain(schema: type[Schema], error: ValidationError, source: str) -> str:
+    lines = []
+    for item in error.errors():
+        *parents, last = item["loc"] or ("",)
+        where = ".".join(str(part) for part in item["loc"] if part != "points") or "(top level)"
+        if item["type"] == "extra_forbidden":
+            names = _fields_at(schema, parents)
+            near = difflib.get_close_matches(str(last), names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}"
+            lines.append(f"  {where}: unknown key; {hint}")
+        else:
+            lines.append(f"  {where}: {item['msg']}" + (f" (found {item['input']!r})" if _plain(item["input"]) else ""))
+    return f"{source} is not a valid {schema.__name__.lower()}:\n" + "\n".join(lines)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _fields_at(schema: Any, loc: list) -> list[str]:
+    """Field names valid at a location of a validation error (union tags are part of the location)."""
+    current = [schema]
+    for part in loc:
+        step: list[Any] = []
+        for candidate in current:
+            if part in getattr(candidate, "model_fields", {}):
+                step += _schemas_in(candidate.model_fields[part].annotation)
+            elif "kind" in getattr(candidate, "model_fields", {}) and candidate.model_fields["kind"].default == part:
+                step.append(candidate)  # the tag of a discriminated union
+        current = step or current
+    return sorted({name for candidate in current for name in candidate.model_fields})
+
+
+def _schemas_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, Schema) else []
+    return [found for arg in get_args(annotation) for found in _schemas_in(arg)]

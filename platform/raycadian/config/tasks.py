@@ -1,0 +1,222 @@
+"""What a recipe asks of its windows: a forecast, a label, or to learn without one."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from raycadian.config.schema import Count, Positive, Schema, tag, unsaid
+from raycadian.config.units import in_unit_of, unit_of
+from raycadian.types import GLUCOSE
+
+
+class Forecasting(Schema):
+    """The next values of a channel, as quantiles."""
+
+    kind: Literal["forecast"] = "forecast"
+    target: str = GLUCOSE
+    """The first channel of window.past: glucose, or a numeric of a card of biosignals (map_mmhg)."""
+    quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+    @field_validator("quantiles")
+    @classmethod
+    def _levels(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)) or not all(0 < q < 1 for q in value) or 0.5 not in value:
+            raise ValueError(f"quantiles rise strictly inside (0, 1) and contain 0.5; found {list(value)}")
+        return value
+
+
+class Hypotension(Schema):
+    """An episode of low pressure begins within `ahead_min` after the window."""
+
+    kind: Literal["hypotension"] = "hypotension"
+    channel: str = "map_mmhg"
+    """Numeric of the snapshot."""
+    below: Positive = 65.0
+    """mmHg."""
+    for_s: Positive = 60.0
+    """Seconds that the pressure stays below, at least."""
+    ahead_min: Positive = 5.0
+    gap_min: float = Field(0.0, ge=0)
+    """Minutes right after the window in which the onset does not count as ahead."""
+    gray_mmhg: Positive | None = None
+    """Windows without an episode whose pressure falls below this are left out: neither clearly low nor clearly normal."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Hypotension":
+        if self.gap_min >= self.ahead_min:
+            raise ValueError(f"gap_min {self.gap_min:g} reaches ahead_min {self.ahead_min:g}; lower it")
+        if self.gray_mmhg is not None and self.gray_mmhg <= self.below:
+            raise ValueError(
+                f"gray_mmhg {self.gray_mmhg:g} is not above below {self.below:g}; raise it or leave it out"
+            )
+        return self
+
+
+class Ahead(Schema):
+    """The mean of a numeric over `over_s`, `ahead_min` after the window."""
+
+    kind: Literal["ahead"] = "ahead"
+    channel: str
+    ahead_min: float = Field(ge=0)
+    over_s: Positive = 60.0
+    below: float | None = Field(None, exclude_if=unsaid)
+    """classify: 1 where the mean is below this."""
+    at_least: float | None = Field(None, exclude_if=unsaid)
+    """classify: 1 where the mean is at least this."""
+
+    @property
+    def bound(self) -> str:
+        """Of classify, in words."""
+        if self.below is not None:
+            return f" < {self.below:g}"
+        return "" if self.at_least is None else f" >= {self.at_least:g}"
+
+    @model_validator(mode="after")
+    def _one(self) -> "Ahead":
+        if self.below is not None and self.at_least is not None:
+            raise ValueError("below and at_least exclude one another; give one")
+        return self
+
+
+class Column(Schema):
+    """A column of the table of cases or people, the same for all windows of a recording."""
+
+    kind: Literal["column"] = "column"
+    name: str
+    at_least: float | None = None
+    """classify: 1 where the value is at least this."""
+    equals: str | float | None = None
+    """classify: 1 where the value is this. Without either the column holds 0 and 1."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Column":
+        if self.at_least is not None and self.equals is not None:
+            raise ValueError("at_least and equals exclude one another; give one")
+        return self
+
+
+Label = Annotated[Hypotension | Ahead | Column, Field(discriminator="kind")]
+
+
+class Pretraining(Schema):
+    """No label: a network learns to rebuild what is hidden of the signal."""
+
+    kind: Literal["pretrain"] = "pretrain"
+
+
+class _Labelled(Schema):
+    """What the tasks with a label share."""
+
+    label: Label
+    """What a run is chosen by."""
+    also: tuple[Column, ...] = ()
+    """Further labels that one network learns at the same time, each calibrated and scored on its own. A window needs one of
+    all that is known; what isn't counts nowhere."""
+    weight: str | None = None
+    """Column of the table of people that weighs them in every score (survey weights)."""
+    weighted_loss: bool = False
+    """`weight` weighs people in the loss too, and in what is fitted in closed form."""
+    vote: Count = 1
+    """Scored windows in a row of a recording that vote together."""
+    shuffled: bool = False
+    """Labels in random order over all splits: nothing can be learnt, and the scores must say so."""
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """By the names that scores and files of further labels bear; the first has none."""
+        return {"": self.label, **{column.name: column for column in self.also}}
+
+    @model_validator(mode="after")
+    def _several(self) -> "_Labelled":
+        if self.also and not isinstance(self.label, Column):
+            raise ValueError("several labels at once are columns of the table of people; take one label, or columns")
+        names = [column.name for column in (*self.also, *([self.label] if self.also else []))]
+        if odd := [name for name in names if not re.fullmatch(r"[A-Za-z0-9_.-]+", name)]:
+            raise ValueError(
+                f"labels {odd}: several at once name files; letters, digits, _ . - only: rename the column"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"labels {names} are not distinct; leave one out")
+        if self.weighted_loss and self.weight is None:
+            raise ValueError("weighted_loss weighs by the column `weight`; name it")
+        return self
+
+
+class Classification(_Labelled):
+    """Whether, as a calibrated probability."""
+
+    kind: Literal["classify"] = "classify"
+    balance: Literal["none", "training"] = "training"
+    """training: windows with the label weigh as much as all others together, by their share in training."""
+    calibration: Literal["none", "temperature", "platt", "beta", "isotonic", "chosen"] = "platt"
+    """How validation data turn the model's log odds into probabilities. chosen: by whichever of the others says it best of
+    validation people that it was not fitted on."""
+    voting: Literal["soft", "hard"] = "soft"
+    """soft: the mean probability votes · hard: the share of windows above the threshold."""
+    specificity: float = Field(0.9, gt=0, lt=1)
+    """What the alarm's threshold is set to on validation data; sensitivity is given at it."""
+
+    @model_validator(mode="after")
+    def _yes_or_no(self) -> "Classification":
+        if isinstance(self.label, Ahead) and not self.label.bound:
+            raise ValueError(
+                f"{self.label.channel} ahead is a number, expected yes or no: give label.below or label.at_least, or task.kind: regress"
+            )
+        return self
+
+
+class Regression(_Labelled):
+    """How much, in the label's own unit."""
+
+    kind: Literal["regress"] = "regress"
+
+    @model_validator(mode="after")
+    def _a_number(self) -> "Regression":
+        if isinstance(self.label, Hypotension):
+            raise ValueError(
+                "hypotension is yes or no: classify it; label: {kind: ahead, channel: map_mmhg} is a number"
+            )
+        if isinstance(self.label, Ahead) and self.label.bound:
+            raise ValueError(
+                f"{self.label.channel}{self.label.bound} is yes or no: leave label.below and label.at_least out, or task.kind: classify"
+            )
+        return self
+
+
+Task = Annotated[
+    Annotated[Forecasting, Tag("forecast")] | Annotated[Classification, Tag("classify")]
+    | Annotated[Regression, Tag("regress")] | Annotated[Pretraining, Tag("pretrain")],
+    Discriminator(tag("kind", "forecast")),
+]  # fmt: skip
+
+
+LabelTask = Classification | Regression
+
+
+class Headline(NamedTuple):
+    """The score that a run is chosen by, as metrics_summary.json names it."""
+
+    metric: str
+    better: Literal["low", "high"]
+    words: str
+    unit: str = ""
+
+    def text(self, value: float) -> str:
+        digits = 2 if self.unit else 3
+        return f"{self.words} {value:.{digits}f}{self.unit and ' '}{self.unit}"
+
+
+def headline(task: Any) -> Headline:
+    match task:
+        case Forecasting():
+            return Headline(in_unit_of("rmse_mgdl", task.target), "low", "RMSE", unit_of(task.target) or "")
+        case Classification():
+            return Headline("auroc", "high", "AUROC")
+        case Regression(label=Ahead(channel=channel)):
+            return Headline("rmse", "low", "RMSE", unit_of(channel) or "")
+        case Regression():
+            return Headline("rmse", "low", "RMSE")
+    return Headline("loss", "low", "loss")

@@ -1,0 +1,254 @@
+"""Scores of forecasts, with bootstrap intervals over people. docs/evaluation.md says when to look at which.
+
+Every metric is a ratio of sums over windows, pooled: points without measured truth are left out one by one, and counted.
+Of another target than glucose those that any has, in its unit: rmse_mmhg, mae, mape, bias, pinball, crps_quantile, wql, coverage, width.
+
+rmse_mgdl         square root of the mean squared error of the median over all points (of all windows at once);
+                  not the mean of per-window or per-person RMSEs, which is lower
+mae_mgdl          mean absolute error of the median
+mape_pct          mean of |median - truth| / truth
+mard_pct          mean absolute relative difference: the glucose field's name for the same number, always equal to mape_pct
+bias_mgdl         mean of median - truth
+grmse_mgdl        glucose-specific RMSE: squared errors weigh up to 2.5 times where they hide a low, up to twice where a high
+pinball_mgdl      mean pinball loss over the quantile levels, not normalised
+crps_quantile_mgdl    continuous ranked probability score from the quantiles: twice the pinball loss, integrated over the levels
+wql_per_point_mgdl    weighted quantile loss, by the number of points: 2 x pinball_mgdl
+wql_per_truth         weighted quantile loss, by the sum of |truth|: GluonTS' mean_weighted_quantile_loss; no unit
+clarke_a_pct      share of points in zone A of the Clarke error grid; clarke_ab_pct: in A or B; clarke_de_pct: in D or E;
+                  the same of the Parkes error grid for type 1 (parkes1_a_pct ...) and type 2 (parkes2_a_pct ...)
+tir_truth_pct     share of points within 70-180 mg/dL as measured; tir_forecast_pct: of the median;
+                  tir_error_pct: the latter minus the former
+coverage_90_pct   share of truth inside the central 90% interval; width_90_mgdl: the interval's mean width (sharpness)
+
+kind   step        at that horizon alone
+       cumulative  over all steps up to it; at the last step: over the whole horizon
+       window      the horizon judged as a whole, for events: at least 15 minutes in a row below 70 or 54, above 180 or 250 mg/dL
+       person      a figure of each person's series, then the mean over people
+
+hypo70_sensitivity_pct           share of windows with an event in which the median shows one, too
+hypo70_precision_pct             share of windows whose median shows an event that hold one
+hypo70_f1_pct                    harmonic mean of the two
+hypo70_false_alarms_per_day      alarms without an event; neighbouring windows that alarm are one alarm
+hypo70_onset_sensitivity_pct     sensitivity for windows whose event begins after the origin (not under way, origin measured)
+hypo70_lead_time_min             from the first alarm to such an event's onset, mean over the events that had one
+hypo70_q5_sensitivity_pct ...    the same where not the median but the 5% quantile raises the alarm (above: the upper ones)
+
+temporal_gain_min                horizon minus the delay at which the median follows the truth; at 30, 60 min and the last step
+gmi_pct_error ...                of each figure of evaluation/summaries.py (mean_mgdl, cv_pct, gmi_pct, gri, lbgi, hbgi, mage_mgdl,
+                                 time_below_54_pct, time_54_69_pct,
+                                 time_70_180_pct, time_181_250_pct, time_above_250_pct): forecast minus truth; beside it _truth and _forecast
+
+hypo70_probability_...           evaluation/event_scores.py adds these to a run's test scores: base_rate_pct, brier, brier_raw,
+                                 brier_miscalibration, brier_discrimination, brier_uncertainty, brier_skill_pct, auroc, auprc
+
+Windows overlap and an event under way counts, so sensitivity includes events that have begun. Windows whose missing
+points leave open whether there was an event are left out. Low and high: percentile bootstrap over subjects, the same
+resamples for all metrics; missing where fewer than three people contribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from raycadian.config import in_unit_of
+from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.forecast import points
+from raycadian.evaluation.forecast.error_grids import GRIDS
+from raycadian.evaluation.forecast.glycemic import (
+    EXCURSIONS,
+    Excursion,
+    alarm_ratios,
+    false_alarms_per_day,
+    forecast_event,
+    measured_event,
+    onset_min,
+    onset_ratios,
+)  # fmt: skip
+from raycadian.evaluation.forecast.points import Points
+from raycadian.evaluation.forecast.predictions import Predictions
+from raycadian.evaluation.forecast.summaries import glucose_summaries
+from raycadian.evaluation.forecast.temporal import temporal_gain_min
+from raycadian.types import GLUCOSE
+
+Row = dict[str, str | int | float]
+"""A row of the score table but for its scope."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The mean over points of what each contributes, or its square root."""
+
+    points: Points
+    root: bool = False
+    better: Literal["low", "high", "neither"] = "neither"
+
+
+METRICS: dict[str, Metric] = {
+    "rmse_mgdl": Metric(points.squared_error, root=True, better="low"),
+    "mae_mgdl": Metric(points.absolute_error, better="low"),
+    "mape_pct": Metric(points.relative_error_pct, better="low"),
+    "mard_pct": Metric(points.relative_error_pct, better="low"),
+    "bias_mgdl": Metric(points.error),
+    "grmse_mgdl": Metric(points.costly_squared_error, root=True, better="low"),
+    "pinball_mgdl": Metric(points.pinball, better="low"),
+    "crps_quantile_mgdl": Metric(points.crps, better="low"),
+    "wql_per_point_mgdl": Metric(points.quantile_loss, better="low"),
+    **{
+        f"{name}_{zones.lower()}_pct": Metric(points.zones_pct(grid, zones), better="low" if zones == "DE" else "high")
+        for name, grid in GRIDS.items()
+        for zones in ("A", "AB", "DE")
+    },
+    "tir_truth_pct": Metric(points.tir_truth_pct),
+    "tir_forecast_pct": Metric(points.tir_forecast_pct),
+    "tir_error_pct": Metric(points.tir_error_pct),
+}
+"""Those of glucose that need no particular levels; `metrics_of` adds an interval's coverage and width."""
+
+_OF_ANY = ("rmse_mgdl", "mae_mgdl", "mape_pct", "bias_mgdl", "pinball_mgdl", "crps_quantile_mgdl", "wql_per_point_mgdl")
+
+
+def catalogue(target: str) -> dict[str, Metric]:
+    """METRICS of glucose; of another target those that any has, in its unit: rmse_mmhg."""
+    return METRICS if target == GLUCOSE else {in_unit_of(name, target): METRICS[name] for name in _OF_ANY}
+
+
+def metrics_of(levels: np.ndarray, target: str = GLUCOSE) -> dict[str, Metric]:
+    """The catalogue, then coverage and width of each central interval that the levels bound, widest first."""
+    found = dict(catalogue(target))
+    for low, high in intervals(levels):
+        name = interval_name(levels, low, high)
+        found[f"coverage_{name}_pct"] = Metric(points.coverage_pct(low, high))
+        found[in_unit_of(f"width_{name}_mgdl", target)] = Metric(points.width(low, high))
+    return found
+
+
+def intervals(levels: np.ndarray) -> list[tuple[int, int]]:
+    """Positions of the levels that bound central intervals, widest first."""
+    pairs = [(i, j) for i in range(len(levels)) for j in range(i + 1, len(levels))]
+    return [(i, j) for i, j in pairs if np.isclose(levels[i] + levels[j], 1)]
+
+
+def interval_name(levels: np.ndarray, low: int, high: int) -> str:
+    """Percent between two levels: 90, 99.8."""
+    return f"{100 * (levels[high] - levels[low]):.6g}"
+
+
+def points_of(p: Predictions, metric: Metric) -> np.ndarray:
+    """(W, H) float64: what each point contributes."""
+    return metric.points(p.truth.astype(np.float64), p.quantiles.astype(np.float64), p.levels)
+
+
+def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Every metric of this module in a long table, with intervals over subjects.
+
+    scope (all, id, ood) · metric · kind (step, cumulative, window) · horizon_min · value, low, high · n_subjects, n_windows
+    that contribute · n_points behind the value · n_missing points left out. Raises ValueError where no truth was measured.
+    """
+    if np.isnan(predictions.truth).all():
+        raise ValueError(
+            f"nothing to score: no truth was measured in {len(predictions)} windows; choose another test range"
+        )
+    tables = []
+    for scope in ("all", *sorted(set(predictions.scope.tolist()))):
+        chosen = predictions if scope == "all" else predictions.select(predictions.scope == scope)
+        people = SubjectBootstrap(chosen.subject, resamples=bootstrap, confidence=confidence, seed=seed)
+        blocks = [*_point_scores(chosen, people)]
+        if predictions.target == GLUCOSE:
+            blocks.append(pd.DataFrame([*_event_scores(chosen, people), *_person_scores(chosen, people)]))
+        tables.append(pd.concat(blocks, ignore_index=True).assign(scope=scope))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["scope", *table.columns.drop("scope")]]
+
+
+def _point_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataFrame]:
+    truth, quantiles, seen = p.truth.astype(np.float64), p.quantiles.astype(np.float64), ~np.isnan(p.truth)
+    used = {"step": seen, "cumulative": np.logical_or.accumulate(seen, axis=1)}
+    count = people.sum(seen)
+    known = metrics_of(p.levels, p.target)
+    sums = {name: people.sum(metric.points(truth, quantiles, p.levels)) for name, metric in known.items()}
+    rows = [(name, sums[name], count, metric.root) for name, metric in known.items()]
+    lost = sums[in_unit_of("wql_per_point_mgdl", p.target)]
+    rows.append(("wql_per_truth", lost, people.sum(points.magnitude(truth, quantiles, p.levels)), False))
+    for name, total, below, root in rows:
+        for kind in used:
+            ahead = (lambda s: s.cumsum(1)) if kind == "cumulative" else (lambda s: s)
+            found = people.estimate(ahead(total), ahead(below), root)
+            yield _block(p, name, kind, found, ahead(count), used[kind])
+
+
+def _block(
+    p: Predictions, metric: str, kind: str, found: tuple[np.ndarray, ...], count: np.ndarray, used: np.ndarray
+) -> pd.DataFrame:
+    value, low, high = found
+    asked = len(p) * (np.arange(len(value)) + 1 if kind == "cumulative" else 1)
+    n = count.sum(0).astype(int)
+    return pd.DataFrame({
+        "metric": metric, "kind": kind, "horizon_min": p.horizon_min, "value": value, "low": low, "high": high,
+        "n_subjects": (count > 0).sum(0), "n_windows": used.sum(0), "n_points": n, "n_missing": asked - n,
+    })  # fmt: skip
+
+
+def _event_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[Row]:
+    origin = np.full(len(p), np.nan) if p.past is None else p.past[:, -1]
+    for excursion in EXCURSIONS:
+        actual = measured_event(p.truth, excursion, p.dt_min)
+        onset = onset_min(p.truth, origin, excursion, p.dt_min)
+        for rule, position in alarm_rules(p.levels, excursion):
+            alarm = forecast_event(p.quantiles[..., position], excursion, p.dt_min)
+            found = alarm_ratios(actual, alarm)
+            found["false_alarms_per_day"] = false_alarms_per_day(p.subject, p.time_utc, actual, alarm)
+            found |= onset_ratios(p.subject, p.time_utc, onset, alarm)
+            for name, (above, below) in found.items():
+                yield _window_row(p, f"{excursion.name}{rule}_{name}", people, above, below, np.isnan(actual))
+
+
+def alarm_rules(levels: np.ndarray, excursion: Excursion) -> Iterator[tuple[str, int]]:
+    """What may raise the alarm: the median, and each quantile on the threshold's side of it."""
+    middle = list(levels).index(0.5)
+    for i in (middle, *(range(middle + 1, len(levels)) if excursion.above else range(middle))):
+        yield ("" if i == middle else f"_q{100 * levels[i]:.6g}", i)
+
+
+def _window_row(
+    p: Predictions, metric: str, people: SubjectBootstrap, above: np.ndarray, below: np.ndarray, left_open: np.ndarray
+) -> Row:
+    """The ratio of the sums of what each window (W,) contributes."""
+    total, count = people.sum(above[:, None]), people.sum(below[:, None])
+    n = int((np.nan_to_num(below) > 0).sum())
+    return score_row(
+        metric, "window", p.horizon_min[-1], people.estimate(total, count), (count > 0).sum(), n, left_open.sum()
+    )
+
+
+def _person_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[Row]:
+    for step in p.key_steps:
+        yield _person_row(p, "temporal_gain_min", p.horizon_min[step], temporal_gain_min(p, step, people), people)
+    table = glucose_summaries(p).set_index("subject").loc[people.subjects]
+    for name in [column.removesuffix("_truth") for column in table if column.endswith("_truth")]:
+        truth, forecast = table[f"{name}_truth"].to_numpy(), table[f"{name}_forecast"].to_numpy()
+        for what, values in (("truth", truth), ("forecast", forecast), ("error", forecast - truth)):
+            yield _person_row(p, f"{name}_{what}", p.horizon_min[-1], values, people)
+
+
+def _person_row(p: Predictions, metric: str, horizon_min: float, values: np.ndarray, people: SubjectBootstrap) -> Row:
+    """The mean of one value a person (S,)."""
+    known = ~np.isnan(values)
+    found = people.estimate(np.nan_to_num(values)[:, None], known[:, None].astype(float))
+    n = int(np.isin(p.subject, people.subjects[known]).sum())
+    return score_row(metric, "person", horizon_min, found, known.sum(), n, len(p) - n)
+
+
+def score_row(
+    metric: str, kind: str, horizon_min: float, found: tuple[np.ndarray, ...], n_subjects: int, n: int, n_missing: int
+) -> Row:
+    """A row of the score table; `found`: value, low, high, (1,) each."""
+    value, low, high = (float(v[0]) for v in found)
+    return {
+        "metric": metric, "kind": kind, "horizon_min": float(horizon_min), "value": value, "low": low, "high": high,
+        "n_subjects": int(n_subjects), "n_windows": n, "n_points": n, "n_missing": int(n_missing),
+    }  # fmt: skip

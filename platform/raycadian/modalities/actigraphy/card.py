@@ -1,0 +1,57 @@
+"""The card of a data set of actigraphy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from raycadian.config.schema import Positive, Schema
+from raycadian.config.units import known_zone
+
+
+class ActivityColumns(Schema):
+    """Names of the columns of a table of activity. Without time and minute, a person's rows are minutes from midnight."""
+
+    subject: str | None = None
+    """Column of the subject id; none where a file holds one person (named by `subject` or by the file)."""
+    time: str | None = None
+    minute: str | None = None
+    """Number of the minute, from 1 at the midnight that begins the first day."""
+    activity: str = "activity"
+    worn: str | None = None
+    """1 where the device was worn, 0 where not."""
+
+
+class ActigraphyCard(Schema):
+    """A data set of actigraphy: activity by the minute, and a table of people with their labels."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = ""
+    modality: Literal["actigraphy"] = "actigraphy"
+    files: tuple[str, ...] = Field(min_length=1)
+    """Paths or globs, relative to the card's folder: recordings, and NHANES's tables of the same people."""
+    format: Literal["auto"] = "auto"
+    """Recognised by content: NHANES's XPT, Actiwatch .AWD, ActiGraph .agd, Respironics CSV, Apple Health, or a table."""
+    columns: ActivityColumns = ActivityColumns()
+    subject: str | None = None
+    """Subject id for a file that names none; the file's stem otherwise."""
+    time_format: str | None = None
+    """strptime format of the time column; ISO 8601 otherwise."""
+    timezone: str | None = None
+    """IANA name of the zone of a local clock. None: the clock is kept as local time, its UTC offset taken as 0."""
+    wear: Literal["choi", "troiano"] = "choi"
+    """Rule for when counts mean that the device was worn, where it doesn't say so itself."""
+    dt_s: Positive = 60.0
+    min_valid_hours: Positive = 10.0
+    """Hours that a day is worn to count."""
+    min_valid_days: int = Field(1, ge=0)
+    """People with fewer such days are left out, and counted; studies of NHANES ask for 4."""
+    most_missing: int = Field(0, ge=0, le=8)
+    """PHQ-9 items that may lack an answer; the total is then nine times the mean of the others."""
+    exclude_subjects: tuple[str, ...] = ()
+    license: str = ""
+    source: str = ""
+    citation: str = ""
+
+    _zone = field_validator("timezone")(known_zone)

@@ -1,0 +1,259 @@
+"""Actigraphy files of every format as recordings of a minute a point: recognised by content, one person at a time.
+
+A `Part` is one person in one file, small enough to send to a worker: of NHANES's minutes a range of rows, of other files
+the whole. People's labels come from NHANES's other tables among the same files (data/nhanes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from raycadian.data.clock import offset_at, repeated, second_time, shift, to_utc
+from raycadian.data.source import Source
+from raycadian.modalities.actigraphy import nhanes
+from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.modalities.actigraphy.formats.apple_health import is_apple_health, read_apple_health
+from raycadian.modalities.actigraphy.formats.devices import (
+    SQLITE,
+    Epochs,
+    is_awd,
+    is_respironics,
+    read_agd,
+    read_awd,
+    read_respironics,
+    read_table,
+    read_wear_flags,
+)
+from raycadian.modalities.actigraphy.formats.nhanes_minutes import WEAR, minutes_reader, people_rows
+from raycadian.modalities.actigraphy.formats.xpt import Xpt
+from raycadian.types import WORN, Issues, Recording
+
+MINUTES = ("minutes_counts", "minutes_mims")
+_XPT = b"HEADER RECORD*******"
+_GAP_S = 86_400  # a longer one ends a recording
+_MOST_YEARS = 20
+_MOST_ACTIVITY = 1e6  # of an epoch
+
+
+@dataclass(frozen=True)
+class Part:
+    """One person's rows [begin, end) of a file of minutes (`monitors`: its PAXHD), or a whole file of whoever is in it."""
+
+    path: str
+    kind: str
+    subject: str | None = None
+    begin: int = 0
+    end: int | None = None
+    monitors: str | None = None
+
+
+def detect_format(path: str | Path) -> str:
+    """The kind of a file by its content: one of nhanes.KINDS, awd, agd, respironics, wear_flags, apple_health or table.
+    Raises ValueError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(_XPT):
+        return nhanes.kind_of(Xpt.open(path))
+    if head.startswith(SQLITE):
+        return "agd"
+    if is_apple_health(path, head):
+        return "apple_health"
+    if path.suffix.lower() == ".npz" and head.startswith(b"PK"):
+        return "wear_flags"
+    source = Source.of(path)
+    if is_awd(source):
+        return "awd"
+    return "respironics" if is_respironics(source) else "table"
+
+
+def parts(paths: list[Path], issues: Issues) -> list[Part]:
+    """What the recordings are read from, in the order of the files; NHANES's other tables are left out. Raises ValueError
+    where there are none, a file is of no known kind, or a person's minutes are in two files."""
+    kinds = {Path(path): detect_format(path) for path in paths}
+    monitors = [path for path, kind in kinds.items() if kind == "monitors"]
+    found = [part for path, kind in kinds.items() for part in _parts(path, kind, monitors)]
+    if not found:
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: no file with activity among them; add PAXRAW, PAXMIN or a device's file"
+        )
+    whose: dict[str, Part] = {}
+    for part in found:
+        if part.subject is not None and part.subject in whose:
+            raise ValueError(
+                f"SEQN {part.subject} is in {whose[part.subject].path} and in {part.path}; is a file given twice?"
+            )
+        if part.subject is not None:
+            whose[part.subject] = part
+    return found
+
+
+def read_part(part: Part, card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
+    """The recordings of a part, those of one person behind one another. Raises ValueError."""
+    path = Path(part.path)
+    if part.kind in MINUTES:
+        monitors = None if part.monitors is None else Xpt.open(part.monitors)
+        found = minutes_reader(Xpt.open(path), monitors, card.wear)(issues, part.begin, part.end)
+    elif part.kind == "apple_health":
+        found = iter(read_apple_health(path, card, issues))
+    else:
+        found = (r for epochs in _epochs(path, part.kind, card, issues) for r in to_recordings(epochs, card, issues))
+    for recording in found:
+        if recording.subject not in card.exclude_subjects:
+            yield recording
+
+
+def read_activity(paths: list[Path], card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
+    """The recordings of all files, person by person. Memory holds one person, or one file that is no XPT."""
+    for part in parts(paths, issues):
+        yield from read_part(part, card, issues)
+
+
+def labels(paths: list[Path], most_missing: int = 0) -> pd.DataFrame | None:
+    """`nhanes.people` of the tables among the files; None where there is no DEMO."""
+    tables = [path for path in paths if detect_format(path) in set(nhanes.KINDS) - {*MINUTES, "monitors"}]
+    return nhanes.people(tables, most_missing) if tables else None
+
+
+def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> list[Recording]:
+    """A person's epochs on a grid of minutes, counts summed; a minute without all of its epochs is missing.
+
+    A gap of more than a day, or a change of the UTC offset (DST, with a time zone in the card), ends a recording. A device's
+    own clock runs on through DST; clocks in a table follow it. `observed`: by the device where it says, else by `card.wear`.
+    Raises ValueError for epochs that don't divide a minute, or clocks that can't be.
+    """
+    where = f"subject {epochs.subject!r}"
+    if not 0 < epochs.epoch_s <= 60 or 60 % epochs.epoch_s:
+        raise ValueError(
+            f"{where}: epochs of {epochs.epoch_s:g} s; expected a part of a minute: record in epochs of 60 s or less"
+        )
+    known = ~np.isnat(epochs.clock)
+    issues.add("time not understood (row left out)", where, int((~known).sum()))
+    if not known.any():
+        issues.add("person without a usable epoch (left out)", where)
+        return []
+    epochs = _rows(epochs, known)
+    utc_s, offset_min = _utc(epochs, card)
+    steps, first = np.diff(utc_s), np.arange(len(utc_s))
+    if (steps <= 0).any():
+        issues.add("row out of time order (sorted)", where, int((steps < 0).sum()))
+        first = np.unique(utc_s, return_index=True)[1]
+        issues.add("epoch twice (the first is kept)", where, len(utc_s) - len(first))
+    unique_s = utc_s[first]
+    if unique_s[-1] - unique_s[0] > _MOST_YEARS * 366 * 86_400:
+        begin, end = unique_s[[0, -1]].astype("datetime64[s]")
+        raise ValueError(
+            f"{where}: from {begin} to {end}: clocks more than {_MOST_YEARS} years apart can't be one recording"
+        )
+    epochs, offset_min = _rows(epochs, first), offset_min[first]
+    moved = np.diff(offset_min) != 0
+    issues.add("change of the UTC offset (DST or travel)", where, int(moved.sum()))
+    edges = [0, *(np.flatnonzero(moved | (np.diff(unique_s) > _GAP_S)) + 1), len(unique_s)]
+    spans = [slice(a, b) for a, b in pairwise(edges)]
+    found = [_gridded(_rows(epochs, s), unique_s[s], int(offset_min[s][0]), card.wear, issues) for s in spans]
+    return [
+        Recording(epochs.subject, i, start, offset, 60.0, {epochs.channel: values}, observed)
+        for i, (start, offset, values, observed) in enumerate(found)
+    ]
+
+
+def _parts(path: Path, kind: str, monitors: list[Path]) -> Iterator[Part]:
+    if kind in MINUTES:
+        xpt = Xpt.open(path)
+        own = _monitors_of(xpt, monitors) if kind == "minutes_mims" else None
+        for subject, begin, end in people_rows(xpt):
+            yield Part(str(path), kind, subject, begin, end, own)
+    elif kind not in nhanes.KINDS:
+        yield Part(str(path), kind)
+
+
+def _monitors_of(xpt: Xpt, monitors: list[Path]) -> str:
+    """The PAXHD of a PAXMIN: the one with its people, where there are several cycles."""
+    first = xpt.read(["SEQN"], 0, 1)["SEQN"]
+    own = [path for path in monitors if np.isin(first, Xpt.open(path).read(["SEQN"])["SEQN"]).all()]
+    if not own:
+        raise ValueError(
+            f"{xpt.path}: no PAXHD file with its people, which says when each began; add the cycle's PAXHD"
+        )
+    return str(own[0])
+
+
+def _epochs(path: Path, kind: str, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
+    match kind:
+        case "awd":
+            return read_awd(Source.of(path), card, issues)
+        case "agd":
+            return read_agd(path, card, issues)
+        case "respironics":
+            return read_respironics(Source.of(path), card, issues)
+        case "wear_flags":
+            return read_wear_flags(path, card, issues)
+        case "table":
+            return read_table(Source.of(path), card, issues)
+    raise AssertionError(kind)
+
+
+# --- the grid of minutes --------------------------------------------------------------------------------------------
+
+
+def _rows(epochs: Epochs, chosen: np.ndarray | slice) -> Epochs:
+    parts = {
+        name: None if (a := getattr(epochs, name)) is None else a[chosen]
+        for name in ("clock", "values", "off", "offset_min")
+    }
+    return Epochs(epochs.subject, epoch_s=epochs.epoch_s, channel=epochs.channel, even=epochs.even, **parts)
+
+
+def _utc(epochs: Epochs, card: ActigraphyCard) -> tuple[np.ndarray, np.ndarray]:
+    """UTC seconds and minutes ahead of UTC (N,) int64 of each epoch."""
+    clock = epochs.clock.astype("datetime64[ns]")
+    if card.timezone is None:
+        utc, offset = clock, np.zeros(len(clock))
+    elif epochs.even:
+        first, _ = to_utc(clock[:1], card.timezone, np.zeros(1, bool))
+        utc = first + (clock - clock[0])
+        offset = offset_at(utc, card.timezone).astype(np.float64)
+    else:
+        utc, _ = to_utc(clock, card.timezone, second_time(clock, repeated(clock, card.timezone), None))
+        offset = offset_at(utc, card.timezone).astype(np.float64)
+    if epochs.offset_min is not None:  # stated ones go first
+        stated = ~np.isnan(epochs.offset_min)
+        utc = np.where(stated, shift(clock, -epochs.offset_min), utc)
+        offset = np.where(stated, epochs.offset_min, offset)
+    return utc.astype("datetime64[s]").astype(np.int64), offset.astype(np.int64)
+
+
+def _gridded(
+    epochs: Epochs, utc_s: np.ndarray, offset_min: int, wear: str, issues: Issues
+) -> tuple[np.datetime64, int, np.ndarray, np.ndarray]:
+    """Start, offset, values (n,) float32 and observed (n,) of one stretch, times rising."""
+    values = epochs.values.copy()
+    bad = ~np.isfinite(values) | (values < 0) | (values > _MOST_ACTIVITY)
+    issues.add(
+        "value that is no activity (missing)", f"subject {epochs.subject!r}", int((bad & ~np.isnan(values)).sum())
+    )
+    values[bad] = 0
+    start_s = utc_s[0] - utc_s[0] % 60
+    minute = (utc_s - start_s) // 60
+    n, needed = int(minute[-1]) + 1, round(60 / epochs.epoch_s)
+    summed = np.bincount(minute, values, n)
+    whole = np.bincount(minute, ~bad, n) >= needed
+    if n > 1 and np.count_nonzero(minute == n - 1) < needed:
+        n -= 1  # the recording ended within a minute
+        summed, whole = summed[:n], whole[:n]
+    filled = np.where(whole, summed, np.nan).astype(np.float32)
+    if epochs.channel == WORN:
+        observed = whole
+    elif epochs.off is not None:
+        observed = whole & ~(np.bincount(minute, epochs.off)[:n] > 0)
+    else:
+        observed = WEAR[wear](filled)
+    return start_s.astype("datetime64[s]"), offset_min, filled, observed

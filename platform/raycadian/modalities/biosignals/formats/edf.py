@@ -1,0 +1,58 @@
+"""EDF, EDF+ and BDF files, by the package pyedflib: signals at rates of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycadian.modalities.biosignals.tracks import case_of, check_length, present, waveform
+from raycadian.types import Case, Issues
+
+
+def read_edf(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
+    """The signals of a file that are wanted (all where None); the subject is the header's patient code. Raises ValueError."""
+    with _opened(path) as file:
+        labels = [label.strip() for label in file.getSignalLabels()]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"{path}: several signals are called {twice[0]!r}; rename all but one")
+        lengths = file.getNSamples()
+        tracks = {}
+        for name in present(labels, wanted):
+            i = labels.index(name)
+            check_length(int(lengths[i]), f"{path}: {name}")
+            unit = file.getPhysicalDimension(i).strip()
+            track = waveform(file.readSignal(i), file.getSampleFrequency(i), unit, 0.0, f"{path}: {name}")
+            if len(track):
+                tracks[name] = track
+            else:
+                issues.add("track without samples (left out)", f"{path.name}: {name}")
+        start = np.datetime64(file.getStartdatetime(), "ms")
+        return Case(case_of(path), file.getPatientCode().strip(), tracks, start_utc=start)
+
+
+def track_names(path: Path) -> list[str]:
+    """The names of a file's signals. Raises ValueError."""
+    with _opened(path) as file:
+        return [label.strip() for label in file.getSignalLabels()]
+
+
+def _opened(path: Path) -> Any:
+    import pyedflib
+
+    _check_size(path)
+    return pyedflib.EdfReader(str(path))
+
+
+def _check_size(path: Path) -> None:
+    """Raises ValueError for a file that is shorter than its header says; the package would say it on stdout."""
+    with path.open("rb") as file:
+        head = file.read(256)
+        signals, records, begin = int(head[252:256]), int(head[236:244]), int(head[184:192])
+        file.seek(256 + 216 * signals)
+        samples = sum(int(file.read(8)) for _ in range(signals))  # of a record
+    expected = begin + records * samples * (3 if head[:1] == b"\xff" else 2)  # BDF has 24 bits
+    if path.stat().st_size < expected:
+        raise ValueError(f"{path}: truncated: {path.stat().st_size:,} of {expected:,} bytes; copy or download it again")

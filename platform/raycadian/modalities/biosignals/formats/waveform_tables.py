@@ -1,0 +1,277 @@
+"""Waveforms in tables: CSV and Parquet with one column a track, and .npz archives with one array a track.
+
+A table has a column of times (seconds, or timestamps), or the caller says its rate. A column's name may carry its unit:
+'ABP [mmHg]'. An archive says beside NAME what NAME is: NAME.rate_hz or NAME.times_s, NAME.unit, NAME.start_s; `rate_hz` holds
+for all, `subject`, `case` and `start_utc` for the archive.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from raycadian.data.source import MAX_BYTES, MAX_RATIO, Source, delimiter_of, open_bytes, split
+from raycadian.modalities.biosignals.tracks import case_of, check_length, numeric, present, waveform
+from raycadian.modalities.cgm.formats.tables import header_at
+from raycadian.types import Case, Issues, Track
+
+TIMES = ("time_s", "time", "t", "seconds", "timestamp", "datetime")  # what a column of times may be called, in any case
+_NAME_AND_UNIT = re.compile(r"^(.*?)\s*[\[(]([^\[\]()]*)[\])]$")
+_ABOUT = ("rate_hz", "times_s", "unit", "start_s")
+_WHOLE = ("rate_hz", "subject", "case", "start_utc")
+_MISSING = ["", "nan", "NaN", "NA", "null", "-nan(ind)"]
+_SAME_RATE = 1e-3
+
+
+def read_table(
+    path: Path, wanted: Sequence[str] | None, issues: Issues, rate_hz: float | None, units: Mapping[str, str]
+) -> Case:
+    """The columns of a CSV or Parquet table that are wanted (all but the times where None). Raises ValueError.
+
+    rate_hz: where the table has no times; with times it must agree with them. units: of columns whose name has none.
+    """
+    source = Source.of(path)
+    header = _header(source)
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path}: several columns are called {twice[0]!r}; rename all but one")
+    times = next((name for name in header if name.strip().lower() in TIMES), None)
+    named = {_split_unit(name)[0]: name for name in header if name != times}
+    names = present(named, wanted)
+    columns = _columns(source, [named[name] for name in names], times, len(header) > 1)
+    clock = columns.pop(times) if times else None
+    start, seconds = _seconds(clock, path)
+    tracks = {}
+    for name in names:
+        unit = _split_unit(named[name])[1] or units.get(name, "")
+        track = _column(
+            _numbers(columns[named[name]], f"{path}: {name}"), seconds, rate_hz, unit, f"{path}: {name}", issues
+        )
+        if len(track):
+            tracks[name] = track
+        else:
+            issues.add("track without samples (left out)", f"{path.name}: {name}")
+    return Case(case_of(path), "", tracks, start_utc=start)
+
+
+def read_npz(
+    path: Path, wanted: Sequence[str] | None, issues: Issues, rate_hz: float | None, units: Mapping[str, str]
+) -> Case:
+    """The arrays of an archive that are wanted (all where None). Raises ValueError; a pickle in it is never loaded."""
+    _check_archive(path)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        keys = archive.files
+        whole = {key: _scalar(archive[key], f"{path}: {key}") for key in _WHOLE if key in keys}
+        tracks = {}
+        for name in present(_names(keys), wanted):
+            about = {key: archive[f"{name}.{key}"] for key in _ABOUT if f"{name}.{key}" in keys}
+            rate = about.get("rate_hz", whole.get("rate_hz", rate_hz))
+            unit = str(_scalar(about.get("unit", units.get(name, "")), f"{path}: {name}.unit"))
+            track = _array(_member(archive, name, path), about, rate, unit, f"{path}: {name}", issues)
+            if len(track):
+                tracks[name] = track
+            else:
+                issues.add("track without samples (left out)", f"{path.name}: {name}")
+    start = np.datetime64(str(whole["start_utc"]), "ms") if "start_utc" in whole else None
+    return Case(str(whole.get("case", case_of(path))), str(whole.get("subject", "")), tracks, start_utc=start)
+
+
+def track_names(path: Path) -> list[str]:
+    """The names that `read_table` and `read_npz` give. Raises ValueError."""
+    if zipfile.is_zipfile(path):
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return _names(archive.files)
+    return [_split_unit(name)[0] for name in _header(Source.of(path)) if name.strip().lower() not in TIMES]
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def _header(source: Source) -> list[str]:
+    if source.is_parquet:
+        return pq.read_schema(source.path).names
+    line = source.lines[header_at(source)]
+    return split(line, delimiter_of(line))
+
+
+def _split_unit(name: str) -> tuple[str, str]:
+    match = _NAME_AND_UNIT.match(name.strip())
+    return (match[1], match[2].strip()) if match else (name.strip(), "")
+
+
+def _columns(source: Source, names: list[str], times: str | None, skip_blank: bool) -> dict[str, pa.ChunkedArray]:
+    wanted = [*names, *([times] if times else [])]
+    if source.is_parquet:
+        with pq.ParquetFile(source.path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            if sum(group.total_byte_size for group in groups) > MAX_BYTES:
+                raise ValueError(
+                    f"{source.path}: more than {MAX_BYTES / 1024**3:.0f} GiB when unpacked; split the file"
+                )
+            check_length(file.metadata.num_rows, str(source.path))
+            table = file.read(columns=wanted)
+    else:
+        start = header_at(source)
+        delimiter = delimiter_of(source.lines[start])
+        with open_bytes(source.path) as stream:
+            table = pacsv.read_csv(
+                stream,
+                read_options=pacsv.ReadOptions(skip_rows=start, encoding=source.encoding.removesuffix("-sig")),
+                parse_options=pacsv.ParseOptions(delimiter=delimiter, ignore_empty_lines=skip_blank),
+                convert_options=pacsv.ConvertOptions(include_columns=_as_written(source, wanted), null_values=_MISSING),
+            ).rename_columns(wanted)
+    return {name: table[name] for name in wanted}
+
+
+def _as_written(source: Source, wanted: list[str]) -> list[str]:
+    """Columns' names with the spaces around them, which `split` took off."""
+    line = source.lines[header_at(source)]
+    written = [text.strip('"') for text in line.split(delimiter_of(line))]
+    known = dict(zip(_header(source), written, strict=False))
+    return [known[name] for name in wanted]
+
+
+def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
+    kind = column.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        first = next((str(text.as_py()) for text in column if not _is_number(text.as_py())), "")
+        raise ValueError(f"{where}: expected numbers, found {kind} (e.g. {first[:20]!r})")
+    return column.to_pandas().to_numpy(np.float64, na_value=np.nan)
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        return text is None or np.isfinite(float(text))
+    except (TypeError, ValueError):
+        return False
+
+
+def _seconds(clock: pa.ChunkedArray | None, path: Path) -> tuple[np.datetime64 | None, np.ndarray | None]:
+    """When the table begins, if it says so, and the seconds (N,) since then."""
+    if clock is None:
+        return None, None
+    times = clock.to_pandas()
+    if pd.api.types.is_numeric_dtype(times):
+        seconds = times.to_numpy(np.float64, na_value=np.nan)
+        start = None
+    else:
+        stamps = pd.to_datetime(times, utc=True, format="ISO8601", errors="coerce").dt.tz_localize(None)
+        first = stamps.min()
+        seconds = (stamps - first).dt.total_seconds().to_numpy(np.float64)
+        start = None if pd.isna(first) else first.to_datetime64().astype("datetime64[ms]")
+    if not np.isfinite(seconds).all():
+        row = int(np.flatnonzero(~np.isfinite(seconds))[0]) + 1
+        raise ValueError(f"{path}: row {row} has no time that can be read (expected seconds, or ISO 8601 timestamps)")
+    if len(seconds) and (np.diff(seconds) <= 0).any():
+        row = int(np.flatnonzero(np.diff(seconds) <= 0)[0]) + 2
+        raise ValueError(
+            f"{path}: time does not increase at row {row} ({seconds[row - 1]:g} after {seconds[row - 2]:g} s); sort it"
+        )
+    return start, seconds
+
+
+def _column(
+    values: np.ndarray, seconds: np.ndarray | None, rate_hz: float | None, unit: str, where: str, issues: Issues
+) -> Track:
+    """A column with, or without, times beside it: on an even grid with NaN in the gaps, or a numeric."""
+    if seconds is None:
+        if rate_hz is None:
+            raise ValueError(f"{where}: no column of times ({', '.join(TIMES[:4])}) and no rate; say rate_hz")
+        return waveform(values, rate_hz, unit, 0.0, where)
+    known = np.isfinite(values)
+    even = _even(seconds)
+    lone = not (known[1:] & known[:-1]).any()  # a monitor's numeric between rows of waveforms
+    if even is None or lone:
+        track, twice = numeric(values, seconds, unit)
+        issues.add("several numbers at one time (the last kept)", where, twice)
+        return track
+    found, at = even
+    if rate_hz is not None and abs(found / rate_hz - 1) > _SAME_RATE:
+        raise ValueError(f"{where}: expected {rate_hz:g} Hz, found {found:.6g} Hz by its times; correct one of them")
+    check_length(at[-1] + 1, where)
+    laid = np.full(at[-1] + 1, np.nan, dtype=np.float32)
+    laid[at] = values
+    return waveform(laid, rate_hz or found, unit, seconds[0], where)
+
+
+def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """The rate of rows that are even but for gaps, however coarsely their times were rounded, and the place (N,) of each row on the
+    grid; None where they are not even: beats, or a monitor's numerics."""
+    if len(seconds) < 3:
+        return None
+    steps = np.diff(seconds)
+    gaps = steps > 1.5 * np.median(steps)
+    rate = 1 / steps[~gaps].mean()
+    first = np.flatnonzero(np.append(True, gaps))  # of each stretch without a gap
+    stretch = np.cumsum(np.append(0, gaps))
+    within = np.arange(len(seconds)) - first[stretch]
+    off = (seconds - seconds[first][stretch]) * rate - within
+    if gaps.mean() > 0.1 or not (np.abs(off) <= 0.6).all() or np.ptp(seconds) * rate > 2**53:  # 0.6: of rounding too
+        return None
+    rate = _plain(rate, (2 * np.abs(off).max() * len(first) + 1e-6) / (~gaps).sum())
+    begins = np.round((seconds[first] - seconds[0]) * rate).astype(np.int64)
+    lengths = np.diff(np.append(first, len(seconds)))
+    over = np.maximum.accumulate(begins[:-1] + lengths[:-1]) - begins[1:]  # a gap may round to none
+    begins[1:] += np.maximum.accumulate(np.maximum(over, 0))
+    return float(rate), begins[stretch] + within
+
+
+def _plain(rate: float, leeway: float) -> float:
+    """The roundest rate within this share of `rate`: what the rounding of times leaves open."""
+    return next((plain for plain in (round(rate, d) for d in range(6)) if abs(plain / rate - 1) <= leeway), rate)
+
+
+# --- archives ------------------------------------------------------------------------------------------------------
+
+
+def _names(keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if key not in _WHOLE and key.rpartition(".")[2] not in _ABOUT]
+
+
+def _member(archive: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path}: {name}: a pickle, which is never loaded; store an array of numbers") from None
+        raise
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ValueError for an archive that unpacks to more than it may hold."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > min(MAX_BYTES, max(64 * 1024**2, MAX_RATIO * path.stat().st_size)):
+        raise ValueError(f"{path}: {unpacked / 1024**2:,.0f} MiB when unpacked; split it into smaller files")
+
+
+def _array(values: np.ndarray, about: Mapping[str, Any], rate: Any, unit: str, where: str, issues: Issues) -> Track:
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise ValueError(f"{where}: expected numbers of one dimension, found {values.dtype} of shape {values.shape}")
+    if "times_s" in about:
+        times = np.asarray(about["times_s"])
+        if times.shape != values.shape or times.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{where}.times_s: expected {values.shape} numbers, found {times.dtype} of shape {times.shape}"
+            )
+        track, twice = numeric(values, times, unit)
+        issues.add("several numbers at one time (the last kept)", where, twice)
+        return track
+    if rate is None:
+        raise ValueError(f"{where}: no rate; store {where.rpartition(' ')[2]}.rate_hz or rate_hz, or say rate_hz")
+    start = float(_scalar(about.get("start_s", 0.0), f"{where}.start_s"))
+    return waveform(values, float(_scalar(rate, f"{where}.rate_hz")), unit, start, where)
+
+
+def _scalar(value: Any, where: str) -> Any:
+    if np.size(value) != 1:
+        raise ValueError(f"{where}: expected one value, found shape {np.shape(value)}")
+    return np.asarray(value).reshape(()).item()

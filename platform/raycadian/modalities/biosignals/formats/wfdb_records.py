@@ -1,0 +1,59 @@
+"""WFDB records (PhysioNet): a header .hea and its signals, each at its own rate, by the package wfdb."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycadian.modalities.biosignals.tracks import check_length, present, waveform
+from raycadian.types import Case, Issues, Track
+
+
+def read_wfdb(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
+    """The signals of a record that are wanted (all where None), unsmoothed. `path`: its header or a signal's file. Raises ValueError."""
+    import wfdb
+
+    header = _header(path)
+    names = header.sig_name
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: several signals are called {twice[0]!r}; rename all but one in the header")
+    chosen = present(names, wanted)
+    if not chosen:
+        return Case(header.record_name, "", {})
+    record = wfdb.rdrecord(
+        str(path.with_suffix("")), channels=[names.index(name) for name in chosen], smooth_frames=False
+    )
+    tracks = {}
+    for i, name in enumerate(record.sig_name):
+        track = _signal(record, i, f"{path}: {name}")
+        if len(track):
+            tracks[name] = track
+        else:
+            issues.add("track without samples (left out)", f"{path.name}: {name}")
+    start = np.datetime64(record.base_datetime, "ms") if record.base_datetime else None
+    return Case(record.record_name, "", tracks, start_utc=start)
+
+
+def track_names(path: Path) -> list[str]:
+    """The names of a record's signals. Raises ValueError."""
+    return list(_header(path).sig_name)
+
+
+def _header(path: Path) -> Any:
+    import wfdb
+
+    header = wfdb.rdheader(str(path.with_suffix("")))
+    if getattr(header, "n_seg", None) is not None:
+        raise ValueError(f"{path}: a record of several segments; read its segments, or join them with wfdb first")
+    check_length((header.sig_len or 0) * max(header.samps_per_frame or [1]), str(path))
+    header.sig_name = list(header.sig_name or [])
+    return header
+
+
+def _signal(record: Any, i: int, where: str) -> Track:
+    rate = float(record.fs) * record.samps_per_frame[i]
+    unit = record.units[i] or ""
+    return waveform(record.e_p_signal[i], rate, "" if unit == "NU" else unit, 0.0, where)  # NU: no units

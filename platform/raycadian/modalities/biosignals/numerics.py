@@ -1,0 +1,66 @@
+"""Numerics of a snapshot of biosignals on an even grid: the recordings that a forecast of a pressure is cut from."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycadian.config import unit_of
+from raycadian.data.marks import Marks
+from raycadian.data.series import Series, build_series
+from raycadian.data.snapshot import Snapshot
+from raycadian.modalities.biosignals.card import BiosignalCard
+from raycadian.modalities.biosignals.prepare import START
+from raycadian.tasks import hypotension
+from raycadian.types import Recording
+
+_AHEAD = 8  # subjects read at once
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Recordings of one-minute means (or as the card's numerics_every_s says), by subject, a case each."""
+
+    id: str
+    found: dict[str, list[Recording]]
+
+    @property
+    def subjects(self) -> list[str]:
+        return sorted(self.found)
+
+    def recordings(self, subject: str) -> list[Recording]:
+        return self.found[subject]
+
+
+def open_numerics(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
+    """The series of numerics of a snapshot, the first of which is forecast. In memory: a case of 4 hours has 240 points.
+    Raises ValueError where the card has no such numeric, or nobody does."""
+    card = snapshot.card
+    assert isinstance(card, BiosignalCard)
+    if unknown := [c for c in channels if c not in card.numerics]:
+        raise ValueError(
+            f"window.past names {unknown}; the card's numerics are {', '.join(card.numerics) or 'none'}: add the track there"
+        )
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        marks = dict(zip(snapshot.subjects, pool.map(snapshot.marks, snapshot.subjects), strict=True))
+    found = {s: [r for m in of if (r := _recording(m, channels, card.numerics_every_s))] for s, of in marks.items()}
+    return build_series(Numerics(snapshot.id, {s: of for s, of in found.items() if of}), channels, forecast=True)
+
+
+def _recording(marks: Marks, channels: tuple[str, ...], every_s: float) -> Recording | None:
+    """A case on the grid; none where its monitor did not write the first channel."""
+    n = int(marks.n * marks.dt_s // every_s)
+    if not n or channels[0] not in marks.numerics:
+        return None
+    nothing = (np.empty(0), np.empty(0))
+    gridded = {c: hypotension.grid(*_plausible(c, *marks.numerics.get(c, nothing)), every_s, n) for c in channels}
+    start = START + marks.number * np.timedelta64(1, "D")  # as the snapshot has it
+    return Recording(marks.subject, marks.number, start, 0, every_s, gridded, ~np.isnan(gridded[channels[0]]))
+
+
+def _plausible(channel: str, times_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """values, times: a pressure that a flushed or disconnected line shows is missing."""
+    low, high = hypotension.PLAUSIBLE_MMHG if unit_of(channel) == "mmHg" else (-np.inf, np.inf)
+    return np.where((values >= low) & (values <= high), values, np.nan), times_s

@@ -1,0 +1,187 @@
+"""Waveforms and numerics of a case, whatever the file: .vital, WFDB, EDF, CSV, Parquet, npz; or VitalDB's public API by case id.
+
+`read_case` is the door: it recognises the format by content, takes the tracks that are asked for under the names and in the units
+that the caller wants, and says whose they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from raycadian.data.source import open_bytes
+from raycadian.modalities.biosignals.tracks import explained, find, in_unit
+from raycadian.types import Case, Issues
+
+Format = Literal["auto", "vital", "wfdb", "edf", "npz", "table"]
+VITALDB = "vitaldb:"  # begins the name of a case of the public data set
+
+
+def read_case(
+    source: str | Path,
+    *,
+    tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    units: Mapping[str, str] | None = None,
+    optional: Collection[str] = (),
+    format: Format = "auto",
+    rate_hz: float | None = None,
+    subject: str | None = None,
+    clinical: Mapping[str, Any] | None = None,
+    issues: Issues | None = None,
+) -> Case:
+    """One case.
+
+    source: a file, or 'vitaldb:12' for a case of the public data set (downloaded once, see vitaldb_api.py)
+    tracks: names in the file ('SNUADC/ECG_II', or 'ECG_II' where one device has it), or our name -> name in the file, or
+        several of which the first that the file has is taken; all tracks where None
+    optional: those of our names that a case may lack
+    units: of the tracks, by the names they have in the result; a track comes in that unit or is an error
+    rate_hz: of a table or an archive that says none; a contradiction is an error
+    subject: whose it is; else what `clinical` (subjectid), then the file itself says. '' is nobody in particular
+    clinical: the case's row of the clinical table
+    issues: counts what was repaired or left out
+    Raises ValueError for a file that is broken or something else, for a track that is absent or empty, and for a case of no subject;
+    ConnectionError where the API doesn't answer.
+    """
+    issues, units = Issues() if issues is None else issues, units or {}
+    path = _local(source)
+    wanted = _wanted(tracks)
+    with explained(path):
+        found = _read(path, format, wanted, units, rate_hz, issues)
+    held = dict(found.tracks) if wanted is None else _named(found, wanted, optional, path, format)
+    if not held:
+        raise ValueError(f"{path}: no track with samples")
+    held = {
+        name: in_unit(track, units[name], f"{path}: {name}") if name in units else track for name, track in held.items()
+    }
+    case = str(source).removeprefix(VITALDB) if _of_vitaldb(source) else found.case
+    who = _subject(subject, clinical, found, path)
+    return replace(found, case=case, subject=who, tracks=held, clinical=dict(clinical or {}))
+
+
+def track_names(source: str | Path, format: Format = "auto") -> list[str]:
+    """The names of the tracks of a file, without reading their samples where the format allows. Raises ValueError."""
+    from raycadian.modalities.biosignals.formats import edf, vital_files, waveform_tables, wfdb_records
+
+    path = _local(source)
+    with explained(path):
+        match detect_format(path) if format == "auto" else format:
+            case "vital":
+                return vital_files.track_names(path)
+            case "wfdb":
+                return wfdb_records.track_names(path)
+            case "edf":
+                return edf.track_names(path)
+            case _:
+                return waveform_tables.track_names(path)
+
+
+def detect_format(path: Path) -> Format:
+    """The format of a file by its first bytes (WFDB: by its header's name). Raises ValueError that says what was found."""
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    if path.suffix.lower() in (".hea", ".mat", ".dat") and path.with_suffix(".hea").is_file():
+        return "wfdb"
+    try:
+        with open_bytes(path) as stream:
+            head = stream.read(256)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path}: can't be read, truncated or corrupted: {error}") from None
+    if not head.strip():
+        raise ValueError(f"{path}: the file is empty")
+    if head.startswith(b"VITA"):
+        return "vital"
+    if head.startswith((b"0       ", b"\xffBIOSEMI")):
+        return "edf"
+    if zipfile.is_zipfile(path) and path.suffix.lower() == ".npz":
+        return "npz"
+    if head.startswith(b"PAR1") or (path.suffix.lower() in (".csv", ".tsv", ".txt", ".gz") and b"\0" not in head):
+        return "table"
+    raise ValueError(
+        f"{path}: not a format of waveforms that is known (.vital, WFDB .hea, EDF, BDF, CSV, Parquet, npz); it begins with "
+        f"{head[:16]!r}. Say `format` if you know better"
+    )
+
+
+def _of_vitaldb(source: str | Path) -> bool:
+    return isinstance(source, str) and source.startswith(VITALDB)
+
+
+def _local(source: str | Path) -> Path:
+    if not _of_vitaldb(source):
+        return Path(source)
+    from raycadian.modalities.biosignals.vitaldb_api import VitalDB
+
+    return VitalDB().case_file(str(source).removeprefix(VITALDB))
+
+
+def _read(
+    path: Path,
+    format: Format,
+    wanted: Mapping[str, str] | None,
+    units: Mapping[str, str],
+    rate_hz: float | None,
+    issues: Issues,
+) -> Case:
+    from raycadian.modalities.biosignals.formats import edf, vital_files, waveform_tables, wfdb_records
+
+    if format not in get_args(Format):
+        raise ValueError(f"format: expected one of {', '.join(get_args(Format))}, found {format!r}")
+    format = detect_format(path) if format == "auto" else format
+    theirs = list(itertools.chain(*wanted.values())) if wanted is not None else None
+    if rate_hz is not None and format in ("vital", "wfdb", "edf"):
+        raise ValueError(f"{path}: rate_hz is for tables and archives; a {format} file says its own")
+    match format:
+        case "vital":
+            return vital_files.read_vital(path, theirs, issues)
+        case "wfdb":
+            return wfdb_records.read_wfdb(path, theirs, issues)
+        case "edf":
+            return edf.read_edf(path, theirs, issues)
+    stated = {theirs: unit for name, unit in units.items() for theirs in (wanted or {}).get(name, [name])}
+    reader = waveform_tables.read_npz if format == "npz" else waveform_tables.read_table
+    return reader(path, theirs, issues, rate_hz, stated)
+
+
+def _wanted(tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None) -> dict[str, list[str]] | None:
+    """Our name -> the names in the file that will do."""
+    if tracks is None:
+        return None
+    named = tracks.items() if isinstance(tracks, Mapping) else ((name, name) for name in tracks)
+    return {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in named}
+
+
+def _named(
+    found: Case, wanted: Mapping[str, Sequence[str]], optional: Collection[str], path: Path, format: Format
+) -> dict[str, Any]:
+    held = {ours: find(found.tracks, theirs, path) for ours, theirs in wanted.items()}
+    absent = [" or ".join(wanted[ours]) for ours, full in held.items() if full is None and ours not in optional]
+    if absent:
+        names = track_names(path, format)
+        raise ValueError(
+            f"{path}: no track {', '.join(absent)} with samples; the file has {', '.join(names[:30]) or 'none'}"
+        )
+    return {ours: found.tracks[full] for ours, full in held.items() if full is not None}
+
+
+def _subject(subject: str | None, clinical: Mapping[str, Any] | None, found: Case, path: Path) -> str:
+    stated = subject if subject is not None else (clinical or {}).get("subjectid", found.subject or None)
+    if stated is None or stated != stated:
+        raise ValueError(
+            f"{path}: a case without a subject; give `subject`, or a clinical table with caseid and subjectid: the split of "
+            "training and test is by subject, so it has to be known whose a case is"
+        )
+    return str(stated)
+
+
+def check_unique(cases: Iterable[tuple[str, str | Path]]) -> None:
+    """Raises ValueError where two sources are one case (name, source)."""
+    seen: dict[str, str | Path] = {}
+    for name, source in cases:
+        if name in seen:
+            raise ValueError(f"{seen[name]} and {source}: both are case {name!r}; keep one, or rename one")
+        seen[name] = source

@@ -1,0 +1,211 @@
+"""Nightscout and Tidepool: JSON records of one person, read whole (a year is some tens of MB)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raycadian.data.clock import clock_of_epoch_ms, parse_times, shift
+from raycadian.data.source import Source, open_bytes
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
+from raycadian.modalities.cgm.card import CGMCard
+from raycadian.types import BASAL, BOLUS, CARBS, MGDL_PER_MMOLL, SUBJECT, Issues, Readings
+
+MAX_JSON_BYTES = 1024**3
+_TIDEPOOL = re.compile(
+    r'"type"\s*:\s*"(cbg|smbg|basal|bolus|wizard|food|upload|pumpSettings|cgmSettings|deviceEvent|physicalActivity)"'
+)
+_NIGHTSCOUT = re.compile(r'"(sgv|eventType|dateString|created_at)"\s*:')
+_NIGHTSCOUT_TIMES = ("dateString", "created_at", "timestamp", "sysTime", "date")
+_APART = np.timedelta64(90, "s")  # a rate that ends this near to the next is taken over by it
+
+
+def json_format(source: Source) -> str | None:
+    """Which of the two, by the names of fields in the head; None if neither."""
+    if _TIDEPOOL.search(source.text):
+        return "tidepool"
+    return "nightscout" if _NIGHTSCOUT.search(source.text) else None
+
+
+# --- Nightscout ----------------------------------------------------------------------------------------------------
+
+
+def read_nightscout(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    """`entries` (sgv, mg/dL) and `treatments` (carbs, insulin, temporary basal rates), together or in two files.
+
+    The scheduled basal rate lies in the profile, not here: after a temporary one it is unknown (NaN). Raises ValueError.
+    """
+    records = _records(source, issues)
+    tidy = ReadingsBuilder(source.path, card, issues, MGDL, place=" record ", events_suffice=True)
+    subject = card.subject or _nightscout_subject(source)
+    entries = [i for i, r in enumerate(records) if "sgv" in r or r.get("type") == "sgv"]
+    finger = [i + 1 for i, r in enumerate(records) if r.get("type") == "mbg"]
+    tidy.note("finger-stick or calibration (not a CGM reading)", np.array(finger))
+    rows = _nightscout_rows(records, entries, ("sgv",), subject, tidy)
+    rows["glucose"] = tidy.numbers(rows["sgv"], rows["line"], "glucose")
+    tidy.note("row without a glucose value", rows["line"][rows["sgv"].isna()])
+    yield from tidy.readings(rows)
+    treated = [i for i, r in enumerate(records) if "eventType" in r and r.get("isValid") is not False]
+    rows = _nightscout_rows(records, treated, ("carbs", "insulin", "absolute", "rate", "duration"), subject, tidy)
+    for field, kind in (("carbs", CARBS), ("insulin", BOLUS)):
+        values = tidy.numbers(rows[field], rows["line"], kind)
+        yield from tidy.readings(rows.assign(kind=kind, value=values)[~np.isnan(values)])
+    yield from tidy.readings(_nightscout_basal(rows, tidy))
+    tidy.finish()
+
+
+def _nightscout_subject(source: Source) -> str:
+    """entries_anna.json and treatments_anna.json are anna's; anna/entries.json too."""
+    rest = re.sub(r"(?i)[-_. ]*(nightscout|entries|treatments)[-_. ]*", "", source.stem)
+    return rest or source.path.absolute().parent.name
+
+
+def _nightscout_rows(
+    records: list[dict], at: list[int], fields: Sequence[str], subject: str, tidy: ReadingsBuilder
+) -> pd.DataFrame:
+    rows = _frame(records, at, (*fields, "date", "mills", "utcOffset", "eventType"), subject)
+    text = [next((records[i][t] for t in _NIGHTSCOUT_TIMES if isinstance(records[i].get(t), str)), "") for i in at]
+    clock, stated = tidy.times(pd.Series(text, dtype=object))
+    epoch_ms = _numeric(rows["date"])
+    epoch_ms = np.where(np.isfinite(epoch_ms), epoch_ms, _numeric(rows["mills"]))
+    offset_min = np.nan_to_num(np.where(np.nan_to_num(stated) != 0, stated, _numeric(rows["utcOffset"])))
+    utc = clock_of_epoch_ms(epoch_ms)
+    utc = np.where(np.isnat(utc), shift(clock, -stated), utc)
+    local = ~np.isfinite(epoch_ms) & np.isnan(stated)  # only a text without an offset
+    rows["clock"] = np.where(local, clock, shift(utc, offset_min))
+    rows["offset_min"] = np.where(local, np.nan, offset_min)
+    return rows
+
+
+def _nightscout_basal(rows: pd.DataFrame, tidy: ReadingsBuilder) -> pd.DataFrame:
+    rows = rows[rows["eventType"].eq("Temp Basal")]
+    rate = tidy.numbers(rows["absolute"].where(rows["absolute"].notna(), rows["rate"]), rows["line"], BASAL)
+    minutes = np.nan_to_num(tidy.numbers(rows["duration"], rows["line"], "duration"))
+    tidy.note("temporary basal rate in percent of an unknown profile", rows["line"][np.isnan(rate) & (minutes > 0)])
+    return _held(rows.assign(value=rate, end=shift(rows["clock"].to_numpy("datetime64[ns]"), minutes)))
+
+
+# --- Tidepool ------------------------------------------------------------------------------------------------------
+
+
+def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    """cbg, bolus, wizard and food (carbohydrates), basal. Units stand in each record, mmol/L if not. Raises ValueError."""
+    records = _records(source, issues)
+    types = [r.get("type") for r in records]
+    in_mgdl = [str(records[i].get("units")).lower() == "mg/dl" for i in _of_type(types, "cbg")]
+    unit = MGDL if in_mgdl and all(in_mgdl) else MMOLL
+    tidy = ReadingsBuilder(source.path, card, issues, unit, place=" record ")
+    subject = card.subject or source.stem
+    tidy.note("finger-stick or calibration (not a CGM reading)", _of_type(types, "smbg") + 1)
+    rows = _tidepool_rows(records, _of_type(types, "cbg"), ("value", "units"), subject, tidy)
+    tidy.note("row without a glucose value", rows["line"][rows["value"].isna()])
+    glucose = tidy.numbers(rows["value"], rows["line"], "glucose")
+    if unit == MMOLL:
+        glucose = np.where(in_mgdl, glucose / MGDL_PER_MMOLL, glucose)
+    yield from tidy.readings(rows.assign(glucose=glucose))
+    rows = _tidepool_rows(records, _of_type(types, "bolus"), ("normal", "extended"), subject, tidy)
+    now, later = (tidy.numbers(rows[field], rows["line"], BOLUS) for field in ("normal", "extended"))
+    tidy.note("extended bolus (taken at its beginning)", rows["line"][later > 0])
+    yield from tidy.readings(rows.assign(kind=BOLUS, value=np.nan_to_num(now) + np.nan_to_num(later)))
+    yield from _tidepool_carbs(records, types, subject, tidy)
+    rows = _tidepool_rows(records, _of_type(types, "basal"), ("rate", "duration", "deliveryType"), subject, tidy)
+    rate = tidy.numbers(rows["rate"], rows["line"], BASAL)
+    rate = np.where(rows["deliveryType"].eq("suspend"), 0.0, rate)
+    minutes = np.nan_to_num(tidy.numbers(rows["duration"], rows["line"], "duration")) / 60000
+    yield from tidy.readings(
+        _held(rows.assign(value=rate, end=shift(rows["clock"].to_numpy("datetime64[ns]"), minutes)))
+    )
+    tidy.finish()
+
+
+def _tidepool_carbs(records: list[dict], types: list, subject: str, tidy: ReadingsBuilder) -> Iterator[Readings]:
+    rows = _tidepool_rows(records, _of_type(types, "wizard"), ("carbInput", "carbUnits"), subject, tidy)
+    exchanges = rows["carbUnits"].eq("exchanges").to_numpy(bool)
+    tidy.note("carbohydrates in exchanges (grams unknown)", rows["line"][exchanges])
+    rows = rows[~exchanges]
+    values = tidy.numbers(rows["carbInput"], rows["line"], CARBS)
+    yield from tidy.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
+    rows = _tidepool_rows(records, _of_type(types, "food"), ("nutrition",), subject, tidy)
+    grams = pd.Series([_net_carbs(n) for n in rows["nutrition"]], dtype=object)
+    values = tidy.numbers(grams, rows["line"], CARBS)
+    yield from tidy.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
+
+
+def _net_carbs(nutrition: Any) -> Any:
+    carbohydrate = nutrition.get("carbohydrate") if isinstance(nutrition, dict) else None
+    return carbohydrate.get("net") if isinstance(carbohydrate, dict) else None
+
+
+def _tidepool_rows(
+    records: list[dict], at: np.ndarray, fields: Sequence[str], subject: str, tidy: ReadingsBuilder
+) -> pd.DataFrame:
+    """`time` is UTC, `timezoneOffset` minutes; older records have both only as deviceTime - time."""
+    rows = _frame(records, at.tolist(), (*fields, "time", "deviceTime", "timezoneOffset"), subject)
+    clock, stated = tidy.times(rows["time"])
+    utc = shift(clock, -stated)
+    device, _ = parse_times(rows["deviceTime"], None)
+    between = (device - utc) / np.timedelta64(1, "m")
+    offset_min = _numeric(rows["timezoneOffset"])
+    offset_min = np.where(np.isfinite(offset_min), offset_min, np.round(between / 15) * 15)
+    offset_min = np.nan_to_num(np.where(np.nan_to_num(stated) != 0, stated, offset_min))
+    rows["clock"], rows["offset_min"] = shift(utc, offset_min), offset_min
+    return rows
+
+
+# --- both ----------------------------------------------------------------------------------------------------------
+
+
+def _records(source: Source, issues: Issues) -> list[dict]:
+    """The objects of a JSON list, of an object's lists, or of a file with one object a line. Raises ValueError."""
+    with open_bytes(source.path) as stream:
+        data = stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{source.path}: more than {MAX_JSON_BYTES / 1024**2:.0f} MiB of JSON; export by year")
+    text = data.decode(source.encoding)
+    del data
+    found = _parsed(text)
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = [record for value in lists for record in value] if lists else [found]
+    if not isinstance(found, list):
+        raise ValueError(f"{source.path}: expected a JSON list of records, found {type(found).__name__}")
+    for number, record in enumerate(found, start=1):
+        if not isinstance(record, dict):
+            issues.add("record that is not an object", f"{source.path.name} record {number}")
+    return [record if isinstance(record, dict) else {} for record in found]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+    return json.loads("[" + ",".join(line for line in text.splitlines() if line.strip()) + "]")  # one object a line
+
+
+def _frame(records: list[dict], at: list[int], fields: Sequence[str], subject: str) -> pd.DataFrame:
+    rows = pd.DataFrame([[records[i].get(field) for field in fields] for i in at], columns=list(fields), dtype=object)
+    return rows.assign(**{SUBJECT: subject, "line": np.array(at, dtype=np.int64) + 1})
+
+
+def _of_type(types: list, wanted: str) -> np.ndarray:
+    return np.array([i for i, found in enumerate(types) if found == wanted], dtype=np.int64)
+
+
+def _numeric(values: pd.Series) -> np.ndarray:
+    return pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+
+
+def _held(rates: pd.DataFrame) -> pd.DataFrame:
+    """Basal rates that hold from `clock` to `end`: an unknown one (NaN) follows where no other takes over."""
+    rates = rates[rates["clock"].notna()].sort_values("clock", kind="stable").assign(kind=BASAL)
+    following = rates["clock"].shift(-1)
+    alone = ~(following <= rates["end"] + _APART)
+    after = rates[alone].assign(clock=rates["end"][alone], value=np.nan)
+    return pd.concat([rates, after]).sort_values("clock", kind="stable") if len(after) else rates

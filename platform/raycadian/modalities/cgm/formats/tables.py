@@ -1,0 +1,233 @@
+"""Tables with one reading a row: CSV and Parquet with the columns that the card names, and GlucoBench's CSV."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from raycadian.data.clock import offset_at
+from raycadian.data.source import HEAD_BYTES, MAX_BYTES, Source, delimiter_of, open_bytes, split
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
+from raycadian.modalities.cgm.card import CGMCard, Columns
+from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
+
+GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
+_BLOCK_BYTES = 256 * 1024  # of text at a time, several of them read ahead: memory doesn't grow with the file
+_BATCH_ROWS = 65_536
+_SWALLOWED = "line inside the row before (a quote that isn't closed)"
+MOST_SMALL_BYTES = 4_000_000
+_SUBJECT_NAMES = ("subject", "subject_id", "patient", "patient_id", "participant", "participant_id")
+
+
+def read_generic(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    """A CSV or Parquet table with the columns of `card.columns`. Raises ValueError."""
+    return _read(source, card, card.columns, None, issues)
+
+
+def read_glucobench(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    """id, time, gl in mg/dL on a local clock; events too where the card names their columns. Raises ValueError."""
+    columns = GLUCOBENCH.model_copy(update={kind: getattr(card.columns, kind) for kind in EVENT_CHANNELS})
+    return _read(source, card, columns, MGDL, issues)
+
+
+def header_at(source: Source) -> int:
+    """Number of lines before the header: the first line that is neither blank nor a # comment."""
+    for number, line in enumerate(source.lines):
+        if line.strip() and not line.startswith("#"):
+            return number
+    raise ValueError(f"{source.path}: no header found in its first {len(source.lines)} lines")
+
+
+def header_of(source: Source) -> list[str]:
+    """The names of a table's columns. Raises ValueError."""
+    if source.is_parquet:
+        return pq.read_schema(source.path).names
+    line = source.lines[header_at(source)]
+    return split(line, delimiter_of(line))
+
+
+def read_small(path: Path, what: str) -> pd.DataFrame:
+    """A CSV that a person keeps by hand (`what` says of what), as text, '' where blank. Raises ValueError."""
+    source = Source.of(path)
+    if (n_bytes := path.stat().st_size) > MOST_SMALL_BYTES:
+        raise ValueError(f"{path}: {n_bytes:,} bytes; a table of {what} has at most {MOST_SMALL_BYTES:,}")
+    how = {"sep": delimiter_of(source.lines[0]), "encoding": source.encoding, "dtype": str, "keep_default_na": False}
+    with open_bytes(path) as stream:
+        try:
+            table = pd.read_csv(stream, **how)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: can't be understood: {error}") from None
+    table.columns = [str(name).strip() for name in table.columns]
+    return table
+
+
+def csv_chunks(
+    source: Source, tidy: ReadingsBuilder, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
+) -> Iterator[pd.DataFrame]:
+    """The wanted columns (name -> position) of a CSV below its first `skip` lines, as text, in blocks, with `line`.
+    Rows with too few or too many fields are counted."""
+    misshapen: list[int] = []
+
+    def skip_row(row: pacsv.InvalidRow) -> str:
+        misshapen.append(row.number)
+        tidy.issues.add(_SWALLOWED, f"{source.path.name}:{row.number}", row.text.count("\n"))
+        return "skip"
+
+    if len(source.head) < HEAD_BYTES and len(source.lines) <= skip:
+        return  # nothing below the header
+    names = [str(i) for i in range(n_columns)]
+    used = [str(i) for i in wanted.values()]
+    options = {
+        "read_options": pacsv.ReadOptions(
+            use_threads=False, block_size=_BLOCK_BYTES, skip_rows=skip, column_names=names,
+            encoding="utf-8" if source.encoding == "utf-8-sig" else source.encoding,
+        ),
+        "parse_options": pacsv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip_row
+        ),
+        "convert_options": pacsv.ConvertOptions(
+            column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
+        ),
+    }  # fmt: skip
+    if source.encoding == "cp1252":
+        tidy.issues.add("text that is not UTF-8 (read as Windows-1252)", source.path.name)
+    seen = reported = 0
+    with open_bytes(source.path) as stream, pacsv.open_csv(stream, **options) as reader:
+        for batch in reader:
+            rows = pd.DataFrame({name: batch.column(i).to_numpy(False) for i, name in enumerate(wanted)})
+            rows["line"] = _lines(seen, len(rows), skip + 1, misshapen)
+            seen += len(rows)
+            torn = sum(pc.sum(pc.count_substring(column, "\n")).as_py() or 0 for column in batch.columns)
+            tidy.issues.add(_SWALLOWED, source.path.name, torn)
+            tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+            reported = len(misshapen)
+            blank = (rows[list(wanted)] == "").all(axis=1)
+            tidy.note("blank row", rows["line"][blank])
+            yield rows[~blank].reset_index(drop=True)
+    tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+
+
+def csv_rows(
+    source: Source, tidy: ReadingsBuilder, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
+) -> pd.DataFrame:
+    """`csv_chunks` of one person's file in one piece."""
+    chunks = list(csv_chunks(source, tidy, skip, n_columns, delimiter, wanted))
+    return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=[*wanted, "line"], dtype=object)
+
+
+def _lines(seen: int, n: int, first: int, misshapen: list[int]) -> np.ndarray:
+    """Line numbers (n,) of well-formed rows: those after `seen`, misshapen lines between them left out."""
+    row = seen + np.arange(n)
+    before = np.array(misshapen, dtype=np.int64) - first - np.arange(len(misshapen))
+    return first + row + np.searchsorted(before, row, side="right")
+
+
+def _read(source: Source, card: CGMCard, columns: Columns, unit: str | None, issues: Issues) -> Iterator[Readings]:
+    header = header_of(source)
+    wanted = _positions(source, header, columns)
+    unit = unit or unit_named(header[wanted["glucose"]])
+    tidy = ReadingsBuilder(source.path, card, issues, unit, place=" row " if source.is_parquet else ":")
+    chunks = _parquet_chunks if source.is_parquet else _text_chunks
+    for rows in chunks(source, tidy, wanted, len(header)):
+        if SUBJECT not in wanted:
+            rows[SUBJECT] = card.subject or source.stem
+        yield from tidy.readings(_typed(rows, tidy))
+    tidy.finish()
+
+
+def unit_named(text: str) -> str | None:
+    """The unit of glucose that a column's name states, if any."""
+    if re.search(r"mg[ /_]?dl", text, re.IGNORECASE):
+        return MGDL
+    return MMOLL if re.search(r"mmol", text, re.IGNORECASE) else None
+
+
+def _positions(source: Source, header: Sequence[str], columns: Columns) -> dict[str, int]:
+    """Our name -> position of the columns that the card names. Raises ValueError."""
+    named = {SUBJECT: columns.subject, "time": columns.time, "glucose": columns.glucose}
+    named |= {CARBS: columns.carbs_g, BOLUS: columns.bolus_u, BASAL: columns.basal_uph}
+    wanted = {ours: theirs for ours, theirs in named.items() if theirs is not None}
+    absent = [theirs for theirs in wanted.values() if theirs not in header]
+    if absent:
+        raise ValueError(
+            f"{source.path}: no column {', '.join(map(repr, absent))}; found {', '.join(map(repr, header[:20]))}; "
+            "name the columns in the card (columns: {subject, time, glucose, ...})"
+        )
+    twice = [theirs for theirs in wanted.values() if list(header).count(theirs) > 1]
+    if twice:
+        raise ValueError(f"{source.path}: several columns are called {twice[0]!r}; rename all but one")
+    unnamed = [name for name in header if name.lower() in _SUBJECT_NAMES]
+    if columns.subject is None and unnamed:
+        raise ValueError(
+            f"{source.path}: the column {unnamed[0]!r} seems to tell people apart; name it in the card "
+            f"(columns: {{subject: {unnamed[0]}}})"
+        )
+    return {ours: list(header).index(theirs) for ours, theirs in wanted.items()}
+
+
+def _text_chunks(
+    source: Source, tidy: ReadingsBuilder, wanted: dict[str, int], n_columns: int
+) -> Iterator[pd.DataFrame]:
+    start = header_at(source)
+    delimiter = delimiter_of(source.lines[start])
+    yield from csv_chunks(source, tidy, start + 1, n_columns, delimiter, wanted)
+
+
+def _parquet_chunks(
+    source: Source, tidy: ReadingsBuilder, wanted: dict[str, int], n_columns: int
+) -> Iterator[pd.DataFrame]:
+    with pq.ParquetFile(source.path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        if sum(group.total_byte_size for group in groups) > MAX_BYTES:
+            raise ValueError(f"{source.path}: more than {MAX_BYTES / 1024**3:.0f} GiB when unpacked; split the file")
+        names = [file.schema_arrow.names[i] for i in wanted.values()]
+        seen = 0
+        for batch in file.iter_batches(_BATCH_ROWS, columns=names):
+            table = {ours: batch.column(name) for ours, name in zip(wanted, names, strict=True)}
+            rows = pd.DataFrame({ours: values.to_pandas() for ours, values in table.items()})
+            rows["line"] = seen + 1 + np.arange(len(rows))
+            seen += len(rows)
+            yield rows
+
+
+def _typed(rows: pd.DataFrame, tidy: ReadingsBuilder) -> pd.DataFrame:
+    """Rows as tidy.py wants them."""
+    typed = {SUBJECT: _ids(rows[SUBJECT]), "line": rows["line"]}
+    typed["clock"], typed["offset_min"] = _clocks(rows["time"], tidy)
+    for name in ("glucose", *EVENT_CHANNELS):
+        if name in rows:
+            typed[name] = tidy.numbers(rows[name], rows["line"], name)
+    tidy.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
+    return pd.DataFrame(typed)
+
+
+def _empty(values: pd.Series) -> np.ndarray:
+    return values.isna().to_numpy() | (values == "").to_numpy(bool)
+
+
+def _ids(ids: pd.Series) -> pd.Series:
+    """Whole numbers are written without a fraction: a table with a gap turns 7 into 7.0."""
+    codes, found = pd.factorize(ids)
+    names = [re.sub(r"^(\d+)\.0+$", r"\1", str(name).strip()) for name in found]
+    return pd.Series(np.array([*names, ""], dtype=object)[codes])  # code -1, missing, is the last
+
+
+def _clocks(times: pd.Series, tidy: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
+    """Clocks and offsets of a column of text or, in Parquet, of timestamps with or without a zone."""
+    if not pd.api.types.is_datetime64_any_dtype(times):
+        return tidy.times(times)
+    if times.dt.tz is None:
+        return times.to_numpy("datetime64[ns]"), np.full(len(times), np.nan)
+    utc = times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[ns]")
+    known = ~np.isnat(utc)
+    offset_min = np.zeros(len(utc))
+    offset_min[known] = offset_at(utc[known], str(times.dt.tz))
+    return utc + (offset_min * 60).astype("timedelta64[s]"), offset_min

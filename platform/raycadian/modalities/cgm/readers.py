@@ -1,0 +1,280 @@
+"""CGM files of every format as Readings: recognised by content, checked against one another."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from defusedxml import DefusedXmlException
+
+from raycadian.data.source import Source, stem_of
+from raycadian.modalities.cgm.builder import merge
+from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.formats.json_exports import json_format, read_nightscout, read_tidepool
+from raycadian.modalities.cgm.formats.ohio import read_ohio
+from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, header_of, read_generic, read_glucobench
+from raycadian.modalities.cgm.formats.vendor_csv import (
+    clarity_header,
+    libreview_header,
+    pump_key,
+    read_clarity,
+    read_libreview,
+    read_pump,
+    superseded_pump_files,
+)
+from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
+
+__all__ = ["detect_format", "merge", "read_files"]
+
+Reader = Callable[[Source, CGMCard, Issues], Iterator[Readings]]
+
+
+def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    """The readings of all files, in mg/dL and UTC with the local offset; `issues` counts what was repaired or skipped.
+
+    A subject may come several times (blocks of a big table, history and scans, several files), each time sorted and
+    with unique times: `merge` joins the parts. Memory holds one block, or one person's file, at a time.
+    Raises ValueError for a file that can't be understood, holds no reading, or contradicts its unit; after the last
+    one, for files that disagree about a subject where they overlap. What was yielded before is then not to be used.
+    """
+    paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
+    if not paths:
+        raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
+    formats = _formats(paths, card, issues)
+    spans = _Spans()
+    for path, kind in formats.items():
+        for readings in _read(path, kind, card, issues):
+            spans.add(readings, path)
+            yield readings
+    if not spans.found:
+        raise ValueError(f"{', '.join(map(str, paths[:5]))}: no glucose reading, only events; add the entries' file")
+    _check_stems(spans, card)
+    _check_overlaps(spans, formats, card)
+    _note_repeats(spans, issues)
+
+
+def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
+    """All readings of the one person in a file, recognised by content where no card says how. Raises ValueError."""
+    parts: dict[str, list[Readings]] = {}
+    for readings in read_files([path], card or CGMCard(name="history", files=(path.name,)), issues):
+        parts.setdefault(readings.subject, []).append(readings)
+    if len(parts) != 1:
+        raise ValueError(
+            f"{path}: expected one person, found {len(parts)} ({', '.join(sorted(parts)[:5])}); cut it out"
+        )
+    return merge(next(iter(parts.values())), issues)
+
+
+def _formats(paths: list[Path], card: CGMCard, issues: Issues) -> dict[Path, str]:
+    """Each file's format, before any is read: an unknown one is an error at once. Superseded files are left out."""
+    formats, pumps = {}, {}
+    for path in paths:
+        with _naming(path):
+            source = Source.of(path)
+            formats[path] = detect_format(source, card) if card.format == "auto" else card.format
+            if formats[path] == "pump_v2":
+                pumps[path] = pump_key(source)
+    superseded = superseded_pump_files(pumps, issues)
+    return {path: kind for path, kind in formats.items() if path not in superseded}
+
+
+def detect_format(source: Source, card: CGMCard) -> str:
+    """The format of a file by its first 64 KiB. Raises ValueError that says what was found."""
+    if source.is_parquet:
+        return "generic"
+    text = source.text.lstrip()
+    if text.startswith("<") and "<patient" in text:
+        return "ohio_t1dm"
+    if text.startswith(("[", "{")) and (found := json_format(source)):
+        return found
+    if text.startswith("#") and ("data_version" in text or "pump_serial" in text):
+        return "pump_v2"
+    if not text.startswith(("<", "[", "{")):
+        return _table_format(source, card)
+    raise ValueError(_unknown(source))
+
+
+def _table_format(source: Source, card: CGMCard) -> str:
+    names = header_of(source)
+    if {card.columns.time, card.columns.glucose} <= set(names):
+        return "generic"
+    if {GLUCOBENCH.subject, GLUCOBENCH.time, GLUCOBENCH.glucose} <= set(names):
+        return "glucobench"
+    if clarity_header(source) is not None:
+        return "dexcom_clarity"
+    if libreview_header(source) is not None:
+        return "libreview"
+    raise ValueError(_unknown(source) + f"; columns found: {', '.join(map(repr, names[:20]))}")
+
+
+def _unknown(source: Source) -> str:
+    return (
+        f"{source.path}: not a CGM format that is known (Dexcom Clarity, LibreView, Nightscout, Tidepool, OhioT1DM, pump "
+        "v2.0, GlucoBench, or a table with the columns that the card names); it begins with "
+        f"{source.text.strip()[:60]!r}. For a table set `columns` in the card, for a known format `format`"
+    )
+
+
+def _read(path: Path, kind: str, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    with _naming(path):
+        yield from _reader(kind)(Source.of(path), card, issues)
+
+
+def _reader(kind: str) -> Reader:
+    match kind:
+        case "generic":
+            return read_generic
+        case "glucobench":
+            return read_glucobench
+        case "dexcom_clarity":
+            return read_clarity
+        case "libreview":
+            return read_libreview
+        case "nightscout":
+            return read_nightscout
+        case "tidepool":
+            return read_tidepool
+        case "ohio_t1dm":
+            return read_ohio
+        case "pump_v2":
+            return read_pump
+    raise AssertionError(kind)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What the libraries say about a broken file, as a ValueError that names it."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not whole JSON: {error.msg} at line {error.lineno}; export it again") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not {error.encoding} text; save the file as UTF-8") from None
+    except (EOFError, zlib.error, OSError) as error:
+        raise ValueError(f"{path}: can't be read, truncated or corrupted: {error}") from None
+    except (pa.ArrowException, ParseError, DefusedXmlException, RecursionError) as error:
+        raise ValueError(f"{path}: can't be understood: {error}") from None
+
+
+# --- one subject in several files ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Span:
+    """What one file says about one subject: first and last second, number and digest of its readings."""
+
+    first: int
+    last: int
+    n: int = 0
+    digest: int = 0
+
+
+@dataclass
+class _Spans:
+    found: dict[str, dict[Path, _Span]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add(self, readings: Readings, path: Path) -> None:
+        time_s, values = _finite(readings)
+        if len(time_s):
+            span = self.found[readings.subject].setdefault(path, _Span(int(time_s[0]), int(time_s[-1])))
+            span.first, span.last = min(span.first, int(time_s[0])), max(span.last, int(time_s[-1]))
+            span.n += len(time_s)
+            span.digest = (span.digest + _digest(time_s, values)) % 2**64
+
+
+def _finite(readings: Readings) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds (int64) and mg/dL of measured readings."""
+    values = readings.glucose[GLUCOSE].to_numpy(np.float64)
+    time_s = readings.glucose[TIME_UTC].to_numpy("datetime64[s]").astype(np.int64)
+    return time_s[np.isfinite(values)], values[np.isfinite(values)]
+
+
+def _digest(time_s: np.ndarray, values: np.ndarray) -> int:
+    """Of a set of readings, in any order: equal sets have equal digests."""
+    tenths = np.round(values * 10).astype(np.uint64)
+    hashed = pd.util.hash_array(time_s.astype(np.uint64) * np.uint64(10_007) + tenths)
+    return int(hashed.sum(dtype=np.uint64))
+
+
+def _check_stems(spans: _Spans, card: CGMCard) -> None:
+    """Two files that name nobody and are called alike may be two people."""
+    for subject, files in spans.found.items():
+        alike = [p for p in files if stem_of(p) == subject and card.subject is None and card.columns.subject is None]
+        if len(alike) > 1:
+            raise ValueError(
+                f"{alike[0]} and {alike[1]}: both name no person and are called {subject!r}; rename one, or "
+                "set `subject` in the card if they are one person's"
+            )
+
+
+def _check_overlaps(spans: _Spans, formats: dict[Path, str], card: CGMCard) -> None:
+    """Files that overlap in one subject's time hold the same readings there, or are an error."""
+    overlaps = list(_overlaps(spans))
+    digests = {
+        path: _digests_within(path, formats[path], card, overlaps)
+        for path in {p for pair in overlaps for p in pair[1:3]}
+    }
+    for pair in overlaps:
+        subject, one, other, begin, end = pair
+        if digests[one][pair] != digests[other][pair]:
+            counts = f"{digests[one][pair][0]} and {digests[other][pair][0]} readings"
+            between = " to ".join(str(np.datetime64(t, "s")) for t in (begin, end))
+            raise ValueError(
+                f"{one} and {other}: subject {subject!r} is in both from {between} UTC with different readings "
+                f"({counts}); keep one of the files, or give two people two ids{_hint(card)}"
+            )
+
+
+def _hint(card: CGMCard) -> str:
+    # without a zone each export's clock begins at offset 0, also after a journey or a DST change
+    return "" if card.timezone else "; if they are exports of one sensor, set `timezone` in the card"
+
+
+Overlap = tuple[str, Path, Path, int, int]  # subject, files, first and last second that both cover
+
+
+def _overlaps(spans: _Spans) -> Iterator[Overlap]:
+    for subject, files in spans.found.items():
+        for (one, a), (other, b) in itertools.combinations(files.items(), 2):
+            begin, end = max(a.first, b.first), min(a.last, b.last)
+            if begin <= end:
+                yield subject, one, other, begin, end
+
+
+def _digests_within(path: Path, kind: str, card: CGMCard, overlaps: list[Overlap]) -> dict[Overlap, tuple[int, int]]:
+    """Number and digest of a file's readings in each overlap that it has part in; the file is read once more."""
+    found = {pair: (0, 0) for pair in overlaps if path in pair[1:3]}
+    by_subject = defaultdict(list)
+    for pair in found:
+        by_subject[pair[0]].append(pair)
+    for readings in _read(path, kind, card, Issues()):
+        time_s, values = _finite(readings)
+        for pair in by_subject[readings.subject]:
+            at = (time_s >= pair[3]) & (time_s <= pair[4])
+            n, digest = found[pair]
+            found[pair] = (n + int(at.sum()), (digest + _digest(time_s[at], values[at])) % 2**64)
+    return found
+
+
+def _note_repeats(spans: _Spans, issues: Issues) -> None:
+    """Subjects in several files, and the same readings under two names, are counted."""
+    known: dict[tuple[int, int], str] = {}
+    for subject, files in spans.found.items():
+        if len(files) > 1:
+            issues.add("subject in several files (joined)", f"subject {subject}: {', '.join(p.name for p in files)}")
+        whole = sum(span.n for span in files.values()), sum(span.digest for span in files.values()) % 2**64
+        if whole in known:
+            issues.add(
+                "two subjects with identical readings (one person under two names?)", f"{known[whole]}, {subject}"
+            )
+        known[whole] = subject

@@ -1,0 +1,257 @@
+"""The command line: its verbs and flags are pinned, its errors are one message, its JSON is JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+from helpers import write_csv
+
+from raycadian.cli import main as cli
+from raycadian.cli.main import main
+
+REPO = Path(__file__).parents[2]
+RECIPE_FLAGS = {"--set", "--runs", "--snapshots", "--resume", "--json"}
+# A change of this table is a change of what people and scripts type: make it deliberately, and say so in the CHANGELOG.
+CALIBRATE_FLAGS = {
+    "--subject", "--recording", "--episodes", "--update", "--delete", "--new-key", "--channel", "--card", "--run", "--champion",
+    "--people", "--runs", "--json",
+}  # fmt: skip
+FLAGS: dict[str, tuple[list[str], set[str]]] = {
+    "demo": ([], {"--runs", "--snapshots", "--port"}),
+    "doctor": ([], {"--json"}),
+    "prepare": (["card"], {"--snapshots", "--json"}),
+    "inspect": (["snapshot"], {"--out", "--json"}),
+    "train": (["recipe"], RECIPE_FLAGS),
+    "tune": (["recipe"], RECIPE_FLAGS),
+    "run": (["recipe"], RECIPE_FLAGS),
+    "score": (["run"], {"--runs", "--json"}),
+    "compare": (["run"], {"--runs", "--json"}),
+    "experiment": (["recipe"], RECIPE_FLAGS),
+    "runs": ([], {"--runs", "--json"}),
+    "promote": (["run"], {"--runs", "--force", "--json"}),
+    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases", "--people"}),
+    "forecast": (["file"], {"--run", "--champion", "--card", "--meal", "--no-meals", "--runs", "--json"}),
+    "calibrate": ([], CALIBRATE_FLAGS),
+    "predict": ([], {"--subject", "--recording", "--day", "--card", "--people", "--runs", "--json"}),
+    "forget": ([], {"--subject", "--people", "--json"}),
+    "indices": (["file"], {"--card", "--out", "--json"}),
+    "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
+    "export": (["run"], {"--to", "--runs"}),
+    "submit": (["verb", "arguments"], {"--address", "--no-wait", "--json"}),
+    "jobs": ([], set()),
+    "benchmark": ([], set()),
+    "schema": (["kind"], set()),
+}
+BENCHMARK_FLAGS: dict[str, tuple[list[str], set[str]]] = {
+    "glucobench": (
+        ["more_models"],
+        {"--data", "--protocol", "--models", "--seeds", "--pretrain", "--out", "--name", "--json"},
+    ),
+}
+JOBS_FLAGS: dict[str, tuple[list[str], set[str]]] = {
+    "list": ([], {"--address", "--json"}),
+    "logs": (["job"], {"--address", "--follow"}),
+    "stop": (["job"], {"--address"}),
+    "fetch": (["job"], {"--address", "--to", "--runs", "--json"}),
+}
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def flags_of(verb: click.Command) -> tuple[list[str], set[str]]:
+    arguments = [p.name for p in verb.params if isinstance(p, click.Argument)]
+    return arguments, {name for p in verb.params if isinstance(p, click.Option) for name in p.opts}
+
+
+@pytest.fixture
+def card(tmp_path) -> Path:
+    """A tiny data set: two people, two days."""
+    write_csv(tmp_path / "tiny.csv", n=2, days=2)
+    path = tmp_path / "tiny.yaml"
+    path.write_text("name: tiny\nfiles: [tiny.csv]\nformat: generic\nunit: mg/dL\ncolumns: {subject: subject}\n")
+    return path
+
+
+# --- verbs and flags ------------------------------------------------------------------------------------------------
+
+
+def test_the_verbs_and_flags_are_the_pinned_ones():
+    assert {name: flags_of(verb) for name, verb in main.commands.items()} == FLAGS
+    assert {name: flags_of(verb) for name, verb in main.commands["jobs"].commands.items()} == JOBS_FLAGS
+    assert {name: flags_of(verb) for name, verb in main.commands["benchmark"].commands.items()} == BENCHMARK_FLAGS
+
+
+def test_help_lists_every_verb_in_the_order_of_work():
+    done = invoke("--help")
+    assert done.exit_code == 0
+    listed = [line.split()[0] for line in done.output.split("Commands:")[1].splitlines() if line.strip()]
+    assert listed == list(FLAGS)
+
+
+@pytest.mark.parametrize("verb", FLAGS)
+def test_help_of_a_verb_names_its_flags(verb):
+    done = invoke(verb, "-h")
+    assert done.exit_code == 0
+    assert main.commands[verb].help, "a verb without a word of help"
+    for flag in FLAGS[verb][1]:
+        assert flag in done.output
+
+
+def test_version():
+    assert "0.1" in invoke("--version").output
+
+
+# --- schemas --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "example"),
+    [("recipe", "jobs/recipes/demo.yaml"), ("card", "datasets/demo_cgm.yaml"), ("space", "search_spaces/demo.yaml")],
+)
+def test_schema_is_json_schema_that_accepts_ours_and_refuses_a_typo(kind, example):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(invoke("schema", kind).stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    body = yaml.safe_load((REPO / example).read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    assert list(validator.iter_errors(body)) == []
+    assert list(validator.iter_errors(body | {"no_such_key": 1}))
+
+
+def test_schema_of_something_else_is_refused():
+    done = invoke("schema", "model")
+    assert done.exit_code == 2
+    assert "recipe" in done.output
+
+
+# --- prepare and inspect ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_prepare_and_inspect(card, tmp_path, ray_local):
+    done = invoke("prepare", card, "--snapshots", tmp_path / "snapshots", "--json")
+    assert done.exit_code == 0, done.output
+    prepared = json.loads(done.stdout)
+    assert prepared["counts"]["subjects"] == 2
+    assert prepared["counts"]["readings"] == 2 * 288 * 2 + 72  # two days each, the second a quarter of a day more
+    assert prepared["counts"]["recordings"] == 2
+
+    done = invoke("inspect", prepared["path"], "--json")
+    assert done.exit_code == 0, done.output
+    inspected = json.loads(done.stdout)
+    assert inspected["snapshot"] == prepared["snapshot"]
+    assert inspected["quality"] == prepared["quality"]
+
+    done = invoke("inspect", prepared["path"], "--out", tmp_path / "quality.html")
+    assert done.exit_code == 0, done.output
+    assert "<html" in (tmp_path / "quality.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.ray
+def test_prepare_for_people_prints_counts_and_issues(card, tmp_path, ray_local):
+    done = invoke("prepare", card, "--snapshots", tmp_path / "snapshots")
+    assert done.exit_code == 0, done.output
+    assert "  subjects: 2" in done.output
+    assert "local clock without a time zone" in done.output
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepare", "absent.yaml"], "absent.yaml: no such file"),
+        (["inspect", "."], "no snapshot here"),
+        (["train", "absent.yaml"], "absent.yaml: no such file"),
+        (["train", REPO / "jobs/recipes/demo.yaml", "--set", "training.epoch=1"], "did you mean 'epochs'"),
+        (["train", REPO / "jobs/recipes/demo.yaml", "--set", "training.epochs"], "expected dotted.path=value"),
+        (["score", "no-such-run"], "no-such-run"),
+        (["score", "../../etc"], "etc"),
+        (["compare", "no-such-run"], "no-such-run"),
+        (["promote", "no-such-run"], "no-such-run"),
+        (["serve"], "champion"),
+        (["serve", "--run", "a", "--champion", "b"], "exclude one another"),
+        (["export", "no-such-run", "--to", "x"], "no-such-run"),
+        (["forecast", "absent.csv"], "champion"),
+    ],
+)
+def test_an_error_is_one_message_and_exit_code_2(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("raycadian: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.rglob("*") if p.name not in {"runs", "mlflow.db"}] == []  # nothing made on the way
+
+
+def test_an_unknown_verb_and_an_unknown_flag_are_refused():
+    assert invoke("trian").exit_code == 2
+    assert invoke("doctor", "--yaml").exit_code == 2
+
+
+def test_a_file_of_another_kind_is_named(card, tmp_path):
+    (tmp_path / "tiny.csv").write_bytes(b"PK\x03\x04 a workbook")
+    done = invoke("prepare", card, "--snapshots", tmp_path / "snapshots")
+    assert done.exit_code == 2
+    assert "tiny.csv: this is a ZIP archive or an Excel workbook" in done.stderr
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+def test_json_is_alone_on_stdout(monkeypatch):
+    def chatty():
+        print("(raylet) a message from the cluster")
+        return []
+
+    monkeypatch.setattr("raycadian.cli.doctor.examine", chatty)
+    done = invoke("doctor", "--json")
+    assert json.loads(done.stdout) == [] and "(raylet)" in done.stderr
+
+
+def test_interrupt_exits_130(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raycadian.cli.doctor.examine", interrupted)
+    done = invoke("doctor")
+    assert done.exit_code == 130
+    assert "interrupted" in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_reading_leaves_nothing(tmp_path):
+    """A real SIGINT to a real process that reads a file of some 140,000 rows."""
+    write_csv(tmp_path / "big.csv", n=8, days=60)
+    (tmp_path / "big.yaml").write_text("name: big\nfiles: [big.csv]\nunit: mg/dL\ncolumns: {subject: subject}\n")
+    command = [sys.executable, "-m", "raycadian.cli.main", "prepare", "big.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("snapshots/.preparing-*/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+def test_the_module_is_what_the_command_runs():
+    from importlib.metadata import entry_points
+
+    (found,) = entry_points(group="console_scripts", name="raycadian")
+    assert found.load() is cli.main

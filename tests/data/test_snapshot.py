@@ -1,0 +1,412 @@
+"""Snapshots: what is written is what is read, the name is the content, and no accident leaves half of one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from raycadian.config import Grid
+from raycadian.data import snapshot as module
+from raycadian.data.grid import to_recordings
+from raycadian.data.parquet import content_hash, events_table, folder_name, from_table, heads_table, to_table
+from raycadian.data.snapshot import Snapshot, prepare, snapshots, source_files
+from raycadian.modalities.cgm.card import CGMCard
+from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, OBSERVED, RECORDING, TIME_UTC, Issues, Readings
+
+HOSTILE = "../../x"
+CARD = """
+name: tiny
+license: CC0
+files: [{files}]
+format: generic
+unit: mg/dL
+columns: {{subject: id, time: time, glucose: gl, carbs_g: carbs}}
+grid: {{min_points: 4}}
+"""
+
+
+def rows(subject: str, n: int = 30, start: str = "2024-03-01 08:00:00", level: float = 100.0) -> pd.DataFrame:
+    """Readings every 5 minutes with an hour's gap in the middle and a meal on the third."""
+    minutes = np.arange(n) * 5 + np.where(np.arange(n) >= n // 2, 60, 0)
+    frame = pd.DataFrame({"id": subject, "time": pd.Timestamp(start) + pd.to_timedelta(minutes, unit="min")})
+    frame["gl"] = level + np.arange(n) % 7
+    frame["carbs"] = np.where(np.arange(n) == 2, 45.0, np.nan)
+    return frame
+
+
+def make_card(folder: Path, frames: list[pd.DataFrame], files: str = "'*.csv'") -> Path:
+    """A card and one CSV a frame, in a folder of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, frame in enumerate(frames):
+        frame.to_csv(folder / f"part{i}.csv", index=False)
+    (folder / "tiny.yaml").write_text(CARD.format(files=files), encoding="utf-8")
+    return folder / "tiny.yaml"
+
+
+def people() -> list[pd.DataFrame]:
+    return [rows("ann"), rows("Bö b", level=150), rows(HOSTILE, level=200)]
+
+
+@pytest.fixture(scope="module")
+def original(ray_local, tmp_path_factory) -> Snapshot:
+    """One snapshot for the tests that only read it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return prepare(make_card(folder / "data", [pd.concat(people())]), folder / "snapshots")
+
+
+@pytest.fixture
+def copy(original, tmp_path) -> Snapshot:
+    """The same, to damage."""
+    shutil.copytree(original.path, tmp_path / original.id)
+    return Snapshot.open(tmp_path / original.id)
+
+
+# --- layout, without Ray ---------------------------------------------------------------------------------------------
+
+
+def random_readings(seed: int) -> Readings:
+    rng = np.random.default_rng(seed)
+    time_s = 1_700_000_000 + np.cumsum(rng.choice([300, 307, 900, 2000, 4000], 200, p=[0.4, 0.2, 0.2, 0.15, 0.05]))
+    glucose = pd.DataFrame({TIME_UTC: time_s.astype("datetime64[s]").astype("datetime64[ns]")})
+    glucose[GLUCOSE] = rng.uniform(40, 400, 200)
+    glucose["utc_offset_min"] = np.where(np.arange(200) < 120, 60, 120)
+    at = np.sort(rng.integers(time_s[0] - 5000, time_s[-1] + 5000, 40))
+    events = pd.DataFrame({TIME_UTC: at.astype("datetime64[s]").astype("datetime64[ns]")})
+    events["kind"] = rng.choice([CARBS, BOLUS, BASAL], 40)
+    events["value"] = rng.uniform(0, 60, 40)
+    return Readings(f"s{seed}", glucose, events)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_recordings_survive_the_tables_exactly(seed):
+    readings = random_readings(seed)
+    written = to_recordings(readings, Grid(min_points=2), Issues())
+    assert len(written) > 3 and any(np.isnan(r.channels[GLUCOSE]).any() for r in written)
+    heads = [[r.subject, r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r)] for r in written]
+    events = events_table(readings.events).to_pandas().astype({TIME_UTC: "datetime64[ns]"})
+    found = from_table(heads_table(heads).to_pandas(), to_table(written), events)
+    for a, b in zip(written, found, strict=True):
+        assert replace(a, channels={}, observed=[], events=None) == replace(b, channels={}, observed=[], events=None)
+        assert a.start_utc.dtype == b.start_utc.dtype and set(a.channels) == set(b.channels)
+        for name in a.channels:
+            np.testing.assert_array_equal(a.channels[name], b.channels[name], strict=True)
+        np.testing.assert_array_equal(a.observed, b.observed, strict=True)
+        pd.testing.assert_frame_equal(a.events, b.events)
+    assert content_hash(written, readings.events) == content_hash(found, events)
+
+
+def test_the_hash_sees_every_value():
+    readings = random_readings(0)
+    recordings = to_recordings(readings, Grid(min_points=2), Issues())
+    base = content_hash(recordings, readings.events)
+    changed = [
+        replace(recordings[1], utc_offset_min=61),
+        replace(recordings[1], start_utc=recordings[1].start_utc + 1),
+        replace(recordings[1], observed=~recordings[1].observed),
+        replace(recordings[1], channels=recordings[1].channels | {GLUCOSE: recordings[1].channels[GLUCOSE] + 0.001}),
+    ]
+    for other in changed:
+        assert content_hash([recordings[0], other, *recordings[2:]], readings.events) != base
+    assert content_hash(recordings, readings.events.assign(value=1.0)) != base
+    assert content_hash(recordings, readings.events.iloc[:-1]) != base
+
+
+@pytest.mark.parametrize("subject", ["../../x", "a/b", "..", "", "C:\\x", "x\x00y", "sub ject", "日本", "subject=1"])
+def test_no_subject_id_leaves_its_folder(subject, tmp_path):
+    name = folder_name(subject)
+    assert (tmp_path / name).resolve().parent == tmp_path.resolve() and name.isascii() and "\x00" not in name
+
+
+def test_too_long_a_subject_id_is_refused():
+    with pytest.raises(ValueError, match=r"too long for a file name \(308 bytes\)"):
+        folder_name("x" * 300)
+
+
+def test_a_card_that_names_no_file(tmp_path):
+    (tmp_path / "a.csv").write_text("x")
+    card = CGMCard(name="c", files=("*.csv", "sub/*.json"))
+    with pytest.raises(ValueError, match=r"no file matches 'sub/\*.json'"):
+        source_files(card, tmp_path)
+    assert source_files(CGMCard(name="c", files=("*.csv", "a.csv")), tmp_path) == [tmp_path / "a.csv"]
+
+
+# --- prepare ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_prepare_writes_what_was_read(original):
+    assert original.subjects == [HOSTILE, "Bö b", "ann"]
+    assert original.path.name == original.id == f"tiny-{original.manifest['content_sha256'][:12]}"
+    counts = original.manifest["counts"]
+    assert (counts["subjects"], counts["recordings"], counts["readings"], counts["gaps"]) == (3, 6, 90, 3)
+    assert counts["points"] == counts["observed"] == 90 and counts["events"] == 3
+    assert original.lengths == {subject: [15, 15] for subject in original.subjects}
+    first, second = original.recordings("Bö b")
+    np.testing.assert_array_equal(first.channels[GLUCOSE], 150 + np.arange(15) % 7)
+    assert first.channels[CARBS].tolist() == [0, 0, 45, *[0] * 12] and second.channels[CARBS].sum() == 0
+    assert (second.start_utc - first.start_utc).astype(int) == 60 * (15 * 5 + 60)
+    assert original.events("ann")["value"].tolist() == [45] and first.events["kind"].tolist() == [CARBS]
+    assert original.manifest["quality"]["ann"]["readings"] == 30
+    original.verify()
+
+
+@pytest.mark.ray
+def test_the_layout_is_as_documented(original):
+    files = {p.relative_to(original.path).as_posix() for p in original.path.rglob("*") if p.is_file()}
+    folders = ["subject=..%2F..%2Fx", "subject=B%C3%B6%20b", "subject=ann"]
+    each = {f"{folder}/{name}" for folder in folders for name in ("part-0.parquet", "events.parquet")}
+    assert files == each | {"manifest.json", "recordings.parquet"}
+    part = pq.read_schema(original.path / "subject=ann" / "part-0.parquet")
+    assert part.names == [RECORDING, TIME_UTC, GLUCOSE, OBSERVED, CARBS]
+    assert [str(t) for t in part.types] == ["int32", "timestamp[ms]", "float", "bool", "float"]
+    heads = pq.read_schema(original.path / "recordings.parquet").names
+    assert heads == ["subject", "recording", "start_utc", "utc_offset_min", "dt_s", "n_points"]
+    assert [p.name for p in original.path.parent.iterdir()] == [original.id]  # nothing of the workspace is left
+
+
+@pytest.mark.ray
+def test_the_id_depends_on_content_alone(original, tmp_path):
+    shuffled = pd.concat(people()).sample(frac=1, random_state=0)
+    early = shuffled["time"] < pd.Timestamp("2024-03-01 09:30:00")
+    card = make_card(tmp_path / "data", [shuffled[~early], shuffled[early]])  # people in two files, out of order
+    assert prepare(card, tmp_path / "snapshots").id == original.id
+
+
+@pytest.mark.ray
+def test_a_second_prepare_reads_nothing(ray_local, tmp_path, monkeypatch):
+    card, out, said = make_card(tmp_path / "data", people()), tmp_path / "snapshots", []
+    first = prepare(card, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_files", lambda *_: pytest.fail("the files were read again"))
+        os.utime(tmp_path / "data" / "part0.csv", (0, 0))  # a new date is no new content
+        again = prepare(card, out, lambda *told: said.append(told))
+    assert again.manifest == first.manifest and "reused" in said[0][0]
+    rows("ann", level=101).to_csv(tmp_path / "data" / "part0.csv", index=False)
+    other = prepare(card, out)
+    assert other.id != first.id
+    assert [s.id for s in snapshots(out)] == sorted([first.id, other.id])
+    # a card that changes words only: the same content, the same folder, the newer manifest
+    card.write_text(card.read_text().replace("CC0", "CC-BY-4.0"))
+    assert prepare(card, out).id == other.id
+    assert Snapshot.open(other.path).card.license == "CC-BY-4.0"
+
+
+@pytest.mark.ray
+def test_progress_is_told(ray_local, tmp_path):
+    said = []
+    prepare(make_card(tmp_path / "data", people()), tmp_path / "snapshots", lambda *told: said.append(told))
+    assert ("readings read", 90, None) in said and ("subjects written", 3, 3) in said
+
+
+@pytest.mark.ray
+def test_subjects_without_a_recording_are_listed_not_hidden(ray_local, tmp_path):
+    snapshot = prepare(make_card(tmp_path / "data", [rows("ann"), rows("one", n=1)]), tmp_path / "snapshots")
+    assert snapshot.subjects == ["ann"]
+    assert snapshot.manifest["counts"]["subjects_without_recording"] == 1
+    assert "no recording long enough" in snapshot.manifest["quality"]["one"]["flags"]
+    assert snapshot.manifest["issues"]["recording shorter than min_points"]["count"] == 1
+    with pytest.raises(ValueError, match="has no subject 'one'"):
+        snapshot.recordings("one")
+
+
+@pytest.mark.ray
+def test_nothing_usable_is_an_error_and_leaves_nothing(ray_local, tmp_path):
+    with pytest.raises(ValueError, match=r"no recording of at least 4 points.*found 1 subjects with 1 readings"):
+        prepare(make_card(tmp_path / "data", [rows("one", n=1)]), tmp_path / "snapshots")
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+# --- accidents: what was there before stays, no half is listed ---------------------------------------------------------
+
+
+@pytest.fixture
+def before(original, tmp_path) -> tuple[Path, Path]:
+    """A card with new data and a folder that holds a snapshot of the old."""
+    out = tmp_path / "snapshots"
+    shutil.copytree(original.path, out / original.id)
+    return make_card(tmp_path / "data", [rows("ann", level=120), rows("bob")]), out
+
+
+def assert_intact(out: Path, original: Snapshot) -> None:
+    assert [p.name for p in out.iterdir()] == [original.id]
+    (left,) = snapshots(out)
+    left.verify()
+    assert left.manifest == original.manifest
+
+
+@pytest.mark.ray
+def test_a_full_disk_while_reading(before, original, monkeypatch):
+    card, out = before
+
+    def full(frame, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(module, "_write_frame", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(card, out)
+    assert_intact(out, original)
+
+
+@pytest.mark.ray
+def test_a_full_disk_in_a_worker(before, original, monkeypatch):
+    card, out = before
+    real = module.write_subject
+
+    def full(subject, spill, snapshot, grid):
+        row = real(subject, spill, snapshot, grid)
+        if subject == "bob":
+            raise OSError(28, "No space left on device", "part-0.parquet")
+        return row
+
+    monkeypatch.setattr(module, "write_subject", full)
+    with pytest.raises(OSError, match=r"No space left on device: part-0\.parquet") as error:
+        prepare(card, out)
+    assert error.value.errno == errno.ENOSPC
+    assert_intact(out, original)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("moment", ["readings read", "subjects written"])
+def test_ctrl_c(before, original, moment):
+    def interrupt(what, *_):
+        if what == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(*before, interrupt)
+    assert_intact(before[1], original)
+
+
+@pytest.mark.ray
+def test_an_error_in_a_worker_is_plain(before, original):
+    card, out = before
+    make_card(card.parent, [rows("ann", level=130), rows("y" * 300)])
+    with pytest.raises(ValueError, match=r"^subject id 'y+'\.\.\. is too long"):
+        prepare(card, out)
+    assert_intact(out, original)
+
+
+KILLED = """
+import os, signal, sys
+from raycadian.data.snapshot import prepare
+prepare(sys.argv[1], sys.argv[2], lambda *told: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+@pytest.mark.ray
+def test_what_a_killed_run_left_is_not_listed_and_goes_with_the_next(before, original):
+    card, out = before
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(card), str(out)])
+    assert killed.returncode == -signal.SIGKILL
+    assert [s.id for s in snapshots(out)] == [original.id]
+    (left,) = out.glob(".preparing-*")
+    assert list(left.rglob("*.parquet"))
+    host = socket.gethostname()
+    now = f"{time.time():.0f}"
+    alive, elsewhere = out / f".preparing-{host}-{os.getppid()}-{now}-x", out / ".preparing-other-1-x"
+    for folder in (alive, elsewhere):  # of a process that still runs, and of another machine: not ours to clean
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{}")
+    made = prepare(card, out)
+    assert not left.exists() and alive.exists() and elsewhere.exists()
+    assert {s.id for s in snapshots(out)} == {original.id, made.id}
+
+
+@pytest.mark.ray
+def test_a_damaged_snapshot_is_replaced(ray_local, tmp_path):
+    card, out = make_card(tmp_path / "data", people()), tmp_path / "snapshots"
+    made = prepare(card, out)
+    (made.path / "subject=ann" / "part-0.parquet").write_bytes(b"PAR1")
+    assert snapshots(out) == []
+    prepare(card, out).verify()
+
+
+# --- opening what is damaged -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_truncated_and_missing_files_are_found_on_opening(copy):
+    part = copy.path / "subject=ann" / "part-0.parquet"
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"part-0\.parquet: expected \d+ bytes, found \d+; delete the folder"):
+        Snapshot.open(copy.path)
+    part.unlink()
+    with pytest.raises(ValueError, match="found no file"):
+        Snapshot.open(copy.path)
+
+
+@pytest.mark.ray
+def test_flipped_bytes_are_found_on_reading(copy):
+    part = copy.path / "subject=ann" / "part-0.parquet"
+    content = bytearray(part.read_bytes())
+    content[40] ^= 0xFF
+    part.write_bytes(bytes(content))
+    opened = Snapshot.open(copy.path)
+    with pytest.raises(ValueError, match=r"part-0\.parquet: not readable as Parquet"):
+        opened.recordings("ann")
+    part.write_bytes(b"\0" * len(content))
+    with pytest.raises(ValueError, match="not readable as Parquet"):
+        opened.verify()
+
+
+@pytest.mark.ray
+def test_swapped_data_are_found_by_the_hash(copy):
+    ann, other = (copy.path / folder_name(s) / "part-0.parquet" for s in ("ann", HOSTILE))
+    shutil.copy(other, ann)
+    body = copy.manifest | {"files": copy.manifest["files"] | {"subject=ann/part-0.parquet": ann.stat().st_size}}
+    (copy.path / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(ValueError, match="the data of subject 'ann' are not what was written"):
+        Snapshot.open(copy.path).verify()
+
+
+@pytest.mark.ray
+def test_manifests_that_are_none(copy, tmp_path):
+    file = copy.path / "manifest.json"
+    cases = {
+        json.dumps(copy.manifest | {"format": 99}): "format 99, this version reads 1",
+        "[]": "format None",
+        "{": "not readable as JSON",
+        json.dumps({"format": 1}): "lacks .*'card'",
+        json.dumps(copy.manifest | {"files": {"../../etc/passwd": 1}}): "lies outside the snapshot",
+    }
+    for content, message in cases.items():
+        file.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            Snapshot.open(copy.path)
+    with pytest.raises(ValueError, match="no snapshot here"):
+        Snapshot.open(tmp_path)
+
+
+# --- real data -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_iglu(ray_local, shared, tmp_path):
+    card = tmp_path / "iglu.yaml"
+    card.write_text(f"name: iglu\nfiles: [{shared}/cgm/glucobench/iglu.csv.gz]\n")
+    snapshot = prepare(card, tmp_path / "snapshots")
+    snapshot.verify()
+    raw = pd.read_csv(shared / "cgm/glucobench/iglu.csv.gz", parse_dates=["time"])
+    assert snapshot.manifest["counts"]["readings"] == len(raw) == 13866
+    for subject, own in raw.groupby("id"):
+        whole = own.set_index("time")["gl"]
+        for r in snapshot.recordings(subject):
+            times = r.start_utc + (np.arange(len(r)) * r.dt_s).astype("timedelta64[s]")
+            exact = np.isin(times, whole.index.to_numpy("datetime64[s]"))
+            np.testing.assert_array_equal(r.channels[GLUCOSE][exact], whole[times[exact]].to_numpy(np.float32))
+            assert exact[0] and r.observed[exact].all()

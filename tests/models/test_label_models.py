@@ -1,0 +1,554 @@
+"""What every model of a label, and every masked autoencoder, keeps."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from label_cases import CASES, MASKED, PAT, PRETRAIN, REGRESS, SPEC, TREES, TTM, Held, prepared, windows
+from pydantic import TypeAdapter
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+
+from raycadian import config
+from raycadian.models import checkpoint, features, logistic
+from raycadian.models.base import ModelSpec, trainable_parameters
+from raycadian.models.build import build
+from raycadian.models.seen import require_unseen
+
+SPECS = {"classify": SPEC, "regress": REGRESS}
+NETWORKS = [name for name in CASES if name not in ("statistics", "last", "boosting")]  # the others are fitted at once
+BOTH = [(name, task) for name in CASES for task in SPECS]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return {task: windows(spec) for task, spec in SPECS.items()} | {"pretrain": windows(PRETRAIN)}
+
+
+def rows(held, n=16):
+    return held.batch(torch.arange(n))
+
+
+def fitted(section, held, spec=SPEC, steps=20, lr=3e-3):
+    """(model, losses): trained on all windows, without dropout."""
+    model = prepared(section, held, spec)
+    batch = rows(held, len(held))
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss, _ = model.loss(batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return model, losses
+
+
+# --- every model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "task"), BOTH)
+def test_every_model_gives_one_finite_score_that_ignores_the_label(name, task, data):
+    model = prepared(CASES[name], data[task], SPECS[task])
+    batch = rows(data[task])
+    with torch.inference_mode():
+        found = model(batch).score
+        without = model({key: value for key, value in batch.items() if key != "label"}).score
+    assert found.shape == (16,) and found.dtype == torch.float32 and found.isfinite().all()
+    assert torch.equal(found, without)
+    if task == "regress" and name != "last":
+        assert 80 < found.mean() < 120  # the label's unit, not a scaled one
+
+
+@pytest.mark.parametrize(("name", "task"), BOTH)
+def test_float64_scores_do_not_depend_on_the_batch_they_stand_in(name, task, data):
+    model = prepared(CASES[name], data[task], SPECS[task]).double()
+    batch = rows(data[task])
+    with torch.inference_mode():
+        together = model(batch).score
+        alone = [model({key: value[i : i + 1] for key, value in batch.items()}).score for i in range(0, 16, 4)]
+    assert together.dtype == torch.float64
+    assert torch.allclose(together[::4], torch.cat(alone), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mixed_precision_keeps_the_score(name, data):
+    model = prepared(CASES[name], data["regress"], REGRESS)
+    batch = rows(data["regress"])
+    exact = model(batch).score
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(batch).score
+        loss, _ = model.loss(batch)
+    assert mixed.dtype == loss.dtype == torch.float32
+    assert (mixed - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_mixed_precision_keeps_the_reconstruction(name, data):
+    model = prepared(MASKED[name], data["pretrain"], PRETRAIN)
+    batch = rows(data["pretrain"])
+    exact, _ = model.loss(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = model.loss(batch)
+    assert mixed.dtype == torch.float32
+    assert mixed.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_round_trip_through_a_checkpoint_changes_nothing(name, data, tmp_path):
+    model = prepared(CASES[name], data["classify"])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    model.calibrate(data["classify"])
+    checkpoint.save(model, tmp_path / "run")
+    loaded = checkpoint.load(tmp_path / "run")
+    assert (loaded.config, loaded.spec) == (model.config, SPEC)
+    batch = rows(data["classify"])
+    assert torch.equal(loaded(batch).score, model(batch).score)
+    trains = [name for name, p in loaded.named_parameters() if p.requires_grad]
+    assert trains == [name for name, p in model.named_parameters() if p.requires_grad]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_lowers_the_loss(name, data):
+    lr = {"pat-conv": 3e-4, "ttm-lora": 0.03}.get(name, 3e-3)
+    _, losses = fitted(CASES[name], data["classify"], lr=lr)
+    assert losses[-1] < 0.9 * losses[0], losses
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_trainable_weight_gets_a_gradient(name, data):
+    """DistributedDataParallel hangs on one that does not."""
+    model = prepared(CASES[name], data["classify"]).train()
+    model.loss(rows(data["classify"]))[0].backward()
+    assert trainable_parameters(model) > 0
+    for weight_name, weight in model.named_parameters():
+        assert (weight.grad is not None) == weight.requires_grad, weight_name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_unknown_labels_count_for_nothing(name, data):
+    held = data["classify"]
+    some = rows(held, 32)
+    unknown = torch.arange(32) % 3 == 0
+    hidden = {**some, "label": some["label"].masked_fill(unknown, torch.nan)}
+    kept = {key: value[~unknown] for key, value in some.items()}
+    model = prepared(CASES[name], held)
+    loss, found = model.loss(hidden)
+    expected, other = model.loss(kept)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found["n"] == other["n"] == (~unknown).sum()
+    nobody = {**some, "label": torch.full((32,), torch.nan)}
+    assert model.loss(nobody)[0] == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_seed_builds_the_same_weights(name, data):
+    first, second = (prepared(CASES[name], data["classify"], seed=3).state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    other = prepared(CASES[name], data["classify"], seed=4).state_dict()
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_window_in_which_nothing_was_measured_gives_a_finite_score(name, data):
+    model = prepared(CASES[name], data["classify"]).train()
+    batch = rows(data["classify"])
+    empty = {**batch, "past": torch.zeros_like(batch["past"]), "past_mask": torch.zeros_like(batch["past_mask"])}
+    assert model(empty).score.isfinite().all()
+    loss, _ = model.loss(empty)
+    if loss.requires_grad:
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+# --- masked pretraining ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_training_lowers_the_loss(name, data):
+    """The error on all points, with the same patches hidden before and after."""
+    model = prepared(MASKED[name], data["pretrain"], PRETRAIN)
+    batch = rows(data["pretrain"], 64)
+    before = model.loss(batch)[1]
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    for _ in range(25):
+        optimizer.zero_grad()
+        model.train().forward_loss(batch)[1].backward()
+        optimizer.step()
+    after = model.eval().loss(batch)[1]
+    assert after["mse"] < 0.9 * before["mse"], (before, after)
+    assert before["n"] == batch["past_mask"].sum()
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_models_keep_their_weights_and_evaluate_alike(name, data, tmp_path):
+    model = prepared(MASKED[name], data["pretrain"], PRETRAIN)
+    batch = rows(data["pretrain"])
+    found = model(batch)
+    assert found.signal.shape == batch["past"].shape
+    assert 0 < found.hidden.sum() < len(found.hidden)
+    checkpoint.save(model, tmp_path / "run")
+    again = checkpoint.load(tmp_path / "run")
+    assert torch.equal(again(batch).signal, found.signal)
+    model.train()
+    torch.manual_seed(0)
+    assert len({tuple(model(batch).hidden.tolist()) for _ in range(20)}) > 1  # another draw each time
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_hidden_points_do_not_reach_the_reconstruction(name, data):
+    model = prepared(MASKED[name], data["pretrain"], PRETRAIN)
+    batch = rows(data["pretrain"])
+    signal = model.signal(batch)
+    hidden = torch.arange(model.patches) % 2 == 0
+    gone = hidden.repeat_interleave(signal.shape[1] // getattr(model.config.inner, "pieces", 1) // model.patches)
+    gone = gone.repeat(signal.shape[1] // len(gone)).view(1, -1, 1)
+    other = torch.where(gone, torch.randn_like(signal), signal)
+    assert torch.equal(model.rebuild(other, batch, hidden), model.rebuild(signal, batch, hidden))
+    assert not torch.equal(model.rebuild(-signal, batch, hidden), model.rebuild(signal, batch, hidden))
+
+
+@pytest.mark.parametrize("name", ["masked-pat", "masked-ttm", "masked-ttm-mixed-pieces"])
+def test_every_weight_of_a_masked_model_gets_a_gradient(name, data):
+    model = prepared(MASKED[name], data["pretrain"], PRETRAIN).train()
+    model.loss(rows(data["pretrain"]))[0].backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("inner", "part", "other", "message"),
+    [
+        (PAT, "encoder", {"size": "medium"}, "size: small, here medium"),
+        (TTM, "network", {"d_model": 16}, "d_model: 8, here 16"),
+    ],
+    ids=["pat", "ttm"],
+)
+def test_a_later_recipe_takes_up_what_was_pretrained(inner, part, other, message, data, tmp_path):
+    first = prepared(config.Masked(inner=inner), data["pretrain"], PRETRAIN)
+    first.remember(["C"])
+    checkpoint.save(first, tmp_path / "run")
+    section = type(inner)(pretrained=str(tmp_path / "run"), **inner.model_dump(exclude={"pretrained", "cycles"}))
+    second = build(section, SPEC)
+    theirs, ours = getattr(first, part).state_dict(), getattr(second, part).state_dict()
+    assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    assert second.config.cycles == ("C",)
+    with pytest.raises(ValueError, match=rf"leakage: .*\['C'\].*force it by {section.kind}.seen: allow"):
+        require_unseen(second, ["C", "D"])
+    require_unseen(build(section.model_copy(update={"seen": "allow"}), SPEC), ["C", "D"])
+    with pytest.raises(ValueError, match=f"pretrained with another network: .*{message}"):
+        build(section.model_copy(update=other), SPEC)
+    checkpoint.save(prepared(config.Statistics(), data["classify"]), tmp_path / "other")
+    with pytest.raises(ValueError, match="expected the checkpoint of a run of `masked`, found one of 'statistics'"):
+        build(section.model_copy(update={"pretrained": str(tmp_path / "other")}), SPEC)
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="weights can't be read"):
+        build(section, SPEC)
+
+
+def test_granites_own_checkpoints_give_the_backbone(data, tmp_path):
+    forecast = config.TTM(d_model=8, layers=2, patch_length=30)
+    source = build(forecast, ModelSpec(180, 12, 1.0, ("glucose_mgdl",), (), (0.5,))).network
+    source.save_pretrained(tmp_path / "granite")
+    section = TTM.model_copy(update={"pretrained": str(tmp_path / "granite")})
+    model = build(section, SPEC)
+    theirs, ours = source.backbone.state_dict(), model.network.state_dict()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    batch = rows(data["classify"])
+    expected = source.eval().backbone(batch["past"], past_observed_mask=batch["past_mask"]).last_hidden_state
+    assert torch.equal(
+        model.eval().network(batch["past"], past_observed_mask=batch["past_mask"]).last_hidden_state, expected
+    )
+    mixed = section.model_copy(update={"channels": "mixed"})
+    two = build(mixed, replace(SPEC, past=("ecg_mv", "abp_mmhg"))).network.state_dict()  # what mixes channels is new
+    assert all(torch.equal(value, two[key]) for key, value in theirs.items())
+    with pytest.raises(ValueError, match=r"points of a piece .*: expected 180, found 90"):
+        build(section.model_copy(update={"pieces": 2}), SPEC)
+    with pytest.raises(ValueError, match="hf download"):
+        build(TTM.model_copy(update={"pretrained": "nobody/no-such-ttm"}), SPEC)
+
+
+# --- what trains -----------------------------------------------------------------------------------------------------
+
+
+def trains(section, data):
+    model = prepared(section, data["classify"])
+    return {name for name, p in model.named_parameters() if p.requires_grad}, trainable_parameters(model)
+
+
+def test_pats_adapters_train_what_they_say(data):
+    whole, everything = trains(PAT, data)
+    assert everything == 287_265 and any("encoder" in name for name in whole)
+    head, probe = trains(CASES["pat-head"], data)
+    assert probe == 96 * 128 + 128 + 128 + 1 and all(name.startswith("head.") for name in head)
+    names, lora = trains(CASES["pat-lora"], data)
+    assert {name.split(".")[-4] for name in names if "lora_" in name} == {"query", "key", "value", "output"}
+    assert lora - probe == 4 * 2 * (96 + 6 * 96)  # four layers, rank 2, of 96 to 576 or back
+    last, _ = trains(CASES["pat-last"], data)
+    assert {name.split("layers.")[1][0] for name in last if name.startswith("encoder")} == {"1"}
+
+
+def test_ttms_adapters_train_what_they_say(data):
+    head, probe = trains(TTM.model_copy(update={"adapter": config.HeadOnly()}), data)
+    assert all(name.startswith("head.") for name in head) and probe == 8 + 2 + 1
+    names, _ = trains(CASES["ttm-lora"], data)
+    assert {name.split(".")[-4] for name in names if "lora_" in name} == {"fc1", "fc2", "attn_layer"}
+
+
+def test_what_is_frozen_stays(data):
+    for name in ("pat-head", "pat-lora", "ttm-head", "ttm-lora"):
+        before = prepared(CASES[name], data["classify"])
+        frozen = {key: p.clone() for key, p in before.named_parameters() if not p.requires_grad}
+        after, _ = fitted(CASES[name], data["classify"], steps=2)
+        found = dict(after.named_parameters())
+        assert frozen and all(torch.equal(found[key], value) for key, value in frozen.items()), name
+
+
+# --- several labels, weighed windows ---------------------------------------------------------------------------------
+
+
+SEVERAL = replace(SPEC, labels=3)
+MULTI = ("statistics", "feature-net", "last", "boosting", "cnn", "pat", "pat-lora", "ttm-head", "stack")
+
+
+@pytest.fixture(scope="module")
+def several(data):
+    """The label, its contrary, and one that is unknown of every other window."""
+    label = data["classify"].rows["label"]
+    half = torch.where(torch.arange(len(label)) % 2 == 0, torch.nan, label.roll(1))
+    return Held(data["classify"].rows | {"label": torch.stack([label, 1 - label, half], dim=1)})
+
+
+@pytest.mark.parametrize("name", MULTI)
+def test_several_labels_at_once(name, several, tmp_path):
+    model = prepared(CASES[name], several, SEVERAL)
+    model.calibrate(several)
+    batch = rows(several, 32)
+    found, label = model(batch).score, batch["label"]
+    assert found.shape == (32, 3) and found.isfinite().all()
+    if name != "stack":
+        each = model.each_loss(model.score(batch), label)
+        loss, said = model.loss(batch)
+        assert loss.item() == pytest.approx(each[~label.isnan()].mean().item(), rel=1e-5)
+        assert said["n"] == 32 + 32 + 16 and said["ranks"].sum() == 32  # of the first
+    if model.positive_weight.dim() and name != "stack":
+        known = [column[~column.isnan()] for column in several.labels().T]
+        torch.testing.assert_close(model.positive_weight, torch.tensor([(len(k) - k.sum()) / k.sum() for k in known]))
+    checkpoint.save(model, tmp_path / "run")
+    assert torch.equal(checkpoint.load(tmp_path / "run")(batch).score, found)
+
+
+def test_one_network_has_a_head_for_each_label(several, data):
+    one, three = trains(PAT, data)[1], trainable_parameters(prepared(PAT, several, SEVERAL))
+    assert three - one == 2 * (128 + 1)  # two labels more from 128
+
+
+@pytest.mark.parametrize("name", ["statistics", "boosting"])
+def test_what_is_fitted_at_once_is_fitted_to_each_label_alone(name, several, data):
+    together = prepared(CASES[name], several, SEVERAL)
+    batch = rows(several, 96)
+    for i in range(3):
+        alone = prepared(CASES[name], Held(several.rows | {"label": several.labels()[:, i]}))
+        torch.testing.assert_close(together(batch).score[:, i], alone(batch).score)
+
+
+def test_a_label_that_is_all_the_same_is_refused_among_several(several):
+    label = several.labels().clone()
+    label[:, 2] = 1.0
+    with pytest.raises(ValueError, match="96 known, all the same"):
+        prepared(PAT, Held(several.rows | {"label": label}), SEVERAL)
+
+
+@pytest.mark.parametrize("name", ["statistics", "last", "feature-net", "boosting", "pat", "stack"])
+def test_a_weight_of_two_is_a_window_twice(name, data):
+    held = data["classify"]
+    twice = torch.arange(96) % 3 == 0
+    weight = 1.0 + twice
+    weighed = Held(held.rows | {"weight": weight / weight.mean()})
+    doubled = held.batch(torch.cat([torch.arange(96), twice.nonzero().flatten()]))
+    section = CASES[name].model_copy(update={"l2": 0.0, "min_weight": 0.0}) if name == "boosting" else CASES[name]
+    one, other = (prepared(section, h) for h in (weighed, Held(doubled)))
+    torch.testing.assert_close(one.positive_weight, other.positive_weight)
+    if name in ("statistics", "last", "boosting"):  # up to how variables are standardised and cut into bins
+        once = prepared(section, held)
+        said, twice_said, once_said = (m(rows(held)).score for m in (one, other, once))
+        assert (said - twice_said).norm() < 0.4 * (once_said - twice_said).norm()
+    one.load_state_dict(other.state_dict())
+    assert one.loss(weighed.rows)[0].item() == pytest.approx(other.loss(doubled)[0].item(), rel=1e-4)
+    one.calibrate(weighed)
+    other.calibrate(Held(doubled))
+    torch.testing.assert_close(one(rows(held)).score, other(rows(held)).score, rtol=1e-2, atol=1e-2)
+
+
+# --- one by one ------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_value_is_itself_or_a_logistic_regression(data):
+    held = data["regress"]
+    section = config.LastValue(channel="activity", over_s=60)
+    found = prepared(section, held, REGRESS)(rows(held)).score
+    last = held.rows["past"][:16, -1, 0]
+    seen = held.rows["past_mask"][:16, -1, 0]
+    torch.testing.assert_close(found[seen], last[seen])
+    held = data["classify"]
+    found = prepared(section, held, replace(SPEC, balanced=False))(rows(held, 96)).score
+    seen = held.rows["past_mask"][:, -1, 0]
+    x, y = held.rows["past"][seen, -1].double().numpy(), held.rows["label"][seen].numpy()
+    peer = LogisticRegression(C=1e6).fit(x, y).decision_function(x)
+    torch.testing.assert_close(found[seen], torch.from_numpy(peer).float(), rtol=0, atol=0.02)
+    with pytest.raises(ValueError, match=r"last.channel 'map_mmhg' is none of the past channels \['activity'\]"):
+        build(config.LastValue(channel="map_mmhg"), SPEC)
+
+
+def test_the_linear_model_is_the_regression_of_scikit_learn(data):
+    held = data["classify"]
+    model = prepared(config.Statistics(), held, replace(SPEC, balanced=False))
+    batch = rows(held, 96)
+    x = features.compute("statistics", batch, SPEC).double().numpy()
+    z = StandardScaler().fit_transform(x)
+    peer = LogisticRegression(C=1 / (1e-3 * 96), tol=1e-10, max_iter=5000).fit(z, batch["label"].numpy())
+    assert model(batch).score.numpy() == pytest.approx(peer.decision_function(z), abs=0.01)
+
+
+def test_trees_that_validation_does_not_want_are_left_out(data):
+    held = data["classify"]
+    model = prepared(TREES, held)
+    model.calibrate(held)
+    kept = {name: value.clone() for name, value in model.trees.state_dict().items()}
+    assert (kept["feature"][:, 0] >= 0).all()  # each does better on what it was grown on
+    opposite = Held(held.rows | {"label": 1 - held.rows["label"]})
+    model.calibrate(opposite)
+    assert (model.trees.feature < 0).all()
+    model.calibrate(held)  # what was left out stays out
+    assert (model.trees.feature < 0).all() and model.trees.value.abs().max() == 0
+
+
+def test_a_stack_is_no_worse_than_its_members_on_what_weighs_it(data):
+    held = data["classify"]
+    model = prepared(config.Stack(members=(config.Statistics(), TREES)), held)
+    fresh = windows(seed=7)
+    model.calibrate(fresh)
+    assert (model.weight >= 0).all()
+    everything = rows(fresh, 96)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    ours = loss(model(everything).score, everything["label"])
+    assert all(ours <= loss(m(everything).score, everything["label"]) + 1e-3 for m in model.members)
+    said = torch.sigmoid(model(everything).score).mean().item()
+    assert said == pytest.approx(everything["label"].mean().item(), abs=0.01)  # calibrated in the large
+    with pytest.raises(ValueError, match="96 validation labels are known, all the same"):
+        model.calibrate(Held(fresh.rows | {"label": torch.ones(96)}))
+
+
+def test_regressions_are_those_of_scikit_learn():
+    """With the same ridge: 1e-3 of the mean loss, on standardised variables."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3)) * [1.0, 20.0, 0.1] + 5
+    odds = 0.8 * (x[:, 0] - 5) - 0.05 * (x[:, 1] - 5)
+    label = (rng.random(300) < 1 / (1 + np.exp(-odds))).astype(float)
+    each = rng.uniform(0.5, 2, 300)
+    z = StandardScaler().fit_transform(x)
+    weight, constant = logistic.fit(x, label, logistic=True, weight=each)
+    peer = LogisticRegression(C=1 / (1e-3 * each.sum()), tol=1e-10).fit(z, label, sample_weight=each)
+    assert x @ weight + constant == pytest.approx(peer.decision_function(z), abs=1e-4)
+    weight, constant = logistic.fit(x, odds, logistic=False)
+    peer = Ridge(alpha=1e-3 * 300).fit(z, odds)
+    assert x @ weight + constant == pytest.approx(peer.predict(z), abs=1e-4)
+    weight, _ = logistic.fit(x, label, logistic=True, nonnegative=True)
+    assert weight[0] > 0 and weight[1] == 0 and weight[2] >= 0
+
+
+def test_rhythms_are_circadians_of_the_worn_minutes(data):
+    from raycadian.physiology.rhythms.circadian import rhythm
+
+    spec = replace(SPEC, context=3 * 1440)
+    held = windows(spec, n=12)
+    batch = rows(held, 12)
+    section = config.Boosting(trees=5, features="rhythm", min_weight=0.0)
+    found = prepared(section, held, spec)._variables(batch).numpy()
+    days = torch.where(batch["past_mask"], batch["past"], torch.nan).double().numpy().reshape(12, 3, 1440)
+    expected = rhythm(days)
+    by_name = dict(zip(features.names("rhythm", spec), found.T, strict=True))
+    np.testing.assert_allclose(by_name["intradaily_variability"], expected["intradaily_variability"], rtol=1e-5)
+    angle = expected["l5_onset_h"] * 2 * np.pi / 24
+    np.testing.assert_allclose(by_name["sine of l5_onset_h"], np.sin(angle), atol=1e-4)
+    np.testing.assert_allclose(by_name["worn"], batch["past_mask"].float().mean((1, 2)))
+
+
+def test_rhythms_keep_the_clock_wherever_a_window_begins(data):
+    """The same three days over and over, seen from midnight and from six in the morning."""
+    spec = replace(SPEC, context=3 * 1440)
+    day = 50 + 40 * torch.sin(2 * torch.pi * (torch.arange(1440) / 1440 - 0.4)) + torch.rand(1440)
+    series = day.repeat(4).view(1, -1, 1)
+    found = []
+    for begin in (0, 360):
+        past = series[:, begin : begin + spec.context]
+        local_h = torch.tensor([(begin + spec.context - 1) / 60 % 24])
+        batch = {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool), "local_h": local_h}
+        batch["time_s"] = torch.tensor([60 * (begin + spec.context - 1)])
+        found.append(features.compute("rhythm", batch, spec))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-3, equal_nan=True)  # so restless: no sleep is known
+    with pytest.raises(ValueError, match="whole days of one channel by the minute; found .*180 points"):
+        build(config.Statistics(features="rhythm"), SPEC)
+
+
+@pytest.mark.parametrize("offset_h", [-10, 0, 5.5, 13])
+def test_sleep_among_the_rhythms(offset_h):
+    """A week from Sunday's midnight, asleep from 23 to 7, into Saturday and Sunday from 1 to 9: two hours of social jet lag
+    wherever on earth; off at night, nothing is known of it."""
+    minute = np.arange(7 * 1440)
+    hour, day = minute / 60 % 24, minute // 1440  # day 0 is Sunday
+    asleep = np.where(np.isin(day, (0, 6)), (hour >= 1) & (hour < 9), hour < 7) | ((hour >= 23) & (day < 5))
+    counts = np.where(asleep, 0.5, 200 + 50 * np.random.default_rng(0).random(len(minute))).astype(np.float32)
+    past = torch.from_numpy(counts).view(1, -1, 1)
+    spec = replace(SPEC, context=len(minute))
+    last_s = int(np.datetime64("2026-01-17T23:59", "s").astype(np.int64) - 3600 * offset_h)
+    batch = {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool), "time_s": torch.tensor([last_s]),
+             "local_h": torch.tensor([23 + 59 / 60])}  # fmt: skip
+    found = dict(zip(features.names("rhythm", spec), features.compute("rhythm", batch, spec)[0].tolist(), strict=True))
+    assert found["social_jet_lag_h"] == pytest.approx(2, abs=0.1)
+    assert 80 < found["sleep_regularity"] < 100
+    unworn = torch.from_numpy((hour >= 22) | (hour < 10)).view(1, -1, 1)
+    found = features.compute("rhythm", batch | {"past_mask": ~unworn}, spec)[0]
+    assert found[features.names("rhythm", spec).index("social_jet_lag_h")].isnan()
+
+
+def test_settings_that_do_not_fit_are_refused():
+    for section, message in {
+        TTM.model_copy(update={"pieces": 7}): "pieces 7 don't divide the window's 180 points",
+        TTM.model_copy(update={"pieces": 6}): "two patches or more of equal length; found patch_length 30",
+        config.CNN(blocks=5): r"shortens the window 4\^5 times; found 180 points",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            build(section, SPEC)
+    with pytest.raises(ValueError, match="one channel of activity by the minute; found .* every 0.5 min"):
+        build(PAT, replace(SPEC, dt_min=0.5))
+
+
+def test_two_channels(data):
+    spec = replace(SPEC, past=("ecg_mv", "abp_mmhg"))
+    held = windows(spec)
+    for name in ("statistics", "boosting", "cnn", "ttm", "ttm-mixed-pieces"):
+        model = prepared(CASES[name], held, spec)
+        assert model(rows(held)).score.isfinite().all()
+    swapped = {**rows(held), "past": rows(held)["past"].flip(-1)}
+    mixed = prepared(
+        config.Masked(inner=CASES["ttm-mixed-pieces"]),
+        windows(replace(spec, task="pretrain")),
+        replace(spec, task="pretrain"),
+    )
+    assert mixed(swapped).signal.shape == swapped["past"].shape
+
+
+def test_every_model_of_the_page_is_one():
+    blocks = re.findall(r"(?m)^    model: (.*)$", Path("docs/labels.md").read_text(encoding="utf-8"))
+    found = [TypeAdapter(config.Model).validate_python(yaml.safe_load(text)) for text in blocks]
+    assert {model.kind for model in found} == {"pat", "masked", "ttm_label", "stack"}
+    lora = build(found[0].model_copy(update={"pretrained": None}), replace(SPEC, context=10080))
+    assert f"{trainable_parameters(lora):,} LoRA" in Path("docs/labels.md").read_text(encoding="utf-8")
