@@ -309,6 +309,7 @@ def inference(name: str) -> dict[str, object]:
     """Median milliseconds of 20 days, one after another."""
     from raycadian import config
     from raycadian.evaluation.label.decision import Calibration, Decision
+    from raycadian.modalities.actigraphy.card import ActigraphyCard
     from raycadian.models.base import ModelSpec
     from raycadian.models.build import build
     from raycadian.serving.classifier import Activity, Classifier

@@ -102,7 +102,7 @@ def run(
     peers = [*also, *(train(r, data, progress, runs=runs, resume=resume) for r in peers_of(recipe))]
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
     best = headline(recipe.task)
-    ranked = sorted([main, *peers], key=lambda r: r.summary["val"][best.metric]["value"], reverse=best.better == "high")
+    ranked = sorted([main, *peers], key=lambda r: r.summary["val"][best.name]["value"], reverse=best.better == "high")
     promotion = registry.promote(ranked[0], runs=runs)
     return Outcome(main, ranked, _leaderboard(ranked), promotion, sweep.path if sweep else None)
 

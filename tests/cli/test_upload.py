@@ -42,7 +42,11 @@ def test_runs_and_what_ignore_files_name_stay_here(tree):
         file.write("/patients\n")
     after = plan(tree)
     assert after.files.keys() == before.files.keys()
-    assert {Path("jobs/tune.py"), Path("datasets/tiny.csv"), Path("platform/raycadian/cli/main.py")} <= after.files.keys()
+    assert {
+        Path("jobs/tune.py"),
+        Path("datasets/tiny.csv"),
+        Path("platform/raycadian/cli/main.py"),
+    } <= after.files.keys()
     assert after.bytes == sum((tree / path).stat().st_size for path in after.files)
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycadian import config
-from raycadian.modalities import cards
 from raycadian.config import Recipe, SearchSpace, load_recipe, load_space, override, parse, with_value
+from raycadian.modalities import cards
 from raycadian.modalities.cards import load_card
 from raycadian.modalities.cgm.card import CGMCard
 

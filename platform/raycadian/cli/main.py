@@ -321,7 +321,7 @@ def list_runs(runs: Path, as_json: bool) -> None:
 
     crowned, rows = {run: name for name, run in champions(runs).items()}, []
     for r in complete_runs(runs):
-        metric = headline(r.recipe.task).metric
+        metric = headline(r.recipe.task).name
         row = {"run": r.name, "model": r.metadata["model"], f"val_{metric}": r.summary["val"][metric]["value"]}
         rows.append(row | {"champion_of": crowned.get(r.name, "")})
     show_json(rows) if as_json else show_table(pd.DataFrame(rows))
@@ -871,10 +871,10 @@ def _score_in_words(run: Any) -> str:
     recipe = run.recipe
     best, summary = headline(recipe.task), run.summary
     if "test" not in summary:
-        return f"validation {best.text(summary['val'][best.metric]['value'])}"
+        return f"validation {best.text(summary['val'][best.name]['value'])}"
     unit = f" {best.unit}".rstrip()
     over = ", whole horizon" if isinstance(recipe.task, Forecasting) else ", over held-out people"
-    text = f"test {best.words} {_three(summary['test'][best.metric], 2 if best.unit else 3)}{unit}"
+    text = f"test {best.words} {_three(summary['test'][best.name], 2 if best.unit else 3)}{unit}"
     if "ece_chance" in summary["test"]:
         ece, chance = (_three(summary["test"][name], 3) for name in ("ece", "ece_chance"))
         text += f", ECE after calibration {ece} (by chance {chance})"

@@ -17,6 +17,7 @@ from raycadian.config.mechanism import (
     Normal,
     Prior,
 )
+from raycadian.config.metric import Metric
 from raycadian.config.models import (
     CMA,
     CNN,
@@ -99,7 +100,6 @@ from raycadian.config.tasks import (
     Classification,
     Column,
     Forecasting,
-    Headline,
     Hypotension,
     Label,
     LabelTask,
@@ -172,7 +172,6 @@ __all__ = [
     "Grid",
     "Head",
     "HeadOnly",
-    "Headline",
     "Hypotension",
     "Label",
     "LabelHead",
@@ -184,6 +183,7 @@ __all__ = [
     "LogUniform",
     "Lora",
     "Masked",
+    "Metric",
     "Model",
     "NoAdapter",
     "Nocturnal",

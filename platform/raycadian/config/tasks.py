@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from raycadian.config.metric import Metric
 from raycadian.config.schema import Count, Positive, Schema, tag, unsaid
 from raycadian.config.units import in_unit_of, unit_of
 from raycadian.types import GLUCOSE
@@ -196,27 +197,14 @@ Task = Annotated[
 LabelTask = Classification | Regression
 
 
-class Headline(NamedTuple):
-    """The score that a run is chosen by, as metrics_summary.json names it."""
-
-    metric: str
-    better: Literal["low", "high"]
-    words: str
-    unit: str = ""
-
-    def text(self, value: float) -> str:
-        digits = 2 if self.unit else 3
-        return f"{self.words} {value:.{digits}f}{self.unit and ' '}{self.unit}"
-
-
-def headline(task: Any) -> Headline:
+def headline(task: Any) -> Metric:
     match task:
         case Forecasting():
-            return Headline(in_unit_of("rmse_mgdl", task.target), "low", "RMSE", unit_of(task.target) or "")
+            return Metric(in_unit_of("rmse_mgdl", task.target), "low", "RMSE", unit_of(task.target) or "")
         case Classification():
-            return Headline("auroc", "high", "AUROC")
+            return Metric("auroc", "high", "AUROC")
         case Regression(label=Ahead(channel=channel)):
-            return Headline("rmse", "low", "RMSE", unit_of(channel) or "")
+            return Metric("rmse", "low", "RMSE", unit_of(channel) or "")
         case Regression():
-            return Headline("rmse", "low", "RMSE")
-    return Headline("loss", "low", "loss")
+            return Metric("rmse", "low", "RMSE")
+    return Metric("loss", "low", "loss")

@@ -184,7 +184,11 @@ def _read(path: Path) -> list[Record]:
 def _code_version() -> str:
     """Hash of the source that fits depend on."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    files = [*sorted((root / "physiology" / "cma").glob("*.py")), root / "data" / "fits.py", root / "data" / "mechanism.py"]
+    files = [
+        *sorted((root / "physiology" / "cma").glob("*.py")),
+        root / "data" / "fits.py",
+        root / "data" / "mechanism.py",
+    ]
     for file in files:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]

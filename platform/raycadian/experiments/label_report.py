@@ -32,7 +32,7 @@ def write(folder: Path, recipe: Recipe, found: list[ExperimentPoint], said: list
     table = pd.concat([_rows(p, own, recipe, drawn) for p, own in zip(found, said, strict=True)], ignore_index=True)
     compared = _differences(found, said, recipe, drawn)
     notes = [_notes(recipe), _INTERVALS]
-    caption = f"{parts.label(headline(recipe.task).metric)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
+    caption = f"{parts.label(headline(recipe.task).name)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
     with mpl.rc_context(parts.STYLE):
         ExperimentReport(
             recipe, table, compared, notes, lambda: figure(recipe, table), caption=caption,
@@ -63,7 +63,7 @@ def _differences(found: list[ExperimentPoint], said: list[Said], recipe: Recipe,
     groups: dict[str, dict[str, Said]] = {}
     for point, own in zip(found, said, strict=True):
         groups.setdefault(point.group, {})[point.name] = own
-    metric = headline(recipe.task).metric
+    metric = headline(recipe.task).name
     tables = [differences(named, metric, **drawn).assign(group=name) for name, named in groups.items()]
     return pd.concat(tables, ignore_index=True)
 
@@ -85,19 +85,19 @@ def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
 def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
     """One line a model: training windows (of folds a point each) against the score that a run is chosen by, with intervals."""
     best = headline(recipe.task)
-    rows = table[table.metric == best.metric]
+    rows = table[table.metric == best.name]
     folded = isinstance(recipe.experiment, CrossValidation)
     drawn, axis = new_figure(9, 4.2)
     for i, (name, own) in enumerate(rows.groupby("model", sort=False)):
         x = np.full(len(own), 0.06 * i) if folded else own.x.to_numpy(float)
         line(axis, i, x, own, str(name), joined=not folded)
-    if best.metric == "auroc":
+    if best.name == "auroc":
         axis.axhline(0.5, lw=0.8, ls=":", color="0.5")
     if folded:
         axis.set_xticks([0], rows.x.unique())
         axis.set_xlim(-1, 1)
     else:
         log_axis(axis, rows.x, "{:,.0f}")
-    axis.set(xlabel=_axis(recipe), ylabel=parts.label(best.metric))
+    axis.set(xlabel=_axis(recipe), ylabel=parts.label(best.name))
     legend(axis)
     return drawn

@@ -199,7 +199,7 @@ def _reason_against(run: Run, present: Run | None) -> str:
     if (run.recipe.window, protocol_of(run.recipe)) != (present.recipe.window, protocol_of(present.recipe)):
         return f"the champion {present.name} was scored on other windows: not comparable; --force to replace it"
     best, mine, theirs = headline(run.recipe.task), _score(run), _score(present)
-    if mine > theirs if best.better == "high" else mine < theirs:
+    if best.beats(mine, theirs):
         return ""
     than = "above" if best.better == "high" else "below"
     return f"validation {best.text(mine)} is not {than} the champion's {best.text(theirs)} ({present.name})"
@@ -213,7 +213,7 @@ def _reason_for(run: Run, present: Run | None) -> str:
 
 
 def _score(run: Run) -> float:
-    return float(run.summary["val"][headline(run.recipe.task).metric]["value"])
+    return float(run.summary["val"][headline(run.recipe.task).name]["value"])
 
 
 def _register(client: "MlflowClient", name: str, run: Run) -> None:

@@ -235,11 +235,11 @@ def said_by(folder: Path, recipe: Recipe, label: str = "") -> tuple[LabelPredict
 
 
 def board_of(named: dict[str, tuple[LabelPredictions, Decision | None]], recipe: Recipe) -> pd.DataFrame:
-    return leaderboard(named, headline(recipe.task).metric, **_drawn(recipe))
+    return leaderboard(named, headline(recipe.task).name, **_drawn(recipe))
 
 
 def differences_of(named: dict[str, tuple[LabelPredictions, Decision | None]], recipe: Recipe) -> pd.DataFrame:
-    return differences(named, headline(recipe.task).metric, **_drawn(recipe))
+    return differences(named, headline(recipe.task).name, **_drawn(recipe))
 
 
 def write_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], against: Sequence[Run]) -> Path:

@@ -1,0 +1,24 @@
+"""The score that a task is judged by: its name, its unit, and which way is better."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """What chooses the epoch, the trial, the champion and the order of every table."""
+
+    name: str
+    """As metrics_summary.json and the tables call it: rmse_mgdl, auroc."""
+    better: Literal["low", "high"]
+    words: str
+    unit: str = ""
+
+    def text(self, value: float) -> str:
+        """In words, with its unit."""
+        digits = 2 if self.unit else 3
+        return f"{self.words} {value:.{digits}f}{self.unit and ' '}{self.unit}"
+
+    def beats(self, value: float, other: float) -> bool:
+        """Whether `value` is better than `other`."""
+        return value > other if self.better == "high" else value < other
