@@ -61,3 +61,22 @@ def test_a_cluster_without_an_autoscaler_has_what_it_has(ray_local):
 def test_the_heads_labels_say_what_kubernetes_does_not():
     node = {"Labels": {"raycadian.io/max-cpus": "64", "raycadian.io/max-gpus": "4", "ray.io/node-id": "ab"}}
     assert cluster._limits_of_labels(node) == {"CPU": 64, "GPU": 4}
+
+
+def test_small_work_stays_here(monkeypatch):
+    monkeypatch.setattr(cluster, "is_connected", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert not cluster.pays(19) and cluster.pays(21)  # a cluster must start first: 4 s + 6 s against half of it
+    assert not cluster.worthwhile(3_000_000, 1)  # one person's 90 days
+    assert not cluster.worthwhile(10**12, 1)  # nothing to divide
+    assert not cluster.worthwhile(20_000_000, 40)
+    assert cluster.worthwhile(400_000_000, 40) and cluster.worthwhile(0, 2000)
+
+
+@pytest.mark.ray
+def test_where_a_cluster_is_there_less_work_pays_and_none_in_a_worker(ray_local):
+    assert not cluster.pays(7.9) and cluster.pays(8.1)  # on two CPUs
+    assert not cluster.is_worker()
+    assert ray_local.get(ray_local.remote(cluster.is_worker).remote())
+    assert not ray_local.get(ray_local.remote(cluster.pays).remote(10**6))

@@ -69,6 +69,50 @@ def connect(num_cpus: int | None = None) -> Any:
     return ray
 
 
+# --- is it worth a cluster? -------------------------------------------------------------------------------------------
+
+_CONNECT_S, _BEGIN_S = 6.0, 4.0  # seconds until Ray has started here, until its workers have begun
+_READ_BYTES_PER_S = 10e6  # of a table of readings, on one core: parsed, gridded and written
+_ITEM_S = 0.02  # of a subject or file, however small
+
+
+def worthwhile(n_bytes: int, n_items: int) -> bool:
+    """Should files of `n_bytes` in `n_items` independent pieces be read on Ray, or in this process?
+
+    Small work never waits for a cluster to start. Who asks tells the user which way was taken.
+    """
+    return n_items > 1 and pays(n_bytes / _READ_BYTES_PER_S + n_items * _ITEM_S)
+
+
+def pays(seconds: float) -> bool:
+    """Does work of `seconds` on this core take less time on all CPUs, with what it takes to begin there?
+
+    What is itself one of Ray's workers, such as a sweep's trial, works in its own process: its cluster is busy with
+    its like.
+    """
+    if is_worker() or seconds < _BEGIN_S:
+        return False
+    n_cpus = cpus() if is_connected() or os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1
+    return seconds * (1 - 1 / n_cpus) > _BEGIN_S + (0.0 if is_connected() else _CONNECT_S)
+
+
+def is_connected() -> bool:
+    """Whether this process has a cluster already. Does not import Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def is_worker() -> bool:
+    """Whether this process is one of Ray's own: a task, a trial, a replica."""
+    if not is_connected():
+        return False
+    ray = sys.modules["ray"]
+    return ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+
+
+# --- what it has room for ---------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Capacity:
     """What the connected cluster has, or may grow to where Ray's autoscaler runs."""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,8 +30,7 @@ from raycadian.physiology.cma.meals import meal_times
 Record = dict[str, Any]
 _PART = 256  # fits at once: as many as `fit_cma` takes in one piece
 _FORMAT = 1
-# seconds on one core: of a fit, until workers have begun, until Ray has started (docs/mechanism.md)
-_FIT_S, _BEGIN_S, _CONNECT_S = 0.0016, 4.0, 6.0
+_FIT_S = 0.0016  # seconds of a fit on one core (docs/mechanism.md)
 _KEPT = 200  # files of fits, about 1 kB a fit: a sweep over priors makes one a trial
 log = logging.getLogger(__name__)
 
@@ -65,19 +63,8 @@ def fit_profiles(profiles: list[Profile], config: CMAMechanism, *, on_ray: bool 
     `on_ray`: on Ray's workers or in this process; where it isn't said, where it takes less time.
     """
     parts = [profiles[begin : begin + _PART] for begin in range(0, len(profiles), _PART)]
-    away = _pays(len(profiles)) if on_ray is None else on_ray
+    away = cluster.pays(len(profiles) * _FIT_S) if on_ray is None else on_ray
     return [record for part in (_on_ray if away else _here)(parts, config) for record in part]
-
-
-def _pays(n: int) -> bool:
-    """Do n fits on all CPUs take less time than on this one, with what it takes to begin there? What is itself a worker,
-    such as a sweep's trial, fits in its own process: its cluster is busy with its like."""
-    if _is_worker() or n * _FIT_S < _BEGIN_S:
-        return False
-    ray = sys.modules.get("ray")
-    connected = ray is not None and ray.is_initialized()
-    cpus = cluster.cpus() if connected or os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1
-    return n * _FIT_S * (1 - 1 / cpus) > _BEGIN_S + (0.0 if connected else _CONNECT_S)
 
 
 def _here(parts: list[list[Profile]], config: CMAMechanism) -> Iterator[list[Record]]:
@@ -128,14 +115,6 @@ def _single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _is_worker() -> bool:
-    """This process is one of Ray's own: a task, a trial, a replica."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return False
-    return ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 # --- kept beside the tables of the snapshots ----------------------------------------------------------------------------
