@@ -70,6 +70,11 @@ def invoke(*arguments: object):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
+def verbs_of(group: click.Group) -> dict[str, click.Command]:
+    context = click.Context(group)
+    return {name: group.get_command(context, name) for name in group.list_commands(context)}
+
+
 def flags_of(verb: click.Command) -> tuple[list[str], set[str]]:
     arguments = [p.name for p in verb.params if isinstance(p, click.Argument)]
     return arguments, {name for p in verb.params if isinstance(p, click.Option) for name in p.opts}
@@ -88,9 +93,19 @@ def card(tmp_path) -> Path:
 
 
 def test_the_verbs_and_flags_are_the_pinned_ones():
-    assert {name: flags_of(verb) for name, verb in main.commands.items()} == FLAGS
-    assert {name: flags_of(verb) for name, verb in main.commands["jobs"].commands.items()} == JOBS_FLAGS
-    assert {name: flags_of(verb) for name, verb in main.commands["benchmark"].commands.items()} == BENCHMARK_FLAGS
+    verbs = verbs_of(main)
+    assert {name: flags_of(verb) for name, verb in verbs.items()} == FLAGS
+    assert {name: flags_of(verb) for name, verb in verbs_of(verbs["jobs"]).items()} == JOBS_FLAGS
+    assert {name: flags_of(verb) for name, verb in verbs_of(verbs["benchmark"]).items()} == BENCHMARK_FLAGS
+
+
+def test_the_list_of_verbs_says_what_the_verbs_say():
+    """--help reads a table in place of the modules: the table is true, and no module has a verb that it lacks."""
+    verbs = verbs_of(main)
+    assert {name: verb.summary for name, verb in main.verbs.items()} == {
+        name: verb.help.split("\n\n")[0].replace("\n", " ") for name, verb in verbs.items()
+    }
+    assert {name for verb in main.verbs.values() for name in verb.load()} == set(verbs)
 
 
 def test_help_lists_every_verb_in_the_order_of_work():
@@ -104,7 +119,7 @@ def test_help_lists_every_verb_in_the_order_of_work():
 def test_help_of_a_verb_names_its_flags(verb):
     done = invoke(verb, "-h")
     assert done.exit_code == 0
-    assert main.commands[verb].help, "a verb without a word of help"
+    assert verbs_of(main)[verb].help, "a verb without a word of help"
     for flag in FLAGS[verb][1]:
         assert flag in done.output
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from raycadian import workflow
-from raycadian.cli.main import show_outcome
+from raycadian.cli.results import show_outcome
 from raycadian.cli.terminal import show_table
 from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from raycadian.cli.options import STDOUT
+
 if TYPE_CHECKING:
     import pandas as pd
 
-STDOUT = "raycadian.stdout"  # in click's context: where JSON goes while everything else printed goes to stderr
 console = Console(stderr=True, highlight=False, soft_wrap=True)  # progress goes to stderr; stdout carries results
 
 

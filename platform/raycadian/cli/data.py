@@ -1,0 +1,169 @@
+"""Verbs of data: `prepare`, `inspect`, `indices`, `simulate`, `schema`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raycadian.cli.options import JSON, SNAPSHOTS, YAML, outlasts_job, resolve
+from raycadian.cli.terminal import console, show_json
+
+if TYPE_CHECKING:
+    from raycadian.data.snapshot import Snapshot
+
+Progress = Callable[[int, int], None]
+
+
+@click.command()
+@click.argument("card", type=YAML)
+@SNAPSHOTS
+@JSON
+def prepare(card: Path, snapshots: Path, as_json: bool) -> None:
+    """Read a data set's files into a snapshot: even grid, quality, content hash."""
+    from raycadian.data.snapshot import prepare as prepare_snapshot
+
+    with console.status(f"preparing {card}"):
+        snapshot = prepare_snapshot(card, snapshots)
+    if as_json:
+        show_json({"snapshot": snapshot.id, "path": str(snapshot.path), **snapshot.manifest})
+    else:
+        _show_snapshot(snapshot)
+
+
+def _show_snapshot(snapshot: Snapshot) -> None:
+    click.echo(snapshot.path)
+    for name, value in snapshot.manifest["counts"].items():
+        click.echo(f"  {name}: {value}")
+    for kind, issue in snapshot.manifest["issues"].items():
+        click.echo(f"  {kind}: {issue['count']} (e.g. {', '.join(issue['examples'][:3])})")
+
+
+@click.command()
+@click.argument("snapshot", type=resolve)
+@click.option("--out", type=YAML, help="HTML file; <snapshot>-quality.html if left out.")
+@JSON
+def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:
+    """Data quality of a snapshot as a page, or as JSON."""
+    from raycadian.data.snapshot import Snapshot
+
+    opened = Snapshot.open(snapshot)
+    if as_json:
+        show_json(_quality_body(opened))
+        return
+    from raycadian.modalities.cgm.quality import quality_page
+
+    out = out or Path(f"{opened.id}-quality.html")
+    out.write_text(quality_page(opened), encoding="utf-8")
+    click.echo(out)
+
+
+def _quality_body(snapshot: Snapshot) -> dict[str, Any]:
+    manifest = snapshot.manifest
+    body = {"snapshot": snapshot.id, "quality": manifest["quality"], "issues": manifest["issues"]}
+    return body | ({"cohorts": manifest["cohorts"]} if "cohorts" in manifest else {})
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out."
+)
+@click.option("--out", type=YAML, help="CSV file; indices.csv if left out, with --json none.")
+@JSON
+def indices(file: Path, card: Path | None, out: Path | None, as_json: bool) -> None:
+    """mood_ml's 36 indices of one person's sleep and circadian rhythm, a row a day.
+
+    FILE holds sleep episodes (CSV: sleep_start, sleep_end, minutes_sleep), or is an Apple Health export, or a
+    recording of activity, whose stretches of rest are taken for sleep. docs/nhanes.md
+    """
+    from raycadian.modalities.actigraphy.episodes import card_of, indices_table, read_episodes, write_indices
+    from raycadian.types import Issues
+
+    issues = Issues()
+    episodes = read_episodes(file, card_of(card), issues)
+    table = indices_table(episodes)
+    if out is not None or not as_json:
+        write_indices(table, out := out or Path("indices.csv"))
+    if as_json:
+        about = {"episodes": len(episodes.start), "days": len(table), "issues": issues.as_dict()}
+        show_json(about | {"indices": table.to_dict("records")})
+        return
+    for kind, n in issues.counts.items():
+        click.echo(f"  {kind}: {n}")
+    click.echo(f"{out}: {len(table)} days from {len(episodes.start)} sleep episodes")
+
+
+@click.command()
+@click.option("--modality", type=click.Choice(["cgm", "biosignals", "actigraphy"]), default="cgm", show_default=True)
+@click.option(
+    "--patients",
+    default=10,
+    show_default=True,
+    help="Number of virtual patients; biosignals: of operations; actigraphy: of people.",
+)
+@click.option("--days", default=14.0, show_default=True, help="cgm: of each patient.")
+@click.option("--minutes", default=30.0, show_default=True, help="biosignals: of each operation.")
+@click.option(
+    "--cycle", type=click.Choice(["C", "D", "G", "H"]), default="D", show_default=True, help="actigraphy: of NHANES."
+)
+@click.option("--seed", default=42, show_default=True)
+@click.option(
+    "--out", type=YAML, default=Path("simulated.parquet"), show_default=True, callback=outlasts_job,
+    help="biosignals, actigraphy: a new folder, called so without the ending.",
+)  # fmt: skip
+def simulate(modality: str, patients: int, days: float, minutes: float, cycle: str, seed: int, out: Path) -> None:
+    """Simulate a cohort (extra `sim`); prints the path of its card.
+
+    cgm: UVA/Padova patients, in parallel on Ray. biosignals: operations with planted hypotension, as .vital files.
+    actigraphy: a week of activity of people some of whom are depressed, as XPT files in the layout of an NHANES cycle.
+    """
+    with console.status(f"simulating {patients}") as status:
+
+        def progress(done: int, total: int) -> None:
+            status.update(f"{done} of {total} simulated")
+
+        click.echo(_SIMULATORS[modality](patients, days, minutes, cycle, seed, out, progress))
+
+
+def _cgm(patients: int, days: float, _minutes: float, _cycle: str, seed: int, out: Path, progress: Progress) -> Path:
+    from raycadian.modalities.cgm.simulate import simulate_cohort
+
+    return simulate_cohort(patients, days, seed, out, progress)
+
+
+def _biosignals(
+    patients: int, _days: float, minutes: float, _cycle: str, seed: int, out: Path, progress: Progress
+) -> Path:
+    from raycadian.modalities.biosignals.simulate import simulate_cases
+
+    return simulate_cases(patients, minutes, seed, _folder(out), progress=progress)
+
+
+def _actigraphy(
+    patients: int, _days: float, _minutes: float, cycle: str, seed: int, out: Path, progress: Progress
+) -> Path:
+    from raycadian.modalities.actigraphy.simulate import simulate_nhanes
+
+    return simulate_nhanes(patients, _folder(out), cycle, seed, progress=progress)
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(out.name.removesuffix(".parquet"))
+
+
+_SIMULATORS = {"cgm": _cgm, "biosignals": _biosignals, "actigraphy": _actigraphy}
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["recipe", "card", "space"]))
+def schema(kind: str) -> None:
+    """JSON schema of a recipe, card or search space, for editors that check YAML."""
+    from raycadian.modalities.cards import SCHEMAS
+
+    show_json(SCHEMAS[kind].model_json_schema())
+
+
+VERBS = {"prepare": prepare, "inspect": inspect, "indices": indices, "simulate": simulate, "schema": schema}

@@ -1,0 +1,125 @@
+"""Verbs of complete runs: `score`, `compare`, `runs`, `promote`, `export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raycadian.cli.options import JSON, RUNS, YAML
+from raycadian.cli.terminal import show_json, show_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from raycadian.workflow import Comparison
+
+
+@click.command()
+@click.argument("run")
+@RUNS
+@JSON
+def score(run: str, runs: Path, as_json: bool) -> None:
+    """Score a run's predictions again and rewrite its tables and report."""
+    from raycadian.cli.results import show_run
+    from raycadian.training.pipeline import rescore
+    from raycadian.training.run import open_run
+
+    show_run(rescore(open_run(run, runs)), as_json)
+
+
+@click.command()
+@click.argument("run", nargs=-1, required=True)
+@RUNS
+@JSON
+def compare(run: tuple[str, ...], runs: Path, as_json: bool) -> None:
+    """Runs on identical test windows: a leaderboard, and for each pair what is better and whether it is noise."""
+    from raycadian import workflow
+    from raycadian.training.run import open_run
+
+    comparison = workflow.compare([open_run(name, runs) for name in run])
+    if as_json:
+        show_json(_comparison_body(comparison))
+        return
+    show_table(comparison.leaderboard, comparison.protocol)
+    _show_differences(comparison.differences)
+
+
+def _comparison_body(comparison: Comparison) -> dict[str, Any]:
+    ranks = comparison.ranks and vars(comparison.ranks) | {"groups": comparison.ranks.groups()}
+    body = {"protocol": comparison.protocol, "leaderboard": comparison.leaderboard.to_dict("records")}
+    return body | {"differences": comparison.differences.to_dict("records"), "ranks": ranks}
+
+
+def _show_differences(differences: pd.DataFrame) -> None:
+    columns = ["model", "other", "horizon_min", "difference", "diff_low", "diff_high", "p", "p_holm", "verdict"]
+    over = ""
+    if "kind" in differences:  # forecasts: single steps are in the JSON
+        differences, over = differences[differences.kind == "cumulative"], " over the whole horizon"
+    if len(differences):
+        shown = differences[[c for c in columns if c in differences]]
+        show_table(shown, f"pairs{over}, the better first; intervals over subjects")
+    for sentence in differences.sentence:
+        click.echo(sentence)
+
+
+@click.command()
+@RUNS
+@JSON
+def runs(runs: Path, as_json: bool) -> None:
+    """Complete runs, and the champions."""
+    import pandas as pd
+
+    rows = _run_rows(runs)
+    show_json(rows) if as_json else show_table(pd.DataFrame(rows))
+
+
+def _run_rows(runs: Path) -> list[dict[str, Any]]:
+    from raycadian.config import headline
+    from raycadian.tracking.registry import champions
+    from raycadian.training.run import list_runs
+
+    champion_of, rows = {run: name for name, run in champions(runs).items()}, []
+    for run in list_runs(runs):
+        metric = headline(run.recipe.task).name
+        row = {"run": run.name, "model": run.metadata["model"], f"val_{metric}": run.summary["val"][metric]["value"]}
+        rows.append(row | {"champion_of": champion_of.get(run.name, "")})
+    return rows
+
+
+@click.command()
+@click.argument("run")
+@RUNS
+@click.option("--force", is_flag=True, help="Replace the champion without comparing.")
+@JSON
+def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
+    """Make a run the champion, if it beats the present one on the same snapshot and split."""
+    from raycadian.tracking import registry
+    from raycadian.training.run import open_run
+
+    promotion = registry.promote(open_run(run, runs), runs=runs, force=force)
+    if as_json:
+        show_json(vars(promotion))
+    else:
+        now = "now" if promotion.promoted else "NOT"
+        click.echo(f"{promotion.run} is {now} the champion of {promotion.registered}: {promotion.reason}")
+    if not promotion.promoted:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--to", "target", type=YAML, required=True, help="New folder.")
+@RUNS
+def export(run: str, target: Path, runs: Path) -> None:
+    """Export a run's TTM in Hugging Face's format, to start another recipe from (`pretrained:`)."""
+    from raycadian.models import checkpoint
+    from raycadian.training.run import open_run
+
+    checkpoint.export_pretrained(checkpoint.load(open_run(run, runs).path / "checkpoint"), target)
+    click.echo(target)
+
+
+VERBS = {"score": score, "compare": compare, "runs": runs, "promote": promote, "export": export}

@@ -1,0 +1,75 @@
+"""Verbs that answer with a run's model: `serve` and `forecast`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from raycadian.cli.options import CHAMPION, JSON, PEOPLE, RUNS, YAML, chosen_run, run_option
+from raycadian.cli.terminal import show_json, show_table
+
+
+@click.command()
+@run_option("serve")
+@CHAMPION
+@RUNS
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True)
+@click.option(
+    "--cases",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of biosignals that a request may name in place of samples; none if left out.",
+)
+@PEOPLE
+def serve(
+    run_name: str | None, champion_name: str | None, runs: Path, host: str, port: int, cases: Path | None, people: Path
+) -> None:
+    """Serve forecasts on Ray Serve until interrupted; the API key's place is printed."""
+    from raycadian.serving.app import serve_forever
+    from raycadian.tracking.registry import champion
+
+    follow = None if run_name else lambda: champion(champion_name, runs=runs)  # a promoted champion is taken over
+    chosen = chosen_run(run_name, champion_name, runs)
+    serve_forever(chosen, host=host, port=port, cases=cases, people=people, follow=follow)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@run_option("use")
+@CHAMPION
+@click.option(
+    "--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out."
+)
+@click.option(
+    "--meal",
+    "meals",
+    multiple=True,
+    metavar="HH:MM[xSIZE]",
+    help="What if the meals after the last reading were these? E.g. --meal 20:00 or, half the usual, --meal 20:00x0.5.",
+)
+@click.option("--no-meals", is_flag=True, help="What if nothing were eaten after the last reading?")
+@RUNS
+@JSON
+def forecast(
+    file: Path, run_name: str | None, champion_name: str | None, card: Path | None, meals: tuple[str, ...],
+    no_meals: bool, runs: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Forecast from the end of a file of readings: the same code as the endpoint.
+
+    With --meal (as often as there are meals) or --no-meals the forecast under these meals stands beside the usual one.
+    """
+    if meals and no_meals:
+        raise ValueError("--meal and --no-meals exclude one another; give one")
+    from dataclasses import replace
+
+    from raycadian.physiology.cma.meals import parse_meal
+    from raycadian.serving.forecaster import Forecaster, read_history
+
+    what_if = tuple(map(parse_meal, meals)) if meals or no_meals else None
+    forecaster = Forecaster.load(chosen_run(run_name, champion_name, runs).path)
+    answer = forecaster.forecast(replace(read_history(file, card), what_if=what_if))
+    show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
+
+
+VERBS = {"serve": serve, "forecast": forecast}

@@ -1,0 +1,52 @@
+"""`demo` and `doctor`: what a newcomer calls first."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from raycadian.cli.options import JSON, RUNS, SNAPSHOTS
+
+if TYPE_CHECKING:
+    from raycadian.cli.doctor import Finding
+
+
+@click.command()
+@RUNS
+@SNAPSHOTS
+@click.option("--port", default=8000, show_default=True, help="Port of the endpoint during the demo.")
+def demo(runs: Path, snapshots: Path, port: int) -> None:
+    """From the demo cohort to a leaderboard, a report and a served forecast."""
+    from raycadian.cli.demo import run_demo
+    from raycadian.cli.terminal import Terminal
+
+    run_demo(runs, snapshots, port, Terminal("mg/dL"))
+
+
+@click.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Versions, processors, Ray, storage; what is missing and how to get it."""
+    from raycadian.cli.doctor import examine
+    from raycadian.cli.terminal import show_json
+
+    findings = examine()
+    if as_json:
+        show_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            _show_finding(finding)
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+def _show_finding(finding: Finding) -> None:
+    click.echo(f"{'ok ' if finding.ok else 'MISSING'}  {finding.name}: {finding.found}")
+    if finding.fix:
+        click.echo(f"         {finding.fix}")
+
+
+VERBS = {"demo": demo, "doctor": doctor}
