@@ -194,7 +194,7 @@ LABELS = {
         ("task={kind: forecast}", "a forecast's window has no kind"),
         (
             "experiment={kind: ablation}",
-            "is one of forecasts; of labels there is data_efficiency, and cross_validation",
+            "experiment ablation is not one of task classify; there is data_efficiency, cross_validation",
         ),
         ("experiment={kind: cross_validation, folds: 1}", "greater than or equal to 2"),
     ],

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, ClassVar, Literal, Union
 
 from pydantic import Field, field_validator
 
 from raycadian.config.schema import Count, Positive, Schema
 
 
-class SlidingWindow(Schema):
+class ExperimentConfig(Schema):
+    """What holds of an experiment that says nothing else: it is one of forecasts of glucose."""
+
+    tasks: ClassVar[frozenset[str]] = frozenset({"forecast"})
+    """Kinds of task that it is made of."""
+
+    kind: str
+
+
+class SlidingWindow(ExperimentConfig):
     """Every window of the test range, error by minutes ahead."""
 
     kind: Literal["sliding_window"] = "sliding_window"
 
 
-class Nocturnal(Schema):
+class Nocturnal(ExperimentConfig):
     """Forecasts of the night: scored windows end their context at local midnight."""
 
     kind: Literal["nocturnal"] = "nocturnal"
@@ -23,7 +32,7 @@ class Nocturnal(Schema):
     """The validation windows that choose the epoch: nights alone, or windows at any time where validation data hold few nights."""
 
 
-class Prandial(Schema):
+class Prandial(ExperimentConfig):
     """Forecasts after a meal: scored windows end their context where one begins."""
 
     kind: Literal["prandial"] = "prandial"
@@ -31,7 +40,7 @@ class Prandial(Schema):
     """recorded: where carbs_g says so · estimated: from glucose alone, at the times of day when a person's rises most."""
 
 
-class Personalisation(Schema):
+class Personalisation(ExperimentConfig):
     """From the population's model to one person's: held-out people, error by days of their own data."""
 
     kind: Literal["personalisation"] = "personalisation"
@@ -53,7 +62,7 @@ class Personalisation(Schema):
         return value
 
 
-class Transfer(Schema):
+class Transfer(ExperimentConfig):
     """Trained on one data set, tested on the other, both ways, against trained where tested."""
 
     kind: Literal["transfer"] = "transfer"
@@ -61,29 +70,33 @@ class Transfer(Schema):
     """Path of the other data-set card, relative to the working directory."""
 
 
-class DataEfficiency(Schema):
+class DataEfficiency(ExperimentConfig):
     """The score by the number of windows that a model learns from."""
+
+    tasks = frozenset({"forecast", "classify", "regress"})
 
     kind: Literal["data_efficiency"] = "data_efficiency"
     windows: tuple[Count | Literal["all"], ...] = Field((500, 1000, 2000, 5000), min_length=2)
     """all: every training window there is."""
 
 
-class CrossValidation(Schema):
+class CrossValidation(ExperimentConfig):
     """Everybody is tested once: people in groups, each scored by a model that was trained without it."""
+
+    tasks = frozenset({"forecast", "classify", "regress"})
 
     kind: Literal["cross_validation"] = "cross_validation"
     folds: int = Field(5, ge=2)
     """Groups of people. All else of `split` is the recipe's."""
 
 
-class Ablation(Schema):
+class Ablation(ExperimentConfig):
     """The recipe's model whole, and without each of its wrappers, members, signals and channels in turn."""
 
     kind: Literal["ablation"] = "ablation"
 
 
-class Scaling(Schema):
+class Scaling(ExperimentConfig):
     """Error by the size of the models."""
 
     kind: Literal["scaling"] = "scaling"
@@ -92,17 +105,14 @@ class Scaling(Schema):
     values: tuple[Count, ...] = Field((16, 32, 64, 128), min_length=2)
 
 
-Experiment = Annotated[
-    Union[
-        SlidingWindow,
-        Nocturnal,
-        Prandial,
-        Personalisation,
-        Transfer,
-        DataEfficiency,
-        CrossValidation,
-        Ablation,
-        Scaling,
-    ],
-    Field(discriminator="kind"),
-]
+EXPERIMENTS: tuple[type[ExperimentConfig], ...] = (
+    SlidingWindow, Nocturnal, Prandial, Personalisation, Transfer, DataEfficiency, CrossValidation, Ablation, Scaling,
+)  # fmt: skip
+
+
+Experiment = Annotated[Union[EXPERIMENTS], Field(discriminator="kind")]
+
+
+def experiments_of(task: str) -> list[str]:
+    """The kinds of experiments that a kind of task has."""
+    return [experiment.model_fields["kind"].default for experiment in EXPERIMENTS if task in experiment.tasks]

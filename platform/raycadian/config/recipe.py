@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, model_validator
 
-from raycadian.config.experiments import CrossValidation, DataEfficiency, Experiment, Nocturnal, Prandial
-from raycadian.config.models import (
-    MLP,
-    TTM,
-    Conformal,
-    Ensemble,
-    LabelModelConfig,
-    Masked,
-    Model,
-    Persistence,
-    Ridge,
-    kinds,
-    require_nesting,
-    staged_of,
-    unwrap,
-)
+from raycadian.config.experiments import Experiment, Nocturnal, Prandial
+from raycadian.config.models import Model, staged_of
 from raycadian.config.schema import Schema, parse, read_yaml
 from raycadian.config.tasks import (
     Ahead,
-    Classification,
     Column,
     Forecasting,
     Hypotension,
     Pretraining,
-    Regression,
     Task,
 )
 from raycadian.config.training import Evaluation, Tracking, Training, Tuning
 from raycadian.config.windows import AnyWindow, LabelWindow, Split, Window
-from raycadian.types import GLUCOSE
 
 
 class Recipe(Schema):
@@ -63,99 +45,8 @@ class Recipe(Schema):
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
-        models = (self.model, *self.compare)
-        match self.task:
-            case Forecasting():
-                _require_forecast(self, models)
-                _require_target(self, models)
-            case Classification() | Regression():
-                _require_label(self, models)
-            case Pretraining():
-                _require_pretraining(self, models)
+        self.task.check(self)
         return self
-
-
-def _require_forecast(recipe: "Recipe", models: tuple[Any, ...]) -> None:
-    """Raises ValueError where windows, split and models don't fit a forecast."""
-    window = recipe.window
-    if recipe.split.kind == "run":
-        raise ValueError(
-            "split.kind run is one of classify, regress and pretrain; give forecasts the same `split` section"
-        )
-    if not isinstance(window, Window):
-        raise ValueError(
-            "a forecast's window has no kind; leave out `window.kind`, or set task.kind: classify or regress"
-        )
-    for model in models:
-        require_nesting(model)
-        for inner in unwrap(model):
-            if isinstance(inner, LabelModelConfig):
-                raise ValueError(f"{inner.kind} does not forecast; set task.kind: classify or regress")
-            if isinstance(inner, Masked):
-                raise ValueError("masked does not forecast; set task.kind: pretrain")
-            if isinstance(inner, Ridge) and inner.lags > window.context:
-                raise ValueError(
-                    f"ridge.lags {inner.lags} exceeds window.context {window.context}; lower lags or raise context"
-                )
-            if isinstance(inner, TTM) and window.context % inner.patch_length:
-                raise ValueError(
-                    f"window.context {window.context} is not a multiple of ttm.patch_length {inner.patch_length}"
-                )
-
-
-def _require_target(recipe: "Recipe", models: tuple[Any, ...]) -> None:
-    """Raises ValueError where something of glucose alone is asked of another target."""
-    target, window = recipe.task.target, recipe.window
-    if target != window.past[0]:
-        raise ValueError(
-            f"task.target {target} is not the first of window.past, {window.past[0]}; set one to the other"
-        )
-    if target == GLUCOSE:
-        return
-    if window.known:
-        raise ValueError(f"the clock of a case is not known: set window.known: [] to forecast {target}")
-    if (window.anchor, window.train_anchor) != ("any", "any"):
-        raise ValueError(f"window.anchor is one of days and meals; leave it out to forecast {target}")
-    if recipe.experiment is not None:
-        raise ValueError(f"experiment {recipe.experiment.kind} is one of glucose; leave it out to forecast {target}")
-    for inner in (m for model in models for m in unwrap(model)):
-        if not isinstance(inner, Persistence | Ridge | MLP | TTM | Ensemble | Conformal):
-            raise ValueError(
-                f"{inner.kind} knows glucose alone; {target} is forecast by persistence, ridge, mlp, ttm, and ensemble or "
-                "conformal around them"
-            )
-
-
-def _require_label(recipe: "Recipe", models: tuple[Any, ...]) -> None:
-    """Raises ValueError where models don't fit a label."""
-    if other := [m.kind for m in models if not isinstance(m, LabelModelConfig)]:
-        there = ", ".join(kinds(LabelModelConfig))
-        raise ValueError(f"{', '.join(other)}: no model of task {recipe.task.kind}; there are {there}")
-    _require_signal(recipe)
-
-
-def _require_pretraining(recipe: "Recipe", models: tuple[Any, ...]) -> None:
-    """Raises ValueError where models don't fit a pretraining."""
-    if other := [m.kind for m in models if not isinstance(m, Masked)]:
-        raise ValueError(f"{', '.join(other)}: task pretrain trains `masked`, with a network inside")
-    _require_signal(recipe)
-
-
-def _require_signal(recipe: "Recipe") -> None:
-    """Raises ValueError where windows, split or experiment don't fit windows of a signal."""
-    kind = recipe.task.kind
-    if not isinstance(recipe.window, LabelWindow):
-        raise ValueError(f"task {kind} needs windows of a signal: window: {{kind: signal, past: [...], ...}}")
-    if recipe.split.kind not in ("subject", "kfold", "run"):
-        raise ValueError(
-            f"split.kind {recipe.split.kind}: task {kind} holds out whole subjects; use subject, kfold or run"
-        )
-    if recipe.experiment is None:
-        return
-    if kind == "pretrain" or not isinstance(recipe.experiment, DataEfficiency | CrossValidation):
-        raise ValueError(
-            f"experiment {recipe.experiment.kind} is one of forecasts; of labels there is data_efficiency, and cross_validation"
-        )
 
 
 def protocol_of(recipe: Recipe) -> str:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from raycadian.config.experiments import experiments_of
 from raycadian.config.metric import Metric
+from raycadian.config.model_base import model_name, require_nesting, unwrap
+from raycadian.config.models import kinds
 from raycadian.config.schema import Count, Positive, Schema, tag, unsaid
 from raycadian.config.units import in_unit_of, unit_of
+from raycadian.config.windows import LabelWindow, Window
 from raycadian.types import GLUCOSE
+
+if TYPE_CHECKING:
+    from raycadian.config.recipe import Recipe
 
 
 class Forecasting(Schema):
     """The next values of a channel, as quantiles."""
+
+    window_type: ClassVar[type[Schema]] = Window
 
     kind: Literal["forecast"] = "forecast"
     target: str = GLUCOSE
@@ -27,6 +36,43 @@ class Forecasting(Schema):
         if list(value) != sorted(set(value)) or not all(0 < q < 1 for q in value) or 0.5 not in value:
             raise ValueError(f"quantiles rise strictly inside (0, 1) and contain 0.5; found {list(value)}")
         return value
+
+    def check(self, recipe: "Recipe") -> None:
+        """Raises ValueError where windows, split, models or experiment don't fit a forecast."""
+        if recipe.split.kind == "run":
+            raise ValueError(
+                "split.kind run is one of classify, regress and pretrain; give forecasts the same `split` section"
+            )
+        if not isinstance(recipe.window, self.window_type):
+            raise ValueError(
+                "a forecast's window has no kind; leave out `window.kind`, or set task.kind: classify or regress"
+            )
+        for model in (recipe.model, *recipe.compare):
+            require_nesting(model)
+        _require_models(recipe)
+        self._check_target(recipe)
+
+    def _check_target(self, recipe: "Recipe") -> None:
+        """Raises ValueError where something of glucose alone is asked of another target."""
+        target, window = self.target, recipe.window
+        if target != window.past[0]:
+            raise ValueError(
+                f"task.target {target} is not the first of window.past, {window.past[0]}; set one to the other"
+            )
+        if target == GLUCOSE:
+            return
+        if window.known:
+            raise ValueError(f"the clock of a case is not known: set window.known: [] to forecast {target}")
+        if (window.anchor, window.train_anchor) != ("any", "any"):
+            raise ValueError(f"window.anchor is one of days and meals; leave it out to forecast {target}")
+        if recipe.experiment is not None:
+            raise ValueError(
+                f"experiment {recipe.experiment.kind} is one of glucose; leave it out to forecast {target}"
+            )
+        for part in (part for model in (recipe.model, *recipe.compare) for part in unwrap(model)):
+            if not part.any_target:
+                able = ", ".join(kinds(lambda model: model.any_target))
+                raise ValueError(f"{part.kind} knows glucose alone; {target} is forecast by {able}")
 
 
 class Hypotension(Schema):
@@ -102,13 +148,47 @@ class Column(Schema):
 Label = Annotated[Hypotension | Ahead | Column, Field(discriminator="kind")]
 
 
-class Pretraining(Schema):
+class _OnSignals(Schema):
+    """What the tasks on windows of a signal share."""
+
+    window_type: ClassVar[type[Schema]] = LabelWindow
+
+    kind: str
+
+    def check(self, recipe: "Recipe") -> None:
+        """Raises ValueError where models, windows, split or experiment don't fit."""
+        _require_models(recipe)
+        if not isinstance(recipe.window, self.window_type):
+            raise ValueError(f"task {self.kind} needs windows of a signal: window: {{kind: signal, past: [...], ...}}")
+        if recipe.split.kind not in ("subject", "kfold", "run"):
+            raise ValueError(
+                f"split.kind {recipe.split.kind}: task {self.kind} holds out whole subjects; use subject, kfold or run"
+            )
+        if recipe.experiment is not None and self.kind not in recipe.experiment.tasks:
+            able = ", ".join(experiments_of(self.kind)) or "none"
+            raise ValueError(f"experiment {recipe.experiment.kind} is not one of task {self.kind}; there is {able}")
+
+
+def _require_models(recipe: "Recipe") -> None:
+    """Raises ValueError for a model that doesn't serve the recipe's task, or doesn't fit its windows."""
+    task = recipe.task.kind
+    models = (recipe.model, *recipe.compare)
+    if others := [model for model in models if task not in model.served_tasks()]:
+        served = sorted({other for model in others for other in model.served_tasks()})
+        fix = f"; or set task.kind: {' or '.join(served)}" if served else ""
+        able = ", ".join(kinds(lambda model: task in model.tasks))
+        raise ValueError(f"{', '.join(map(model_name, others))}: no model of task {task}; there are {able}{fix}")
+    for model in models:
+        model.check(recipe)
+
+
+class Pretraining(_OnSignals):
     """No label: a network learns to rebuild what is hidden of the signal."""
 
     kind: Literal["pretrain"] = "pretrain"
 
 
-class _Labelled(Schema):
+class _Labelled(_OnSignals):
     """What the tasks with a label share."""
 
     label: Label

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.config import (
-    LSTM,
-    MLP,
-    TTM,
     Ablation,
     Anchor,
     CrossValidation,
@@ -24,11 +21,12 @@ from raycadian.config import (
     Scaling,
     SlidingWindow,
     Transfer,
+    innermost,
     model_name,
     override,
 )
 from raycadian.data.split import DAY_S
-from raycadian.experiments.ablation import innermost, variants
+from raycadian.experiments.ablation import variants
 from raycadian.training import labelling
 from raycadian.training.pipeline import Data, windows_of
 from raycadian.types import OOD
@@ -117,14 +115,7 @@ def models(recipe: Recipe) -> dict[str, Recipe]:
 
 def resized(recipe: Recipe, part: str, value: int) -> Recipe:
     """The recipe with every network inside its model of that width or with that many layers."""
-    keys = (
-        {TTM: "d_model", LSTM: "hidden", MLP: "hidden"}
-        if part == "width"
-        else dict.fromkeys((TTM, LSTM, MLP), "layers")
-    )
-    changed = innermost(
-        recipe.model, lambda one: one.model_copy(update={keys[type(one)]: value}) if type(one) in keys else one
-    )
+    changed = innermost(recipe.model, lambda section: section.sized(part, value))
     return override(recipe, {"model": changed.model_dump(mode="json")})
 
 

@@ -75,7 +75,7 @@ def build(section: config.Model, spec: ModelSpec, architectures: Iterator[dict[s
         case config.Conformal():
             return Conformal(spec, section, build(section.inner, spec, architectures))
         case config.Ensemble():
-            return Ensemble(spec, section, [build(m, spec, architectures) for m in config.wrapped(section)])
+            return Ensemble(spec, section, [build(m, spec, architectures) for m in section.members * section.size])
         case _:
             raise AssertionError(f"no model for {type(section).__name__}")
 

@@ -101,16 +101,14 @@ def is_ours(folder: Path) -> bool:
     return path.is_file() and '"weights_sha256"' in path.read_text(encoding="utf-8", errors="replace")
 
 
-def load_encoder(
-    folder: Path, section: config.PAT | config.TTMLabel, encoder: nn.Module, prefix: str
-) -> dict[str, Any]:
+def load_encoder(folder: Path, section: config.PretrainedNetwork, encoder: nn.Module, prefix: str) -> dict[str, Any]:
     """The weights of a run of `masked` into an encoder as `section` describes it, whole or not at all; what the run's
     network was, in the words of its section. Raises ValueError."""
     inner = _pretrained_inner(folder)
-    shape = _shape(section)
-    found = {name: inner.get(name) for name in shape}
-    if found != shape:
-        lines = [f"{name}: {found[name]}, here {shape[name]}" for name in shape if found[name] != shape[name]]
+    shape = section.encoder_shape()
+    saved = {name: inner.get(name) for name in shape}
+    if saved != shape:
+        lines = [f"{name}: {saved[name]}, here {shape[name]}" for name in shape if saved[name] != shape[name]]
         raise ValueError(f"{folder} was pretrained with another network: {'; '.join(lines)}; set these to the first")
     try:
         weights = load_file(folder / "model.safetensors")
@@ -133,13 +131,3 @@ def _pretrained_inner(folder: Path) -> dict[str, Any]:
     if kind != "masked":
         raise ValueError(f"{folder}: expected the checkpoint of a run of `masked`, found one of {kind!r}")
     return inner
-
-
-def _shape(section: config.PAT | config.TTMLabel) -> dict[str, Any]:
-    """The settings that weights depend on."""
-    names = (
-        ("kind", "size", "embedding")
-        if isinstance(section, config.PAT)
-        else ("kind", "d_model", "layers", "patch_length", "channels")
-    )
-    return {name: getattr(section, name) for name in names}

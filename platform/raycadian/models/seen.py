@@ -16,8 +16,8 @@ _CYCLES = {"29k": ("C", "D", "G", "H"), "21k": ("C", "D", "G")}
 
 def published_cycles(path: Path) -> tuple[str, ...] | None:
     """NHANES cycles of a weights file that is named as its authors did; None for others."""
-    found = _PUBLISHED.search(path.name)
-    return None if found is None else _CYCLES[found[1].lower()]
+    match = _PUBLISHED.search(path.name)
+    return None if match is None else _CYCLES[match[1].lower()]
 
 
 def joined_cycles(*known: Iterable[str] | None) -> tuple[str, ...]:
@@ -27,24 +27,23 @@ def joined_cycles(*known: Iterable[str] | None) -> tuple[str, ...]:
 
 def seen_cycles(model: nn.Module) -> set[str]:
     """NHANES cycles that the networks inside have seen in their pretraining."""
-    return {cycle for section in _networks(model) for cycle in section.cycles or ()}
+    return {cycle for section in _pretrained(model) for cycle in section.pretraining_cycles()}
 
 
 def require_unseen(model: nn.Module, cycles: Iterable[str]) -> None:
     """Raises ValueError where a network inside has seen one of these NHANES cycles in its pretraining, unless its
     configuration allows it."""
-    for section in _networks(model):
-        both = sorted(set(cycles) & set(section.cycles or ()))
+    for section in _pretrained(model):
+        both = sorted(set(cycles) & set(section.pretraining_cycles()))
         if both and section.seen != "allow":
             raise ValueError(
                 f"leakage: the data hold NHANES cycles {both}, which the pretraining of {section.pretrained} has seen; "
-                f"take weights without them (PAT-*_21k for 2013-14), other cycles, or force it by {section.kind}.seen: allow"
+                f"take weights without them (PAT-*_21k for 2013-14), other cycles, or force it by {section.kind}.seen: "
+                "allow"
             )
 
 
-def _networks(model: nn.Module) -> Iterator[config.PAT | config.TTMLabel]:
-    """The sections of those that may be pretrained; not one that is being so."""
-    for part in model.modules():
-        section = getattr(part, "config", None)
-        if isinstance(section, config.PAT | config.TTMLabel):
-            yield section
+def _pretrained(model: nn.Module) -> Iterator[config.ModelConfig]:
+    """The sections of those that were pretrained; not one that is being so."""
+    sections = (getattr(part, "config", None) for part in model.modules())
+    return (one for one in sections if isinstance(one, config.ModelConfig) and one.pretraining_cycles())

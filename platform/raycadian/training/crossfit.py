@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raycadian.config import Conformal, Recipe
+from raycadian.config import Recipe
 from raycadian.data.split import SplitManifest
 from raycadian.data.windows import cut_windows
 from raycadian.models import conformal
-from raycadian.models.base import Model
 
 if TYPE_CHECKING:
     from raycadian.training.pipeline import Data, Fitted
@@ -27,17 +26,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def calibrate(model: Model, data: "Data", recipe: Recipe, fit: Callable[..., "Fitted"], state: Path | None) -> None:
-    """Set the offsets of a conformal model from `recipe.model.folds` groups of the people it was trained on.
+def calibrate(
+    model: conformal.Conformal, data: "Data", recipe: Recipe, fit: Callable[..., "Fitted"], state: Path | None
+) -> None:
+    """Set the offsets of a conformal model from groups of the people it was trained on.
 
     `fit` trains one recipe (experiment.fit_model). Raises ValueError where there are fewer people than groups.
     """
-    section = recipe.model
-    assert isinstance(section, Conformal) and isinstance(model, conformal.Conformal)
-    inner = recipe.model_copy(update={"model": section.inner})
+    (section,) = recipe.model.parts()
+    inner, folds = recipe.model_copy(update={"model": section}), recipe.model.crossfit_folds()
     parts = []
-    for number, (group, rest) in enumerate(_groups(data.split, section.folds, recipe.split.seed), start=1):
-        log.info("cross-conformal: group %d of %d, %d people", number, section.folds, len(group))
+    for number, (group, rest) in enumerate(_groups(data.split, folds, recipe.split.seed), start=1):
+        log.info("cross-conformal: group %d of %d, %d people", number, folds, len(group))
         fitted = fit(replace(data, split=rest), inner, state=state and state / f"fold-{number}")
         ranges = tuple(r for r in data.split.ranges if r.subject in group and r.split != "test")
         stride = recipe.window.eval_stride
