@@ -1,10 +1,10 @@
 """Every benchmark in turn, as one table in Markdown: what was measured against whom, and whether the target was met.
 
-    python benchmarks/all.py [--only windows memory] [--update-readme]
+    python benchmarks/all.py [--only windows memory] [--update-docs]
 
-`--update-readme` writes the table between `<!-- benchmarks -->` and `<!-- /benchmarks -->` of README.md: rows of benchmarks
-that were not asked for stay as they are, with the day of their own measurement. A benchmark that can't run here stands in
-the table with its reason. Targets are those of the project: nothing here changes them.
+`--update-docs` writes the table between `<!-- benchmarks -->` and `<!-- /benchmarks -->` of docs/benchmarks.md: rows of
+benchmarks that were not asked for stay as they are, with the day of their own measurement. A benchmark that
+can't run here stands in the table with its reason. Targets are those of the project: nothing here changes them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import psutil
 from between import markdown, write_between
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 HEADER = ("benchmark", "what", "ours", "peer", "ratio", "target", "met", "measured")
 NEAR_LINEAR = 1.8  # of two processes over one; they share caches and memory
@@ -47,13 +47,13 @@ class Row(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--update-readme", action="store_true")
+    parser.add_argument("--update-docs", action="store_true")
     arguments = parser.parse_args()
     rows = [line for name in ROWS for line in (measured(name) if name in arguments.only else written(name))]
     text = f"{machine()}\n\n{markdown(HEADER, rows)}"
     print(text)
-    if arguments.update_readme:
-        write_between(README, BEGIN, END, text)
+    if arguments.update_docs:
+        write_between(PAGE, BEGIN, END, text)
 
 
 def measured(name: str) -> list[list[str]]:
@@ -68,8 +68,8 @@ def measured(name: str) -> list[list[str]]:
 
 
 def written(name: str) -> list[list[str]]:
-    """Lines of the table for one benchmark, as README has them."""
-    table = README.read_text(encoding="utf-8").split(BEGIN)[-1].split(END)[0]
+    """Lines of the table for one benchmark, as the page has them."""
+    table = PAGE.read_text(encoding="utf-8").split(BEGIN)[-1].split(END)[0]
     lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
     return [line for line in lines if line[0] == name]
 

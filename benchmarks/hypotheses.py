@@ -2,7 +2,7 @@
 
 Runs jobs/recipes/hypotheses.yaml (30, 60 and 120 minutes ahead), hypotheses_overnight.yaml (the night from midnight) and
 hypotheses_efficiency.yaml (the share of the training windows) by `raycadian experiment` on each data set, on identical
-windows, and writes the tables of docs/hypotheses.md and the measured figure of each page in docs/strategies/. The
+windows, and writes the tables of docs/hypotheses.md and of each page in docs/concepts/strategies/. The
 figures are test RMSE with 95% intervals over people; nothing was chosen on them.
 
 Run: `python benchmarks/hypotheses.py [--data NAME ...] [--recipes NAME ...] [--runs FOLDER] [--update-docs]`. What is
@@ -46,7 +46,7 @@ AGAINST = {  # a form with the mechanism -> the same model without it
     "ensemble-ridge_residual-ridge": "ridge 1",
 }  # fmt: skip
 CALLED = {"ridge 1": "ridge", "ridge 2": "ridge with the hour"}  # experiments number equal names
-PAGES = {  # docs/strategies/PAGE.md -> forms that it measures
+PAGES = {  # docs/concepts/strategies/PAGE.md -> forms that it measures
     "residual": ("residual-ttm", "residual-ridge"),
     "exogenous": ("exogenous-ttm", "exogenous-ridge"),
     "physics": ("physics-ttm",),
@@ -111,7 +111,7 @@ def main() -> None:
             DOCS / "hypotheses.md", BEGIN, END, "\n\n".join([errors(found), changes(found), efficiency(found)])
         )
         for page, forms in PAGES.items():
-            write_between(DOCS / "strategies" / f"{page}.md", BEGIN, END, strategy(found, forms))
+            write_between(DOCS / "concepts" / "strategies" / f"{page}.md", BEGIN, END, strategy(found, forms))
 
 
 def experiment(data: str, recipe: str, runs: Path) -> Found:
@@ -159,7 +159,7 @@ def changes(found: Experiments) -> str:
         for form, other in pairs
         for data, one in DATA.items()
     ]
-    return f"{MEASURED} {BOLD}\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
+    return f"{MEASURED}\n{BOLD}\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
 
 
 def efficiency(found: Experiments) -> str:
@@ -184,7 +184,7 @@ def strategy(found: Experiments, forms: tuple[str, ...]) -> str:
         for form in forms
         for data, one in DATA.items()
     ]
-    return f"{MEASURED} {BOLD}\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
+    return f"{MEASURED}\n{BOLD}\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
 
 
 def called(model: str) -> str:

@@ -4,7 +4,7 @@
         iglu-python==0.4.3 py-agata==0.0.8 scoringrules==0.10.0
     PYTHONPATH=platform /tmp/peers/bin/python benchmarks/metrics_peers.py
 
-A made-up week of glucose, and a dense grid of pairs; nothing random. docs/evaluation.md quotes the output.
+A made-up week of glucose, and a dense grid of pairs; nothing random. docs/concepts/evaluation.md quotes the output.
 """
 
 from __future__ import annotations

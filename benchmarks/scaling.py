@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--json] [--update-docs]
 
 Measures the rates of one core with the product's own code, checks the simulation against real sweeps on 1 and 2 CPUs in
-the same run, then simulates. `--update-docs` writes the tables between the marks of docs/scaling.md. Prices, sizes and
+the same run, then simulates. `--update-docs` writes the tables between the marks of docs/concepts/scaling.md. Prices, sizes and
 what clouds do are the assumptions below, to be edited. About three minutes.
 """
 
@@ -29,7 +29,7 @@ import psutil
 from between import markdown, write_between
 from schedule import Outcome, Pool, Storage, Task, chain, simulate
 
-DOCS = Path(__file__).parents[1] / "docs" / "scaling.md"
+DOCS = Path(__file__).parents[1] / "docs" / "concepts" / "scaling.md"
 BEGIN, END = "<!-- scaling -->", "<!-- /scaling -->"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 POINTS_A_DAY = 288

@@ -3,7 +3,7 @@
 The demo cohort's TTM, the same seed and global batch, on Ray Train with as many local workers as the rows say. `distance`
 is the largest relative difference of training loss and validation RMSE over the epochs from those of one process;
 `loads back` compares the validation RMSE of the consolidated checkpoint in a plain model with the one of training.
-Run: `python benchmarks/strategies.py [--json] [--update-docs]`; the table in docs/training.md comes from here.
+Run: `python benchmarks/strategies.py [--json] [--update-docs]`; the table in docs/concepts/training.md comes from here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from raycadian.training import distributed, loop
 from raycadian.training.engines import Process
 from raycadian.training.pipeline import Data, load_data, spec_of, windows_of
 
-DOCS, BEGIN, END = Path("docs/training.md"), "<!-- strategies -->", "<!-- /strategies -->"
+DOCS, BEGIN, END = Path("docs/concepts/training.md"), "<!-- strategies -->", "<!-- /strategies -->"
 LORA = {"model.adapter": {"kind": "lora", "rank": 4}}
 CASES: dict[str, dict[str, Any]] = {
     "DDP, 2 workers": {"workers": 2},

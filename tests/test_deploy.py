@@ -267,7 +267,7 @@ def test_the_service_is_the_production_configuration():
 
 def test_one_version_of_ray_everywhere():
     version = _pinned("ray")
-    files = [*CLOUDS.values(), *MANIFESTS.glob("*.yaml"), *(ROOT / "deploy").iterdir(), ROOT / "docs" / "cluster.md"]
+    files = [*CLOUDS.values(), *MANIFESTS.glob("*.yaml"), *(ROOT / "deploy").iterdir(), ROOT / "docs/howto/cluster.md"]
     said = {
         path.name: set(re.findall(r"ray(?:==|-|Version: |\[.*?\]==)(\d+\.\d+\.\d+)", path.read_text()))
         for path in files
@@ -321,7 +321,7 @@ def test_the_image_copies_what_is_there():
 
 
 def test_what_must_be_set_is_in_the_guide():
-    guide = (ROOT / "docs" / "cluster.md").read_text()
+    guide = (ROOT / "docs/howto/cluster.md").read_text()
     for path in [*CLOUDS.values(), *MANIFESTS.glob("*.yaml")]:
         if "REPLACE_ME" in path.read_text():
             assert path.relative_to(ROOT).as_posix() in guide, path

@@ -1,4 +1,4 @@
-"""The simulated schedule behind docs/scaling.md: its invariants, and the three sizes at rates of round numbers."""
+"""The simulated schedule behind docs/concepts/scaling.md: its invariants, and the three sizes at rates of round numbers."""
 
 from __future__ import annotations
 

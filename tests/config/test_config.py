@@ -144,9 +144,9 @@ def test_every_value_of_every_space_fits_a_hybrid_recipe(path):
 
 
 def test_every_model_of_the_strategies_pages_is_one():
-    pages = [Path("docs/strategies.md"), *Path("docs/strategies").glob("*.md")]
-    blocks = [block for page in pages for block in re.findall(r"(?:^    .*\n)+", page.read_text(), re.MULTILINE)]
-    models = [text for block in blocks for text in re.split(r"(?m)^(?=    model:)", block) if text.strip()]
+    pages = Path("docs/concepts/strategies").glob("*.md")
+    blocks = [block for page in pages for block in re.findall(r"(?ms)^```yaml\n(.*?)^```$", page.read_text())]
+    models = [text for block in blocks for text in re.split(r"(?m)^(?=model:)", block) if text.strip()]
     assert len(models) >= 8
     for text in models:
         recipe = parse(Recipe, {**MINIMAL, **yaml.safe_load(textwrap.dedent(text))})

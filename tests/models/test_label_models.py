@@ -547,8 +547,9 @@ def test_two_channels(data):
 
 
 def test_every_model_of_the_page_is_one():
-    blocks = re.findall(r"(?m)^    model: (.*)$", Path("docs/labels.md").read_text(encoding="utf-8"))
-    found = [TypeAdapter(config.Model).validate_python(yaml.safe_load(text)) for text in blocks]
+    page = Path("docs/concepts/labels.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(text) for text in re.findall(r"(?ms)^```yaml\n(.*?)^```$", page)]
+    found = [TypeAdapter(config.Model).validate_python(block["model"]) for block in blocks if "model" in block]
     assert {model.kind for model in found} == {"pat", "masked", "ttm_label", "stack"}
     lora = build(found[0].model_copy(update={"pretrained": None}), replace(SPEC, context=10080))
-    assert f"{trainable_parameters(lora):,} LoRA" in Path("docs/labels.md").read_text(encoding="utf-8")
+    assert f"{trainable_parameters(lora):,} LoRA" in page

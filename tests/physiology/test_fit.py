@@ -518,7 +518,7 @@ def _drawn_from(prior: Prior, n: int, seed: int, noise_mgdl: float, rho: float =
 @pytest.mark.slow
 @pytest.mark.parametrize("noise_mgdl", [3.0, 10.0])
 def test_intervals_cover_planted_parameters(noise_mgdl):
-    """Nominal 90%: 80% or more for every parameter but Cm, whose posterior is far from normal (docs/mechanism.md)."""
+    """Nominal 90%: 80% or more for every parameter but Cm, whose posterior is far from normal (docs/concepts/mechanism.md)."""
     glucose, tM, theta = _drawn_from(Prior(), 300, 23, noise_mgdl)
     found = fit_cma(T_H, glucose, tM=tM, prior=Prior())
     free = ~found.sd.isnan()
