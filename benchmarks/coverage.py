@@ -29,9 +29,9 @@ import torch
 
 from raycadian.config import Ridge, Split, Window
 from raycadian.data.series import Series, build_series
-from raycadian.data.snapshot import prepare
 from raycadian.data.split import Range, make_split
 from raycadian.data.windows import Windows, cut_windows
+from raycadian.modalities.prepare import prepare
 from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
 from raycadian.models.conformal import conformal_offsets

@@ -68,7 +68,7 @@ def main() -> None:
 
 def prepare_here(card: str, snapshots: str) -> None:
     from raycadian.cluster import connect
-    from raycadian.data.snapshot import prepare
+    from raycadian.modalities.prepare import prepare
 
     connect(num_cpus=2)
     prepare(card, snapshots)

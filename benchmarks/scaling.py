@@ -312,7 +312,7 @@ def _recipe(*overrides: str) -> Any:
 
 def _prepare() -> tuple[Any, float, float]:
     """The data, and the seconds of the two stages of `prepare`, told apart by its own progress."""
-    from raycadian.data.snapshot import prepare
+    from raycadian.modalities.prepare import prepare
     from raycadian.training.pipeline import load_data
 
     seen: dict[str, list[float]] = {}

@@ -181,13 +181,13 @@ def memory(folder: str, hours: float, cases: int) -> dict[str, float]:
 def memory_here(folder: str, cases: int) -> dict[str, float]:
     """Peak of this process, in MB: before anything was read (modules), and after a person with so many cases was written."""
     from raycadian.modalities.biosignals.card import BiosignalCard
-    from raycadian.modalities.biosignals.prepare import write_subject
+    from raycadian.modalities.biosignals.prepare import write
 
     channels = {f"{kind}_{UNITS[kind].lower()}".strip("_"): (track,) for kind, track in TRACKS.items()}
     card = BiosignalCard(name="memory", files=("1.vital",), waveforms=channels, numerics={"map_mmhg": (NUMERIC,)})
     read = [{"case": str(i), "source": str(Path(folder) / "1.vital"), "clinical": {}} for i in range(cases)]
     before = _peak_mb()
-    row = write_subject({"subject": "one", "cases": read}, Path(folder), card)
+    row = write({"subject": "one", "cases": read}, Path(folder), card)
     assert row["quality"]["read"] == cases, row["issues"]
     return {"modules_mb": before, "peak_mb": _peak_mb()}
 

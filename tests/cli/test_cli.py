@@ -133,7 +133,14 @@ def test_version():
 
 @pytest.mark.parametrize(
     ("kind", "example"),
-    [("recipe", "jobs/recipes/demo.yaml"), ("card", "datasets/demo_cgm.yaml"), ("space", "search_spaces/demo.yaml")],
+    [
+        ("recipe", "jobs/recipes/demo.yaml"),
+        ("space", "search_spaces/demo.yaml"),
+        ("card", "datasets/demo_cgm.yaml"),
+        ("card-cgm", "datasets/demo_cgm.yaml"),
+        ("card", "datasets/synthetic_cases.yaml"),
+        ("card", "datasets/nhanes_wear.yaml"),
+    ],
 )
 def test_schema_is_json_schema_that_accepts_ours_and_refuses_a_typo(kind, example):
     jsonschema = pytest.importorskip("jsonschema")

@@ -14,7 +14,8 @@ import pytest
 
 from raycadian.config import Recipe, load_recipe, parse
 from raycadian.data.series import _write, build_series, map_series, open_series
-from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.data.snapshot import Snapshot
+from raycadian.modalities.prepare import prepare
 from raycadian.training.pipeline import load_data, windows_of
 
 CHANNELS = ("glucose_mgdl",)

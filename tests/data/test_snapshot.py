@@ -20,11 +20,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycadian.config import Grid
-from raycadian.data import snapshot as module
 from raycadian.data.grid import to_recordings
 from raycadian.data.parquet import content_hash, events_table, folder_name, from_table, heads_table, to_table
-from raycadian.data.snapshot import Snapshot, prepare, snapshots, source_files
+from raycadian.data.snapshot import Snapshot, snapshots
+from raycadian.modalities import MODALITIES
+from raycadian.modalities.cards import card_of
+from raycadian.modalities.cgm import prepare as cgm
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.modality import CGM
+from raycadian.modalities.prepare import prepare, source_files
 from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, OBSERVED, RECORDING, TIME_UTC, Issues, Readings
 
 HOSTILE = "../../x"
@@ -62,7 +66,7 @@ def people() -> list[pd.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def original(ray_local, tmp_path_factory) -> Snapshot:
+def original(tmp_path_factory) -> Snapshot:
     """One snapshot for the tests that only read it."""
     folder = tmp_path_factory.mktemp("tiny")
     return prepare(make_card(folder / "data", [pd.concat(people())]), folder / "snapshots")
@@ -147,7 +151,6 @@ def test_a_card_that_names_no_file(tmp_path):
 # --- prepare ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
 def test_prepare_writes_what_was_read(original):
     assert original.subjects == [HOSTILE, "Bö b", "ann"]
     assert original.path.name == original.id == f"tiny-{original.manifest['content_sha256'][:12]}"
@@ -164,7 +167,6 @@ def test_prepare_writes_what_was_read(original):
     original.verify()
 
 
-@pytest.mark.ray
 def test_the_layout_is_as_documented(original):
     files = {p.relative_to(original.path).as_posix() for p in original.path.rglob("*") if p.is_file()}
     folders = ["subject=..%2F..%2Fx", "subject=B%C3%B6%20b", "subject=ann"]
@@ -178,7 +180,6 @@ def test_the_layout_is_as_documented(original):
     assert [p.name for p in original.path.parent.iterdir()] == [original.id]  # nothing of the workspace is left
 
 
-@pytest.mark.ray
 def test_the_id_depends_on_content_alone(original, tmp_path):
     shuffled = pd.concat(people()).sample(frac=1, random_state=0)
     early = shuffled["time"] < pd.Timestamp("2024-03-01 09:30:00")
@@ -186,12 +187,11 @@ def test_the_id_depends_on_content_alone(original, tmp_path):
     assert prepare(card, tmp_path / "snapshots").id == original.id
 
 
-@pytest.mark.ray
-def test_a_second_prepare_reads_nothing(ray_local, tmp_path, monkeypatch):
+def test_a_second_prepare_reads_nothing(tmp_path, monkeypatch):
     card, out, said = make_card(tmp_path / "data", people()), tmp_path / "snapshots", []
     first = prepare(card, out)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read_files", lambda *_: pytest.fail("the files were read again"))
+        patch.setattr(cgm, "read_files", lambda *_: pytest.fail("the files were read again"))
         os.utime(tmp_path / "data" / "part0.csv", (0, 0))  # a new date is no new content
         again = prepare(card, out, lambda *told: said.append(told))
     assert again.manifest == first.manifest and "reused" in said[0][0]
@@ -202,18 +202,57 @@ def test_a_second_prepare_reads_nothing(ray_local, tmp_path, monkeypatch):
     # a card that changes words only: the same content, the same folder, the newer manifest
     card.write_text(card.read_text().replace("CC0", "CC-BY-4.0"))
     assert prepare(card, out).id == other.id
-    assert Snapshot.open(other.path).card.license == "CC-BY-4.0"
+    assert card_of(Snapshot.open(other.path)).license == "CC-BY-4.0"
 
 
-@pytest.mark.ray
-def test_progress_is_told(ray_local, tmp_path):
+def test_progress_is_told(tmp_path):
     said = []
     prepare(make_card(tmp_path / "data", people()), tmp_path / "snapshots", lambda *told: said.append(told))
-    assert ("readings read", 90, None) in said and ("subjects written", 3, 3) in said
+    assert ("readings read", 90, None) in said and ("subjects written (here, in this process)", 3, 3) in said
 
 
 @pytest.mark.ray
-def test_subjects_without_a_recording_are_listed_not_hidden(ray_local, tmp_path):
+def test_on_ray_the_result_is_the_same_to_the_byte(ray_local, original, tmp_path):
+    said = []
+    card = make_card(tmp_path / "data", [pd.concat(people())])
+    there = prepare(card, tmp_path / "snapshots", lambda *told: said.append(told), on_ray=True)
+    assert ("subjects written (on Ray)", 3, 3) in said
+    for name in there.manifest["files"]:
+        assert (there.path / name).read_bytes() == (original.path / name).read_bytes()
+    made = ("created_utc",)
+    ours, theirs = ({k: v for k, v in s.manifest.items() if k not in made} for s in (there, original))
+    assert ours == theirs
+
+
+def test_prepare_of_one_person_loads_neither_ray_nor_torch(tmp_path):
+    card = make_card(tmp_path / "data", [rows("ann")])
+    code = (
+        "import sys; from raycadian.modalities.prepare import prepare; prepare(*sys.argv[1:]);"
+        "print([m for m in ('ray', 'torch', 'matplotlib', 'scipy') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(card), str(tmp_path / "snapshots")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_snapshot_of_before_is_opened(copy):
+    """Its manifest says no columns and no version of the modality, but the hash of the code."""
+    manifest = {k: v for k, v in copy.manifest.items() if k not in ("columns", "version")} | {"code_version": "0a1b2c"}
+    (copy.path / "manifest.json").write_text(json.dumps(manifest))
+    opened = Snapshot.open(copy.path)
+    opened.verify()
+    assert card_of(opened) == card_of(copy)
+
+
+def test_a_new_version_of_the_modality_reads_again(original, tmp_path, monkeypatch):
+    card, out, said = make_card(tmp_path / "data", [pd.concat(people())]), tmp_path / "snapshots", []
+    first = prepare(card, out)
+    monkeypatch.setattr(CGM, "version", CGM.version + 1)
+    again = prepare(card, out, lambda *told: said.append(told))
+    assert "readings read" in said[0][0] and again.manifest["key"] != first.manifest["key"]
+    assert again.id == first.id  # nothing else was written: the folder stays, with the newer manifest
+
+
+def test_subjects_without_a_recording_are_listed_not_hidden(tmp_path):
     snapshot = prepare(make_card(tmp_path / "data", [rows("ann"), rows("one", n=1)]), tmp_path / "snapshots")
     assert snapshot.subjects == ["ann"]
     assert snapshot.manifest["counts"]["subjects_without_recording"] == 1
@@ -223,8 +262,7 @@ def test_subjects_without_a_recording_are_listed_not_hidden(ray_local, tmp_path)
         snapshot.recordings("one")
 
 
-@pytest.mark.ray
-def test_nothing_usable_is_an_error_and_leaves_nothing(ray_local, tmp_path):
+def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"no recording of at least 4 points.*found 1 subjects with 1 readings"):
         prepare(make_card(tmp_path / "data", [rows("one", n=1)]), tmp_path / "snapshots")
     assert list((tmp_path / "snapshots").iterdir()) == []
@@ -248,7 +286,6 @@ def assert_intact(out: Path, original: Snapshot) -> None:
     assert left.manifest == original.manifest
 
 
-@pytest.mark.ray
 def test_a_full_disk_while_reading(before, original, monkeypatch):
     card, out = before
 
@@ -256,35 +293,37 @@ def test_a_full_disk_while_reading(before, original, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(module, "_write_frame", full)
+    monkeypatch.setattr(cgm, "_write_frame", full)
     with pytest.raises(OSError, match="No space left"):
         prepare(card, out)
     assert_intact(out, original)
 
 
 @pytest.mark.ray
-def test_a_full_disk_in_a_worker(before, original, monkeypatch):
+@pytest.mark.parametrize("on_ray", [False, True])
+def test_a_full_disk_in_a_worker(before, original, monkeypatch, request, on_ray):
+    if on_ray:
+        request.getfixturevalue("ray_local")
     card, out = before
-    real = module.write_subject
 
-    def full(subject, spill, snapshot, grid):
-        row = real(subject, spill, snapshot, grid)
-        if subject == "bob":
-            raise OSError(28, "No space left on device", "part-0.parquet")
-        return row
+    class Full(CGM):
+        def write(self, item, snapshot, card):
+            row = super().write(item, snapshot, card)
+            if item["subject"] == "bob":
+                raise OSError(28, "No space left on device", "part-0.parquet")
+            return row
 
-    monkeypatch.setattr(module, "write_subject", full)
+    monkeypatch.setitem(MODALITIES, "cgm", Full())
     with pytest.raises(OSError, match=r"No space left on device: part-0\.parquet") as error:
-        prepare(card, out)
+        prepare(card, out, on_ray=on_ray)
     assert error.value.errno == errno.ENOSPC
     assert_intact(out, original)
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("moment", ["readings read", "subjects written"])
 def test_ctrl_c(before, original, moment):
     def interrupt(what, *_):
-        if what == moment:
+        if what.startswith(moment):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -292,7 +331,6 @@ def test_ctrl_c(before, original, moment):
     assert_intact(before[1], original)
 
 
-@pytest.mark.ray
 def test_an_error_in_a_worker_is_plain(before, original):
     card, out = before
     make_card(card.parent, [rows("ann", level=130), rows("y" * 300)])
@@ -303,12 +341,11 @@ def test_an_error_in_a_worker_is_plain(before, original):
 
 KILLED = """
 import os, signal, sys
-from raycadian.data.snapshot import prepare
+from raycadian.modalities.prepare import prepare
 prepare(sys.argv[1], sys.argv[2], lambda *told: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
-@pytest.mark.ray
 def test_what_a_killed_run_left_is_not_listed_and_goes_with_the_next(before, original):
     card, out = before
     killed = subprocess.run([sys.executable, "-c", KILLED, str(card), str(out)])
@@ -327,8 +364,7 @@ def test_what_a_killed_run_left_is_not_listed_and_goes_with_the_next(before, ori
     assert {s.id for s in snapshots(out)} == {original.id, made.id}
 
 
-@pytest.mark.ray
-def test_a_damaged_snapshot_is_replaced(ray_local, tmp_path):
+def test_a_damaged_snapshot_is_replaced(tmp_path):
     card, out = make_card(tmp_path / "data", people()), tmp_path / "snapshots"
     made = prepare(card, out)
     (made.path / "subject=ann" / "part-0.parquet").write_bytes(b"PAR1")
@@ -339,7 +375,6 @@ def test_a_damaged_snapshot_is_replaced(ray_local, tmp_path):
 # --- opening what is damaged -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
 def test_truncated_and_missing_files_are_found_on_opening(copy):
     part = copy.path / "subject=ann" / "part-0.parquet"
     part.write_bytes(part.read_bytes()[:-10])
@@ -350,7 +385,6 @@ def test_truncated_and_missing_files_are_found_on_opening(copy):
         Snapshot.open(copy.path)
 
 
-@pytest.mark.ray
 def test_flipped_bytes_are_found_on_reading(copy):
     part = copy.path / "subject=ann" / "part-0.parquet"
     content = bytearray(part.read_bytes())
@@ -364,7 +398,6 @@ def test_flipped_bytes_are_found_on_reading(copy):
         opened.verify()
 
 
-@pytest.mark.ray
 def test_swapped_data_are_found_by_the_hash(copy):
     ann, other = (copy.path / folder_name(s) / "part-0.parquet" for s in ("ann", HOSTILE))
     shutil.copy(other, ann)
@@ -374,7 +407,6 @@ def test_swapped_data_are_found_by_the_hash(copy):
         Snapshot.open(copy.path).verify()
 
 
-@pytest.mark.ray
 def test_manifests_that_are_none(copy, tmp_path):
     file = copy.path / "manifest.json"
     cases = {
@@ -395,8 +427,7 @@ def test_manifests_that_are_none(copy, tmp_path):
 # --- real data -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
-def test_iglu(ray_local, shared, tmp_path):
+def test_iglu(shared, tmp_path):
     card = tmp_path / "iglu.yaml"
     card.write_text(f"name: iglu\nfiles: [{shared}/cgm/glucobench/iglu.csv.gz]\n")
     snapshot = prepare(card, tmp_path / "snapshots")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raycadian.data.snapshot import prepare
 from raycadian.modalities.actigraphy import prepare as activity
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.readers import read_activity
+from raycadian.modalities.base import Preparation
+from raycadian.modalities.cards import card_of
+from raycadian.modalities.prepare import prepare
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, Issues, Recording
 
 pytest.importorskip("pyreadstat")
@@ -41,7 +43,9 @@ def test_simulated_nhanes(ray_local, tmp_path, cycle, channel, days):
     card = simulate_nhanes(8, tmp_path / "files", cycle, seed=3)
     snapshot = prepare(card, tmp_path / "snapshots")
     snapshot.verify()
-    direct = {r.subject: r for r in read_activity(sorted((tmp_path / "files").glob("*.XPT")), snapshot.card, Issues())}
+    direct = {
+        r.subject: r for r in read_activity(sorted((tmp_path / "files").glob("*.XPT")), card_of(snapshot), Issues())
+    }
     assert snapshot.subjects == sorted(direct)
     for subject in snapshot.subjects:
         (found,) = snapshot.recordings(subject)
@@ -79,18 +83,25 @@ def test_tables_and_people_with_too_few_days(ray_local, tmp_path):
     assert len(found) == 3 * 1440 and "cohorts" not in snapshot.manifest
 
 
+def job(card, files, folder):
+    return Preparation(card, files, folder, folder / "work", Issues(), lambda *_: None)
+
+
 def test_counts_and_mims_don_t_mix(tmp_path):
     files = [p for c in "DG" for p in simulate_nhanes(2, tmp_path / c, c).with_suffix("").glob("*.XPT")]
     card = ActigraphyCard(name="both", files=("*",))
     with pytest.raises(ValueError, match=r"counts \(PAXRAW\) and MIMS \(PAXMIN\) are different units"):
-        activity.items(card, files, tmp_path / "work", Issues(), lambda *_: None)
+        activity.items(job(card, files, tmp_path))
 
 
 def test_labels_and_recordings_without_one_another(tmp_path):
     folder = simulate_nhanes(3, tmp_path / "one", "D", seed=1).with_suffix("")
     other = simulate_nhanes(3, tmp_path / "other", "G", seed=1).with_suffix("")
-    issues = Issues()
     files = [folder / "PAXRAW_D.XPT", other / "DEMO_G.XPT"]
-    found = activity.items(ActigraphyCard(name="x", files=("*",)), files, tmp_path / "work", issues, lambda *_: None)
-    assert issues.counts == {"person who is not in DEMO (no labels)": 3, "person of DEMO without a recording": 3}
+    prepared = job(ActigraphyCard(name="x", files=("*",)), files, tmp_path)
+    found = activity.items(prepared)
+    assert prepared.issues.counts == {
+        "person who is not in DEMO (no labels)": 3,
+        "person of DEMO without a recording": 3,
+    }
     assert all(set(item["row"].values()) == {None} for item in found)

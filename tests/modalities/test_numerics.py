@@ -12,7 +12,6 @@ from raycadian.config import Recipe, Window, headline, load_recipe
 from raycadian.data.marks import Marks
 from raycadian.data.split import Range
 from raycadian.data.windows import cut_windows
-from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.modalities.biosignals.numerics import open_numerics
 
 
@@ -22,7 +21,8 @@ class Snapshot:
 
     marked: dict[str, list[Marks]]
     id: str = "cases"
-    card: BiosignalCard = field(default_factory=lambda: BiosignalCard.model_validate(CARD))
+    path: Path = Path("cases")
+    manifest: dict = field(default_factory=lambda: {"card": CARD})
 
     @property
     def subjects(self) -> list[str]:
@@ -33,7 +33,7 @@ class Snapshot:
 
 
 CARD = {
-    "name": "few", "files": ["*.vital"], "waveforms": {"abp_mmhg": ["ART"]}, "numerics": {"map_mmhg": ["MBP"], "hr": ["HR"]},
+    "name": "few", "modality": "biosignals", "files": ["*.vital"], "waveforms": {"abp_mmhg": ["ART"]}, "numerics": {"map_mmhg": ["MBP"], "hr": ["HR"]},
 }  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from raycadian.config import Grid
 from raycadian.data.grid import to_recordings
-from raycadian.data.snapshot import prepare
-from raycadian.modalities.cgm.quality import RANGES, daily_profile, quality, quality_page
+from raycadian.modalities.cgm.quality import RANGES, quality
+from raycadian.modalities.cgm.quality_page import daily_profile
+from raycadian.modalities.prepare import prepare
+from raycadian.modalities.quality import quality_page
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 
 GRID = Grid()

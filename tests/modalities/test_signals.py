@@ -11,7 +11,7 @@ import pytest
 from signals import real_track, simulated
 
 from raycadian.modalities.biosignals.card import BiosignalCard, Subset
-from raycadian.modalities.biosignals.prepare import clean, items, write_subject
+from raycadian.modalities.biosignals.prepare import clean, items, write
 from raycadian.modalities.biosignals.simulate import write_vital
 from raycadian.physiology.waveforms.pipeline import prepare
 from raycadian.types import Case, Issues, Track
@@ -128,7 +128,7 @@ def test_one_wrong_time_of_a_numeric_costs_that_value_alone(tmp_path):
     write_vital(tmp_path / "1.vital", tracks)
     how = BiosignalCard.model_validate(ECG | {"numerics": {"map_mmhg": ["ART_MBP"]}})
     case = {"case": "1", "source": str(tmp_path / "1.vital"), "clinical": {}}
-    row = write_subject({"subject": "s", "cases": [case]}, tmp_path, how)
+    row = write({"subject": "s", "cases": [case]}, tmp_path, how)
     assert row["quality"]["read"] == 1 and row["events"] == 300
     assert row["heads"][0][-1] == 598 * 125, "numerics after the waveforms stay: labels look ahead"
     assert row["issues"]["numeric long after the waveforms (left out): map_mmhg"]["count"] == 1
@@ -140,7 +140,7 @@ def test_a_waveform_at_an_impossible_time_leaves_its_case_out(tmp_path):
         np.savez(tmp_path / f"{case}.npz", **track)
     how = BiosignalCard.model_validate(ECG | {"waveforms": {"ecg_mv": ["ecg"]}})
     cases = [{"case": c, "source": str(tmp_path / f"{c}.npz"), "clinical": {}} for c in "12"]
-    row = write_subject({"subject": "s", "cases": cases}, tmp_path, how)
+    row = write({"subject": "s", "cases": cases}, tmp_path, how)
     assert row["quality"]["read"] == 1
     (said,) = row["issues"]["case that can't be used (left out)"]["examples"]
     assert "case 2: ecg_mv: 5,000,030,000 samples, at most 200,000,000; a time or the rate is wrong" in said
@@ -161,7 +161,7 @@ def test_memory_is_that_of_one_case_however_many_a_person_has(tmp_path):
         out.mkdir()
         read = [{"case": str(i), "source": str(tmp_path / "1.npz"), "clinical": {}} for i in range(cases)]
         tracemalloc.start()
-        row = write_subject({"subject": "s", "cases": read}, out, how)
+        row = write({"subject": "s", "cases": read}, out, how)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert row["quality"]["read"] == cases and [head[0] for head in row["heads"]] == list(range(cases))

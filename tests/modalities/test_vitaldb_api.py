@@ -164,26 +164,21 @@ def test_a_card_of_a_cohort_downloads_only_what_it_needs(api, monkeypatch, tmp_p
 @pytest.mark.parametrize("trouble", ["429", "500", "half"])
 def test_an_outage_is_no_snapshot_without_its_cases(api, case_bytes, monkeypatch, tmp_path, trouble):
     """Else it would be reused for good. A case that is not there (404) stays a counted rejection."""
-    from raycadian.data import snapshot
+    from raycadian.data.snapshot import snapshots
     from raycadian.modalities.biosignals import vitaldb_api
-
-    def one_by_one(items, write, work, card, tell):
-        snapshot.storage.make_folder(work / "snapshot")
-        found = [{"item": snapshot.json.dumps(item)} for item in items]
-        return [snapshot._answered(snapshot._attempt(f, write, str(work / "snapshot"), card)) for f in found]
+    from raycadian.modalities.prepare import prepare
 
     impatient = functools.partial(VitalDB, endpoint=api.url, cache=tmp_path / "cache", attempts=3, wait_s=0.01)
     monkeypatch.setattr(vitaldb_api, "VitalDB", impatient)
-    monkeypatch.setattr(snapshot, "_write_subjects", one_by_one)
     card = tmp_path / "few.yaml"
     card.write_text("name: few\nmodality: biosignals\nvitaldb: [1, 2, 3]\nwaveforms: {abp_mmhg: [SNUADC/ART]}\n")
     api.files["/1.0.1/2.vital"] = case_bytes
     api.script = ["whole"] + [trouble] * 3
     with pytest.raises(ConnectionError, match=r"2\.vital: .* after 3 tries; check the network, and run it again later"):
-        snapshot.prepare(card, tmp_path / "snapshots")
-    assert not snapshot.snapshots(tmp_path / "snapshots")
+        prepare(card, tmp_path / "snapshots", on_ray=False)
+    assert not snapshots(tmp_path / "snapshots")
     api.script, before = [], len(api.requests)
-    found = snapshot.prepare(card, tmp_path / "snapshots")
+    found = prepare(card, tmp_path / "snapshots", on_ray=False)
     assert found.subjects == ["1", "2"] and (
         found.manifest["counts"]["cases"],
         found.manifest["counts"]["recordings"],

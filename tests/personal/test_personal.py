@@ -22,6 +22,7 @@ from raycadian.cli import main as cli
 from raycadian.config import PAT
 from raycadian.data.series import build_series
 from raycadian.evaluation.label.decision import Calibration, Decision
+from raycadian.modalities import MODALITIES
 from raycadian.models import checkpoint
 from raycadian.models.base import ModelSpec, trainable_parameters
 from raycadian.models.build import build
@@ -186,7 +187,8 @@ def test_steps_of_an_apple_health_export_stand_for_counts(run, export, tmp_path)
 
 
 def days_of(values, subject="p"):
-    recordings = personal_days.read_activity_of(values, subject, None, one_person.CARD, Issues())
+    recordings = MODALITIES["actigraphy"].read_person(values, None, one_person.CARD, Issues())
+    recordings = [replace(r, subject=subject) for r in recordings]
     series = build_series(personal_days.Person(recordings), ("activity_counts",))
     return series, personal_days.activity_days(series, 10.0)
 

@@ -14,7 +14,7 @@ from raycadian.config import load_recipe, override
 from raycadian.data.snapshot import Snapshot
 from raycadian.experiments import runner
 from raycadian.modalities.actigraphy.simulate import simulate_nhanes
-from raycadian.modalities.cgm.quality import quality_page
+from raycadian.modalities.quality import quality_page
 from raycadian.serving.classifier import Activity, Classifier
 from raycadian.tracking import registry
 from raycadian.training.labelling import said_by

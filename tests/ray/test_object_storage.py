@@ -25,8 +25,9 @@ from moto.server import ThreadedMotoServer
 
 from raycadian.cli.main import main
 from raycadian.data.series import Origin, build_series, open_series
-from raycadian.data.snapshot import Snapshot, prepare, snapshots
+from raycadian.data.snapshot import Snapshot, snapshots
 from raycadian.data.storage import resolve_path
+from raycadian.modalities.prepare import prepare
 
 CHANNELS = ("glucose_mgdl",)
 SECRET = "not-a-secret-of-anybody"
@@ -148,7 +149,7 @@ def test_a_snapshot_without_its_manifest_is_not_listed_and_is_replaced(ray_local
 
 KILLED = """
 import os, signal, sys
-from raycadian.data.snapshot import prepare
+from raycadian.modalities.prepare import prepare
 prepare(sys.argv[1], sys.argv[2], lambda *told: os.kill(os.getpid(), signal.SIGKILL))
 """
 

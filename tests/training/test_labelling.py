@@ -34,11 +34,13 @@ from raycadian.config import (
 )  # fmt: skip
 from raycadian.data.label_windows import find_places, strata
 from raycadian.data.series import build_series
-from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import make_split
 from raycadian.evaluation.label.classification import score_labels
 from raycadian.modalities.biosignals.prepare import clean
 from raycadian.modalities.biosignals.readers import read_case
+from raycadian.modalities.cards import card_of
+from raycadian.modalities.prepare import prepare
 from raycadian.tracking import registry
 from raycadian.training.labelling import said_by
 from raycadian.training.pipeline import Data, rescore, train_run
@@ -276,7 +278,7 @@ def test_a_snapshot_of_cases(card, tmp_path, ray_local):
     first, second = snapshot.marks("10")
     assert (first.case, second.case) == ("0", "1") and (first.attributes["old"], second.attributes["old"]) == (0, 1)
     read = read_case(card.parent / "0.vital", tracks=TRACKS, units={"ecg_mv": "mV", "abp_mmhg": "mmHg"}, subject="10")
-    expected = clean(read, snapshot.card)
+    expected = clean(read, card_of(snapshot))
     np.testing.assert_array_equal(snapshot.recordings("10")[0].channels["ppg"], expected.recording.channels["ppg"])
     for channel, reasons in expected.marks.judged.reasons.items():
         np.testing.assert_array_equal(first.judged.reasons[channel], reasons)
@@ -310,7 +312,7 @@ def test_two_workers_follow_the_curve_of_one(people, tmp_path, ray_local):
 
 @pytest.mark.ray
 def test_the_quality_of_cases_as_a_page(card, tmp_path, ray_local):
-    from raycadian.modalities.cgm.quality import quality_page
+    from raycadian.modalities.quality import quality_page
 
     html = quality_page(prepare(card, tmp_path))
     for words in ("windows_judged", "stretches rejected, by channel and reason", "<td>10</td>", "<td>11</td>"):

@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 @JSON
 def prepare(card: Path, snapshots: Path, as_json: bool) -> None:
     """Read a data set's files into a snapshot: even grid, quality, content hash."""
-    from raycadian.data.snapshot import prepare as prepare_snapshot
+    from raycadian.modalities.prepare import prepare as prepare_snapshot
 
     with console.status(f"preparing {card}"):
         snapshot = prepare_snapshot(card, snapshots)
@@ -53,7 +53,7 @@ def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:
     if as_json:
         show_json(_quality_body(opened))
         return
-    from raycadian.modalities.cgm.quality import quality_page
+    from raycadian.modalities.quality import quality_page
 
     out = out or Path(f"{opened.id}-quality.html")
     out.write_text(quality_page(opened), encoding="utf-8")
@@ -158,9 +158,11 @@ _SIMULATORS = {"cgm": _cgm, "biosignals": _biosignals, "actigraphy": _actigraphy
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["recipe", "card", "space"]))
+@click.argument(
+    "kind", type=click.Choice(["recipe", "card", "card-cgm", "card-biosignals", "card-actigraphy", "space"])
+)
 def schema(kind: str) -> None:
-    """JSON schema of a recipe, card or search space, for editors that check YAML."""
+    """JSON schema of a recipe, a card (of any modality, or of one) or a search space, for editors that check YAML."""
     from raycadian.modalities.cards import SCHEMAS
 
     show_json(SCHEMAS[kind].model_json_schema())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from raycadian.data import storage
 from raycadian.data.grid import extents, owners, seconds
 from raycadian.data.marks import Marks, QualityMask
-from raycadian.modalities.biosignals.card import SignalQuality
-from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
+from raycadian.types import OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
 REPAIR = "delete the folder and run `raycadian prepare` again"  # the fix that every damage has
 
@@ -48,24 +47,21 @@ def folder_name(subject: str) -> str:
     return name
 
 
-def to_table(recordings: list[Recording]) -> pa.Table:
-    """Recordings one below the other, in the long format of part-0.parquet: time, glucose, whether observed, events; of
-    other modalities whether observed, and the channels, which all recordings have."""
+def to_table(recordings: list[Recording], columns: Sequence[str] = ()) -> pa.Table:
+    """Recordings one below the other, in the long format of part-0.parquet: the number of the recording, the `columns` in
+    their order (time_utc, observed, names of channels), then those that are not among them: observed, and the channels,
+    which all recordings have, by name."""
     start_s, n_points = extents(recordings)
-    number = pa.array(np.repeat([r.index for r in recordings], n_points), pa.int32())
-    observed = pa.array(np.concatenate([r.observed for r in recordings]))
-    if GLUCOSE not in recordings[0].channels:
-        names = sorted(recordings[0].channels)
-        return pa.table({RECORDING: number, OBSERVED: observed} | {name: _column(recordings, name) for name in names})
-    step_ms = np.concatenate([np.arange(len(r)) * r.dt_s * 1000 for r in recordings]).round().astype(np.int64)
-    columns = {
-        RECORDING: number,
-        TIME_UTC: pa.array(np.repeat(start_s * 1000, n_points) + step_ms, pa.timestamp("ms")),
-        GLUCOSE: _column(recordings, GLUCOSE),
-        OBSERVED: observed,
-    }
-    events = [name for name in EVENT_CHANNELS if name in recordings[0].channels]  # the same in each recording
-    return pa.table(columns | {name: _column(recordings, name) for name in events})
+    table = {RECORDING: pa.array(np.repeat([r.index for r in recordings], n_points), pa.int32())}
+    for name in dict.fromkeys([*columns, OBSERVED, *sorted(recordings[0].channels)]):
+        if name == TIME_UTC:
+            step_ms = np.concatenate([np.arange(len(r)) * r.dt_s * 1000 for r in recordings]).round().astype(np.int64)
+            table[name] = pa.array(np.repeat(start_s * 1000, n_points) + step_ms, pa.timestamp("ms"))
+        elif name == OBSERVED:
+            table[name] = pa.array(np.concatenate([r.observed for r in recordings]))
+        else:
+            table[name] = _column(recordings, name)
+    return pa.table(table)
 
 
 def _column(recordings: list[Recording], name: str) -> pa.Array:
@@ -109,34 +105,37 @@ def quality_table(judged: list[QualityMask]) -> pa.Table:
 
 
 def marks_of(
-    heads: pd.DataFrame, events: pd.DataFrame, quality: pa.Table | None, how: SignalQuality | None,
+    heads: pd.DataFrame, events: pd.DataFrame, quality: pa.Table | None, stretch_s: tuple[float, float],
     attributes: list[dict[str, Any]],
 ) -> list[Marks]:  # fmt: skip
-    """Of a subject's recordings, in order: the inverse of `quality_table`, with the numerics that fall in each."""
+    """Of a subject's recordings, in order: the inverse of `quality_table`, with the numerics that fall in each.
+    stretch_s: seconds that quality is judged on, and from one such stretch to the next."""
     number, start = heads[RECORDING].to_numpy(), heads["start_utc"].to_numpy("datetime64[s]").astype(np.int64)
-    dt_s, n = float(heads["dt_s"].iloc[0]), heads["n_points"].to_numpy()
+    dt_s, n_points = float(heads["dt_s"].iloc[0]), heads["n_points"].to_numpy()
     time_s = events[TIME_UTC].to_numpy("datetime64[ms]").astype(np.int64) / 1000
-    owner, kind, value = owners(time_s, start, n, dt_s), events["kind"].to_numpy(), events["value"].to_numpy()
-    found = []
+    owner, kind, value = owners(time_s, start, n_points, dt_s), events["kind"].to_numpy(), events["value"].to_numpy()
+    length, hop = (round(seconds_ / dt_s) for seconds_ in stretch_s)
+    marks = []
     for i, head in enumerate(heads.itertuples(index=False)):
-        mine = {k: (owner == i) & (kind == k) for k in dict.fromkeys(kind[owner == i])}
-        numerics = {k: (time_s[chosen] - start[i], value[chosen]) for k, chosen in mine.items()}
-        judged = None
-        if quality is not None:
-            rows = quality.filter(pa.compute.equal(quality[RECORDING], int(number[i])))
-            reasons = {c: rows[c].to_numpy() for c in rows.column_names if c not in QUALITY_COLUMNS}
-            judged = QualityMask(round(how.window_s / dt_s), round(how.hop_s / dt_s), reasons)
+        own = {k: (owner == i) & (kind == k) for k in dict.fromkeys(kind[owner == i])}
+        numerics = {k: (time_s[chosen] - start[i], value[chosen]) for k, chosen in own.items()}
+        mask = None if quality is None else _mask_of(quality, int(number[i]), length, hop)
         row = attributes[i] if attributes else {}
-        found.append(Marks(head.subject, int(number[i]), int(n[i]), dt_s, judged, numerics, row))
-    return found
+        marks.append(Marks(head.subject, int(number[i]), int(n_points[i]), dt_s, mask, numerics, row))
+    return marks
+
+
+def _mask_of(quality: pa.Table, number: int, length: int, hop: int) -> QualityMask:
+    rows = quality.filter(pa.compute.equal(quality[RECORDING], number))
+    return QualityMask(length, hop, {c: rows[c].to_numpy() for c in rows.column_names if c not in QUALITY_COLUMNS})
 
 
 def subject_hash(recordings: list[Recording], events: pd.DataFrame, marks: list[Marks]) -> str:
     """`content_hash`, and of what lies beside the recordings where anything does."""
-    found = ContentHash()
-    for r in recordings:
-        found.add(r)
-    return found.of(events, marks)
+    content = ContentHash()
+    for recording in recordings:
+        content.add(recording)
+    return content.of(events, marks)
 
 
 def heads_table(heads: list[list]) -> pa.Table:
@@ -213,8 +212,8 @@ def write_recordings(recordings: Iterator[Recording], path: Path) -> int:
 
 
 def _next_table(recordings: Iterator[Recording]) -> pa.Table | None:
-    found = next(recordings, None)
-    return None if found is None else to_table([found])
+    recording = next(recordings, None)
+    return None if recording is None else to_table([recording])
 
 
 def read_table(path: Path, columns: set[str]) -> pa.Table:

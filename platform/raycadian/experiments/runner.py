@@ -13,7 +13,7 @@ from typing import Any
 from raycadian import workflow
 from raycadian.cluster import JOB
 from raycadian.config import Forecasting, Recipe
-from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.data.snapshot import Snapshot
 from raycadian.evaluation.forecast.compare import require_same_windows
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.label.classification import require_same_labels
@@ -21,6 +21,7 @@ from raycadian.evaluation.label.decision import joined
 from raycadian.experiments import label_report, report
 from raycadian.experiments.points import ExperimentPoint, TrainingUnit, legs, points
 from raycadian.files import replaced_folder
+from raycadian.modalities.prepare import prepare
 from raycadian.training import labelling
 from raycadian.training.pipeline import SNAPSHOTS, Data, forecast_test, load_data, read_predictions
 from raycadian.training.run import RUNS, Run, experiment_key, write_json

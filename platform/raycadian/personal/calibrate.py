@@ -20,7 +20,7 @@ from raycadian.config import Classification, Forecasting, Grid, LabelWindow
 from raycadian.data.series import Series
 from raycadian.evaluation.label.decision import Decision
 from raycadian.modalities.actigraphy.card import ActigraphyCard
-from raycadian.modalities.cards import load_card, parse_card
+from raycadian.modalities.cards import load_card, modality_of, parse_card
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
@@ -33,8 +33,6 @@ from raycadian.personal.days import (
     glucose_days,
     in_place_of,
     labelled_days,
-    read_activity_of,
-    read_glucose_of,
     read_labels,
     series_of,
 )  # fmt: skip
@@ -189,15 +187,21 @@ def _labels(asked: Asked, before: Person | None) -> Labels:
 
 def read_recording(path: Path, subject: str, run: Run, card: Path | None, issues: Issues) -> list[Recording]:
     """One person's recordings from a file, as the run's model takes them. Raises ValueError."""
-    how = load_card(card) if card else None
-    raw = _preprocessing(run)
-    if isinstance(run.recipe.task, Forecasting):
-        if how is not None and not isinstance(how, CGMCard):
-            raise ValueError(f"{card}: {how.modality}; {run.name} forecasts glucose: a card of modality cgm")
-        return read_glucose_of(path, subject, how, Grid.model_validate(raw["grid"]), issues)
-    if how is not None and not isinstance(how, ActigraphyCard):
-        raise ValueError(f"{card}: {how.modality}; {run.name} reads activity: a card of modality actigraphy")
-    return read_activity_of(path, subject, how, parse_card(raw["card"]), issues)
+    stated, like = load_card(card) if card else None, _card_like(_preprocessing(run))
+    modality = modality_of(like)
+    if stated is not None and modality_of(stated) is not modality:
+        raise ValueError(
+            f"{card}: {stated.modality}; {run.name} reads {modality.name}: a card of modality {modality.name}"
+        )
+    recordings = modality.read_person(path, stated, like, issues)
+    return [replace(r, subject=subject, index=i) for i, r in enumerate(recordings)]
+
+
+def _card_like(preprocessing: dict[str, Any]) -> Any:
+    """The card of the data set that the model was trained on; a forecaster's run keeps its grid alone."""
+    if "card" in preprocessing:
+        return parse_card(preprocessing["card"])
+    return CGMCard(name="history", files=("history",), grid=preprocessing["grid"])
 
 
 def activity_of(

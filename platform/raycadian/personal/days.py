@@ -8,23 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from raycadian.config import LabelWindow
-from raycadian.data.grid import to_recordings
 from raycadian.data.label_windows import LabelledWindows
 from raycadian.data.marks import context_points
 from raycadian.data.series import Series, build_series
-from raycadian.data.source import Source, delimiter_of, split
-from raycadian.modalities.actigraphy.card import ActigraphyCard, ActivityColumns
-from raycadian.modalities.actigraphy.prepare import whole_days
-from raycadian.modalities.actigraphy.readers import detect_format, read_activity
-from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.tables import read_small
-from raycadian.modalities.cgm.readers import read_person
 from raycadian.types import GLUCOSE, Issues, Recording
 
 DAY_S = 86_400
@@ -49,38 +41,6 @@ class Person:
 
     def recordings(self, subject: str) -> list[Recording]:
         return self.found
-
-
-def read_activity_of(
-    path: Path, subject: str, card: ActigraphyCard | None, like: ActigraphyCard, issues: Issues
-) -> list[Recording]:
-    """One person's recordings of whole days from a file of any known format; without a card wear is told as in the data set
-    `like`. Raises ValueError for a file of several people, or without a whole day."""
-    found = whole_days(list(read_activity([path], card or _card_of(path, like), issues)), issues)
-    if len(people := sorted({r.subject for r in found})) > 1:
-        raise ValueError(f"{path}: expected one person, found {len(people)} ({', '.join(people[:5])}); cut it out")
-    if not found:
-        raise ValueError(f"{path}: no whole day, from midnight to midnight, in it; bring a longer recording")
-    found.sort(key=lambda r: r.start_utc)
-    return [replace(r, subject=subject, index=i) for i, r in enumerate(found)]
-
-
-def _card_of(path: Path, like: ActigraphyCard) -> ActigraphyCard:
-    """How a file is read that no card describes: a table by its columns time, activity, worn."""
-    columns = ActivityColumns()
-    if detect_format(path) == "table":
-        lines = Source.of(path).lines
-        header = split(lines[0], delimiter_of(lines[0])) if lines else []
-        columns = ActivityColumns(**{name: name for name in ("time", "worn") if name in header})
-    return ActigraphyCard(name="recording", files=(path.name,), columns=columns, wear=like.wear)
-
-
-def read_glucose_of(path: Path, subject: str, card: CGMCard | None, grid: Any, issues: Issues) -> list[Recording]:
-    """The same of glucose, on the grid that the model was trained on."""
-    found = to_recordings(read_person(path, card, issues), grid, issues)
-    if not found:
-        raise ValueError(f"{path}: no stretch of readings long enough for the grid ({grid.min_points} points)")
-    return [replace(r, subject=subject, index=i) for i, r in enumerate(found)]
 
 
 def in_place_of(recordings: list[Recording], channel: str, wanted: str, factor: float) -> list[Recording]:

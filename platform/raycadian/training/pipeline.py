@@ -36,18 +36,16 @@ from raycadian.config import (
 )
 from raycadian.data.label_windows import WindowIndex
 from raycadian.data.mechanism import Mechanism, fit_mechanism
-from raycadian.data.series import Series, open_series
-from raycadian.data.snapshot import Snapshot, prepare
+from raycadian.data.series import Series
+from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import SplitManifest, make_split
 from raycadian.data.windows import Windows, cut_windows
 from raycadian.evaluation import report
 from raycadian.evaluation.forecast import event_probability, event_scores, metrics
 from raycadian.evaluation.forecast.compare import leaderboard
 from raycadian.evaluation.forecast.predictions import Predictions
-from raycadian.modalities.biosignals.card import BiosignalCard
-from raycadian.modalities.biosignals.numerics import open_numerics
-from raycadian.modalities.cards import AnyCard
-from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cards import AnyCard, card_of, modality_of
+from raycadian.modalities.prepare import prepare
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
 from raycadian.models.masked import Masked
@@ -107,31 +105,18 @@ def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | 
     """Prepare the recipe's data set below `snapshots`, a path or a URL (or reuse its snapshot), open the series, split.
     Raises ValueError, OSError."""
     snapshot = snapshot or prepare(Path(recipe.dataset), snapshots)
-    terms = {"licence": snapshot.card.license, "citation": snapshot.card.citation}
+    card = card_of(snapshot)
+    terms = {"licence": card.license, "citation": card.citation}
     if not isinstance(recipe.task, Forecasting):
         series, split, places = labelling.load(recipe, snapshot)
         cycles, cohort = labelling.cycles_of(snapshot), labelling.cohort_of(snapshot, recipe)
-        return Data(snapshot.id, series, split, None, snapshot.card, places, cycles, cohort, **terms)
-    series = _series_of(snapshot, recipe)
+        return Data(snapshot.id, series, split, None, card, places, cycles, cohort, **terms)
+    series = modality_of(card).series(snapshot, recipe.window.past)
     lengths: dict[str, list[int]] = {}
     for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
         lengths.setdefault(series.subjects[subject], []).append(int(n))
-    grid = snapshot.card.grid if isinstance(snapshot.card, CGMCard) else None
+    grid = getattr(card, "grid", None)
     return Data(snapshot.id, series, make_split(lengths, recipe.split, snapshot.id, series.dt_s), grid, **terms)
-
-
-def _series_of(snapshot: Snapshot, recipe: Recipe) -> Series:
-    """What is forecast: glucose of a card of CGM, or numerics of one of biosignals. Raises ValueError."""
-    target = recipe.task.target
-    match snapshot.card, target == GLUCOSE:
-        case CGMCard(), True:
-            return open_series(snapshot, recipe.window.past)
-        case BiosignalCard(), False:
-            return open_numerics(snapshot, recipe.window.past)
-    raise ValueError(
-        f"{recipe.dataset} holds {snapshot.card.modality}, of which {target} can't be forecast; set task.target and window.past "
-        "to a numeric of biosignals, or task.kind: classify or regress"
-    )
 
 
 def fit_model(

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from raycadian.config.schema import Positive, Schema
 from raycadian.config.units import known_zone
+from raycadian.modalities.base import BaseCard
 
 
 class ActivityColumns(Schema):
@@ -23,11 +24,9 @@ class ActivityColumns(Schema):
     """1 where the device was worn, 0 where not."""
 
 
-class ActigraphyCard(Schema):
+class ActigraphyCard(BaseCard):
     """A data set of actigraphy: activity by the minute, and a table of people with their labels."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    description: str = ""
     modality: Literal["actigraphy"] = "actigraphy"
     files: tuple[str, ...] = Field(min_length=1)
     """Paths or globs, relative to the card's folder: recordings, and NHANES's tables of the same people."""
@@ -49,9 +48,5 @@ class ActigraphyCard(Schema):
     """People with fewer such days are left out, and counted; studies of NHANES ask for 4."""
     most_missing: int = Field(0, ge=0, le=8)
     """PHQ-9 items that may lack an answer; the total is then nine times the mean of the others."""
-    exclude_subjects: tuple[str, ...] = ()
-    license: str = ""
-    source: str = ""
-    citation: str = ""
 
     _zone = field_validator("timezone")(known_zone)

@@ -93,11 +93,11 @@ def _episodes(table: pd.DataFrame) -> Episodes:
 
 def _of_activity(path: Path, card: ActigraphyCard | None, issues: Issues) -> Episodes:
     """Stretches of rest (physiology/sleep.py) of a recording's whole days, minutes not worn being not known."""
-    from raycadian.personal.days import read_activity_of  # with torch: seconds, which episodes don't need
+    from raycadian.modalities.actigraphy.prepare import recordings_of_person  # with pandas: episodes don't need it
 
     usual = ActigraphyCard(name="recording", files=(path.name,))
     parts = []
-    for recording in read_activity_of(path, "recording", card, usual, issues):
+    for recording in recordings_of_person(path, card, usual, issues):
         name = next((name for name in (ACTIVITY_COUNTS, ACTIVITY_MIMS) if name in recording.channels), None)
         if name is None:
             raise ValueError(

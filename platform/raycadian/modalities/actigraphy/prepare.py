@@ -6,7 +6,6 @@ NHANES's minutes are read by each worker from its person's own rows; other files
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,82 +15,82 @@ import pandas as pd
 
 from raycadian.data import storage
 from raycadian.data.marks import Marks
-from raycadian.data.parquet import (
-    EVENT_SCHEMA,
-    folder_name,
-    from_table,
-    read_table,
-    subject_hash,
-    to_table,
-    write_table,
-)  # fmt: skip
+from raycadian.data.parquet import HEAD_SCHEMA, from_table, read_table, to_table, write_table
+from raycadian.data.source import Source, delimiter_of, split
+from raycadian.data.writer import head_of, write_subject
 from raycadian.modalities.actigraphy import nhanes
-from raycadian.modalities.actigraphy.card import ActigraphyCard
-from raycadian.modalities.actigraphy.readers import MINUTES, Part, labels, parts, read_part
+from raycadian.modalities.actigraphy.card import ActigraphyCard, ActivityColumns
+from raycadian.modalities.actigraphy.readers import (
+    MINUTES,
+    Part,
+    detect_format,
+    labels,
+    parts,
+    read_activity,
+    read_part,
+)
+from raycadian.modalities.base import Item, Preparation, Row
 from raycadian.physiology.rhythms.wear import DAY_MIN, by_day, valid_days
 from raycadian.types import OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
 
-_HEAD = (SUBJECT, RECORDING, "start_utc", "utc_offset_min", "dt_s", "n_points")
 
-
-def items(card: ActigraphyCard, paths: list[Path], work: Path, issues: Issues, tell: Callable) -> list[dict[str, Any]]:
+def items(job: Preparation) -> list[Item]:
     """What is to be read, a person a piece, with the row of the table of people. Raises ValueError for files that can't be
     understood, or don't measure the same."""
-    found = parts(paths, issues)
-    if len(kinds := {part.kind for part in found if part.kind in MINUTES}) > 1:
+    card = job.card
+    given = parts(job.paths, job.issues)
+    kinds = {part.kind for part in given if part.kind in MINUTES}
+    if len(kinds) > 1:
         raise ValueError(
             f"card {card.name!r}: counts (PAXRAW) and MIMS (PAXMIN) are different units; make a card for each"
         )
-    own = [part for part in found if part.kind in MINUTES and part.subject not in card.exclude_subjects]
+    own = [part for part in given if part.kind in MINUTES and part.subject not in card.exclude_subjects]
     made = [{SUBJECT: part.subject, "part": asdict(part)} for part in own]
-    made += _laid_aside([part for part in found if part.kind not in kinds], card, work / "spill", issues, tell)
+    made += _laid_aside([part for part in given if part.kind not in kinds], job)
     if len({item[SUBJECT] for item in made}) < len(made):
         raise ValueError(f"card {card.name!r}: a person is in a file of NHANES's and in another; keep one")
-    table = labels(paths, card.most_missing)
-    if table is None:
-        return made
+    table = labels(job.paths, card.most_missing)
+    return made if table is None else _with_labels(made, table, job.issues)
+
+
+def _with_labels(made: list[Item], table: pd.DataFrame, issues: Issues) -> list[Item]:
+    """The items, each with its person's row of the table of people."""
     known = set(table.index)
     absent = [item[SUBJECT] for item in made if item[SUBJECT] not in known]
     issues.add("person who is not in DEMO (no labels)", absent[0] if absent else "", len(absent))
     issues.add("person of DEMO without a recording", n=len(known - {item[SUBJECT] for item in made}))
-    table = table.reindex([item[SUBJECT] for item in made])
-    return [item | {"row": _plain(row)} for item, row in zip(made, table.to_dict("records"), strict=True)]
+    rows = table.reindex([item[SUBJECT] for item in made]).to_dict("records")
+    return [item | {"row": _json_row(row)} for item, row in zip(made, rows, strict=True)]
 
 
-def write_subject(item: dict[str, Any], snapshot: Path, card: ActigraphyCard) -> dict[str, Any]:
-    """Read and write a person's recordings, and small statistics. Somebody with too few valid days is left out and counted."""
-    subject, issues = item[SUBJECT], Issues()
+def read_item(item: Item, card: ActigraphyCard, issues: Issues) -> list[Recording]:
+    """A person's recordings of whole days, in the order of time."""
     recordings = list(read_part(Part(**item["part"]), card, issues)) if "part" in item else _taken_up(item)
-    recordings = whole_days(recordings, issues)
+    return whole_days(recordings, issues)
+
+
+def write(item: Item, snapshot: Path, card: ActigraphyCard) -> Row:
+    """Read and write a person's recordings. Somebody with too few valid days is left out and counted."""
+    subject, issues = item[SUBJECT], Issues()
+    recordings = read_item(item, card, issues)
     days = sum(int(valid_days(by_day(_worn(r), fill=False), card.min_valid_hours).sum()) for r in recordings)
     minutes = sum(map(len, recordings))
     quality = {"days": minutes / DAY_MIN, "valid_days": days, "worn": sum(int(_worn(r).sum()) for r in recordings)}
     if days < card.min_valid_days:
         issues.add(f"person with fewer than {card.min_valid_days} valid days (left out)", subject)
-    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
-    if days < card.min_valid_days or not recordings:
-        return row
-    folder = snapshot / folder_name(subject)
-    storage.make_folder(folder)
+        recordings = []
     marks = [Marks(subject, r.index, len(r), r.dt_s, attributes=item.get("row", {})) for r in recordings]
-    return row | {
-        "files": {f"{folder.name}/part-0.parquet": write_table(to_table(recordings), folder / "part-0.parquet")},
-        "sha256": subject_hash(recordings, EVENT_SCHEMA.empty_table().to_pandas(), marks),
-        "events": 0,
-        "attributes": [dict(m.attributes) for m in marks],
-        "heads": [_head(r)[1:] for r in recordings],
-    }
+    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
+    return row | write_subject(snapshot, subject, recordings, marks=marks)
 
 
 def whole_days(recordings: list[Recording], issues: Issues) -> list[Recording]:
     """Recordings from their first local midnight on, so that every day of them begins where a day does; those without a
     whole day after it are left out and counted."""
-    found: list[Recording] = []
+    whole: list[Recording] = []
     for recording in recordings:
-        minute = int(
-            (recording.start_utc.astype("datetime64[s]").astype(np.int64) // 60 + recording.utc_offset_min) % DAY_MIN
-        )
-        first = -minute % DAY_MIN
+        start_min = int(recording.start_utc.astype("datetime64[s]").astype(np.int64)) // 60
+        first = -(start_min + recording.utc_offset_min) % DAY_MIN
         if len(recording) - first < DAY_MIN:
             issues.add(
                 "recording without a whole day (left out)",
@@ -100,12 +99,9 @@ def whole_days(recordings: list[Recording], issues: Issues) -> list[Recording]:
             continue
         channels = {name: values[first:] for name, values in recording.channels.items()}
         start = recording.start_utc + np.timedelta64(60 * first, "s")
-        found.append(
-            replace(
-                recording, index=len(found), start_utc=start, channels=channels, observed=recording.observed[first:]
-            )
-        )
-    return found
+        observed = recording.observed[first:]
+        whole.append(replace(recording, index=len(whole), start_utc=start, channels=channels, observed=observed))
+    return whole
 
 
 def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
@@ -127,10 +123,34 @@ def cohorts(rows: list[dict], card: ActigraphyCard, paths: list[Path]) -> dict[s
     if table is None:
         return {}
     days = pd.Series({row[SUBJECT]: row["quality"]["valid_days"] for row in rows}, dtype=float)
-    found = {}
-    for label in (name for name in nhanes.LABELS if name in table):
-        found[label] = nhanes.flow(table, days.index, label, valid_days=days, min_valid_days=card.min_valid_days).steps
-    return found
+    given = [label for label in nhanes.LABELS if label in table]
+    return {
+        label: nhanes.flow(table, days.index, label, valid_days=days, min_valid_days=card.min_valid_days).steps
+        for label in given
+    }
+
+
+def recordings_of_person(
+    path: Path, card: ActigraphyCard | None, like: ActigraphyCard, issues: Issues
+) -> list[Recording]:
+    """One person's recordings of whole days; without a card wear is told as in the data set `like`. Raises ValueError for
+    a file of several people, or without a whole day."""
+    recordings = whole_days(list(read_activity([path], card or _card_of(path, like), issues)), issues)
+    if len(people := sorted({r.subject for r in recordings})) > 1:
+        raise ValueError(f"{path}: expected one person, found {len(people)} ({', '.join(people[:5])}); cut it out")
+    if not recordings:
+        raise ValueError(f"{path}: no whole day, from midnight to midnight, in it; bring a longer recording")
+    return sorted(recordings, key=lambda r: r.start_utc)
+
+
+def _card_of(path: Path, like: ActigraphyCard) -> ActigraphyCard:
+    """How a file is read that no card describes: a table by its columns time, activity, worn."""
+    columns = ActivityColumns()
+    if detect_format(path) == "table":
+        lines = Source.of(path).lines
+        header = split(lines[0], delimiter_of(lines[0])) if lines else []
+        columns = ActivityColumns(**{name: name for name in ("time", "worn") if name in header})
+    return ActigraphyCard(name="recording", files=(path.name,), columns=columns, wear=like.wear)
 
 
 def _worn(recording: Recording) -> np.ndarray:
@@ -138,7 +158,7 @@ def _worn(recording: Recording) -> np.ndarray:
     return recording.channels[WORN] == 1 if WORN in recording.channels else recording.observed
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _json_row(row: dict[str, Any]) -> dict[str, Any]:
     """Values that JSON holds; missing ones are None."""
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
     return {name: None if value is None or value != value else value for name, value in plain.items()}
@@ -147,40 +167,34 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 # --- files that are no XPT ------------------------------------------------------------------------------------------
 
 
-def _laid_aside(
-    found: list[Part], card: ActigraphyCard, folder: Path, issues: Issues, tell: Callable
-) -> list[dict[str, Any]]:
-    """Recordings in a Parquet file each below `folder`, as items by person; a person in several files has all of them."""
+def _laid_aside(whole: list[Part], job: Preparation) -> list[Item]:
+    """The recordings of whole files in a Parquet file each, as items by person; a person in several files has all of them."""
     people: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    if found:
+    folder = job.work / "spill"
+    if whole:
         storage.make_folder(folder)
-    n = 0
-    for part in found:
-        for recording in read_part(part, card, issues):
-            path = folder / f"{n:07d}.parquet"
-            write_table(to_table([recording]), path)
-            people[recording.subject].append({"path": str(path), "head": _head(recording)})
-            n += 1
-            if n % 100 == 0:
-                tell("recordings read", n, None)
+    recordings = (recording for part in whole for recording in read_part(part, job.card, job.issues))
+    for n, recording in enumerate(recordings):
+        path = folder / f"{n:07d}.parquet"
+        write_table(to_table([recording]), path)
+        people[recording.subject].append({"path": str(path), "head": [recording.subject, *head_of(recording)]})
+        if (n + 1) % 100 == 0:
+            job.progress("recordings read", n + 1, None)
     return [{SUBJECT: subject, "spill": spilled} for subject, spilled in people.items()]
 
 
 def _taken_up(item: dict[str, Any]) -> list[Recording]:
     """A person's recordings in the order of time. Raises ValueError where two overlap."""
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     for one in sorted(item["spill"], key=lambda one: one["head"][2]):
-        heads = pd.DataFrame([one["head"]], columns=list(_HEAD))
+        heads = pd.DataFrame([one["head"]], columns=HEAD_SCHEMA.names)
         heads["start_utc"] = heads["start_utc"].to_numpy("datetime64[s]")
         (recording,) = from_table(heads, read_table(storage.resolve_path(one["path"]), {RECORDING, OBSERVED}), None)
-        if found and recording.start_utc < found[-1].start_utc + np.timedelta64(60 * len(found[-1]), "s"):
+        last = recordings[-1] if recordings else None
+        if last is not None and recording.start_utc < last.start_utc + np.timedelta64(60 * len(last), "s"):
             raise ValueError(
-                f"subject {item[SUBJECT]!r}: two recordings at {recording.start_utc} UTC; keep one of the files, or give two people two ids"
+                f"subject {item[SUBJECT]!r}: two recordings at {recording.start_utc} UTC; keep one of the files, or give "
+                "two people two ids"
             )
-        found.append(replace(recording, index=len(found)))
-    return found
-
-
-def _head(recording: Recording) -> list[Any]:
-    start = str(recording.start_utc.astype("datetime64[s]"))
-    return [recording.subject, recording.index, start, recording.utc_offset_min, recording.dt_s, len(recording)]
+        recordings.append(replace(recording, index=len(recordings)))
+    return recordings

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raycadian.config.schema import Count, Fraction, Positive, Schema
 from raycadian.config.units import WAVEFORMS, unit_of, waveform_kind
+from raycadian.modalities.base import BaseCard
 
 
 class Clinical(Schema):
@@ -53,11 +54,9 @@ class Subset(Schema):
     seed: int = 0
 
 
-class BiosignalCard(Schema):
+class BiosignalCard(BaseCard):
     """A data set of biosignals: files of cases, or cases of the VitalDB API."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    description: str = ""
     modality: Literal["biosignals"] = "biosignals"
     files: tuple[str, ...] = ()
     """Paths or globs of cases (.vital, WFDB .hea, .edf, .csv, .parquet, .npz), relative to the card's folder."""
@@ -81,10 +80,6 @@ class BiosignalCard(Schema):
     """Which cases, by a query on the clinical table: `age >= 18 and asa <= 3`."""
     subset: Subset | None = None
     """For a first look: of all these cases only some, so that few are downloaded."""
-    exclude_subjects: tuple[str, ...] = ()
-    license: str = ""
-    source: str = ""
-    citation: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> "BiosignalCard":

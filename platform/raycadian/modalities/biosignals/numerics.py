@@ -11,8 +11,8 @@ from raycadian.config import unit_of
 from raycadian.data.marks import Marks
 from raycadian.data.series import Series, build_series
 from raycadian.data.snapshot import Snapshot
-from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.modalities.biosignals.prepare import START
+from raycadian.modalities.cards import card_of
 from raycadian.tasks import hypotension
 from raycadian.types import Recording
 
@@ -24,29 +24,30 @@ class Numerics:
     """Recordings of one-minute means (or as the card's numerics_every_s says), by subject, a case each."""
 
     id: str
-    found: dict[str, list[Recording]]
+    by_subject: dict[str, list[Recording]]
 
     @property
     def subjects(self) -> list[str]:
-        return sorted(self.found)
+        return sorted(self.by_subject)
 
     def recordings(self, subject: str) -> list[Recording]:
-        return self.found[subject]
+        return self.by_subject[subject]
 
 
 def open_numerics(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
     """The series of numerics of a snapshot, the first of which is forecast. In memory: a case of 4 hours has 240 points.
     Raises ValueError where the card has no such numeric, or nobody does."""
-    card = snapshot.card
-    assert isinstance(card, BiosignalCard)
+    card = card_of(snapshot)
     if unknown := [c for c in channels if c not in card.numerics]:
         raise ValueError(
-            f"window.past names {unknown}; the card's numerics are {', '.join(card.numerics) or 'none'}: add the track there"
+            f"window.past names {unknown}; the card's numerics are {', '.join(card.numerics) or 'none'}: add the track "
+            "there, or set task.target and window.past to one of them"
         )
     with ThreadPoolExecutor(_AHEAD) as pool:
         marks = dict(zip(snapshot.subjects, pool.map(snapshot.marks, snapshot.subjects), strict=True))
-    found = {s: [r for m in of if (r := _recording(m, channels, card.numerics_every_s))] for s, of in marks.items()}
-    return build_series(Numerics(snapshot.id, {s: of for s, of in found.items() if of}), channels, forecast=True)
+    every_s = card.numerics_every_s
+    gridded = {s: [r for m in own if (r := _recording(m, channels, every_s))] for s, own in marks.items()}
+    return build_series(Numerics(snapshot.id, {s: own for s, own in gridded.items() if own}), channels, forecast=True)
 
 
 def _recording(marks: Marks, channels: tuple[str, ...], every_s: float) -> Recording | None:

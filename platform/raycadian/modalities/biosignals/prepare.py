@@ -23,8 +23,9 @@ from raycadian.data.parquet import (
     folder_name,
     quality_table,
     write_recordings,
-    write_table,
-)  # fmt: skip
+)
+from raycadian.data.writer import head_of, write_tables
+from raycadian.modalities.base import Item, Row
 from raycadian.modalities.biosignals.card import BiosignalCard, SignalQuality, Subset
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, read_case
 from raycadian.modalities.biosignals.tracks import case_of, check_length
@@ -82,7 +83,9 @@ def clean(
         np.ones(n, dtype=bool), _events(numerics, START + number * _DAY),
     )  # fmt: skip
     judged = QualityMask(found.length, round(card.quality.hop_s / DT_S), reasons)
-    row = {"case": case.case} | _plain({c: case.clinical.get(c) for c in (card.clinical.keep if card.clinical else ())})
+    row = {"case": case.case} | _json_row(
+        {c: case.clinical.get(c) for c in (card.clinical.keep if card.clinical else ())}
+    )
     return Cleaned(recording, Marks(case.subject, number, n, DT_S, judged, numerics, row), found.counts())
 
 
@@ -166,7 +169,7 @@ def _events(numerics: Mapping[str, tuple[np.ndarray, np.ndarray]], start: np.dat
     return pd.DataFrame({TIME_UTC: time, "kind": np.concatenate(kinds), "value": value})
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values that JSON holds; missing ones are None."""
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
     return {name: None if value is None or value is pd.NA or value != value else value for name, value in plain.items()}
@@ -175,15 +178,15 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 # --- a subject in the snapshot ---------------------------------------------------------------------------------------
 
 
-def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) -> list[dict[str, Any]]:
+def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) -> list[Item]:
     """What is to be read, a subject a piece: its cases in the order of their names. Raises ValueError."""
-    found = [(case_of(p), str(p.absolute())) for p in paths]
-    check_unique(found)
+    files = [(case_of(p), str(p.absolute())) for p in paths]
+    check_unique(files)
     people: dict[str, list[dict[str, Any]]] = {}
-    for case, source, row in _selected(card, dict(found), folder, issues):
+    for case, source, row in _selected(card, dict(files), folder, issues):
         subject = _name(row[card.clinical.subject]) if card.clinical else case
         if subject not in card.exclude_subjects:
-            people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _plain(row)})
+            people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _json_row(row)})
     if card.subset is not None:
         people = _drawn(people, card.subset)
     return [{SUBJECT: s, "cases": sorted(people[s], key=lambda c: c["case"])} for s in sorted(people)]
@@ -240,22 +243,21 @@ def _name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def companions(card: Any, paths: list[Path], folder: Path) -> list[Path]:
+def companions(card: BiosignalCard, paths: list[Path], folder: Path) -> list[Path]:
     """Files that belong to those that a card names: the samples of a WFDB header, the clinical table."""
-    found = {
-        q for p in paths if p.suffix.lower() == ".hea" for q in p.parent.glob(f"{p.stem}*") if q.is_file() and q != p
-    }
-    table = getattr(card, "clinical", None)
-    if table is not None and table.file is not None:
-        if not (folder / table.file).is_file():
-            raise ValueError(
-                f"card {card.name!r}: no clinical table at {(folder / table.file).absolute()}; correct clinical.file"
-            )
-        found.add(folder / table.file)
-    return sorted(found)
+    table = None if card.clinical is None or card.clinical.file is None else folder / card.clinical.file
+    if table is not None and not table.is_file():
+        raise ValueError(f"card {card.name!r}: no clinical table at {table.absolute()}; correct clinical.file")
+    return sorted(samples_of(paths) | ({table} if table is not None else set()))
 
 
-def write_subject(item: dict[str, Any], snapshot: Path, card: BiosignalCard) -> dict[str, Any]:
+def samples_of(paths: list[Path]) -> set[Path]:
+    """The files beside WFDB headers that belong to them."""
+    beside = {p: p.parent.glob(f"{p.stem}*") for p in paths if p.suffix.lower() == ".hea"}
+    return {q for p, files in beside.items() for q in files if q.is_file() and q != p}
+
+
+def write(item: Item, snapshot: Path, card: BiosignalCard) -> Row:
     """Read, clean and write a subject's cases one by one, so that memory holds one; small statistics. A case that can't be
     read is left out and counted."""
     subject, issues, kept = item[SUBJECT], Issues(), _Kept()
@@ -273,11 +275,11 @@ def write_subject(item: dict[str, Any], snapshot: Path, card: BiosignalCard) -> 
     events = pd.concat(kept.events, ignore_index=True)
     tables = {"quality.parquet": quality_table([m.judged for m in kept.marks])}
     tables |= {"events.parquet": events_table(events)} if len(events) else {}
-    files = {"part-0.parquet": n_bytes} | {name: write_table(table, folder / name) for name, table in tables.items()}
     return row | {
-        "files": {f"{folder.name}/{name}": n for name, n in files.items()},
+        "files": {f"{folder.name}/part-0.parquet": n_bytes} | write_tables(folder, tables),
         "sha256": kept.hash.of(events, kept.marks),
         "events": len(events),
+        "observed": kept.observed,
         "judged": kept.windows,
         "attributes": [dict(m.attributes) for m in kept.marks],
         "heads": kept.heads,
@@ -292,30 +294,37 @@ class _Kept:
     events: list[pd.DataFrame] = field(default_factory=list)
     heads: list[list[Any]] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
+    observed: int = 0
     windows: int = 0
     good: int = 0
     hash: ContentHash = field(default_factory=ContentHash)
 
-    def add(self, found: Cleaned) -> None:
-        r = found.recording
-        self.marks.append(found.marks)
+    def add(self, cleaned: Cleaned) -> None:
+        r = cleaned.recording
+        self.marks.append(cleaned.marks)
         self.events.append(r.events)
-        self.heads.append([r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r)])
-        self.rejected += Counter(found.rejected)
-        reasons = list(found.marks.judged.reasons.values())
+        self.heads.append(head_of(r))
+        self.observed += int(r.observed.sum())
+        self.rejected += Counter(cleaned.rejected)
+        reasons = list(cleaned.marks.judged.reasons.values())
         self.windows += len(reasons[0])
         self.good += int(np.logical_and.reduce([r == 0 for r in reasons]).sum())
         self.hash.add(r)
 
 
-def _recordings(item: dict[str, Any], card: BiosignalCard, issues: Issues, kept: _Kept) -> Iterator[Recording]:
+def read_item(item: Item, card: BiosignalCard, issues: Issues) -> Iterator[Recording]:
+    """A subject's recordings, a case each."""
+    return _recordings(item, card, issues, _Kept())
+
+
+def _recordings(item: Item, card: BiosignalCard, issues: Issues, kept: _Kept) -> Iterator[Recording]:
     """Of a subject's cases as they are read. Nothing here holds one while the next is read."""
     for case in item["cases"]:
-        found = _cleaned(case, item[SUBJECT], card, issues, len(kept.marks))
-        if found is not None:
-            kept.add(found)
-            yield found.recording
-        del found
+        cleaned = _cleaned(case, item[SUBJECT], card, issues, len(kept.marks))
+        if cleaned is not None:
+            kept.add(cleaned)
+            yield cleaned.recording
+        del cleaned
 
 
 def _cleaned(
@@ -323,17 +332,27 @@ def _cleaned(
 ) -> Cleaned | None:
     """As the subject's recording `number`; None of a case that can't be used, which is counted. Raises ConnectionError where
     the API doesn't answer: a snapshot without that case would be reused for good."""
-    wanted = {**card.waveforms, **card.numerics}
-    units = {c: unit for c in wanted if (unit := unit_of(c))}
     try:
-        read = read_case(
-            case["source"], tracks=wanted, units=units, optional=card.numerics, subject=subject,
-            clinical=case["clinical"], issues=issues,
-        )  # fmt: skip
-        return clean(read, card, number, issues, spend=True)
+        return _read_and_clean(case["source"], subject, card, issues, number, case["clinical"])
     except ValueError as error:
         issues.add("case that can't be used (left out)", str(error))
         return None
+
+
+def _read_and_clean(
+    source: str | Path, subject: str, card: BiosignalCard, issues: Issues, number: int, clinical: dict[str, Any]
+) -> Cleaned:
+    tracks = {**card.waveforms, **card.numerics}
+    units = {c: unit for c in tracks if (unit := unit_of(c))}
+    case = read_case(
+        source, tracks=tracks, units=units, optional=card.numerics, subject=subject, clinical=clinical, issues=issues
+    )
+    return clean(case, card, number, issues, spend=True)
+
+
+def recordings_of_person(path: Path, card: BiosignalCard, issues: Issues) -> list[Recording]:
+    """The recording of the case in a file. Raises ValueError."""
+    return [_read_and_clean(path, case_of(path), card, issues, 0, {}).recording]
 
 
 def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:

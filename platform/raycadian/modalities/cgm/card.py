@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from raycadian.config.schema import Schema
 from raycadian.config.units import known_zone
 from raycadian.config.windows import Grid
+from raycadian.modalities.base import BaseCard
 
 CGM_FORMATS = (
     "generic", "glucobench", "dexcom_clarity", "libreview", "nightscout", "tidepool", "ohio_t1dm", "pump_v2",
@@ -27,14 +28,10 @@ class Columns(Schema):
     basal_uph: str | None = None
 
 
-class CGMCard(Schema):
-    """One data set: where it lies, how to read it, its licence."""
+class CGMCard(BaseCard):
+    """A data set of glucose: where it lies, how to read it, its licence."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    description: str = ""
     modality: Literal["cgm"] = "cgm"
-    files: tuple[str, ...] = Field(min_length=1)
-    """Paths or globs, relative to the card's folder."""
     format: Literal["auto", *CGM_FORMATS] = "auto"  # type: ignore[valid-type]
     """Recognised by content unless named here."""
     subject: str | None = None
@@ -46,10 +43,6 @@ class CGMCard(Schema):
     """strptime format of the time column; ISO 8601 otherwise."""
     timezone: str | None = None
     """IANA name of the zone of a local clock. None: the clock is kept as local time, its UTC offset taken as 0."""
-    exclude_subjects: tuple[str, ...] = ()
     grid: Grid = Grid()
-    license: str = ""
-    source: str = ""
-    citation: str = ""
 
     _zone = field_validator("timezone")(known_zone)

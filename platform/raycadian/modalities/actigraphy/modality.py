@@ -1,0 +1,58 @@
+"""Actigraphy: movement by the minute, and the labels of the people who moved. Import is cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.modalities.base import Item, Modality, Preparation, Row
+from raycadian.types import Issues, Recording
+
+if TYPE_CHECKING:
+    from raycadian.modalities.guesses import Detection
+
+
+class Actigraphy(Modality):
+    name = "actigraphy"
+    Card = ActigraphyCard
+    path = "actigraphy"
+    version = 1
+
+    def items(self, preparation: Preparation) -> list[Item]:
+        from raycadian.modalities.actigraphy.prepare import items
+
+        return items(preparation)
+
+    def read(self, item: Item, card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
+        from raycadian.modalities.actigraphy.prepare import read_item
+
+        return iter(read_item(item, card, issues))
+
+    def write(self, item: Item, snapshot: Path, card: ActigraphyCard) -> Row:
+        from raycadian.modalities.actigraphy.prepare import write
+
+        return write(item, snapshot, card)
+
+    def counts(self, rows: list[Row], usable: list[Row]) -> dict[str, int]:
+        from raycadian.modalities.actigraphy.prepare import counts
+
+        return counts(rows, usable)
+
+    def cohorts(self, rows: list[Row], card: ActigraphyCard, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+        from raycadian.modalities.actigraphy.prepare import cohorts
+
+        return cohorts(rows, card, paths)
+
+    def read_person(
+        self, path: Path, card: ActigraphyCard | None, like: ActigraphyCard, issues: Issues
+    ) -> list[Recording]:
+        from raycadian.modalities.actigraphy.prepare import recordings_of_person
+
+        return recordings_of_person(path, card, like, issues)
+
+    def detect(self, path: Path) -> "Detection | None":
+        from raycadian.modalities.actigraphy.detect import detect
+
+        return detect(path)

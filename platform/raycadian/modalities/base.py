@@ -1,0 +1,157 @@
+"""What a modality is: everything that tells one kind of recordings from another, in one object.
+
+A modality is a folder with one subclass of `Modality`, listed once in `modalities/__init__.py`. Import is cheap: what is
+heavy (pandas, torch, readers) is imported where a method needs it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from raycadian.config.schema import Schema
+from raycadian.types import Issues, Recording
+
+if TYPE_CHECKING:
+    from raycadian.data.series import Series
+    from raycadian.data.snapshot import Snapshot
+    from raycadian.modalities.guesses import Detection
+
+Item = dict[str, Any]
+"""What a worker is sent to read one subject: `subject`, and whatever else the modality needs; JSON holds it."""
+Row = dict[str, Any]
+"""What a worker answers of one subject (data/writer.py); JSON holds it."""
+Section = tuple[str, str]
+"""Of a page: heading, HTML body."""
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how many are done, of how many (None: not known yet)."""
+
+
+class BaseCard(Schema):
+    """What every card says: a data set, where it lies, its licence."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = ""
+    modality: str
+    files: tuple[str, ...] = Field(min_length=1)
+    """Paths or globs, relative to the card's folder."""
+    exclude_subjects: tuple[str, ...] = ()
+    license: str = ""
+    source: str = ""
+    citation: str = ""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a modality's driver works with: a card, the files that it names, the folder that they are relative to, a folder
+    for what is laid aside (gone afterwards), and where to count and to tell."""
+
+    card: Any
+    paths: list[Path]
+    folder: Path
+    work: Path
+    issues: Issues
+    progress: Progress
+
+
+class Modality(ABC):
+    """One kind of recordings, from its files to what is shown of them. Stateless; `write` runs on workers."""
+
+    name: ClassVar[str]
+    Card: ClassVar[type[BaseCard]]
+    path: ClassVar[str]
+    """Last part of the address that the endpoint answers at."""
+    version: ClassVar[int] = 1
+    """Of what is read and how it is written. A change of either is a new version: `prepare` then reads again. A golden
+    snapshot in tests/modalities/test_golden_snapshots.py fails where what is written changes and this doesn't."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that part-0.parquet of every subject has, beside `recording` and `observed`."""
+    effort: ClassVar[float] = 1.0
+    """Time that a byte of a file takes, in that of a byte of a table of readings."""
+
+    # --- from files to a snapshot ---
+
+    @abstractmethod
+    def items(self, preparation: Preparation) -> list[Item]:
+        """On the driver: what there is to read, a subject each. Raises ValueError."""
+
+    @abstractmethod
+    def read(self, item: Item, card: Any, issues: Issues) -> Iterator[Recording]:
+        """On a worker: the subject's recordings in the order of time. Raises ValueError."""
+
+    def write(self, item: Item, snapshot: Path, card: Any) -> Row:
+        """On a worker: read the subject and write its files below `snapshot`. Run again (Ray retries) it overwrites."""
+        from raycadian.data.writer import write_subject
+        from raycadian.types import SUBJECT
+
+        issues = Issues()
+        recordings = list(self.read(item, card, issues))
+        quality = {"recordings": len(recordings), "points": sum(map(len, recordings))}
+        row = {SUBJECT: item[SUBJECT], "issues": issues.as_dict(), "quality": quality}
+        return row | write_subject(snapshot, item[SUBJECT], recordings)
+
+    def counts(self, rows: list[Row], usable: list[Row]) -> dict[str, int]:
+        """Of a snapshot, for people: `rows` of all subjects, of which those `usable` were written."""
+        heads = [head for row in usable for head in row["heads"]]
+        return {
+            "subjects": len(usable),
+            "subjects_without_recording": len(rows) - len(usable),
+            "recordings": len(heads),
+            "points": sum(head[-1] for head in heads),
+        }
+
+    def companions(self, card: Any, paths: list[Path], folder: Path) -> list[Path]:
+        """Files that belong to those that a card names, and that the snapshot depends on. Raises ValueError."""
+        return []
+
+    def n_bytes(self, card: Any, paths: list[Path]) -> float:
+        """Of what is to be read, in bytes of a table of readings: decides where `prepare` works."""
+        return self.effort * sum(path.stat().st_size for path in paths)
+
+    def cohorts(self, rows: list[Row], card: Any, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+        """Of each label that the files give: who is left after each step, the figures of a flow chart."""
+        return {}
+
+    def nothing_usable(self, card: Any, rows: list[Row], issues: Issues) -> str:
+        """The message where no subject has a recording."""
+        examples = {kind: (issues.examples.get(kind) or ["-"])[0] for kind in issues.counts}
+        met = "; ".join(f"{kind}: {n}, e.g. {examples[kind]}" for kind, n in issues.counts.items())
+        return f"card {card.name!r}: no recording could be read of {len(rows)} subjects ({met or 'none is selected'})"
+
+    # --- a person's own file ---
+
+    def read_person(self, path: Path, card: Any | None, like: Any, issues: Issues) -> list[Recording]:
+        """One person's recordings from a file of any known format, as a model takes them that was trained on a data set
+        with the card `like`. `card`: how to read the file, where it doesn't say so itself. Raises ValueError for a file of
+        several people, or without a recording."""
+        raise ValueError(f"{path}: {self.name} can't be read for one person alone; prepare it as a data set")
+
+    # --- what a snapshot is used for ---
+
+    def series(self, snapshot: "Snapshot", channels: tuple[str, ...]) -> "Series":
+        """The series whose first channel is forecast. Raises ValueError where that can't be."""
+        raise ValueError(
+            f"{snapshot.id} holds {self.name}, of which {channels[0]} can't be forecast; set task.target and window.past "
+            "to a channel that can be, or task.kind: classify or regress"
+        )
+
+    def quality(self, snapshot: "Snapshot") -> list[Section]:
+        """The sections of the data-quality page."""
+        from raycadian.modalities.quality import counts_sections
+
+        return counts_sections(snapshot)
+
+    # --- files that no card describes ---
+
+    @abstractmethod
+    def detect(self, path: Path) -> "Detection | None":
+        """What a file is, and what a card would have to say of it; None where it is not of this modality. Raises
+        ValueError for a file of this modality that is broken."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"

@@ -1,0 +1,70 @@
+"""Continuous glucose monitoring. Import is cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycadian.modalities.base import Item, Modality, Preparation, Row, Section
+from raycadian.modalities.cgm.card import CGMCard
+from raycadian.types import GLUCOSE, TIME_UTC, Issues, Recording
+
+if TYPE_CHECKING:
+    from raycadian.data.series import Series
+    from raycadian.data.snapshot import Snapshot
+    from raycadian.modalities.guesses import Detection
+
+
+class CGM(Modality):
+    name = "cgm"
+    Card = CGMCard
+    path = "forecast"
+    version = 1
+    columns = (TIME_UTC, GLUCOSE)
+
+    def items(self, preparation: Preparation) -> list[Item]:
+        from raycadian.modalities.cgm.prepare import items
+
+        return items(preparation)
+
+    def read(self, item: Item, card: CGMCard, issues: Issues) -> Iterator[Recording]:
+        from raycadian.data.grid import to_recordings
+        from raycadian.modalities.cgm.prepare import read_item
+
+        return iter(to_recordings(read_item(item, issues), card.grid, issues))
+
+    def write(self, item: Item, snapshot: Path, card: CGMCard) -> Row:
+        from raycadian.modalities.cgm.prepare import write
+
+        return write(item, snapshot, card)
+
+    def counts(self, rows: list[Row], usable: list[Row]) -> dict[str, int]:
+        from raycadian.modalities.cgm.prepare import counts
+
+        return counts(rows, usable)
+
+    def nothing_usable(self, card: CGMCard, rows: list[Row], issues: Issues) -> str:
+        from raycadian.modalities.cgm.prepare import nothing_usable
+
+        return nothing_usable(card, rows, issues)
+
+    def read_person(self, path: Path, card: CGMCard | None, like: CGMCard, issues: Issues) -> list[Recording]:
+        from raycadian.modalities.cgm.prepare import recordings_of_person
+
+        return recordings_of_person(path, card, like, issues)
+
+    def series(self, snapshot: "Snapshot", channels: tuple[str, ...]) -> "Series":
+        from raycadian.data.series import open_series
+
+        return open_series(snapshot, channels) if channels[0] in self.columns else super().series(snapshot, channels)
+
+    def quality(self, snapshot: "Snapshot") -> list[Section]:
+        from raycadian.modalities.cgm.quality_page import quality_sections
+
+        return quality_sections(snapshot)
+
+    def detect(self, path: Path) -> "Detection | None":
+        from raycadian.modalities.cgm.detect import detect
+
+        return detect(path)
