@@ -86,7 +86,7 @@ def simulated_days(n: int) -> np.ndarray:
 def our_meal_times(days: np.ndarray) -> np.ndarray:
     from raycadian.physiology.cma.meals import meal_times
 
-    return meal_times(np.arange(POINTS) / 12, days).numpy()
+    return meal_times(np.arange(POINTS) / 12, days)
 
 
 # --- the reference, in its own environment ----------------------------------------------------------------------------

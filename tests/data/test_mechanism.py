@@ -15,7 +15,7 @@ from raycadian.data.series import Origin, build_series
 from raycadian.data.split import Range
 from raycadian.data.windows import cut_windows
 from raycadian.physiology.cma import equations as cma
-from raycadian.physiology.cma.fit import CMAFit
+from raycadian.physiology.cma.result import CMAFit
 
 CONFIG = CMAMechanism(refit_days=1, history_days=3, min_days=0.5, starts=2)
 WINDOW = Window(context=24, horizon=6)

@@ -15,9 +15,14 @@ from scipy.optimize import lsq_linear, minimize
 
 from raycadian.config import Normal, Prior
 from raycadian.physiology.cma import equations as cma
-from raycadian.physiology.cma import fit
-from raycadian.physiology.cma.fit import CMAFit, day_profile, fit_cma
+from raycadian.physiology.cma.fit import fit_cma
+from raycadian.physiology.cma.gains import boxed_least_squares
 from raycadian.physiology.cma.meals import meal_times
+from raycadian.physiology.cma.objective import evaluate
+from raycadian.physiology.cma.problem import prior_moments, standardised
+from raycadian.physiology.cma.profile import day_profile
+from raycadian.physiology.cma.result import CMAFit
+from raycadian.physiology.cma.starts import GRID, grid_objective, screened_starts
 
 T_H = torch.arange(288, dtype=torch.float64) / 12
 LOWER, UPPER = torch.tensor([cma.BOUNDS[k] for k in cma.PARAMETERS], dtype=torch.float64).unbind(1)
@@ -118,8 +123,8 @@ def test_the_objective_is_what_its_docstring_says():
     mean = (w * glucose.nan_to_num()).sum(1, keepdim=True)
     y = torch.where(w > 0, glucose - mean, 0.0)
     y = y / (w * y.square()).sum(1, keepdim=True).sqrt()
-    prior_mean, precision = fit._moments(Prior(), 2.0, y)
-    data = fit._standardised(T_H.expand(6, 288), y, w, tM, prior_mean, precision)
+    prior_mean, precision = prior_moments(Prior(), 2.0, y)
+    data = standardised(T_H.expand(6, 288), y, w, tM, prior_mean, precision)
     assert data.n.tolist() == [12] * 6
     theta = LOWER + (UPPER - LOWER) * torch.rand(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     theta.requires_grad_()
@@ -130,7 +135,7 @@ def test_the_objective_is_what_its_docstring_says():
     assert (gain > 0).sum() >= 2
     expected = 12 * R.log() + 2.0 * ((theta - prior_mean).square() * precision / 2.0).sum(1)
     with torch.no_grad():
-        F, half, hessian = fit._evaluate(data, theta)
+        F, half, hessian = evaluate(data, theta)
     torch.testing.assert_close(F, expected.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(2 * half, torch.autograd.grad(expected.sum(), theta)[0], rtol=1e-6, atol=1e-7)
     assert (torch.linalg.eigvalsh(hessian) > -1e-9).all()
@@ -140,17 +145,15 @@ def test_the_screened_grid_holds_the_objective():
     glucose, _, tM = _simulated(3, 5, noise_mgdl=15.0)
     y = (glucose - glucose.mean(1, keepdim=True)) / glucose.std(1, keepdim=True, correction=0)
     w = torch.full_like(y, 1 / 288)
-    data = fit._standardised(T_H.expand(3, 288), y, w, tM, *fit._moments(Prior(), 1.0, y))
-    F, sizes = fit._grid_objective(data)
+    data = standardised(T_H.expand(3, 288), y, w, tM, *prior_moments(Prior(), 1.0, y))
+    F, sizes = grid_objective(data)
     flat = F.flatten(1)
     for at in (0, 777, flat.shape[1] - 1):
         index = torch.unravel_index(torch.tensor(at), sizes)
-        theta = torch.tensor(
-            [[grid[i] for grid, i in zip(fit._GRID.values(), index, strict=True)]] * 3, dtype=torch.float64
-        )
-        torch.testing.assert_close(flat[:, at], fit._evaluate(data, theta)[0], rtol=0, atol=1e-8)
-    best = fit._screened(data, 3)[:, 0]
-    torch.testing.assert_close(fit._evaluate(data, best)[0], flat.min(1).values, rtol=0, atol=1e-8)
+        theta = torch.tensor([[grid[i] for grid, i in zip(GRID.values(), index, strict=True)]] * 3, dtype=torch.float64)
+        torch.testing.assert_close(flat[:, at], evaluate(data, theta)[0], rtol=0, atol=1e-8)
+    best = screened_starts(data, 3)[:, 0]
+    torch.testing.assert_close(evaluate(data, best)[0], flat.min(1).values, rtol=0, atol=1e-8)
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------------
@@ -468,7 +471,7 @@ def test_gains_in_closed_form_are_bounded_least_squares(seed, meals, alike):
         X[:, 1:] = X[:, :1] + 1e-3 * X[:, 1:]
     y, most = rng.standard_normal(40), rng.uniform(0.1, 2)
     A, b = torch.tensor(X.T @ X / 40)[None], torch.tensor(X.T @ y / 40)[None]
-    ours = fit._boxed(A.clone(), b.clone(), torch.tensor([[most]], dtype=torch.float64))[0].numpy()
+    ours = boxed_least_squares(A.clone(), b.clone(), torch.tensor([[most]], dtype=torch.float64))[0].numpy()
     theirs = lsq_linear(X, y, (0, most), tol=1e-14, max_iter=1000).x
     assert (ours >= 0).all() and (ours <= most).all()
     assert ((y - X @ ours) ** 2).sum() <= ((y - X @ theirs) ** 2).sum() * (1 + 1e-8)
@@ -478,11 +481,11 @@ def test_the_objective_of_gains_a_meal():
     """F against SciPy's bounded least squares; its gradient against differences of F."""
     glucose, _, tM, _ = _unequal_meals(5, 22, noise_mgdl=20.0)
     y = (glucose - glucose.mean(1, keepdim=True)) / glucose.std(1, keepdim=True, correction=0)
-    data = fit._standardised(
-        T_H.expand(5, 288), y, torch.full_like(y, 1 / 288), tM, *fit._moments(Prior(), 1.0, y), gains=3
+    data = standardised(
+        T_H.expand(5, 288), y, torch.full_like(y, 1 / 288), tM, *prior_moments(Prior(), 1.0, y), gains=3
     )
     theta = LOWER + (UPPER - LOWER) * torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    F, half, _ = fit._evaluate(data, theta)
+    F, half, _ = evaluate(data, theta)
     share = cma.periodic(T_H, **dict(zip(cma.PARAMETERS, theta.unbind(1), strict=True)), tM=tM)["g"]
     penalty = (data.precision * (theta - data.mean).square()).sum(1)
     for i in range(5):
@@ -492,7 +495,7 @@ def test_the_objective_of_gains_a_meal():
     for k in range(6):
         step = torch.zeros(6, dtype=torch.float64)
         step[k] = 1e-6
-        slope = (fit._evaluate(data, theta + step)[0] - fit._evaluate(data, theta - step)[0]) / 2e-6
+        slope = (evaluate(data, theta + step)[0] - evaluate(data, theta - step)[0]) / 2e-6
         torch.testing.assert_close(2 * half[:, k], slope, rtol=1e-4, atol=1e-4)
 
 

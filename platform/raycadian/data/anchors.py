@@ -63,5 +63,5 @@ def _estimated_meals_s(series: Series, subject: int) -> np.ndarray:
     mine = np.flatnonzero(series.subject_of == subject)
     hours = np.concatenate([_local_s(series, r) for r in mine]) / 3600
     glucose = np.concatenate([series.table[0, series.offsets[r] : series.offsets[r + 1]] for r in mine])
-    found = meal_times(hours, glucose, MEALS_A_DAY).numpy()
-    return found[~np.isnan(found)] * 3600
+    meals_h = meal_times(hours, glucose, MEALS_A_DAY)
+    return meals_h[~np.isnan(meals_h)] * 3600

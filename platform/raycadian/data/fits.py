@@ -24,8 +24,9 @@ from filelock import FileLock
 from raycadian import cluster
 from raycadian.config import CMAMechanism
 from raycadian.files import written_whole
-from raycadian.physiology.cma.fit import CMAFit, fit_cma
+from raycadian.physiology.cma.fit import fit_cma
 from raycadian.physiology.cma.meals import meal_times
+from raycadian.physiology.cma.result import CMAFit
 
 Record = dict[str, Any]
 _PART = 256  # fits at once: as many as `fit_cma` takes in one piece
@@ -77,8 +78,8 @@ def _on_ray(parts: list[list[Profile]], config: CMAMechanism) -> list[list[Recor
     ray = cluster.connect()
     items = [{"part": n} | _stacked(part) for n, part in enumerate(parts)]
     data = ray.data.from_items(items, override_num_blocks=len(items)).map(_fit_item, fn_kwargs={"config": config})
-    found = {row["part"]: json.loads(row["records"]) for row in data.iter_rows()}
-    return [found[n] for n in range(len(parts))]
+    records = {row["part"]: json.loads(row["records"]) for row in data.iter_rows()}
+    return [records[n] for n in range(len(parts))]
 
 
 def _fit_item(item: dict[str, Any], config: CMAMechanism) -> dict[str, Any]:
@@ -93,11 +94,11 @@ def _stacked(part: list[Profile]) -> dict[str, np.ndarray]:
 
 def _fit(part: dict[str, np.ndarray], config: CMAMechanism) -> list[Record]:
     t_h, glucose, weight = (torch.tensor(part[name]) for name in ("hour", "glucose_mgdl", "count"))
-    found = fit_cma(
+    fitted = fit_cma(
         t_h, glucose, weight=weight, tM=meal_times(t_h, glucose, config.meals), prior=config.prior,
         prior_weight=config.prior_weight, starts=config.starts, gains=config.gains,
     )  # fmt: skip
-    return [_complete(r, float(s)) for r, s in zip(found.to_records(), part["scatter"], strict=True)]
+    return [_complete(r, float(s)) for r, s in zip(fitted.to_records(), part["scatter"], strict=True)]
 
 
 def _complete(record: Record, scatter: float) -> Record:
@@ -165,6 +166,7 @@ def _code_version() -> str:
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     files = [
         *sorted((root / "physiology" / "cma").glob("*.py")),
+        root / "physiology" / "arrays.py",
         root / "data" / "fits.py",
         root / "data" / "mechanism.py",
     ]

@@ -22,7 +22,7 @@ from raycadian.data.fits import Profile
 from raycadian.data.series import Series
 from raycadian.data.split import Range
 from raycadian.physiology.cma import equations as cma
-from raycadian.physiology.cma.fit import CMAFit
+from raycadian.physiology.cma.result import CMAFit
 from raycadian.types import SIGNAL
 
 DAY_S = 86400

@@ -148,9 +148,10 @@ def split(pieces: list[Piece], protocol: Protocol, seed: int) -> dict[str, tuple
     """train, val, test (the same people, later) and ood (people held out whole) for one of GlucoBench's seeds.
 
     val and test ranges begin with the history of their first forecast, `max_input` points that belong to the range
-    before: forecasts begin after it. Of each person's last piece the last segment is test and the one before it
-    validation; a piece too short for that gives up training, then becomes test as a whole, and validation comes from the
-    piece before it (these rules reproduce the sizes that GlucoBench published for iglu and dubosson).
+    before: forecasts begin after it. Of each person's last piece (n points, segment s, history h) the last segment is
+    test and the one before it validation. Short last pieces, as GlucoBench's code has them: n < h + 3s trains only where
+    the person has no other piece; n < h + 2s is test whole, and validation comes from the piece before where that has
+    h + 2s; a person whose only piece is that short trains. Every other piece trains.
     """
     subjects = list(dict.fromkeys(p.subject for p in pieces))
     n = int(np.ceil(OOD_SHARE * len(subjects)))
@@ -170,26 +171,31 @@ def split(pieces: list[Piece], protocol: Protocol, seed: int) -> dict[str, tuple
 
 def _cut(lengths: list[int], protocol: Protocol) -> list[tuple[str, int, int, int]]:
     """(part, piece, start, stop) of one person's pieces."""
-    segment, history = protocol.length_segment, protocol.max_input
     last = len(lengths) - 1
-    n, found = lengths[last], []
-    left = list(range(last))
+    of_last = _cut_last(lengths[last], protocol, has_earlier=last > 0)
+    if of_last is None:
+        return [("test", last, 0, lengths[last]), *_cut_before_test(last - 1, lengths[last - 1], protocol)] + [
+            ("train", i, 0, lengths[i]) for i in range(last - 1)
+        ]
+    return [(part, last, start, stop) for part, start, stop in of_last] + [
+        ("train", i, 0, lengths[i]) for i in range(last)
+    ]
+
+
+def _cut_last(n: int, protocol: Protocol, has_earlier: bool) -> list[tuple[str, int, int]] | None:
+    """(part, start, stop) of a person's last piece of n points; None where it is test whole, however short."""
+    segment, history = protocol.length_segment, protocol.max_input
+    test = ("test", n - segment - history, n)
     if n >= history + 3 * segment:
-        found += [
-            ("train", last, 0, n - 2 * segment), ("val", last, n - 2 * segment - history, n - segment),
-            ("test", last, n - segment - history, n),
-        ]  # fmt: skip
-    elif n >= history + 2 * segment:
-        found += [("val", last, 0, n - segment), ("test", last, n - segment - history, n)]
-    elif n >= history + segment:
-        found.append(("test", last, 0, n))
-        if left and lengths[left[-1]] >= history + segment:
-            before = left.pop()
-            m = lengths[before]
-            whole = m < history + 2 * segment
-            found.append(("val", before, 0 if whole else m - segment - history, m))
-            if not whole:
-                found.append(("train", before, 0, m - segment))
-    else:
-        found.append(("train", last, 0, n))
-    return found + [("train", i, 0, lengths[i]) for i in left]
+        return [("train", 0, n - 2 * segment), ("val", n - 2 * segment - history, n - segment), test]
+    if n >= history + 2 * segment:
+        return [("val" if has_earlier else "train", 0, n - segment), test]
+    return None if has_earlier else [("train", 0, n)]
+
+
+def _cut_before_test(piece: int, m: int, protocol: Protocol) -> list[tuple[str, int, int, int]]:
+    """The piece of m points before a last one that is test whole: it gives validation where it is long enough."""
+    segment, history = protocol.length_segment, protocol.max_input
+    if m >= history + 2 * segment:
+        return [("val", piece, m - segment - history, m), ("train", piece, 0, m - segment)]
+    return [("train", piece, 0, m)]

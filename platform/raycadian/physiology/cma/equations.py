@@ -3,6 +3,8 @@
 Source: the reference implementation pfun-cma-model, with the baseline B counted once a meal. Everything here is on the
 model's own scale: `G` has no unit. Glucose in mg/dL is `offset + gain * G` (raycadian.physiology.cma.fit), never `G` itself.
 
+Public functions take tensors or NumPy arrays (and numbers, lists) and answer in kind; see physiology/arrays.py.
+
 Shape legend: `...` batch (subjects), T times, M meals. Times are decimal hours of the local day.
 """
 
@@ -13,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from raycadian.physiology.arrays import Array, ArrayLike, like
 
 PARAMETERS = ("d", "taup", "taug", "B", "Cm", "toff")
 """circadian phase offset, h · photoperiod width · meal response time constant · baseline · cortisol temporal
@@ -29,13 +33,11 @@ _EPS = 1e-18
 _ROUNDING_H = 1e-6  # a clock this close before midnight (or before a meal) shows midnight (or the meal)
 _TINY_H = 1e-30  # stands for "not after the meal": K of it is exactly 0, and so is its gradient
 
-Parameter = float | Tensor
-
 
 def signals(
-    t_h: Tensor, *, d: Parameter, taup: Parameter, taug: Parameter, B: Parameter, Cm: Parameter, toff: Parameter,
-    tM: Tensor,
-) -> dict[str, Tensor]:  # fmt: skip
+    t_h: ArrayLike, *, d: ArrayLike, taup: ArrayLike, taug: ArrayLike, B: ArrayLike, Cm: ArrayLike, toff: ArrayLike,
+    tM: ArrayLike,
+) -> dict[str, Array]:  # fmt: skip
     """The faithful day: every signal of the model at hours `t_h` (..., T) of one local day, 0 to 24.
 
     Parameters broadcast over the batch (...,); `taug` may have one value a meal, (..., M); meal times `tM` are (..., M).
@@ -44,15 +46,15 @@ def signals(
     meal reaches past midnight; forecasting needs `periodic`.
     Raises ValueError where a shape doesn't fit.
     """
-    t, tM, p = _aligned(t_h, tM, d=d, taup=taup, taug=taug, B=B, Cm=Cm, toff=toff)
-    response = meal_response(log_since(t - tM), p["taug"])
-    return _signals(t, response, p)
+    back, (t, tM, *values) = like(t_h, tM, d, taup, taug, B, Cm, toff)
+    t, tM, p = _aligned(t, tM, dict(zip(PARAMETERS, values, strict=True)))
+    return back(_signals(t, meal_response(log_since(t - tM), p["taug"]), p))
 
 
 def periodic(
-    t_h: Tensor, *, d: Parameter, taup: Parameter, taug: Parameter, B: Parameter, Cm: Parameter, toff: Parameter,
-    tM: Tensor,
-) -> dict[str, Tensor]:  # fmt: skip
+    t_h: ArrayLike, *, d: ArrayLike, taup: ArrayLike, taug: ArrayLike, B: ArrayLike, Cm: ArrayLike, toff: ArrayLike,
+    tM: ArrayLike,
+) -> dict[str, Array]:  # fmt: skip
     """The day repeated, with period 24 h: what forecasting and fitting use. Shapes as `signals`; any `t_h`.
 
     Circadian terms and baseline take the hour of day. A meal acts for 48 h, so that the evening before reaches into the
@@ -61,28 +63,29 @@ def periodic(
     defaults), and the baseline steps unless 2 Cm is a whole number (by B at most, a meal). At tM the response of two days
     ago ends: below 1e-6 for taug <= 1.5, 0.005 at taug = 3.
     """
-    t, tM, p = _aligned(t_h, tM, d=d, taup=taup, taug=taug, B=B, Cm=Cm, toff=toff)
+    back, (t, tM, *values) = like(t_h, tM, d, taup, taug, B, Cm, toff)
+    t, tM, p = _aligned(t, tM, dict(zip(PARAMETERS, values, strict=True)))
     hour = clock(t)
     response = sum(meal_response(log, p["taug"]) for log in periodic_log_since(hour, tM))
-    return _signals(hour, response, p)
+    return back(_signals(hour, response, p))
 
 
 def _signals(t: Tensor, response: Tensor, p: dict[str, Tensor]) -> dict[str, Tensor]:
     """From aligned t (..., 1, T), parameters (..., 1, 1) and meal response (..., M, T)."""
-    found = circadian(t, p["d"], p["taup"])
-    found["meal_distr"] = meal_distribution(t, p["Cm"], p["toff"])
-    g = 1.3 * response / (1.0 + found["I_E"]) + p["B"] * (1.0 + found["meal_distr"])
-    flat = {name: value.squeeze(-2) for name, value in found.items()}
+    shared = circadian(t, p["d"], p["taup"])
+    shared["meal_distr"] = meal_distribution(t, p["Cm"], p["toff"])
+    g = 1.3 * response / (1.0 + shared["I_E"]) + p["B"] * (1.0 + shared["meal_distr"])
+    flat = {name: value.squeeze(-2) for name, value in shared.items()}
     return flat | {"g": g, "G": g.sum(-2)}
 
 
-def _aligned(t_h: Tensor, tM: Tensor, **parameters: Parameter) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _aligned(t_h: Tensor, tM: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Everything with axes (..., meal, time): t (..., 1, T), tM (..., M, 1), parameters (..., 1 or M, 1)."""
     kind = {"dtype": t_h.dtype, "device": t_h.device}
-    tM = torch.as_tensor(tM, **kind)
+    tM = tM.to(**kind)
     if t_h.ndim < 1 or tM.ndim < 1:
         raise ValueError(f"expected t_h (..., T) and tM (..., M); found {tuple(t_h.shape)} and {tuple(tM.shape)}")
-    p = {name: torch.as_tensor(value, **kind) for name, value in parameters.items()}
+    p = {name: value.to(**kind) for name, value in parameters.items()}
     batch = max(t_h.ndim - 1, tM.ndim - 1, *(v.ndim for name, v in p.items() if name != "taug"))
     per_meal = p["taug"].ndim > batch
     if p["taug"].ndim > batch + 1 or (per_meal and p["taug"].shape[-1] not in (1, tM.shape[-1])):
@@ -112,10 +115,11 @@ def _light(q: Tensor) -> Tensor:
     return 2.0 * torch.sigmoid(-2.0 * q.square())
 
 
-def circadian(t: Tensor, d: Tensor, taup: Tensor) -> dict[str, Tensor]:
+def circadian(t: ArrayLike, d: ArrayLike, taup: ArrayLike) -> dict[str, Array]:
     """L, m, c, a, I_S, I_E at hours t."""
-    s = _circadian(t, d, taup)
-    return {name: getattr(s, name) for name in ("L", "m", "c", "a", "I_S", "I_E")}
+    back, inputs = like(t, d, taup)
+    s = _circadian(*inputs)
+    return back({name: getattr(s, name) for name in ("L", "m", "c", "a", "I_S", "I_E")})
 
 
 class _Circadian(NamedTuple):
@@ -159,38 +163,48 @@ def _evening_hour(t: Tensor, d: Tensor) -> Tensor:
     return 0.7 * (27.0 - t + d) - 12.0 - d
 
 
-def clock(t: Tensor) -> Tensor:
+def clock(t: ArrayLike) -> Array:
     """Hours modulo 24. What rounding left just below 24 is taken as 0, for the day may step there."""
+    back, (t,) = like(t)
     hour = t.remainder(24.0)
-    return torch.where(hour > 24.0 - _ROUNDING_H, hour - 24.0, hour)
+    return back(torch.where(hour > 24.0 - _ROUNDING_H, hour - 24.0, hour))
 
 
-def log_since(since_h: Tensor) -> Tensor:
+def log_since(since_h: ArrayLike) -> Array:
     """ln(2 (t - tM)) of hours since a meal; so low before the meal that the response is exactly 0."""
-    return torch.log(2.0 * since_h.clamp(min=_TINY_H))
+    back, (since_h,) = like(since_h)
+    return back(torch.log(2.0 * since_h.clamp(min=_TINY_H)))
 
 
-def periodic_log_since(hour: Tensor, tM: Tensor) -> list[Tensor]:
+def periodic_log_since(hour: ArrayLike, tM: ArrayLike) -> list[Array]:
     """`log_since` for the latest meal at each clock time tM, and for the same meal of the days before."""
+    back, (hour, tM) = like(hour, tM)
     since_h = clock(hour - tM)
-    return [log_since(since_h + 24.0 * day) for day in range(MEAL_DAYS)]
+    return back([log_since(since_h + 24.0 * day) for day in range(MEAL_DAYS)])
 
 
-def meal_response(log: Tensor, taug: Tensor) -> Tensor:
+def meal_response(log: ArrayLike, taug: ArrayLike) -> Array:
     """K((t - tM) / taug^2), K(x) = exp(-ln(2x)^2), 0 for x <= 0; `log` is `log_since(t - tM)`."""
-    return torch.exp(-(log - 2.0 * torch.log(taug)).square())
+    back, (log, taug) = like(log, taug)
+    return back(torch.exp(-(log - 2.0 * torch.log(taug)).square()))
 
 
-def meal_distribution(t: Tensor, Cm: Tensor, toff: Tensor) -> Tensor:
+def meal_distribution(t: ArrayLike, Cm: ArrayLike, toff: ArrayLike) -> Array:
     """cos^2(2 pi Cm (t + toff) / 24)."""
-    return torch.cos(Cm * (t + toff) * (math.pi / 12.0)).square()
+    back, (t, Cm, toff) = like(t, Cm, toff)
+    return back(torch.cos(Cm * (t + toff) * (math.pi / 12.0)).square())
 
 
 # --- derivatives in closed form: a tenth of the time of automatic ones, which the tests compare them with ---------------
 
 
-def insulin(t: Tensor, d: Tensor, taup: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def insulin(t: ArrayLike, d: ArrayLike, taup: ArrayLike) -> tuple[Array, Array, Array]:
     """I_E, dI_E/dd and dI_E/dtaup at hours t. (E(-x) = 1 - E(x), and d ln E(x) = 2 E(-x) dx.)"""
+    back, inputs = like(t, d, taup)
+    return back(_insulin(*inputs))
+
+
+def _insulin(t: Tensor, d: Tensor, taup: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     s = _circadian(t, d, taup)
     L, m, c = s.L, s.m, s.c
     L_d, L_p = _light_derivatives(L, t - 12.0 - d, -1.0, taup)

@@ -59,9 +59,9 @@ def _insight(name: str, record: Mapping[str, Any]) -> Insight:
         reading = "aligned"
     else:
         reading = readings[bisect_right(thresholds, value)]
-    found = Insight(name, value, record.get(f"sd_{name}"), reading, "", at_bound, informed)
+    insight = Insight(name, value, record.get(f"sd_{name}"), reading, "", at_bound, informed)
     caution = "; at the edge of what the model allows, so with caution" if at_bound else ""
     caution += "" if informed else "; the data say little beyond what was assumed"
     return replace(
-        found, sentence=f"{subject.capitalize()}: {reading} ({name} = {found.number}{caution}); {DISCLAIMER}."
+        insight, sentence=f"{subject.capitalize()}: {reading} ({name} = {insight.number}{caution}); {DISCLAIMER}."
     )

@@ -8,18 +8,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from raycadian.physiology.arrays import Array, ArrayLike, like
 from raycadian.physiology.cma import equations as cma
-from raycadian.physiology.cma.fit import CMAFit
+from raycadian.physiology.cma.result import CMAFit
 
 BIN_H = 2.0
 LEAD_H = 0.05  # a meal begins this long before the bin whose mean rose
 
 
-def meal_times(t_h: Tensor | np.ndarray, glucose_mgdl: Tensor | np.ndarray, n: int = 3) -> Tensor:
+def meal_times(t_h: ArrayLike, glucose_mgdl: ArrayLike, n: int = 3) -> Array:
     """(S, n) hours, ascending: starts of the `n` 2-hour bins of the day whose mean glucose rose most over the bin before.
 
     t_h (S, T) or (T,) local hours, wrapped to a day here; glucose_mgdl (S, T) or (T,), NaN = missing. Bins without a
@@ -30,14 +30,14 @@ def meal_times(t_h: Tensor | np.ndarray, glucose_mgdl: Tensor | np.ndarray, n: i
     bins = int(24 / BIN_H)
     if not 1 <= n < bins:
         raise ValueError(f"expected 1 to {bins - 1} meals a day, found {n}")
-    glucose = torch.as_tensor(glucose_mgdl, dtype=torch.float64)
-    hour = torch.as_tensor(t_h, dtype=torch.float64)
+    back, (hour, glucose) = like(t_h, glucose_mgdl)
+    hour, glucose = hour.double(), glucose.double()
     if hour.shape[-1:] != glucose.shape[-1:]:
         raise ValueError(f"t_h {tuple(hour.shape)} and glucose {tuple(glucose.shape)} differ in their number of points")
     rise = _bin_means(hour.expand_as(glucose), glucose, bins).diff(dim=-1)
     order = rise.nan_to_num(-torch.inf).argsort(dim=-1, descending=True, stable=True)[..., :n]
     start_h = BIN_H * (order + 1).double() - LEAD_H
-    return torch.where(rise.gather(-1, order).isnan(), torch.nan, start_h).sort(dim=-1).values  # NaN sorts last
+    return back(torch.where(rise.gather(-1, order).isnan(), torch.nan, start_h).sort(dim=-1).values)  # NaN sorts last
 
 
 def _bin_means(hour: Tensor, glucose: Tensor, bins: int) -> Tensor:
@@ -78,10 +78,10 @@ _MEAL = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?:[x*](\d+(?:\.\d+)?))?")
 
 def parse_meal(text: str) -> Meal:
     """HH:MM, or HH:MMxSIZE: 20:00x0.5. Raises ValueError."""
-    found = _MEAL.fullmatch(text.strip())
-    if not found:
+    parts = _MEAL.fullmatch(text.strip())
+    if not parts:
         raise ValueError(f"{text!r} is no meal: expected HH:MM, or HH:MMxSIZE such as 20:00x0.5, half the usual")
-    return Meal(int(found[1]) + int(found[2]) / 60.0, float(found[3] or 1.0))
+    return Meal(int(parts[1]) + int(parts[2]) / 60.0, float(parts[3] or 1.0))
 
 
 def usual_meals(fit: CMAFit) -> tuple[Meal, ...]:
@@ -89,7 +89,7 @@ def usual_meals(fit: CMAFit) -> tuple[Meal, ...]:
     return tuple(Meal(hour) for hour in (fit.tM[0] % 24.0).tolist())
 
 
-def difference_mgdl(fit: CMAFit, origin_h: float, since_h: Tensor, meals: Sequence[Meal]) -> Tensor:
+def difference_mgdl(fit: CMAFit, origin_h: float, since_h: ArrayLike, meals: Sequence[Meal]) -> Array:
     """What changes in the curve of a single fit, (T,) mg/dL, if from `origin_h` (local hours) on these meals were eaten,
     daily, in place of the usual ones; since_h (T,) hours after the origin.
 
@@ -97,6 +97,8 @@ def difference_mgdl(fit: CMAFit, origin_h: float, since_h: Tensor, meals: Sequen
     clock time h that begin after the origin, and gain_near(h) that of the usual meal nearest to h on the clock,
     difference = sum_meals size gain_near(h) r_h - sum_usual gain_i r_i.
     """
+    back, (since_h, *_) = like(since_h)
+    fit = fit.tensors()
     usual, gain = fit.tM[0] % 24.0, fit.gain_mgdl[0]
     scale = 1.3 / (1.0 + fit.signals(origin_h + since_h)["I_E"][0])
     total = -(gain[:, None] * _later_responses(fit.taug, origin_h, since_h, usual)).sum(0)
@@ -107,7 +109,7 @@ def difference_mgdl(fit: CMAFit, origin_h: float, since_h: Tensor, meals: Sequen
         total = total + (
             (size * gain[apart.abs().argmin(1)])[:, None] * _later_responses(fit.taug, origin_h, since_h, hours)
         ).sum(0)
-    return scale * total
+    return back(scale * total)
 
 
 def _later_responses(taug: Tensor, origin_h: float, since_h: Tensor, hours: Tensor) -> Tensor:

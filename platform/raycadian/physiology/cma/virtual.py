@@ -10,10 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scipy.signal import lfilter
 from scipy.stats import truncnorm
-from torch import Tensor
 
 from raycadian.config import Prior
 from raycadian.physiology.cma import equations as cma
@@ -24,10 +22,10 @@ CORRELATION_H = 2.0  # of what the mechanism leaves over, as in fits
 SENSOR_MGDL = (40.0, 400.0)
 
 
-def draw(prior: Prior, n: int, rng: np.random.Generator) -> dict[str, Tensor]:
+def draw(prior: Prior, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The six parameters (n,): from their priors, normal and cut off at the model's bounds; even between the bounds where there
     is no prior."""
-    found = {}
+    drawn = {}
     for name, (low, high) in cma.BOUNDS.items():
         normal = getattr(prior, name)
         if normal is None:
@@ -35,8 +33,8 @@ def draw(prior: Prior, n: int, rng: np.random.Generator) -> dict[str, Tensor]:
         else:
             edges = ((low - normal.mean) / normal.sd, (high - normal.mean) / normal.sd)
             values = truncnorm.rvs(*edges, loc=normal.mean, scale=normal.sd, size=n, random_state=rng)
-        found[name] = torch.from_numpy(values)
-    return found
+        drawn[name] = values
+    return drawn
 
 
 def simulate(
@@ -49,9 +47,9 @@ def simulate(
     Each person has parameters from the prior, meals around `tM` (hours), an offset and gains around the ones given (those
     of a population's fit, a gain a meal). The noise is autoregressive with standard deviation `noise_mgdl`, correlated over 2 h.
     """
-    t_h = torch.arange(points, dtype=torch.float64).expand(n, -1) * (dt_s / 3600)
+    t_h = np.tile(np.arange(points) * (dt_s / 3600), (n, 1))
     meals = np.sort((np.array(tM) + rng.normal(0, MEAL_SD_H, (n, len(tM)))) % 24, axis=1)
-    g = cma.periodic(t_h, **draw(prior, n, rng), tM=torch.from_numpy(meals))["g"].numpy()
+    g = cma.periodic(t_h, **draw(prior, n, rng), tM=meals)["g"]
     offset = offset_mgdl + OFFSET_SD_MGDL * rng.normal(size=(n, 1))
     gain = np.array(gain_mgdl) * np.exp(GAIN_SD * rng.normal(size=(n, 1)))
     noise = noise_mgdl * _autoregressive(n, points, math.exp(-dt_s / 3600 / CORRELATION_H), rng)

@@ -1,0 +1,1 @@
+"""Wear, rest, sleep and circadian rhythms of minutes and days, on NumPy arrays."""

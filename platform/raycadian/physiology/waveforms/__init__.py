@@ -1,0 +1,1 @@
+"""ECG, PPG and arterial pressure: filters, repair, beats, quality of windows, on NumPy arrays."""
