@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +23,16 @@ figure svg,figure img{width:100%;height:auto;display:block}nav a{margin-right:1e
 """
 
 
-def page(title: str, sections: list[tuple[str, str]], subtitle: str = "") -> str:
-    """One HTML page. `sections` are (heading, HTML body); headings are escaped, bodies are HTML already."""
+class Section(NamedTuple):
+    """A part of a page: its heading as text, its body as HTML. One without a body is left out."""
+
+    heading: str
+    body: str
+
+
+def page(title: str, sections: Sequence[tuple[str, str]], subtitle: str = "") -> str:
+    """One HTML page. `sections`: as Section; headings are escaped here, bodies are HTML already."""
+    sections = [(heading, body) for heading, body in sections if body]
     links = "".join(f'<a href="#s{i}">{escape(head)}</a>' for i, (head, _) in enumerate(sections))
     body = "".join(f'<section id="s{i}"><h2>{escape(h)}</h2>{b}</section>' for i, (h, b) in enumerate(sections))
     return (

@@ -12,12 +12,11 @@ from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import event_scores
 from raycadian.evaluation.label.classification import (
     curves,
-    differences,
     equal_mass,
-    leaderboard,
     reliability,
     score_labels,
 )  # fmt: skip
+from raycadian.evaluation.label.compare import differences, leaderboard
 from raycadian.evaluation.label.decision import Calibration, Decision
 from raycadian.evaluation.label.predictions import LabelPredictions
 
@@ -203,6 +202,15 @@ def test_models_compared_on_the_same_people():
     (row,) = differences({"poor": (poor, RAW), "good": (good, RAW)}, "auroc", bootstrap=200).to_dict("records")
     assert (row["model"], row["other"], row["verdict"]) == ("good", "poor", "better")
     assert "beyond chance" in row["sentence"]
+
+
+def test_models_are_compared_with_one_that_is_named_and_by_what_has_a_direction():
+    good = weighed(600)
+    named = {"good": (good, RAW), "poor": (LabelPredictions(**{**vars(good), "score": -good.score}), RAW)}
+    board = leaderboard(named, "brier", bootstrap=50, reference="poor")
+    assert board.model.tolist() == ["good", "poor"] and board.verdict.tolist() == ["better", "reference"]
+    with pytest.raises(ValueError, match="rmse: models can't be ranked by it; choose one of auroc, auprc"):
+        leaderboard(named, "rmse")
 
 
 def test_models_on_other_windows_are_not_compared():

@@ -9,10 +9,11 @@ import pytest
 from prediction_cases import forecasts, perfect, shifted
 from sklearn.metrics import root_mean_squared_error
 
-from raycadian.evaluation.forecast.compare import differences, judge, leaderboard, rank_models, verdict
+from raycadian.evaluation.forecast.compare import differences, judge, leaderboard, rank_models
 from raycadian.evaluation.forecast.metrics import score
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import holm
+from raycadian.evaluation.leaderboard import verdict
 
 
 def rows(board):

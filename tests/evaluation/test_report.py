@@ -11,7 +11,7 @@ import pytest
 from prediction_cases import forecasts, shifted
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.forecast import figures
+from raycadian.evaluation.forecast import figures, metrics
 from raycadian.evaluation.forecast.calibration import coverage_by_subject
 from raycadian.evaluation.forecast.compare import leaderboard
 from raycadian.evaluation.forecast.conformal import adaptive_conformal
@@ -19,6 +19,7 @@ from raycadian.evaluation.forecast.error_grids import GRIDS
 from raycadian.evaluation.forecast.event_probability import fit_lows
 from raycadian.evaluation.forecast.event_scores import probability_scores
 from raycadian.evaluation.forecast.metrics import score
+from raycadian.evaluation.forecast.report import sections
 from raycadian.evaluation.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -32,16 +33,9 @@ METADATA = {
 
 
 def report(folder: Path, named: dict, insights=None, validation=None, **board) -> Path:
-    table = leaderboard(named, **board)
+    shown = sections(named, leaderboard(named, **board), insights, validation)
     return write_report(
-        folder,
-        title="a run",
-        subtitle="of a test",
-        leaderboard=table,
-        predictions=named,
-        insights=insights,
-        metadata=METADATA,
-        validation=validation,
+        folder, title="a run", subtitle="of a test", sections=shown, metadata=METADATA, definitions=metrics.__doc__
     )
 
 

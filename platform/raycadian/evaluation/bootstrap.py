@@ -20,8 +20,13 @@ class SubjectBootstrap:
         self.subjects, self.code = np.unique(subject, return_inverse=True)  # (S,), (W,) position in it
         s, w = len(self.subjects), len(subject)
         self._member = csr_array((np.ones(w), (self.code, np.arange(w))), shape=(s, w))
-        drawn = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=resamples)
-        self.drawn = drawn.astype(np.float64)  # (R, S) how often each subject is in each resample
+        times = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=resamples)
+        self.drawn = times.astype(np.float64)  # (R, S) how often each subject is in each resample
+        self.settings = {
+            "bootstrap": resamples,
+            "confidence": confidence,
+            "seed": seed,
+        }  # for those who score beside it
         self._tails = ((1 - confidence) / 2, (1 + confidence) / 2)
 
     def sum(self, values: np.ndarray) -> np.ndarray:

@@ -11,8 +11,11 @@ import pandas as pd
 
 from raycadian.config import CrossValidation, Recipe, headline, protocol_of
 from raycadian.evaluation import report_parts as parts
-from raycadian.evaluation.label.classification import BETTER, differences, score_labels
-from raycadian.evaluation.label.decision import Said
+from raycadian.evaluation.label.classification import SHOWN, score_labels
+from raycadian.evaluation.label.compare import differences
+from raycadian.evaluation.label.decision import Decided
+from raycadian.evaluation.metric import label
+from raycadian.evaluation.plotting import STYLE
 from raycadian.experiments.points import ExperimentPoint
 from raycadian.experiments.report import EVERYBODY, ExperimentReport, legend, line, log_axis
 from raycadian.pages import new_figure, paragraph
@@ -25,15 +28,17 @@ _INTERVALS = (
 )
 
 
-def write(folder: Path, recipe: Recipe, found: list[ExperimentPoint], said: list[Said], runs: list[list[str]]) -> None:
+def write(
+    folder: Path, recipe: Recipe, found: list[ExperimentPoint], said: list[Decided], runs: list[list[str]]
+) -> None:
     """Write recipe.yaml, table.csv, differences.csv, table.json, figure.svg and report.html into `folder`."""
     settings = recipe.evaluation
     drawn = {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
     table = pd.concat([_rows(p, own, recipe, drawn) for p, own in zip(found, said, strict=True)], ignore_index=True)
     compared = _differences(found, said, recipe, drawn)
     notes = [_notes(recipe), _INTERVALS]
-    caption = f"{parts.label(headline(recipe.task).name)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
-    with mpl.rc_context(parts.STYLE):
+    caption = f"{label(headline(recipe.task).name)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
+    with mpl.rc_context(STYLE):
         ExperimentReport(
             recipe, table, compared, notes, lambda: figure(recipe, table), caption=caption,
             better="".join(paragraph(f"{r.group}: {r.sentence}" if r.group else r.sentence) for r in compared.itertuples()), shown=_shown(recipe, table),
@@ -52,15 +57,17 @@ def _notes(recipe: Recipe) -> str:
     )
 
 
-def _rows(point: ExperimentPoint, said: Said, recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
+def _rows(point: ExperimentPoint, said: Decided, recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
     table = score_labels(*said, **drawn)
     own = {"protocol": protocol_of(recipe), "group": point.group, "model": point.line, "x": point.x}
     return pd.concat([pd.DataFrame([own] * len(table)), table], axis=1)
 
 
-def _differences(found: list[ExperimentPoint], said: list[Said], recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
+def _differences(
+    found: list[ExperimentPoint], said: list[Decided], recipe: Recipe, drawn: dict[str, Any]
+) -> pd.DataFrame:
     """Pairs of models within each group."""
-    groups: dict[str, dict[str, Said]] = {}
+    groups: dict[str, dict[str, Decided]] = {}
     for point, own in zip(found, said, strict=True):
         groups.setdefault(point.group, {})[point.name] = own
     metric = headline(recipe.task).name
@@ -70,12 +77,12 @@ def _differences(found: list[ExperimentPoint], said: list[Said], recipe: Recipe,
 
 def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
     """A row a model and size, its metrics beside one another."""
-    rows = table[table.metric.isin(BETTER)]
+    rows = table[table.metric.isin(SHOWN)]
     values = [parts.brackets(*row, digits=3) for row in rows[["value", "low", "high"]].itertuples(index=False)]
     keys = ["model", _axis(recipe), "people", "windows"]
     shown = pd.DataFrame({
         "model": rows.model, _axis(recipe): rows.x.map(lambda x: x if isinstance(x, str) else f"{x:,.0f}"), "people": rows.n_subjects, "windows": rows.n_windows,
-        "metric": rows.metric.map(parts.label), "value": values,
+        "metric": rows.metric.map(label), "value": values,
     })  # fmt: skip
     wide = shown.pivot(index=keys, columns="metric", values="value")
     order = shown.drop_duplicates(keys).set_index(keys).index
@@ -98,6 +105,6 @@ def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
         axis.set_xlim(-1, 1)
     else:
         log_axis(axis, rows.x, "{:,.0f}")
-    axis.set(xlabel=_axis(recipe), ylabel=parts.label(best.name))
+    axis.set(xlabel=_axis(recipe), ylabel=label(best.name))
     legend(axis)
     return drawn

@@ -26,10 +26,11 @@ from raycadian.config import (
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.compare import judged, pairs
-from raycadian.evaluation.forecast.figures import MODELS
 from raycadian.evaluation.forecast.metrics import METRICS, points_of
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.report_comparison import note, pairs_html, ranks_html
+from raycadian.evaluation.metric import label
+from raycadian.evaluation.plotting import MODELS, STYLE
 from raycadian.experiments.ablation import variants
 from raycadian.experiments.points import ExperimentPoint
 from raycadian.pages import new_figure, page, paragraph, table_html
@@ -58,7 +59,7 @@ def write(
     compared = _differences(groups, recipe)
     notes = _notes(recipe)
     confidence = recipe.evaluation.confidence
-    with mpl.rc_context(parts.STYLE):
+    with mpl.rc_context(STYLE):
         ExperimentReport(
             recipe, table, compared, notes, lambda: figure(recipe, table),
             caption=f"{_axis(recipe)} against RMSE, pooled over windows; {confidence:.0%} intervals from resampling people.",
@@ -203,10 +204,10 @@ def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
     where = np.where(rows.kind == "step", "at ", "up to ") + rows.horizon_min.map("{:g} min".format)
     shown = pd.DataFrame({
         "model": rows.model, _axis(recipe): rows.x.map(_word), "minutes": where, "people": rows.n_subjects, "windows": rows.n_windows,
-        "metric": rows.metric.map(parts.label), "value": parts.with_interval(rows, "value", "low", "high"),
+        "metric": rows.metric.map(label), "value": parts.with_interval(rows, "value", "low", "high"),
     })  # fmt: skip
     index = [c for c in shown if c not in ("metric", "value")]
-    wide = shown.pivot(index=index, columns="metric", values="value").loc[:, [parts.label(m) for m in TABLED]]
+    wide = shown.pivot(index=index, columns="metric", values="value").loc[:, [label(m) for m in TABLED]]
     order = shown.drop_duplicates(index).set_index(index).index
     wide = wide.loc[order].reset_index().rename_axis(columns=None)
     return wide.drop(columns=_axis(recipe)) if ahead else wide
@@ -235,7 +236,7 @@ def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
         )
     elif isinstance(recipe.experiment, DataEfficiency | Scaling) and not ahead:
         log_axis(axis, rows.x, "{:g}")
-    axis.set(xlabel=_axis(recipe), ylabel=parts.label(SHOWN))
+    axis.set(xlabel=_axis(recipe), ylabel=label(SHOWN))
     legend(axis)
     return drawn
 

@@ -16,8 +16,8 @@ from raycadian.config import Forecasting, Recipe
 from raycadian.data.snapshot import Snapshot
 from raycadian.evaluation.forecast.compare import require_same_windows
 from raycadian.evaluation.forecast.predictions import Predictions
-from raycadian.evaluation.label.classification import require_same_labels
-from raycadian.evaluation.label.decision import joined
+from raycadian.evaluation.label.compare import require_same_labels
+from raycadian.evaluation.label.decision import Decided, joined
 from raycadian.experiments import label_report, report
 from raycadian.experiments.points import ExperimentPoint, TrainingUnit, legs, points
 from raycadian.files import replaced_folder
@@ -100,7 +100,7 @@ class _Bench:
     def predictions(self, point: ExperimentPoint) -> Predictions:
         return Predictions.concat([self._forecast(leg) for leg in point.legs])
 
-    def said(self, point: ExperimentPoint) -> label_report.Said:
+    def said(self, point: ExperimentPoint) -> Decided:
         runs = [self.trained(leg) for leg in point.legs]
         return joined([labelling.said_by(run.path, run.recipe) for run in runs])
 

@@ -17,10 +17,13 @@ from raycadian.data.marks import context_points, points_of
 from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import SplitManifest, make_split
-from raycadian.evaluation.label import report as report_labels
-from raycadian.evaluation.label.classification import differences, leaderboard, score_labels
-from raycadian.evaluation.label.decision import Decision, fit_decision
+from raycadian.evaluation.label import classification
+from raycadian.evaluation.label import report as label_report
+from raycadian.evaluation.label.classification import score_labels
+from raycadian.evaluation.label.compare import differences, leaderboard
+from raycadian.evaluation.label.decision import Decided, Decision, fit_decision
 from raycadian.evaluation.label.predictions import LabelPredictions
+from raycadian.evaluation.report import write_report as write_page
 from raycadian.modalities.cards import AnyCard
 from raycadian.models import base
 from raycadian.training.run import Run, open_run, predictions_file, write_json
@@ -227,18 +230,18 @@ def decision_file(label: str) -> str:
     return f"decision_{label}.json" if label else "decision.json"
 
 
-def said_by(folder: Path, recipe: Recipe, label: str = "") -> tuple[LabelPredictions, Decision | None]:
+def said_by(folder: Path, recipe: Recipe, label: str = "") -> Decided:
     """What a run said of the test windows, and what it decided on validation windows; of a further label by its name."""
     known = isinstance(recipe.task, Classification)
     decision = Decision.read(folder / "checkpoint" / decision_file(label)) if known else None
-    return read_predictions(folder, part("test", label)), decision
+    return Decided(read_predictions(folder, part("test", label)), decision)
 
 
-def board_of(named: dict[str, tuple[LabelPredictions, Decision | None]], recipe: Recipe) -> pd.DataFrame:
+def board_of(named: dict[str, Decided], recipe: Recipe) -> pd.DataFrame:
     return leaderboard(named, headline(recipe.task).name, **_drawn(recipe))
 
 
-def differences_of(named: dict[str, tuple[LabelPredictions, Decision | None]], recipe: Recipe) -> pd.DataFrame:
+def differences_of(named: dict[str, Decided], recipe: Recipe) -> pd.DataFrame:
     return differences(named, headline(recipe.task).name, **_drawn(recipe))
 
 
@@ -246,18 +249,20 @@ def write_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], against
     """(Re)write report.html and leaderboard.csv of a run folder."""
     subtitle = f"{recipe.description or recipe.dataset}; {recipe.split.kind} split; {protocol_of(recipe)}"
     if isinstance(recipe.task, Pretraining):
-        return report_labels.write_pretraining(folder, recipe.name, subtitle, metadata)
+        shown = label_report.pretraining_sections(metadata["training"]["history"])
+        return write_page(folder, title=recipe.name, subtitle=subtitle, sections=shown, metadata=metadata)
     named, *further = (_beside(folder, recipe, against, label) for label in recipe.task.labels)
     board = board_of(named, recipe)
     board.to_csv(folder / "leaderboard.csv", index=False)
-    return report_labels.write_report(
-        folder, title=recipe.name, subtitle=subtitle, leaderboard=board, predictions=named, metadata=metadata,
-        unit=headline(recipe.task).unit, flow=metadata.get("cohort"),
-        further={column.name: (other, board_of(other, recipe)) for column, other in zip(recipe.task.also, further, strict=True)},
+    others = {column.name: (o, board_of(o, recipe)) for column, o in zip(recipe.task.also, further, strict=True)}
+    shown = label_report.sections(named, board, headline(recipe.task).unit, metadata.get("cohort"), others)
+    return write_page(
+        folder, title=recipe.name, subtitle=subtitle, sections=shown, metadata=metadata,
+        definitions=classification.__doc__ or "",
     )  # fmt: skip
 
 
-def _beside(folder: Path, recipe: Recipe, against: Sequence[Run], label: str) -> report_labels.Named:
+def _beside(folder: Path, recipe: Recipe, against: Sequence[Run], label: str) -> dict[str, Decided]:
     """What this run and the others said of a label, by model."""
     named = {model_name(recipe.model): said_by(folder, recipe, label)}
     for other in against:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from raycadian.config import Recipe, headline, protocol_of, unwrap
-from raycadian.evaluation.report_parts import brackets, label
+from raycadian.evaluation.metric import label
+from raycadian.evaluation.report_parts import brackets
 
 FILE = "MODEL_CARD.md"
 _BESIDE = ("auprc", "ece", "brier", "mae", "mae_mgdl", "ccc")  # shown where a task has them

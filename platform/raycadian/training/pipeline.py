@@ -42,6 +42,7 @@ from raycadian.data.split import SplitManifest, make_split
 from raycadian.data.windows import Windows, cut_windows
 from raycadian.evaluation import report
 from raycadian.evaluation.forecast import event_probability, event_scores, metrics
+from raycadian.evaluation.forecast import report as forecast_report
 from raycadian.evaluation.forecast.compare import leaderboard
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.modalities.cards import AnyCard, card_of, modality_of
@@ -416,10 +417,11 @@ def write_run_report(folder: Path, recipe: Recipe, metadata: dict[str, Any], aga
     board = board_of(named, recipe)
     board.to_csv(folder / "leaderboard.csv", index=False)
     records = _records(folder)
+    subtitle = f"{recipe.description or recipe.dataset}; {recipe.split.kind} split; {protocol_of(recipe)}"
+    shown = forecast_report.sections(named, board, [_in_words(r) for r in records], read_predictions(folder, "val"))
     return report.write_report(
-        folder, title=recipe.name, subtitle=f"{recipe.description or recipe.dataset}; {recipe.split.kind} split; {protocol_of(recipe)}",
-        leaderboard=board, predictions=named, insights=[_in_words(r) for r in records], metadata=metadata,
-        validation=read_predictions(folder, "val"),
+        folder, title=recipe.name, subtitle=subtitle, sections=shown, metadata=metadata,
+        definitions=metrics.__doc__ or "",
     )  # fmt: skip
 
 

@@ -1,26 +1,30 @@
-"""Models compared on the same windows: a leaderboard, and for each pair what is better and whether it is noise."""
+"""Forecasters compared on the same windows: leaderboard, pairs with their test, ranks over people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from raycadian.config import in_unit_of, unit_of
+from raycadian.config.metric import Metric
+from raycadian.evaluation import leaderboard as boards
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
-from raycadian.evaluation.forecast.metrics import Metric, catalogue, metrics_of, points_of
+from raycadian.evaluation.forecast.metrics import catalogue, metrics_of, points_of
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import Ranks, diebold_mariano, holm, overlapping, ranks
+from raycadian.evaluation.leaderboard import ModelScore, PairedScores, require_named, sentence
+from raycadian.evaluation.metric import metric_among, rankable
 
 _BESIDE = ("mae_mgdl", "mard_pct", "bias_mgdl", "pinball_mgdl", "clarke_a_pct")
 _PAIR = [
     "model", "other", "kind", "horizon_min", "difference", "diff_low", "diff_high", "relative_pct", "p", "n_subjects",
     "n_windows",
 ]  # fmt: skip
-WORDS = ("better", "worse", "no difference shown")
 
 
 def leaderboard(
@@ -35,30 +39,19 @@ def leaderboard(
 ) -> pd.DataFrame:
     """One row a model, the best by `metric` first, over the whole horizon and all subjects.
 
-    `metric` (RMSE if left out) with low, high · difference to `reference` (default: the best row) with diff_low, diff_high, paired: the same
-    resampled people on both sides · verdict: better, worse, no difference shown (what the difference's interval allows to
-    say), "best" or "reference" for the row compared with · <metric>_at_<h>min at those `horizons` (minutes) that are
-    steps of the forecast · further metrics over the whole horizon · n_subjects, n_windows. The best of several is chosen on
-    these data, so its own value flatters it. Raises ValueError where windows or truths differ, or a name is unknown.
+    `metric` (RMSE if left out) with low, high · difference to `reference` (default: the best row) with diff_low, diff_high,
+    paired: the same resampled people on both sides · verdict: better, worse, no difference shown (what the difference's
+    interval allows to say), "best" or "reference" for the row compared with · <metric>_at_<h>min at those `horizons`
+    (minutes) that are steps of the forecast · further metrics over the whole horizon · n_subjects, n_windows. The best of
+    several is chosen on these data, so its own value flatters it. Raises ValueError where windows or truths differ, or a
+    name is unknown.
     """
-    metric = _check(named, metric, reference)
-    first = next(iter(named.values()))
-    people = SubjectBootstrap(first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
-    chosen = catalogue(first.target)[metric]
-    sums = {name: people.sum_count(points_of(p, chosen)) for name, p in named.items()}
-    value = {name: _overall(*found, chosen)[0] for name, found in sums.items()}
-    ranked = sorted(named, key=lambda name: value[name], reverse=chosen.better == "high")
-    against = reference or ranked[0]
-    rows = []
-    for name in ranked:
-        row: dict[str, Any] = {"model": name, metric: value[name]}
-        row |= _compared(people, sums[name], sums[against], chosen)
-        if name == against:
-            row["verdict"] = "reference" if reference else "best"
-        rows.append(row | _at_steps(first, metric, sums[name], horizons) | _beside(named[name], metric))
-    board = pd.DataFrame(rows).assign(n_subjects=len(people.subjects), n_windows=len(first))
-    board.attrs = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}  # for those who score beside it
-    return board
+    compared = _Compared(named, metric, reference, bootstrap, confidence, seed)
+
+    def beside(name: str) -> dict[str, float]:
+        return compared.at_steps(name, horizons) | _beside(named[name], compared.metric.name)
+
+    return boards.leaderboard(compared.paired(), len(compared.first), beside, reference)
 
 
 def differences(
@@ -78,9 +71,8 @@ def differences(
     Diebold-Mariano over the windows of all people · p_holm, verdict and sentence: see `judged`. `reference`: only the
     pairs with that model. Raises ValueError as `leaderboard`.
     """
-    drawn = {"bootstrap": bootstrap, "seed": seed, "confidence": confidence}
-    metric = _check(named, metric, reference)
-    return judged(pairs(named, metric=metric, horizons=horizons, reference=reference, **drawn), metric, confidence)
+    compared = _Compared(named, metric, reference, bootstrap, confidence, seed)
+    return judged(compared.pairs(horizons, reference), compared.metric.name, confidence)
 
 
 def pairs(
@@ -88,15 +80,7 @@ def pairs(
     reference: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """The columns of `differences` up to p, for tables that are judged together."""
-    _check(named, metric, reference)
-    first = next(iter(named.values()))
-    chosen = catalogue(first.target)[metric]
-    people = SubjectBootstrap(first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
-    points = {name: points_of(p, chosen) for name, p in named.items()}
-    steps = [int(i) for i in np.flatnonzero(np.isin(first.horizon_min, horizons))]
-    scopes = [("cumulative", slice(None)), *(("step", slice(i, i + 1)) for i in steps)]
-    rows = [row for kind, at in scopes for row in _pairs(first, people, points, chosen, kind, at, reference)]
-    return pd.DataFrame(rows, columns=_PAIR)
+    return _Compared(named, metric, reference, bootstrap, confidence, seed).pairs(horizons, reference)
 
 
 def judged(table: pd.DataFrame, metric: str, confidence: float = 0.95) -> pd.DataFrame:
@@ -107,8 +91,8 @@ def judged(table: pd.DataFrame, metric: str, confidence: float = 0.95) -> pd.Dat
     same = ((table.difference == 0) & (table.p == 1)).to_numpy()  # nothing is tested
     tested = table.p.astype(float).mask(same)
     table = table.assign(p_holm=tested.groupby(table.kind).transform(lambda p: holm(p.to_numpy())))
-    words = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]
-    table["verdict"] = np.where(same, "the same", words)
+    verdicts = [judge(r.diff_low, r.diff_high, r.p_holm, 1 - confidence) for r in table.itertuples()]
+    table["verdict"] = np.where(same, "the same", verdicts)
     table["sentence"] = [_sentence(row, metric) for row in table.itertuples()]
     return table
 
@@ -124,15 +108,116 @@ def judge(low: float, high: float, p: float, alpha: float = 0.05) -> str:
 
 
 def rank_models(named: dict[str, Predictions], metric: str | None = None, alpha: float = 0.05) -> Ranks:
-    """Mean ranks over people by their own value of the metric (RMSE if left out) over the whole horizon. Raises ValueError."""
-    metric = _check(named, metric, None)
+    """Mean ranks over people by their own value of the metric (RMSE if left out) over the whole horizon. Raises
+    ValueError."""
+    compared = _Compared(named, metric, None, bootstrap=1)
+    sign = -1.0 if compared.metric.better == "high" else 1.0
+    return ranks({name: sign * sums.by_person for name, sums in compared.sums.items()}, alpha)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums of a metric over the windows of each subject, and of the points behind them, (S, H) each."""
+
+    total: np.ndarray
+    count: np.ndarray
+    root: bool
+
+    def score(self, people: SubjectBootstrap) -> ModelScore:
+        """Over all steps."""
+        total, count = self.total.sum(1, keepdims=True), self.count.sum(1, keepdims=True)
+        value = ratio(self.total.sum(keepdims=True), self.count.sum(keepdims=True), self.root)
+        draws = people.draws(total, count, self.root)
+        low, high = people.bounds(draws, count)
+        return ModelScore(value[0, 0], low[0], high[0], draws[:, 0], count)
+
+    @property
+    def by_step(self) -> np.ndarray:
+        return ratio(self.total.sum(0), self.count.sum(0), self.root)
+
+    @property
+    def by_person(self) -> np.ndarray:
+        return ratio(self.total.sum(1), self.count.sum(1), self.root)
+
+
+class _Compared:
+    """Models on identical windows, by what each point (W, H) contributes to one metric. Raises ValueError."""
+
+    def __init__(
+        self, named: dict[str, Predictions], metric: str | None, reference: str | None, bootstrap: int,
+        confidence: float = 0.95, seed: int = 0,
+    ):  # fmt: skip
+        require_named(named, reference)
+        self.first = next(iter(named.values()))
+        known = catalogue(self.first.target)
+        self.metric: Metric = metric_among(metric or rankable(known)[0], known)
+        _require_comparable(named)
+        self.people = SubjectBootstrap(self.first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
+        self.points = {name: points_of(p, known[self.metric.name]) for name, p in named.items()}
+        self._root = known[self.metric.name].root
+
+    @cached_property
+    def sums(self) -> dict[str, _Sums]:
+        return self._sums_at(slice(None))
+
+    def _sums_at(self, at: slice) -> dict[str, _Sums]:
+        return {name: _Sums(*self.people.sum_count(p[:, at]), self._root) for name, p in self.points.items()}
+
+    def paired(self, at: slice = slice(None)) -> PairedScores:
+        sums = self.sums if at == slice(None) else self._sums_at(at)
+        return PairedScores(self.metric, self.people, {name: own.score(self.people) for name, own in sums.items()})
+
+    def at_steps(self, name: str, horizons: Sequence[float]) -> dict[str, float]:
+        """The metric at single steps of the forecast."""
+        steps = dict(zip(self.first.horizon_min, self.sums[name].by_step, strict=True))
+        return {f"{self.metric.name}_at_{h:g}min": steps[h] for h in horizons if h in steps}
+
+    def pairs(self, horizons: Sequence[float], reference: str | None) -> pd.DataFrame:
+        """Over the whole horizon, then at each of `horizons` that is a step."""
+        steps = [int(i) for i in np.flatnonzero(np.isin(self.first.horizon_min, horizons))]
+        scopes = [("cumulative", slice(None)), *(("step", slice(i, i + 1)) for i in steps)]
+        rows = [row for kind, at in scopes for row in self._tested(kind, at, reference)]
+        return pd.DataFrame(rows, columns=_PAIR)
+
+    def _tested(self, kind: str, at: slice, reference: str | None) -> Iterator[dict[str, Any]]:
+        """Every pair of models, or those with the reference, over the steps `at`, the better one first."""
+        horizon_min = float(self.first.horizon_min[at][-1])
+        overlap = overlapping(self.first.subject, self.first.time_utc, horizon_min)
+        paired = self.paired(at)
+        for model, other, compared in paired.pairs(reference):
+            test = diebold_mariano(_window_loss(self.points[model][:, at] - self.points[other][:, at]), overlap)
+            against = paired.scores[other].value
+            yield {
+                "model": model, "other": other, "kind": kind, "horizon_min": horizon_min, "p": test.p,
+                **{name: compared[name] for name in ("difference", "diff_low", "diff_high")},
+                "relative_pct": 100 * compared["difference"] / against if against else np.nan,
+                "n_subjects": test.n_subjects, "n_windows": test.n_windows,
+            }  # fmt: skip
+
+
+def _window_loss(points: np.ndarray) -> np.ndarray:
+    """(W, H) -> (W,): the sum over measured steps, so that every point weighs the same, as in the pooled metric; NaN
+    where nothing was measured."""
+    return np.where(np.isnan(points).all(1), np.nan, np.nansum(points, axis=1))
+
+
+def _sentence(row: Any, metric: str) -> str:
+    """A row of `differences` for people."""
+    unit = "points of %" if metric.endswith("_pct") else unit_of(metric) or ""
+    where = "over the whole horizon" if row.kind == "cumulative" else f"at {row.horizon_min:g} min"
+    size = f"{abs(row.difference):.2f} {unit}".rstrip() + f" ({abs(row.relative_pct):.1f}%)"
+    return sentence(row.model, row.other, row.verdict, size, where)
+
+
+def _require_comparable(named: dict[str, Predictions]) -> None:
+    """Raises ValueError where nothing was measured, or windows differ."""
     first = next(iter(named.values()))
-    chosen = catalogue(first.target)[metric]
-    people = SubjectBootstrap(first.subject, resamples=1)
-    sign = -1.0 if chosen.better == "high" else 1.0
-    sums = {name: people.sum_count(points_of(p, chosen)) for name, p in named.items()}
-    losses = {name: sign * ratio(total.sum(1), count.sum(1), chosen.root) for name, (total, count) in sums.items()}
-    return ranks(losses, alpha)
+    if np.isnan(first.truth).all():
+        raise ValueError(
+            f"nothing to compare: no truth was measured in {len(first)} windows; choose another test range"
+        )
+    for name, other in named.items():
+        require_same_windows(first, other, name)
 
 
 def require_same_windows(one: Predictions, other: Predictions, name: str) -> None:
@@ -152,110 +237,9 @@ def require_same_windows(one: Predictions, other: Predictions, name: str) -> Non
     if not same.all():
         i = int(np.argmin(same))
         raise ValueError(
-            f"{name}: {int((~same).sum())} of {len(one)} windows differ, the first is window {i}: found {_window(other, i)}, "
-            f"expected {_window(one, i)}: {fix}"
+            f"{name}: {int((~same).sum())} of {len(one)} windows differ, the first is window {i}: found "
+            f"{_window(other, i)}, expected {_window(one, i)}: {fix}"
         )
-
-
-def verdict(low: float, high: float, better: str) -> str:
-    """What the interval of a difference (this model minus the reference) allows to say."""
-    if np.isnan(low):
-        return "too few people"
-    if low <= 0 <= high:
-        return "no difference shown"
-    return "better" if (high < 0) == (better == "low") else "worse"
-
-
-def _pairs(
-    p: Predictions, people: SubjectBootstrap, points: dict[str, np.ndarray], metric: Metric, kind: str, at: slice,
-    reference: str | None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Every pair of models, or those with the reference, over the steps `at`, the better one first."""
-    horizon_min = float(p.horizon_min[at][-1])
-    overlap = overlapping(p.subject, p.time_utc, horizon_min)
-    sums = {name: people.sum_count(found[:, at]) for name, found in points.items()}
-    value = {name: _overall(*found, metric)[0] for name, found in sums.items()}
-    ranked = sorted(points, key=lambda name: value[name], reverse=metric.better == "high")
-    rows = []
-    for model, other in combinations(ranked, 2):
-        if reference not in (None, model, other):
-            continue
-        compared = _compared(people, sums[model], sums[other], metric)
-        test = diebold_mariano(_window_loss(points[model][:, at] - points[other][:, at]), overlap)
-        rows.append({
-            "model": model, "other": other, "kind": kind, "horizon_min": horizon_min, "p": test.p,
-            **{name: compared[name] for name in ("difference", "diff_low", "diff_high")},
-            "relative_pct": 100 * compared["difference"] / value[other] if value[other] else np.nan,
-            "n_subjects": test.n_subjects, "n_windows": test.n_windows,
-        })  # fmt: skip
-    return rows
-
-
-def _window_loss(points: np.ndarray) -> np.ndarray:
-    """(W, H) -> (W,): the sum over measured steps, so that every point weighs the same, as in the pooled metric; NaN
-    where nothing was measured."""
-    return np.where(np.isnan(points).all(1), np.nan, np.nansum(points, axis=1))
-
-
-def _sentence(row: Any, metric: str) -> str:
-    """A row of `differences` for people."""
-    unit = "points of %" if metric.endswith("_pct") else unit_of(metric) or ""
-    where = "over the whole horizon" if row.kind == "cumulative" else f"at {row.horizon_min:g} min"
-    size = f"{abs(row.difference):.2f} {unit}".rstrip() + f" ({abs(row.relative_pct):.1f}%) {where}"
-    match row.verdict:
-        case "better":
-            return f"{row.model} is better than {row.other} by {size}, beyond chance."
-        case "better for these people":
-            return f"{row.model} is better than {row.other} by {size} in these people; other people may differ."
-        case "the same":
-            return f"{row.model} and {row.other} score the same {where}."
-        case "no difference shown":
-            return f"{row.model} is ahead of {row.other} by {size}, which chance alone may give."
-    return f"{row.model} is ahead of {row.other} by {size}; {row.verdict} to tell whether by chance."
-
-
-def _check(named: dict[str, Predictions], metric: str | None, reference: str | None) -> str:
-    """The metric to compare by: RMSE unless another is named. Raises ValueError where that can't be."""
-    if not named:
-        raise ValueError("nothing to compare: name at least one run")
-    ordered = [n for n, m in catalogue(next(iter(named.values())).target).items() if m.better != "neither"]
-    metric = metric or ordered[0]
-    if metric not in ordered:
-        raise ValueError(f"{metric}: models can't be ranked by it; choose one of {', '.join(ordered)}")
-    if reference is not None and reference not in named:
-        raise ValueError(f"{reference}: no such model to compare with; choose one of {', '.join(named)}")
-    first = next(iter(named.values()))
-    if np.isnan(first.truth).all():
-        raise ValueError(
-            f"nothing to compare: no truth was measured in {len(first)} windows; choose another test range"
-        )
-    for name, other in named.items():
-        require_same_windows(first, other, name)
-    return metric
-
-
-def _overall(total: np.ndarray, count: np.ndarray, metric: Metric) -> np.ndarray:
-    return ratio(total.sum(keepdims=True), count.sum(keepdims=True), metric.root)[0]
-
-
-def _compared(people: SubjectBootstrap, own: tuple, other: tuple, metric: Metric) -> dict[str, Any]:
-    """Interval of a model's value, and of its difference to another's on the same resamples."""
-    (total, count), (total_other, count_other) = ([s.sum(1, keepdims=True) for s in sums] for sums in (own, other))
-    draws = people.draws(total, count, metric.root)
-    low, high = people.bounds(draws, count)
-    diff_low, diff_high = people.bounds(draws - people.draws(total_other, count_other, metric.root), count)
-    difference = _overall(*own, metric)[0] - _overall(*other, metric)[0]
-    return {
-        "low": low[0], "high": high[0], "difference": difference, "diff_low": diff_low[0], "diff_high": diff_high[0],
-        "verdict": verdict(diff_low[0], diff_high[0], metric.better),
-    }  # fmt: skip
-
-
-def _at_steps(p: Predictions, metric: str, sums: tuple, horizons: Sequence[float]) -> dict[str, float]:
-    """The metric at single steps of the forecast."""
-    values = ratio(sums[0].sum(0), sums[1].sum(0), catalogue(p.target)[metric].root)
-    steps = dict(zip(p.horizon_min, values, strict=True))
-    return {f"{metric}_at_{h:g}min": steps[h] for h in horizons if h in steps}
 
 
 def _beside(p: Predictions, metric: str) -> dict[str, float]:

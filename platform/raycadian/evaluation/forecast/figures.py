@@ -1,11 +1,8 @@
-"""Figures of forecasts: each function draws one and returns it, for a page or a file.
-
-Colours read on light and dark ground; ink, grid and frame are INK, SOFT and LINE, which a page may swap for its own.
-"""
+"""Figures of forecasts: each function draws one and returns it, for a page or a file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +13,7 @@ from raycadian.evaluation.forecast.calibration import coverage_by_horizon, pit, 
 from raycadian.evaluation.forecast.glycemic import RANGE_MGDL
 from raycadian.evaluation.forecast.metrics import METRICS, interval_name, intervals, points_of
 from raycadian.evaluation.forecast.predictions import Predictions
+from raycadian.evaluation.plotting import INK, LINE, MODELS, SOFT, legend, line, model_style
 from raycadian.pages import new_figure
 from raycadian.types import GLUCOSE
 
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, SOFT, LINE = "#1b2733", "#5b6b7a", "#d8e0e7"
-MODELS = ("#118ab2", "#e07a2f", "#6a994e", "#a45bc0", "#c9a227", "#c94f6d", "#7a8794")
 _RANGE = "#2f9e5a"
 _EXAMPLES = {
     0.0: "best",
@@ -50,7 +46,7 @@ def examples(p: Predictions) -> "Figure":
     for (row, column), (what, i) in zip(places, chosen, strict=False):
         upper = axes[row, column]
         _forecast(upper, p, i)
-        when = _clock(p.local_h[i]) if p.target == GLUCOSE else str(p.time_utc[i]).replace("T", " ")
+        when = _clock(p.local_h[i]) if p.glycemic else str(p.time_utc[i]).replace("T", " ")
         title = f"{what}: {f'RMSE {error[i]:.0f} {unit}'.rstrip()}\n{p.subject[i]}, {when}"
         upper.set_title(title, fontsize=9, loc="left", parse_math=False)
         if added:
@@ -72,39 +68,39 @@ def by_horizon(tables: dict[str, pd.DataFrame], target: str = GLUCOSE) -> "Figur
     figure, axes = new_figure(10, 3.6, ncols=2)
     for axis, error in zip(axes, ("rmse", "mae"), strict=True):
         metric, label = in_unit_of(f"{error}_mgdl", target), f"{error.upper()}, {unit_of(target)}".rstrip(", ")
-        for (name, table), style in zip(tables.items(), _styles(), strict=False):
+        for i, (name, table) in enumerate(tables.items()):
             rows = table[(table.scope == "all") & (table.metric == metric) & (table.kind == "step")]
-            _line(axis, rows.horizon_min, rows.value, rows.low, rows.high, name, style)
+            line(axis, i, rows.horizon_min, rows.value, rows.low, rows.high, name)
         axis.set(xlabel="minutes ahead", ylabel=label, ylim=(0, None))
-    _legend(axes[0])
+    legend(axes[0])
     return figure
 
 
 def by_hour(predictions: dict[str, Predictions], people: SubjectBootstrap) -> "Figure":
     """RMSE by the local hour at which glucose was measured, over all steps of the horizon."""
     figure, axis = new_figure(10, 3.4)
-    for (name, p), style in zip(predictions.items(), _styles(), strict=False):
+    for i, (name, p) in enumerate(predictions.items()):
         value, low, high = people.estimate(*_sums_by_hour(p, people), root=True)
-        _line(axis, np.arange(24) + 0.5, value, low, high, name, style)
+        line(axis, i, np.arange(24) + 0.5, value, low, high, name)
     axis.set(xlabel="local hour", ylabel="RMSE, mg/dL", xticks=range(0, 25, 3), xlim=(0, 24), ylim=(0, None))
-    _legend(axis)
+    legend(axis)
     return figure
 
 
 def calibration(p: Predictions, people: SubjectBootstrap) -> "Figure":
     """Reliability of quantiles, coverage by horizon, density of truth between the levels."""
     figure, (left, middle, right) = new_figure(11, 3.6, ncols=3)
-    found = reliability(p, people)
+    quantiles = reliability(p, people)
     left.plot([0, 1], [0, 1], color=SOFT, lw=1, ls=":")
-    _line(left, found.level, found.observed, found.low, found.high, "", (MODELS[0], "-"))
+    line(left, 0, quantiles.level, quantiles.observed, quantiles.low, quantiles.high, "")
     left.set(xlabel="quantile level", ylabel="share of truth at or below", xlim=(0, 1), ylim=(0, 1))
     covered = coverage_by_horizon(p, people)
-    for (nominal, rows), style in zip(covered.groupby("nominal_pct"), _styles(), strict=False):
-        _line(middle, rows.horizon_min, rows.observed_pct, rows.low, rows.high, f"{nominal:g}% interval", style)
-        middle.axhline(nominal, color=style[0], lw=1, ls=":")
+    for i, (nominal, rows) in enumerate(covered.groupby("nominal_pct")):
+        line(middle, i, rows.horizon_min, rows.observed_pct, rows.low, rows.high, f"{nominal:g}% interval")
+        middle.axhline(nominal, color=model_style(i)[0], lw=1, ls=":")
     middle.set(xlabel="minutes ahead", ylabel="truth inside the interval, %", ylim=(0, 100))
     if len(covered):
-        _legend(middle)
+        legend(middle)
     edges, density = pit(p)
     right.stairs(density, edges, fill=True, color=MODELS[0], alpha=0.5)
     right.axhline(1, color=SOFT, lw=1, ls=":")
@@ -123,7 +119,7 @@ def _ranked_examples(p: Predictions) -> tuple[np.ndarray, list[tuple[str, int]]]
 
 
 def _forecast(axis: "Axes", p: Predictions, i: int) -> None:
-    if p.target == GLUCOSE:
+    if p.glycemic:
         axis.axhspan(*RANGE_MGDL, color=_RANGE, alpha=0.07, lw=0)
     if p.past is not None:
         shown = p.past[i][-max(24, 2 * p.truth.shape[1]) :]
@@ -158,22 +154,6 @@ def _sums_by_hour(p: Predictions, people: SubjectBootstrap) -> tuple[np.ndarray,
         sums = people.sum_count(np.where(hour == h, squared, np.nan))
         total[:, h], count[:, h] = (s.sum(1) for s in sums)
     return total, count
-
-
-def _line(axis: "Axes", x: Any, value: Any, low: Any, high: Any, name: str, style: tuple[str, str]) -> None:
-    color, dashes = style
-    axis.plot(x, value, dashes, marker="o", ms=3, lw=1.6, color=color, label=name)
-    axis.fill_between(x, np.asarray(low, float), np.asarray(high, float), color=color, alpha=0.15, lw=0)
-
-
-def _styles() -> list[tuple[str, str]]:
-    """Colour and dashes of each model in turn: 28 differ."""
-    return [(color, dashes) for dashes in ("-", "--", "-.", ":") for color in MODELS]
-
-
-def _legend(axis: "Axes") -> None:
-    for text in axis.legend(fontsize=8, frameon=False).get_texts():
-        text.set_parse_math(False)
 
 
 def _clock(hour: float) -> str:

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 
 from raycadian.evaluation.forecast.error_grids import ErrorGrid
-from raycadian.evaluation.forecast.figures import INK, MODELS, SOFT
 from raycadian.evaluation.forecast.predictions import Predictions
+from raycadian.evaluation.plotting import INK, MODELS, SOFT
 from raycadian.pages import new_figure
 
 if TYPE_CHECKING:

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raycadian.types import GLUCOSE
+
 RANGE_MGDL = (70.0, 180.0)
 """Target range, both ends included (Battelino et al., Diabetes Care 42:1593, 2019)."""
 EVENT_MIN = 15.0
 """An event lasts at least so long (Danne et al., Diabetes Care 40:1631, 2017, for hypoglycaemia; here for both)."""
+
+
+def is_glucose(target: str) -> bool:
+    """Whether a forecast of this channel has ranges, events and error grids: what else asks `Predictions.glycemic`."""
+    return target == GLUCOSE
 
 
 def in_range(glucose: np.ndarray) -> np.ndarray:

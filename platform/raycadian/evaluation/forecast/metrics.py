@@ -50,7 +50,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -65,6 +64,7 @@ from raycadian.evaluation.forecast.glycemic import (
     alarm_ratios,
     false_alarms_per_day,
     forecast_event,
+    is_glucose,
     measured_event,
     onset_min,
     onset_ratios,
@@ -80,50 +80,50 @@ Row = dict[str, str | int | float]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """The mean over points of what each contributes, or its square root."""
+class PointMetric:
+    """The mean over points of what each contributes, or its square root. glycemic: it means something of glucose alone."""
 
     points: Points
     root: bool = False
-    better: Literal["low", "high", "neither"] = "neither"
+    glycemic: bool = False
 
 
-METRICS: dict[str, Metric] = {
-    "rmse_mgdl": Metric(points.squared_error, root=True, better="low"),
-    "mae_mgdl": Metric(points.absolute_error, better="low"),
-    "mape_pct": Metric(points.relative_error_pct, better="low"),
-    "mard_pct": Metric(points.relative_error_pct, better="low"),
-    "bias_mgdl": Metric(points.error),
-    "grmse_mgdl": Metric(points.costly_squared_error, root=True, better="low"),
-    "pinball_mgdl": Metric(points.pinball, better="low"),
-    "crps_quantile_mgdl": Metric(points.crps, better="low"),
-    "wql_per_point_mgdl": Metric(points.quantile_loss, better="low"),
+METRICS: dict[str, PointMetric] = {
+    "rmse_mgdl": PointMetric(points.squared_error, root=True),
+    "mae_mgdl": PointMetric(points.absolute_error),
+    "mape_pct": PointMetric(points.relative_error_pct),
+    "mard_pct": PointMetric(points.relative_error_pct, glycemic=True),
+    "bias_mgdl": PointMetric(points.error),
+    "grmse_mgdl": PointMetric(points.costly_squared_error, root=True, glycemic=True),
+    "pinball_mgdl": PointMetric(points.pinball),
+    "crps_quantile_mgdl": PointMetric(points.crps),
+    "wql_per_point_mgdl": PointMetric(points.quantile_loss),
     **{
-        f"{name}_{zones.lower()}_pct": Metric(points.zones_pct(grid, zones), better="low" if zones == "DE" else "high")
+        f"{name}_{zones.lower()}_pct": PointMetric(points.zones_pct(grid, zones), glycemic=True)
         for name, grid in GRIDS.items()
         for zones in ("A", "AB", "DE")
     },
-    "tir_truth_pct": Metric(points.tir_truth_pct),
-    "tir_forecast_pct": Metric(points.tir_forecast_pct),
-    "tir_error_pct": Metric(points.tir_error_pct),
+    "tir_truth_pct": PointMetric(points.tir_truth_pct, glycemic=True),
+    "tir_forecast_pct": PointMetric(points.tir_forecast_pct, glycemic=True),
+    "tir_error_pct": PointMetric(points.tir_error_pct, glycemic=True),
 }
-"""Those of glucose that need no particular levels; `metrics_of` adds an interval's coverage and width."""
+"""Those that need no particular levels; `metrics_of` adds an interval's coverage and width. evaluation/metric.py has the
+words, units and directions."""
 
-_OF_ANY = ("rmse_mgdl", "mae_mgdl", "mape_pct", "bias_mgdl", "pinball_mgdl", "crps_quantile_mgdl", "wql_per_point_mgdl")
 
-
-def catalogue(target: str) -> dict[str, Metric]:
+def catalogue(target: str) -> dict[str, PointMetric]:
     """METRICS of glucose; of another target those that any has, in its unit: rmse_mmhg."""
-    return METRICS if target == GLUCOSE else {in_unit_of(name, target): METRICS[name] for name in _OF_ANY}
+    own = {name: metric for name, metric in METRICS.items() if not metric.glycemic or is_glucose(target)}
+    return {in_unit_of(name, target): metric for name, metric in own.items()}
 
 
-def metrics_of(levels: np.ndarray, target: str = GLUCOSE) -> dict[str, Metric]:
+def metrics_of(levels: np.ndarray, target: str = GLUCOSE) -> dict[str, PointMetric]:
     """The catalogue, then coverage and width of each central interval that the levels bound, widest first."""
     found = dict(catalogue(target))
     for low, high in intervals(levels):
         name = interval_name(levels, low, high)
-        found[f"coverage_{name}_pct"] = Metric(points.coverage_pct(low, high))
-        found[in_unit_of(f"width_{name}_mgdl", target)] = Metric(points.width(low, high))
+        found[f"coverage_{name}_pct"] = PointMetric(points.coverage_pct(low, high))
+        found[in_unit_of(f"width_{name}_mgdl", target)] = PointMetric(points.width(low, high))
     return found
 
 
@@ -138,7 +138,7 @@ def interval_name(levels: np.ndarray, low: int, high: int) -> str:
     return f"{100 * (levels[high] - levels[low]):.6g}"
 
 
-def points_of(p: Predictions, metric: Metric) -> np.ndarray:
+def points_of(p: Predictions, metric: PointMetric) -> np.ndarray:
     """(W, H) float64: what each point contributes."""
     return metric.points(p.truth.astype(np.float64), p.quantiles.astype(np.float64), p.levels)
 
@@ -158,7 +158,7 @@ def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float 
         chosen = predictions if scope == "all" else predictions.select(predictions.scope == scope)
         people = SubjectBootstrap(chosen.subject, resamples=bootstrap, confidence=confidence, seed=seed)
         blocks = [*_point_scores(chosen, people)]
-        if predictions.target == GLUCOSE:
+        if predictions.glycemic:
             blocks.append(pd.DataFrame([*_event_scores(chosen, people), *_person_scores(chosen, people)]))
         tables.append(pd.concat(blocks, ignore_index=True).assign(scope=scope))
     table = pd.concat(tables, ignore_index=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raycadian.evaluation.forecast.glycemic import is_glucose
 from raycadian.files import written_whole
 from raycadian.types import GLUCOSE, ID, OOD
 
@@ -89,6 +90,11 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.subject)
+
+    @property
+    def glycemic(self) -> bool:
+        """Whether it is glucose, of which there are ranges, events and error grids."""
+        return is_glucose(self.target)
 
     @property
     def median(self) -> np.ndarray:

@@ -10,9 +10,10 @@ import pandas as pd
 
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.forecast.compare import differences, rank_models
-from raycadian.evaluation.forecast.figures import INK, MODELS
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import Ranks
+from raycadian.evaluation.metric import label
+from raycadian.evaluation.plotting import INK, MODELS
 from raycadian.pages import new_figure, paragraph, table_html
 
 if TYPE_CHECKING:
@@ -40,14 +41,13 @@ def comparison(named: dict[str, Predictions], board: pd.DataFrame, drawn: dict[s
 
 def differences_html(table: pd.DataFrame, metric: str, confidence: float) -> str:
     """The table of `compare.differences` for people, and how to read it."""
-    label = parts.label(metric).split(",")[0]
-    return note(table, label, confidence) + pairs_html(table)
+    return note(table, label(metric).split(",")[0], confidence) + pairs_html(table)
 
 
-def note(table: pd.DataFrame, label: str, confidence: float) -> str:
+def note(table: pd.DataFrame, metric: str, confidence: float) -> str:
     """How to read pairs of models."""
     tests = int(table.p_holm[table.kind == "cumulative"].notna().sum())
-    return paragraph(_NOTE.format(label=label, confidence=confidence, tests=tests))
+    return paragraph(_NOTE.format(label=metric, confidence=confidence, tests=tests))
 
 
 def pairs_html(table: pd.DataFrame) -> str:
@@ -65,7 +65,7 @@ def ranks_html(named: dict[str, Predictions], metric: str, confidence: float) ->
         return ""
     found = rank_models(named, metric, 1 - confidence)
     caption = (
-        f"Mean rank over {found.n_subjects} people by their own {parts.label(metric).split(',')[0]}; 1 is best. Bars join "
+        f"Mean rank over {found.n_subjects} people by their own {label(metric).split(',')[0]}; 1 is best. Bars join "
         f"models that Nemenyi's test can't tell apart (critical difference {found.critical:.2f}). Friedman's test that all "
         f"rank the same: p {p_value(found.p)}."
     )

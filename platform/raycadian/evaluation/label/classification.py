@@ -28,24 +28,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
-from raycadian.evaluation.forecast.compare import verdict
 from raycadian.evaluation.forecast.event_scores import area_draws, areas
-from raycadian.evaluation.label.decision import Decision, Joined, Said
+from raycadian.evaluation.label.decision import Decision, JoinedDecisions
 from raycadian.evaluation.label.predictions import LabelPredictions
 
 BINS = 15
-BETTER: dict[str, Literal["low", "high"]] = {
-    "auroc": "high", "auprc": "high", "f1": "high", "sensitivity": "high", "accuracy": "high", "brier": "low", "ece": "low",
-    "mae": "low", "rmse": "low", "ccc": "high", "r2": "high",
+METRICS = {
+    "classify": (
+        "auroc", "auprc", "brier", "brier_raw", "ece", "ece_adaptive", "ece_raw", "mce", "accuracy", "sensitivity",
+        "specificity", "precision", "f1",
+    ),
+    "regress": ("mae", "rmse", "ccc", "r2"),
 }  # fmt: skip
+"""What models of each kind can be ranked by; evaluation/metric.py says which way is better."""
+SHOWN = ("auroc", "auprc", "f1", "sensitivity", "accuracy", "brier", "ece", "mae", "rmse", "ccc", "r2")
+"""What tables of several models show, in their order."""
+_AREAS = ("auroc", "auprc")
 Formula = Callable[[np.ndarray], np.ndarray]
 """Sums over windows (..., K) -> the statistic (...)."""
 
@@ -64,12 +68,18 @@ class Statistic:
 
     def draws(self, people: SubjectBootstrap) -> np.ndarray:
         """(R,)."""
-        return self.formula(people.drawn @ self.per_subject)
+        with np.errstate(invalid="ignore"):
+            return self.formula(people.drawn @ self.per_subject)
+
+    @property
+    def contributed(self) -> np.ndarray:
+        """(S, 1): 0 of those who add to no sum."""
+        return np.abs(self.per_subject).sum(1, keepdims=True)
 
 
 def score_labels(
     p: LabelPredictions,
-    decision: Decision | Joined | None,
+    decision: Decision | JoinedDecisions | None,
     *,
     bootstrap: int = 1000,
     confidence: float = 0.95,
@@ -77,26 +87,36 @@ def score_labels(
 ) -> pd.DataFrame:
     """metric, value, low, high, n_subjects, n_windows: a row a metric. `decision`: of classify, from validation windows."""
     people = SubjectBootstrap(p.subject, resamples=bootstrap, confidence=confidence, seed=seed)
-    found = statistics(p, decision, people)
-    rows = [{"metric": name, **_estimate(s, people)} for name, s in found.items()]
+    known = statistics(p, decision, people)
+    rows = [{"metric": name, **_estimate(statistic, people)} for name, statistic in known.items()]
     if decision is not None:
-        rows.append({"metric": "ece_chance", **_by_chance(found["ece"], people)})
-        said = decision.probability(p.score, p.case)
-        for name, (value, low, high) in areas(said, p.label, people, p.weight).items():
+        rows.append({"metric": "ece_chance", **_by_chance(known["ece"], people)})
+        probability = decision.probability(p.score, p.case)
+        for name, (value, low, high) in areas(probability, p.label, people, p.weight).items():
             rows.insert(0, {"metric": name, "value": value[0], "low": low[0], "high": high[0]})
     return pd.DataFrame(rows).assign(n_subjects=len(people.subjects), n_windows=len(p))
 
 
-def _estimate(s: Statistic, people: SubjectBootstrap) -> dict[str, float]:
-    with np.errstate(invalid="ignore"):
-        draws = s.draws(people)[:, None]
-    count = np.abs(s.per_subject).sum(1, keepdims=True)
-    low, high = people.bounds(draws, count)
-    return {"value": s.value, "low": low[0], "high": high[0]}
+def metric_draws(
+    p: LabelPredictions, decision: Decision | JoinedDecisions | None, metric: str, people: SubjectBootstrap
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """One metric of METRICS alone: its value, draws (R,) in each resample, and (S, 1) what each subject contributes."""
+    if metric not in _AREAS:
+        statistic = statistics(p, decision, people)[metric]
+        return statistic.value, statistic.draws(people), statistic.contributed
+    assert decision is not None
+    value, draws = area_draws(decision.probability(p.score, p.case), p.label, people, p.weight)
+    at = _AREAS.index(metric)
+    return float(value[at]), draws[:, at], people.sum((p.label == 1)[:, None])
+
+
+def _estimate(statistic: Statistic, people: SubjectBootstrap) -> dict[str, float]:
+    low, high = people.bounds(statistic.draws(people)[:, None], statistic.contributed)
+    return {"value": statistic.value, "low": low[0], "high": high[0]}
 
 
 def statistics(
-    p: LabelPredictions, decision: Decision | Joined | None, people: SubjectBootstrap
+    p: LabelPredictions, decision: Decision | JoinedDecisions | None, people: SubjectBootstrap
 ) -> dict[str, Statistic]:
     """Every metric but the areas."""
     return _regression(p, people) if decision is None else _classification(p, decision, people)
@@ -105,7 +125,9 @@ def statistics(
 # --- classify --------------------------------------------------------------------------------------------------------
 
 
-def _classification(p: LabelPredictions, decision: Decision | Joined, people: SubjectBootstrap) -> dict[str, Statistic]:
+def _classification(
+    p: LabelPredictions, decision: Decision | JoinedDecisions, people: SubjectBootstrap
+) -> dict[str, Statistic]:
     said, raw = decision.probability(p.score, p.case), expit(p.score)
     label, w = p.label, p.weight
     alarm = said > decision.threshold
@@ -245,100 +267,7 @@ def _regression(p: LabelPredictions, people: SubjectBootstrap) -> dict[str, Stat
     }  # fmt: skip
 
 
-# --- several models --------------------------------------------------------------------------------------------------
-
-
-def leaderboard(
-    named: dict[str, Said], metric: str, *, bootstrap: int = 1000,
-    confidence: float = 0.95, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """One row a model, the best by `metric` first: its interval, the difference to the best on the same resamples of
-    people with what that allows to say, and the other metrics. Raises ValueError where windows or labels differ."""
-    drawn = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
-    compared = _Compared(named, metric, drawn)
-    best = compared.ranked[0]
-    rows = []
-    for name in compared.ranked:
-        table = score_labels(*named[name], **drawn).set_index("metric")
-        row = {"model": name, metric: table.value[metric], "low": table.low[metric], "high": table.high[metric]}
-        difference = compared.difference(name, best)
-        row |= {k: difference[k] for k in ("difference", "diff_low", "diff_high", "verdict")}
-        row["verdict"] = "best" if name == best else row["verdict"]
-        rows.append(row | {m: table.value[m] for m in BETTER if m in table.index and m != metric})
-    first = named[best][0]
-    board = pd.DataFrame(rows).assign(n_subjects=len(compared.people.subjects), n_windows=len(first))
-    board.attrs = drawn
-    return board
-
-
-def differences(
-    named: dict[str, Said], metric: str, *, bootstrap: int = 1000,
-    confidence: float = 0.95, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """One row a pair of models, the better first: difference of the metric with its interval, paired, and what it says."""
-    compared = _Compared(named, metric, {"bootstrap": bootstrap, "confidence": confidence, "seed": seed})
-    rows = [compared.difference(one, other) for one, other in combinations(compared.ranked, 2)]
-    columns = ["model", "other", "metric", "difference", "diff_low", "diff_high", "verdict", "sentence"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-class _Compared:
-    """Models on identical windows: the metric's value and its draws on the same resamples of people."""
-
-    def __init__(self, named: dict[str, Said], metric: str, drawn: dict[str, Any]):
-        first = next(iter(named.values()))[0]
-        for name, (other, _) in named.items():
-            require_same_labels(first, other, name)
-        self.metric, self.better = metric, BETTER[metric]
-        self.people = SubjectBootstrap(
-            first.subject, resamples=drawn["bootstrap"], confidence=drawn["confidence"], seed=drawn["seed"]
-        )
-        self.found = {name: self._metric(*pair) for name, pair in named.items()}
-        self.ranked = sorted(named, key=lambda name: self.found[name][0], reverse=self.better == "high")
-
-    def _metric(self, p: LabelPredictions, decision: Decision | Joined | None) -> tuple[float, np.ndarray]:
-        if self.metric in ("auroc", "auprc"):
-            assert decision is not None
-            value, draws = area_draws(decision.probability(p.score, p.case), p.label, self.people, p.weight)
-            at = ("auroc", "auprc").index(self.metric)
-            return float(value[at]), draws[:, at]
-        found = statistics(p, decision, self.people)[self.metric]
-        return found.value, found.draws(self.people)
-
-    def difference(self, model: str, other: str) -> dict[str, Any]:
-        (value, draws), (against, draws_other) = self.found[model], self.found[other]
-        count = np.ones((len(self.people.subjects), 1))
-        low, high = self.people.bounds((draws - draws_other)[:, None], count)
-        says = verdict(low[0], high[0], self.better)
-        row = {"model": model, "other": other, "metric": self.metric, "difference": value - against}
-        row |= {"diff_low": low[0], "diff_high": high[0], "verdict": says}
-        return row | {"sentence": _sentence(row)}
-
-
-def _sentence(row: dict[str, Any]) -> str:
-    size = f"{abs(row['difference']):.3f} {row['metric'].upper()} [{row['diff_low']:.3f}, {row['diff_high']:.3f}]"
-    match row["verdict"]:
-        case "better":
-            return f"{row['model']} is better than {row['other']} by {size}, beyond chance."
-        case "no difference shown":
-            return f"{row['model']} is ahead of {row['other']} by {size}, which chance alone may give."
-    return f"{row['model']} is ahead of {row['other']} by {size}; {row['verdict']}."
-
-
-def require_same_labels(one: LabelPredictions, other: LabelPredictions, name: str) -> None:
-    """Raises ValueError that names the first difference in windows or labels."""
-    fix = "compare runs of one recipe, snapshot and split"
-    if one.kind != other.kind or len(one) != len(other):
-        raise ValueError(f"{name}: {len(other)} windows to {other.kind}, expected {len(one)} to {one.kind}: {fix}")
-    same = (one.case == other.case) & (one.time_utc == other.time_utc) & (one.subject == other.subject)
-    same &= (one.label == other.label) & (one.weight == other.weight)
-    if not same.all():
-        i = int(np.argmin(same))
-        raise ValueError(
-            f"{name}: {int((~same).sum())} of {len(one)} windows differ, the first is window {i}: case {other.case[i]} at "
-            f"{other.time_utc[i]} with label {other.label[i]:g}, expected case {one.case[i]} at {one.time_utc[i]} with "
-            f"{one.label[i]:g}: {fix}"
-        )
+# --- curves ----------------------------------------------------------------------------------------------------------
 
 
 def curves(said: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Iterator[np.ndarray]:

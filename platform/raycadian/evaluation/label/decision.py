@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression, minimize, minimize_scalar
@@ -179,7 +179,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedDecisions:
     """Decisions of several models, each for its own windows: `sizes` of them, one after the other."""
 
     decisions: tuple[Decision, ...]
@@ -197,17 +197,22 @@ class Joined:
         return np.concatenate([decision.probability(s, c) for decision, s, c in own])
 
 
-Said = tuple[LabelPredictions, Decision | Joined | None]
-"""What a model, or several that each said of their own people, said of windows, and what becomes of it; None of regress."""
+class Decided(NamedTuple):
+    """Predictions of a model, or of several that each predicted their own people, and what becomes of their log odds
+    (None of regress)."""
+
+    predictions: LabelPredictions
+    decision: Decision | JoinedDecisions | None
 
 
-def joined(said: Sequence[tuple[LabelPredictions, Decision | None]]) -> Said:
-    """What several models said, each of its own people, as that of one."""
-    if len(said) == 1:
-        return said[0]
-    told = LabelPredictions.concat([p for p, _ in said])
-    decisions = tuple(decision for _, decision in said if decision is not None)
-    return told, Joined(decisions, tuple(len(p) for p, _ in said)) if decisions else None
+def joined(pieces: Sequence[Decided]) -> Decided:
+    """Predictions of several models, each of its own people, as those of one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    predictions = LabelPredictions.concat([p for p, _ in pieces])
+    decisions = tuple(decision for _, decision in pieces if decision is not None)
+    sizes = tuple(len(p) for p, _ in pieces)
+    return Decided(predictions, JoinedDecisions(decisions, sizes) if decisions else None)
 
 
 def fit_decision(task: Classification, val: LabelPredictions) -> Decision:

@@ -1,10 +1,8 @@
-"""report.html of classify, regress and pretrain, with the parts that the report of forecasts is made of."""
+"""The sections of a report on classify, regress and pretrain."""
 
 from __future__ import annotations
 
-from functools import partial
-from html import escape
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -14,137 +12,112 @@ from scipy.special import expit
 
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.forecast import figures
-from raycadian.evaluation.label import classification
 from raycadian.evaluation.label.classification import curves, equal_mass, reliability, score_labels
-from raycadian.evaluation.label.decision import Decision
+from raycadian.evaluation.label.decision import Decided, Decision
 from raycadian.evaluation.label.flow_chart import flow_chart
 from raycadian.evaluation.label.predictions import LabelPredictions
-from raycadian.evaluation.report import metadata_section
-from raycadian.files import written_whole
-from raycadian.pages import new_figure, page, paragraph, table_html
+from raycadian.evaluation.metric import label
+from raycadian.evaluation.plotting import SOFT, STYLE
+from raycadian.pages import Section, new_figure, paragraph, table_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Named = dict[str, tuple[LabelPredictions, Decision | None]]
+Named = dict[str, Decided]
 
 
-def write_report(
-    folder: Path, *, title: str, subtitle: str, leaderboard: pd.DataFrame, predictions: Named, metadata: dict[str, Any],
-    unit: str = "", flow: dict[str, Any] | None = None, further: dict[str, tuple[Named, pd.DataFrame]] | None = None,
-) -> Path:  # fmt: skip
-    """Write `folder`/report.html, whole or not at all, and return its path.
+def sections(
+    predictions: Named, leaderboard: pd.DataFrame, unit: str = "", flow: dict[str, Any] | None = None,
+    further: dict[str, tuple[Named, pd.DataFrame]] | None = None,
+) -> list[Section]:  # fmt: skip
+    """What a run's report shows of its label, those without a body left empty.
 
     `predictions`: model name -> test predictions on identical windows and what was decided on validation windows, the
-    run's own model first. `leaderboard`: of `classification.leaderboard` over them, whose settings of the bootstrap hold
-    for every interval of the page. `unit`: of the label of a regression, where it has one.
-    `flow`: steps of the cohort, and people of each split · `further`: label -> predictions and leaderboard of each further one.
+    run's own model first. `leaderboard`: of `compare.leaderboard` over them, whose settings of the bootstrap hold for
+    every interval of the page. `unit`: of the label of a regression, where it has one. `flow`: steps of the cohort, and
+    people of each split · `further`: label -> predictions and leaderboard of each further one.
     """
-    name, (own, decision) = next(iter(predictions.items()))
-    drawn = leaderboard.attrs
-    people = SubjectBootstrap(
-        own.subject, resamples=drawn["bootstrap"], confidence=drawn["confidence"], seed=drawn["seed"]
-    )
-    table = score_labels(own, decision, **drawn)
-    with mpl.rc_context(parts.STYLE):
-        if decision is None:
-            figures_of = [("Truth and estimate", partial(_scatter, name, own, unit))]
-        else:
-            figures_of = [
-                ("How well windows are told apart", partial(_curves, predictions)),
-                ("Do probabilities mean what they say?", partial(_reliability, name, own, decision, people, table)),
-                ("Alarms over a case", partial(_case, name, own, decision)),
-            ]
-        sections = [
-            ("At a glance", _glance(name, own, table, leaderboard, unit)),
-            ("Who is in it", "" if flow is None else flow_chart(flow["steps"], flow["people"])),
-            ("Leaderboard", _leaderboard(leaderboard)),
-            *((head, draw()) for head, draw in figures_of),
-            ("All scores", _scores(name, table, drawn["confidence"])),
-            *((f"Also: {label}", _further(*found, unit)) for label, found in (further or {}).items()),
-            ("Run", metadata_section(metadata)),
-            ("Definitions", _definitions()),
+    with mpl.rc_context(STYLE):
+        first = _OfLabel(predictions, leaderboard, unit)
+        return [
+            Section("At a glance", first.glance()),
+            Section("Who is in it", "" if flow is None else flow_chart(flow["steps"], flow["people"])),
+            Section("Leaderboard", first.leaderboard()),
+            *first.figures(),
+            Section("All scores", first.scores()),
+            *(Section(f"Also: {name}", _OfLabel(*own, unit).body()) for name, own in (further or {}).items()),
         ]
-    return _write(folder, title, [(head, body) for head, body in sections if body], subtitle)
 
 
-def _further(predictions: Named, board: pd.DataFrame, unit: str) -> str:
-    """What is said of the first label, of another."""
-    name, (own, decision) = next(iter(predictions.items()))
-    drawn = board.attrs
-    table = score_labels(own, decision, **drawn)
-    people = SubjectBootstrap(
-        own.subject, resamples=drawn["bootstrap"], confidence=drawn["confidence"], seed=drawn["seed"]
-    )
-    drawings = (
-        _scatter(name, own, unit)
-        if decision is None
-        else _curves(predictions) + _reliability(name, own, decision, people, table)
-    )
-    scores = _scores(name, table, drawn["confidence"])
-    return _glance(name, own, table, board, unit) + _leaderboard(board) + drawings + scores
-
-
-def write_pretraining(folder: Path, title: str, subtitle: str, metadata: dict[str, Any]) -> Path:
-    """The same of a run that learns without labels: its loss by epoch."""
-    history = pd.DataFrame(metadata["training"]["history"])
-    with mpl.rc_context(parts.STYLE):
+def pretraining_sections(history: Sequence[dict[str, Any]]) -> list[Section]:
+    """Of a run that learns without labels: its loss by epoch."""
+    table = pd.DataFrame(history)
+    with mpl.rc_context(STYLE):
         figure, axis = new_figure()
         for column in ("train/loss", "val/loss"):
-            axis.plot(history["epoch"], history[column], label=column)
+            axis.plot(table["epoch"], table[column], label=column)
         axis.set(xlabel="epoch", ylabel="loss, standardised")
         axis.legend(frameon=False)
-        losses = parts.figure(figure, "Loss of rebuilding what was hidden, in variances of the signal")
-    return _write(folder, title, [("Loss", losses), ("Run", metadata_section(metadata))], subtitle)
+        return [Section("Loss", parts.figure(figure, "Loss of rebuilding what was hidden, in variances of the signal"))]
 
 
-def _write(folder: Path, title: str, sections: list[tuple[str, str]], subtitle: str) -> Path:
-    path = Path(folder) / "report.html"
-    with written_whole(path) as temporary:
-        temporary.write_text(page(title, sections, subtitle), encoding="utf-8")
-    return path
+class _OfLabel:
+    """What a page shows of one label: the run's own model first, its peers beside it."""
 
+    def __init__(self, predictions: Named, board: pd.DataFrame, unit: str):
+        self.predictions, self.board, self.unit = predictions, board, unit
+        self.name, (self.own, self.decision) = next(iter(predictions.items()))
+        self.confidence = board.attrs["confidence"]
+        self.table = score_labels(self.own, self.decision, **board.attrs)
+        self.people = SubjectBootstrap(
+            self.own.subject, resamples=board.attrs["bootstrap"], confidence=self.confidence, seed=board.attrs["seed"]
+        )
 
-def _definitions() -> str:
-    return f'<pre style="white-space:pre-wrap;font-size:.8rem">{escape(classification.__doc__ or "")}</pre>'
+    def body(self) -> str:
+        """In one section, but for the alarms over a case."""
+        return self.glance() + self.leaderboard() + "".join(f.body for f in self.figures()[:2]) + self.scores()
+
+    def figures(self) -> list[Section]:
+        if self.decision is None:
+            return [Section("Truth and estimate", _scatter(self.name, self.own, self.unit))]
+        own = (self.name, self.own, self.decision)
+        return [
+            Section("How well windows are told apart", _curves(self.predictions)),
+            Section("Do probabilities mean what they say?", _reliability(*own, self.people, self.table)),
+            Section("Alarms over a case", _case(*own)),
+        ]
+
+    def glance(self) -> str:
+        return _glance(self.name, self.own, self.table, self.board, self.unit)
+
+    def leaderboard(self) -> str:
+        note = (
+            f"Brackets hold {self.confidence:.0%} intervals from resampling people, for differences to the best the same "
+            "people on both sides."
+        )
+        return paragraph(parts.identical_windows(self.board) + note) + parts.leaderboard(self.board, digits=3)
+
+    def scores(self) -> str:
+        values = parts.with_interval(self.table, "value", "low", "high", digits=3)
+        shown = pd.DataFrame({"metric": self.table.metric, "value": values})
+        return parts.folded(f"{self.name}, with {self.confidence:.0%} intervals over people", table_html(shown), True)
 
 
 def _glance(name: str, p: LabelPredictions, table: pd.DataFrame, board: pd.DataFrame, unit: str) -> str:
     shown = table.set_index("metric")
     wanted = ("auroc", "auprc", "sensitivity", "specificity", "ece", "lead_time_min", "mae", "rmse", "ccc", "r2")
-    tiles = [(parts.label(m), f"{shown.value[m]:.3g}", _between(shown.loc[m])) for m in wanted if m in shown.index]
+    tiles = [(label(m), f"{shown.value[m]:.3g}", _between(shown.loc[m])) for m in wanted if m in shown.index]
     tiles += [("people", f"{shown.n_subjects.iloc[0]}", ""), ("cases", f"{len(set(p.case.tolist())):,}", "")]
     tiles += [("windows", f"{len(p):,}", "")]
     metric = board.columns[1]
     best = f"{board.model.iloc[0]} leads" if len(board) > 1 else f"{name} stands alone"
     score = f"{parts.interval(shown.loc[metric], 3)} {unit}".rstrip()
-    words = f"{name}: {parts.label(metric)} {score} on held-out people; {best}."
+    words = f"{name}: {label(metric)} {score} on held-out people; {best}."
     return paragraph(words) + parts.tiles(tiles)
 
 
 def _between(row: pd.Series) -> str:
     return "" if np.isnan(row.low) else f"[{row.low:.3g}, {row.high:.3g}]"
-
-
-def _leaderboard(board: pd.DataFrame) -> str:
-    metric = board.columns[1]
-    shown = pd.DataFrame({"model": board.model, parts.label(metric): _three(board, metric, "low", "high")})
-    shown["difference"] = _three(board, "difference", "diff_low", "diff_high")
-    shown["verdict"] = board.verdict
-    rest = board.columns[list(board.columns).index("verdict") + 1 :].drop(["n_subjects", "n_windows"])
-    for column in rest:
-        shown[parts.label(column)] = board[column].map("{:.3f}".format)
-    note = (
-        f"Test data, {board.n_windows.iloc[0]:,} identical windows of {board.n_subjects.iloc[0]} people for every model, the "
-        f"best first. Brackets hold {board.attrs['confidence']:.0%} intervals from resampling people, for differences to the "
-        "best the same people on both sides."
-    )
-    return paragraph(note) + table_html(shown)
-
-
-def _three(frame: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
-    return [parts.brackets(*row, digits=3) for row in frame[[value, low, high]].itertuples(index=False)]
 
 
 def _curves(predictions: Named) -> str:
@@ -154,8 +127,8 @@ def _curves(predictions: Named) -> str:
         axes[0].plot(fpr, tpr, label=name)
         axes[1].plot(tpr, precision, label=name)
     p = next(iter(predictions.values()))[0]
-    axes[0].plot([0, 1], [0, 1], color=figures.SOFT, linewidth=0.8, linestyle=":")
-    axes[1].axhline(np.average(p.label, weights=p.weight), color=figures.SOFT, linewidth=0.8, linestyle=":")
+    axes[0].plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
+    axes[1].axhline(np.average(p.label, weights=p.weight), color=SOFT, linewidth=0.8, linestyle=":")
     axes[0].set(xlabel="1 - specificity", ylabel="sensitivity")
     axes[1].set(xlabel="sensitivity", ylabel="precision", ylim=(0, 1.02))
     axes[1].legend(frameon=False, fontsize=8)
@@ -166,9 +139,10 @@ def _reliability(
     name: str, p: LabelPredictions, decision: Decision, people: SubjectBootstrap, table: pd.DataFrame
 ) -> str:
     figure, axes = new_figure(9.0, 4.2, ncols=2, sharey=True)
-    said = decision.probability(p.score, p.case)
-    for axis, title, found in ((axes[0], "before calibration", expit(p.score)), (axes[1], "calibrated", said)):
-        _reliability_of(axis, reliability(found, p.label, p.weight, people, equal_mass(found, 10)))
+    calibrated = decision.probability(p.score, p.case)
+    titled = ((axes[0], "before calibration", expit(p.score)), (axes[1], "calibrated", calibrated))
+    for axis, title, probability in titled:
+        _reliability_of(axis, reliability(probability, p.label, p.weight, people, equal_mass(probability, 10)))
         axis.set(title=title, xlabel="probability said")
     axes[0].set_ylabel("share with the label")
     caption = (
@@ -189,7 +163,7 @@ def _calibration_in_words(shown: pd.DataFrame) -> str:
 
 
 def _reliability_of(axis: "Axes", table: pd.DataFrame) -> None:
-    axis.plot([0, 1], [0, 1], color=figures.SOFT, linewidth=0.8, linestyle=":")
+    axis.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
     axis.plot(table.said, table.observed, marker="o", markersize=3)
     axis.vlines(table.said, table.low, table.high, linewidth=1.2)
 
@@ -203,7 +177,7 @@ def _case(name: str, p: LabelPredictions, decision: Decision) -> str:
     figure, axis = new_figure()
     axis.fill_between(minutes, 0, 1, where=case.label == 1, step="mid", alpha=0.2, linewidth=0)
     axis.plot(minutes, decision.probability(case.score, case.case))
-    axis.axhline(decision.threshold, color=figures.SOFT, linewidth=0.8, linestyle="--")
+    axis.axhline(decision.threshold, color=SOFT, linewidth=0.8, linestyle="--")
     axis.set(xlabel="minutes of the case", ylabel="probability", ylim=(0, 1))
     caption = (
         f"{name} over case {case.case[0]}, the test case with most windows that have the label (shaded); dashed: the alarm's "
@@ -217,11 +191,6 @@ def _scatter(name: str, p: LabelPredictions, unit: str) -> str:
     figure, axis = new_figure(5.0, 4.6)
     axis.scatter(p.label[shown], p.score[shown], s=5, alpha=0.4, linewidths=0, rasterized=True)
     ends = [min(p.label.min(), p.score.min()), max(p.label.max(), p.score.max())]
-    axis.plot(ends, ends, color=figures.SOFT, linewidth=0.8, linestyle=":")
+    axis.plot(ends, ends, color=SOFT, linewidth=0.8, linestyle=":")
     axis.set(**{f"{side}label": f"{what}, {unit}".rstrip(", ") for side, what in (("x", "label"), ("y", "estimate"))})
     return parts.figure(figure, f"{name}: {len(shown):,} of {len(p):,} test windows, evenly spaced; dotted: equal")
-
-
-def _scores(name: str, table: pd.DataFrame, confidence: float) -> str:
-    shown = pd.DataFrame({"metric": table.metric, "value": _three(table, "value", "low", "high")})
-    return parts.folded(f"{name}, with {confidence:.0%} intervals over people", table_html(shown), True)
