@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from raycadian.config import Experiment, Model, Recipe, SearchSpace
 from raycadian.config.schema import Schema
-from raycadian.modalities.cards import CARDS
+from raycadian.modalities import MODALITIES
 
 
 class Page(NamedTuple):
@@ -37,8 +37,8 @@ PAGES = {
     "reference/schema-recipe.md": Page("Recipe", "One YAML file: one experiment.", Recipe),
     "reference/schema-space.md": Page("Search space", SPACE_TEXT, SearchSpace),
 } | {
-    f"reference/schema-card-{modality}.md": Page(f"Card of {modality}", "One YAML file: one data set.", card)
-    for modality, card in CARDS.items()
+    f"reference/schema-card-{name}.md": Page(f"Card of {name}", "One YAML file: one data set.", modality.Card)
+    for name, modality in MODALITIES.items()
 }
 
 
