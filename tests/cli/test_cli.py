@@ -28,7 +28,7 @@ CALIBRATE_FLAGS = {
 }  # fmt: skip
 FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "demo": ([], {"--runs", "--snapshots", "--port"}),
-    "doctor": ([], {"--json"}),
+    "doctor": ([], {"--ray", "--json"}),
     "prepare": (["card"], {"--snapshots", "--json"}),
     "inspect": (["snapshot"], {"--out", "--json"}),
     "train": (["recipe"], RECIPE_FLAGS),
@@ -235,7 +235,7 @@ def test_a_file_of_another_kind_is_named(card, tmp_path):
 
 
 def test_json_is_alone_on_stdout(monkeypatch):
-    def chatty():
+    def chatty(start_ray):
         print("(raylet) a message from the cluster")
         return []
 
@@ -245,7 +245,7 @@ def test_json_is_alone_on_stdout(monkeypatch):
 
 
 def test_interrupt_exits_130(monkeypatch):
-    def interrupted():
+    def interrupted(start_ray):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("raycadian.cli.doctor.examine", interrupted)

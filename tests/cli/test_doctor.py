@@ -13,18 +13,26 @@ from raycadian.cli.doctor import examine
 from raycadian.cli.main import main
 
 
-@pytest.mark.ray
-def test_doctor_reports_this_machine_as_json(ray_local):
-    done = CliRunner().invoke(main, ["doctor", "--json"])
-    found = {item["name"]: item for item in json.loads(done.stdout)}
-    assert {"Python", "ray", "torch", "CPUs", "memory", "GPU", "Ray", "storage"} <= set(found)
-    assert found["torch"]["found"] == version("torch")
-    assert "a task ran on" in found["Ray"]["found"]
-    assert done.exit_code == (0 if all(item["ok"] for item in found.values()) else 1)
+def _findings(*flags: str) -> tuple[dict[str, dict], int]:
+    done = CliRunner().invoke(main, ["doctor", "--json", *flags])
+    return {item["name"]: item for item in json.loads(done.stdout)}, done.exit_code
+
+
+def test_doctor_reports_this_machine_as_json_and_starts_no_cluster(monkeypatch):
+    monkeypatch.setattr("raycadian.cluster.connect", lambda: pytest.fail("Ray is started behind --ray alone"))
+    findings, exit_code = _findings()
+    assert {"Python", "ray", "torch", "CPUs", "memory", "GPU", "storage"} <= set(findings)
+    assert findings["torch"]["found"] == version("torch")
+    assert exit_code == (0 if all(item["ok"] for item in findings.values()) else 1)
 
 
 @pytest.mark.ray
-def test_what_is_missing_comes_with_its_fix_and_exit_code_1(ray_local, monkeypatch):
+def test_with_ray_a_task_runs(ray_local):
+    findings, _ = _findings("--ray")
+    assert findings["Ray"]["ok"] and "a task ran on" in findings["Ray"]["found"]
+
+
+def test_what_is_missing_comes_with_its_fix_and_exit_code_1(monkeypatch):
     monkeypatch.setattr(doctor, "_NEEDED", ("ray", "no-such-package"))
     monkeypatch.setattr(doctor, "_OPTIONAL", {"no-such-extra": "sim"})
     monkeypatch.setattr(doctor, "_MIN_FREE_GB", 1e9)

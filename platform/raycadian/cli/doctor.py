@@ -36,8 +36,8 @@ class Finding:
     fix: str = ""
 
 
-def examine() -> list[Finding]:
-    """Every check, in the order in which people set things up."""
+def examine(start_ray: bool = False) -> list[Finding]:
+    """Every check, in the order in which people set things up. `start_ray`: run a task on Ray too, which takes 10 s."""
     return [
         _python(),
         *map(_package, _NEEDED),
@@ -45,7 +45,7 @@ def examine() -> list[Finding]:
         _cpus(),
         _memory(),
         _gpu(),
-        _ray(),
+        *([_ray()] if start_ray else []),
         _storage(),
         _browser(),
     ]
@@ -66,12 +66,12 @@ def _package(name: str) -> Finding:
 
 
 def _optional() -> list[Finding]:
-    found = []
+    findings = []
     for name, extra in _OPTIONAL.items():
-        one = _package(name)
-        fix = "" if one.ok else f"optional: pip install -e .[{extra}] -c constraints.txt"
-        found.append(Finding(f"{name} (extra {extra})", True, one.found, fix))
-    return found
+        package = _package(name)
+        fix = "" if package.ok else f"optional: pip install -e .[{extra}] -c constraints.txt"
+        findings.append(Finding(f"{name} (extra {extra})", True, package.found, fix))
+    return findings
 
 
 def _cpus() -> Finding:

@@ -59,7 +59,9 @@ def _benchmark() -> Mapping[str, click.Command]:
 
 VERBS = {  # in the order of work
     "demo": Verb(_show, "From the demo cohort to a leaderboard, a report and a served forecast."),
-    "doctor": Verb(_show, "Versions, processors, Ray, storage; what is missing and how to get it."),
+    "doctor": Verb(
+        _show, "Versions, processors, memory, storage; what is missing and how to get it. With --ray: does Ray run?"
+    ),
     "prepare": Verb(_data, "Read a data set's files into a snapshot: even grid, quality, content hash."),
     "inspect": Verb(_data, "Data quality of a snapshot as a page, or as JSON."),
     "train": Verb(_train, "Train and score the recipe's model; one worker in this process, more on Ray Train."),

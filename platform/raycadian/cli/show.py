@@ -27,13 +27,14 @@ def demo(runs: Path, snapshots: Path, port: int) -> None:
 
 
 @click.command()
+@click.option("--ray", "start_ray", is_flag=True, help="Start Ray too, or reach RAY_ADDRESS, and run a task: 10 s.")
 @JSON
-def doctor(as_json: bool) -> None:
-    """Versions, processors, Ray, storage; what is missing and how to get it."""
+def doctor(start_ray: bool, as_json: bool) -> None:
+    """Versions, processors, memory, storage; what is missing and how to get it. With --ray: does Ray run?"""
     from raycadian.cli.doctor import examine
     from raycadian.cli.terminal import show_json
 
-    findings = examine()
+    findings = examine(start_ray)
     if as_json:
         show_json([vars(finding) for finding in findings])
     else:

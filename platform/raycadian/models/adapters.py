@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from raycadian import config
+
+# peft is imported where an adapter is made: it takes seconds, and most checkpoints have none
 
 
 def apply(
@@ -40,6 +41,8 @@ def _inject(adapter: config.Lora, network: nn.Module) -> None:
         raise ValueError(
             f"adapter.target_modules: no linear layer is called {sorted(unknown)}; there are {sorted(names)}"
         )
+    from peft import LoraConfig, inject_adapter_in_model
+
     settings = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -58,5 +61,7 @@ def merged(network: nn.Module) -> nn.Module:
     return network
 
 
-def _lora_layers(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, LoraLayer]]:
+def _lora_layers(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
     return [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
