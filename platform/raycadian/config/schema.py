@@ -43,7 +43,7 @@ def parse(schema: type[Schema], raw: dict, overrides: tuple[str, ...] = (), sour
     valid = _validate(schema, raw, source)
     if not overrides:
         return valid
-    return override(valid, dict(_assignment(text) for text in overrides), source)
+    return override(valid, dict(assignment(text) for text in overrides), source)
 
 
 def override(valid: Any, values: dict[str, Any], source: str = "configuration") -> Any:
@@ -54,7 +54,8 @@ def override(valid: Any, values: dict[str, Any], source: str = "configuration") 
     return _validate(type(valid), raw, f"{source} with overrides")
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
+    """Path and value of `dotted.path=value`. Raises ValueError."""
     path, found, value = text.partition("=")
     if not found:
         raise ValueError(f"--set {text}: expected dotted.path=value, e.g. training.epochs=3")

@@ -20,7 +20,7 @@ from raycadian.types import Issues, Recording
 if TYPE_CHECKING:
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
-    from raycadian.modalities.guesses import Detection
+    from raycadian.modalities.guesses import Detection, Given
 
 Item = dict[str, Any]
 """What a worker is sent to read one subject: `subject`, and whatever else the modality needs; JSON holds it."""
@@ -149,7 +149,7 @@ class Modality(ABC):
     # --- files that no card describes ---
 
     @abstractmethod
-    def detect(self, path: Path) -> "Detection | None":
+    def detect(self, path: Path, given: "Given") -> "Detection | None":
         """What a file is, and what a card would have to say of it; None where it is not of this modality. Raises
         ValueError for a file of this modality that is broken."""
 

@@ -11,7 +11,7 @@ from raycadian.modalities.base import Item, Modality, Preparation, Row
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
-    from raycadian.modalities.guesses import Detection
+    from raycadian.modalities.guesses import Detection, Given
 
 
 class Actigraphy(Modality):
@@ -52,7 +52,7 @@ class Actigraphy(Modality):
 
         return recordings_of_person(path, card, like, issues)
 
-    def detect(self, path: Path) -> "Detection | None":
+    def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.actigraphy.detect import detect
 
-        return detect(path)
+        return detect(path, given)

@@ -13,7 +13,7 @@ from raycadian.types import Issues, Recording
 if TYPE_CHECKING:
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
-    from raycadian.modalities.guesses import Detection
+    from raycadian.modalities.guesses import Detection, Given
 
 _UNSEEN = 10e9  # bytes of cases that are downloaded as they are read: how many they are nobody knows
 
@@ -67,7 +67,7 @@ class Biosignals(Modality):
 
         return open_numerics(snapshot, channels)
 
-    def detect(self, path: Path) -> "Detection | None":
+    def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.biosignals.detect import detect
 
-        return detect(path)
+        return detect(path, given)

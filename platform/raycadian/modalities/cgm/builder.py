@@ -195,12 +195,13 @@ class ReadingsBuilder:
         return self._unit
 
     def _guess(self, median: float) -> str:
-        if _MMOLL_BELOW <= median < _MGDL_FROM:
+        unit = unit_of_median(median)
+        if unit is None:
             raise ValueError(
                 f"{self.path}: the unit of glucose is not stated, and a median of {median:.1f} fits neither mg/dL nor "
                 "mmol/L; set `unit` in the card"
             )
-        return MMOLL if median < _MMOLL_BELOW else MGDL
+        return unit
 
     def _check(self, median: float, whose: str) -> None:
         if contradicts(self._unit, median):
@@ -291,6 +292,13 @@ class ReadingsBuilder:
         kept = ~wild & ((value != 0) | (kind == BASAL))
         self._events += int(kept.sum())
         return (kind[kept], value[kept]), of_row[kept]
+
+
+def unit_of_median(median: float) -> str | None:
+    """The unit that a median of glucose leaves no doubt of; None where it fits neither."""
+    if _MMOLL_BELOW <= median < _MGDL_FROM:
+        return None
+    return MMOLL if median < _MMOLL_BELOW else MGDL
 
 
 def contradicts(unit: str | None, median: float) -> bool:

@@ -13,7 +13,7 @@ from raycadian.types import GLUCOSE, TIME_UTC, Issues, Recording
 if TYPE_CHECKING:
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
-    from raycadian.modalities.guesses import Detection
+    from raycadian.modalities.guesses import Detection, Given
 
 
 class CGM(Modality):
@@ -64,7 +64,7 @@ class CGM(Modality):
 
         return quality_sections(snapshot)
 
-    def detect(self, path: Path) -> "Detection | None":
+    def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.cgm.detect import detect
 
-        return detect(path)
+        return detect(path, given)

@@ -18,11 +18,12 @@ import pyarrow as pa
 from defusedxml import DefusedXmlException
 
 from raycadian.data.source import Source, stem_of
+from raycadian.data.tables import header_of
 from raycadian.modalities.cgm.builder import merge
-from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.card import CGM_FORMATS, CGMCard
 from raycadian.modalities.cgm.formats.json_exports import json_format, read_nightscout, read_tidepool
 from raycadian.modalities.cgm.formats.ohio import read_ohio
-from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, header_of, read_generic, read_glucobench
+from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, read_generic, read_glucobench
 from raycadian.modalities.cgm.formats.vendor_csv import (
     clarity_header,
     libreview_header,
@@ -37,6 +38,17 @@ from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 __all__ = ["detect_format", "merge", "read_files"]
 
 Reader = Callable[[Source, CGMCard, Issues], Iterator[Readings]]
+_READERS: dict[str, Reader] = {
+    "generic": read_generic,
+    "glucobench": read_glucobench,
+    "dexcom_clarity": read_clarity,
+    "libreview": read_libreview,
+    "nightscout": read_nightscout,
+    "tidepool": read_tidepool,
+    "ohio_t1dm": read_ohio,
+    "pump_v2": read_pump,
+}
+assert set(_READERS) == set(CGM_FORMATS), "a reader a format"
 
 
 def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Readings]:
@@ -90,65 +102,50 @@ def _formats(paths: list[Path], card: CGMCard, issues: Issues) -> dict[Path, str
 
 def detect_format(source: Source, card: CGMCard) -> str:
     """The format of a file by its first 64 KiB. Raises ValueError that says what was found."""
+    if (kind := recognised_format(source, card)) is None:
+        raise ValueError(_unknown(source))
+    return kind
+
+
+def recognised_format(source: Source, card: CGMCard) -> str | None:
+    """The format of a file by its first 64 KiB; None where it is none of CGM. A table is generic where it has the columns
+    that the card names."""
     if source.is_parquet:
         return "generic"
     text = source.text.lstrip()
-    if text.startswith("<") and "<patient" in text:
-        return "ohio_t1dm"
-    if text.startswith(("[", "{")) and (found := json_format(source)):
-        return found
+    if text.startswith("<"):
+        return "ohio_t1dm" if "<patient" in text else None
+    if text.startswith(("[", "{")):
+        return json_format(source)
     if text.startswith("#") and ("data_version" in text or "pump_serial" in text):
         return "pump_v2"
-    if not text.startswith(("<", "[", "{")):
-        return _table_format(source, card)
-    raise ValueError(_unknown(source))
+    return _table_format(source, card)
 
 
-def _table_format(source: Source, card: CGMCard) -> str:
-    names = header_of(source)
-    if {card.columns.time, card.columns.glucose} <= set(names):
-        return "generic"
-    if {GLUCOBENCH.subject, GLUCOBENCH.time, GLUCOBENCH.glucose} <= set(names):
-        return "glucobench"
-    if clarity_header(source) is not None:
-        return "dexcom_clarity"
-    if libreview_header(source) is not None:
-        return "libreview"
-    raise ValueError(_unknown(source) + f"; columns found: {', '.join(map(repr, names[:20]))}")
+def _table_format(source: Source, card: CGMCard) -> str | None:
+    names = set(header_of(source))
+    tests = {
+        "generic": {card.columns.time, card.columns.glucose} <= names,
+        "glucobench": {GLUCOBENCH.subject, GLUCOBENCH.time, GLUCOBENCH.glucose} <= names,
+        "dexcom_clarity": clarity_header(source) is not None,
+        "libreview": libreview_header(source) is not None,
+    }
+    return next((kind for kind, fits in tests.items() if fits), None)
 
 
 def _unknown(source: Source) -> str:
+    is_table = not source.text.lstrip().startswith(("<", "[", "{", "#"))
+    columns = f"; columns found: {', '.join(map(repr, header_of(source)[:20]))}" if is_table else ""
     return (
         f"{source.path}: not a CGM format that is known (Dexcom Clarity, LibreView, Nightscout, Tidepool, OhioT1DM, pump "
         "v2.0, GlucoBench, or a table with the columns that the card names); it begins with "
-        f"{source.text.strip()[:60]!r}. For a table set `columns` in the card, for a known format `format`"
+        f"{source.text.strip()[:60]!r}. For a table set `columns` in the card, for a known format `format`{columns}"
     )
 
 
 def _read(path: Path, kind: str, card: CGMCard, issues: Issues) -> Iterator[Readings]:
     with _naming(path):
-        yield from _reader(kind)(Source.of(path), card, issues)
-
-
-def _reader(kind: str) -> Reader:
-    match kind:
-        case "generic":
-            return read_generic
-        case "glucobench":
-            return read_glucobench
-        case "dexcom_clarity":
-            return read_clarity
-        case "libreview":
-            return read_libreview
-        case "nightscout":
-            return read_nightscout
-        case "tidepool":
-            return read_tidepool
-        case "ohio_t1dm":
-            return read_ohio
-        case "pump_v2":
-            return read_pump
-    raise AssertionError(kind)
+        yield from _READERS[kind](Source.of(path), card, issues)
 
 
 @contextmanager

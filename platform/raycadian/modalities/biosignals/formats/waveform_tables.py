@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from raycadian.data.source import MAX_BYTES, MAX_RATIO, Source, delimiter_of, open_bytes, split
+from raycadian.data.source import MAX_BYTES, MAX_RATIO, Source, delimiter_of, open_bytes
+from raycadian.data.tables import header_at, header_of
 from raycadian.modalities.biosignals.tracks import case_of, check_length, numeric, present, waveform
-from raycadian.modalities.cgm.formats.tables import header_at
 from raycadian.types import Case, Issues, Track
 
 TIMES = ("time_s", "time", "t", "seconds", "timestamp", "datetime")  # what a column of times may be called, in any case
@@ -40,7 +40,7 @@ def read_table(
     rate_hz: where the table has no times; with times it must agree with them. units: of columns whose name has none.
     """
     source = Source.of(path)
-    header = _header(source)
+    header = header_of(source)
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise ValueError(f"{path}: several columns are called {twice[0]!r}; rename all but one")
     times = next((name for name in header if name.strip().lower() in TIMES), None)
@@ -89,17 +89,19 @@ def track_names(path: Path) -> list[str]:
     if zipfile.is_zipfile(path):
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return _names(archive.files)
-    return [_split_unit(name)[0] for name in _header(Source.of(path)) if name.strip().lower() not in TIMES]
+    return [_split_unit(name)[0] for name in header_of(Source.of(path)) if name.strip().lower() not in TIMES]
+
+
+def units_of(path: Path) -> dict[str, str]:
+    """The unit of each track that states one. Raises ValueError."""
+    if zipfile.is_zipfile(path):
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            units = {n: archive[f"{n}.unit"] for n in _names(archive.files) if f"{n}.unit" in archive.files}
+            return {name: str(_scalar(unit, f"{path}: {name}.unit")) for name, unit in units.items()}
+    return dict(_split_unit(name) for name in header_of(Source.of(path)))
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
-
-
-def _header(source: Source) -> list[str]:
-    if source.is_parquet:
-        return pq.read_schema(source.path).names
-    line = source.lines[header_at(source)]
-    return split(line, delimiter_of(line))
 
 
 def _split_unit(name: str) -> tuple[str, str]:
@@ -135,7 +137,7 @@ def _as_written(source: Source, wanted: list[str]) -> list[str]:
     """Columns' names with the spaces around them, which `split` took off."""
     line = source.lines[header_at(source)]
     written = [text.strip('"') for text in line.split(delimiter_of(line))]
-    known = dict(zip(_header(source), written, strict=False))
+    known = dict(zip(header_of(source), written, strict=False))
     return [known[name] for name in wanted]
 
 

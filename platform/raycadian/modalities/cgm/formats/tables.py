@@ -14,7 +14,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from raycadian.data.clock import offset_at
-from raycadian.data.source import HEAD_BYTES, MAX_BYTES, Source, delimiter_of, open_bytes, split
+from raycadian.data.source import HEAD_BYTES, MAX_BYTES, Source, delimiter_of, open_bytes
+from raycadian.data.tables import header_at, header_of
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard, Columns
 from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
@@ -36,22 +37,6 @@ def read_glucobench(source: Source, card: CGMCard, issues: Issues) -> Iterator[R
     """id, time, gl in mg/dL on a local clock; events too where the card names their columns. Raises ValueError."""
     columns = GLUCOBENCH.model_copy(update={kind: getattr(card.columns, kind) for kind in EVENT_CHANNELS})
     return _read(source, card, columns, MGDL, issues)
-
-
-def header_at(source: Source) -> int:
-    """Number of lines before the header: the first line that is neither blank nor a # comment."""
-    for number, line in enumerate(source.lines):
-        if line.strip() and not line.startswith("#"):
-            return number
-    raise ValueError(f"{source.path}: no header found in its first {len(source.lines)} lines")
-
-
-def header_of(source: Source) -> list[str]:
-    """The names of a table's columns. Raises ValueError."""
-    if source.is_parquet:
-        return pq.read_schema(source.path).names
-    line = source.lines[header_at(source)]
-    return split(line, delimiter_of(line))
 
 
 def read_small(path: Path, what: str) -> pd.DataFrame:

@@ -1,0 +1,116 @@
+"""Which format of biosignals a file has, and which of its tracks is which channel."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from raycadian.data.source import Source
+from raycadian.data.tables import header_of
+from raycadian.modalities.biosignals.formats.waveform_tables import TIMES, units_of
+from raycadian.modalities.biosignals.readers import detect_format, track_names
+from raycadian.modalities.guesses import Detection, Given, Guess, Question, option
+
+_LEADS = "i|ii|iii|avr|avl|avf|v|v1|v2|v3|v4|v5|v6"
+_ECG = re.compile(rf"(?:ecg|ekg|ml)?[_ ]?(?P<lead>{_LEADS})|(?:ecg|ekg)", re.IGNORECASE)
+_PPG = re.compile(r"pleth|ppg", re.IGNORECASE)
+_ABP = re.compile(r"art|abp|ibp|fem", re.IGNORECASE)
+# monitors' numbers (VitalDB's names first), by the name of the track without its device
+_NUMERICS = {
+    "ART_MBP": "map_mmhg", "ABP_MBP": "map_mmhg", "MAP": "map_mmhg", "ART_SBP": "sbp_mmhg", "ABP_SBP": "sbp_mmhg",
+    "ART_DBP": "dbp_mmhg", "ABP_DBP": "dbp_mmhg", "HR": "hr", "PLETH_SPO2": "spo2", "SPO2": "spo2",
+}  # fmt: skip
+_STATED = {"vital", "wfdb", "edf"}  # formats that state the unit of each track
+
+
+def detect(path: Path, given: Given) -> Detection | None:
+    """None where a file is of no format of biosignals, or is a table without a track that is called like a waveform."""
+    if path.suffix.lower() in (".dat", ".mat") and path.with_suffix(".hea").is_file():
+        raise ValueError(f"{path}: the samples of a record; name its header, {path.with_suffix('.hea')}")
+    try:
+        kind = detect_format(path)
+    except ValueError:
+        return None
+    if kind == "npz" and not _is_archive_of_tracks(path):
+        return None
+    if kind == "table" and not _has_times(path):
+        return None
+    tracks = track_names(path, kind)
+    waveforms, numerics = channels_of(tracks)
+    if not waveforms and "waveforms" not in given:
+        if kind not in _STATED:
+            return None
+        return Detection("biosignals", kind, [], [Question("waveforms", _which(tracks))])
+    guesses = [Guess("format", kind, True, "recognised by its content", "it can't be")]
+    guesses += _channels("waveforms", waveforms, given) + _channels("numerics", numerics, given)
+    questions = [] if kind in _STATED or "waveforms" in given else _units_asked(path, kind, waveforms)
+    why = "each file is a case, and each case another person, called after the file"
+    guesses.append(Guess("subject", None, False, why, "a table of cases: --set clinical.file=cases.csv"))
+    rest = [
+        t for t in tracks if t not in {name for names in (*waveforms.values(), *numerics.values()) for name in names}
+    ]
+    if rest:
+        how = option("waveforms.ecg_mv", "[NAME]")
+        guesses.append(Guess("tracks", "not read", True, f"tracks without a use: {', '.join(rest[:20])}", how))
+    return Detection("biosignals", kind, guesses, questions)
+
+
+def channels_of(tracks: list[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Channel -> its track, of waveforms and of numerics: the first track that is called so."""
+    waveforms: dict[str, list[str]] = {}
+    numerics: dict[str, list[str]] = {}
+    for track in tracks:
+        name = track.rpartition("/")[2]
+        if channel := _waveform(name):
+            waveforms.setdefault(channel, [track])
+        elif channel := _NUMERICS.get(name.upper()):
+            numerics.setdefault(channel, [track])
+    return waveforms, numerics
+
+
+def _waveform(name: str) -> str | None:
+    if match := _ECG.fullmatch(name.strip()):
+        return f"ecg_{match['lead'].lower()}_mv" if match["lead"] else "ecg_mv"
+    if _PPG.fullmatch(name.strip()):
+        return "ppg"
+    return "abp_mmhg" if _ABP.fullmatch(name.strip()) else None
+
+
+def _channels(field: str, channels: dict[str, list[str]], given: Given) -> list[Guess]:
+    if field in given or not channels:
+        return []
+    how = option(field, "{" + ", ".join(f"{channel}: [NAME]" for channel in list(channels)[:1]) + "}")
+    return [Guess(field, channels, True, "by the names of the tracks", how)]
+
+
+def _which(tracks: list[str]) -> str:
+    return (
+        f"which track is a waveform of an ECG, a pleth or a pressure? There are {', '.join(tracks[:20]) or 'none'}: add "
+        "--set 'waveforms={ecg_mv: [NAME]}' (or ppg, abp_mmhg)"
+    )
+
+
+def _is_archive_of_tracks(path: Path) -> bool:
+    import numpy as np
+
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return not {"SEQN", "wear"} <= set(archive.files)
+
+
+def _has_times(path: Path) -> bool:
+    names = header_of(Source.of(path))
+    return any(name.strip().lower() in TIMES for name in names)
+
+
+def _units_asked(path: Path, kind: str, waveforms: dict[str, list[str]]) -> list[Question]:
+    """Of formats that needn't state a unit: asked for where a track has none and its channel needs one."""
+    units = units_of(path)
+    silent = {c: names[0] for c, names in waveforms.items() if c != "ppg" and not units.get(names[0])}
+    if not silent:
+        return []
+    stated = "{" + ", ".join(f"{channel}: [{name}]" for channel, name in silent.items()) + "}"
+    message = (
+        f"the unit of {', '.join(silent.values())} is not stated; if it is mV and mmHg, add --set 'waveforms={stated}', else "
+        "write it into the name of the column: 'ABP [mmHg]'"
+    )
+    return [Question("waveforms", message)]

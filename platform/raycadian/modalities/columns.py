@@ -1,0 +1,139 @@
+"""Which column of an unknown table is what: by its name, and by what is in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from raycadian.modalities.guesses import Given, Guess, Question, option
+
+Columns = Mapping[str, Sequence[str]]
+"""Name -> the texts of a table's first rows."""
+
+TIMES = {
+    "time", "timestamp", "datetime", "date_time", "ts", "time_utc", "time_local", "local_time", "device_timestamp",
+    "measured_at", "recorded_at", "date",
+}  # fmt: skip
+SUBJECTS = {
+    "subject", "subject_id", "subjectid", "patient", "patient_id", "patientid", "participant", "participant_id", "person",
+    "person_id", "user", "user_id", "pid", "id", "seqn", "ptid",
+}  # fmt: skip
+_TIME_TOKENS = {"ts", "time", "timestamp", "datetime"}
+_UNIT = re.compile(r"[\[(][^\])]*[\])]|_?(mg_?dl|mmol_?l)$", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
+_ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:?\d{2}.*)?")
+_DATE = re.compile(r"(\d{1,4})([/.\-])(\d{1,2})\2(\d{2,4})[ T,]+(\d{1,2}:\d{2})(:\d{2})?( ?[AaPp][Mm])?")
+
+
+def plain(name: str) -> str:
+    """glucose_value of 'Glucose Value (mg/dL)': lower case, without the unit."""
+    words = re.sub(r"[^a-z0-9]+", "_", _UNIT.sub("", name.strip()).lower()).strip("_")
+    return _UNIT.sub("", words).strip("_")
+
+
+def named(columns: Columns, names: Collection[str]) -> list[str]:
+    """The columns that are called one of `names`."""
+    return [column for column in columns if plain(column) in names]
+
+
+def numeric(texts: Sequence[str]) -> bool:
+    """Whether a column holds numbers, or nothing yet."""
+    filled = [text for text in texts if text]
+    return sum(_NUMBER.fullmatch(text) is not None for text in filled) >= 0.8 * len(filled)
+
+
+def time_columns(columns: Columns) -> list[str]:
+    """The columns that can be the time: called so, and not numbers."""
+    alike = named(columns, TIMES) or [c for c in columns if plain(c).split("_")[-1] in _TIME_TOKENS]
+    return [name for name in alike if not (columns[name] and numeric(columns[name]))]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The column that is meant, if there is one, and how it was found or what is unclear."""
+
+    column: str | None
+    guess: Guess | None = None
+    question: Question | None = None
+
+
+def choose(name: str, candidates: Sequence[str], given: Given, what: str) -> Choice:
+    """The one candidate for a field of the card (`columns.glucose`), or what the user said."""
+    if name in given:
+        return Choice(given[name])
+    if len(candidates) > 1:
+        either = " or ".join(map(repr, candidates))
+        return Choice(None, question=Question(name, f"{what} may be {either}: {option(name, repr(candidates[0]))}"))
+    if not candidates:
+        return Choice(None)
+    (column,) = candidates
+    return Choice(column, Guess(name, column, True, f"the only column for {what}", option(name, "NAME")))
+
+
+def subject_column(columns: Columns, given: Given) -> Choice:
+    """The column that tells people apart; none where it numbers rows."""
+    name = "columns.subject"
+    called = [c for c in named(columns, SUBJECTS) if not _numbers_rows(columns[c])]
+    if len(called) > 1:
+        exact = [c for c in called if plain(c) != "id"]
+        called = exact if len(exact) == 1 else called
+    return choose(name, called, given, "the subject's id")
+
+
+def _numbers_rows(texts: Sequence[str]) -> bool:
+    return len(texts) > 3 and len(set(texts)) == len(texts)
+
+
+# --- times ----------------------------------------------------------------------------------------------------------
+
+
+def time_format(texts: Sequence[str], given: Given) -> Choice:
+    """The strptime format of a column of times; no column where it is ISO 8601. Raises ValueError where no format reads them.
+    Day and month are told by days after the 12th, else by which makes the times follow one another."""
+    filled = [text for text in texts if text]
+    if "time_format" in given or not filled or all(_ISO.fullmatch(text) for text in filled[:100]):
+        return Choice(given.get("time_format"))
+    formats = [f for f in _formats(filled[0]) if _reads(f, filled)]
+    if not formats:
+        raise ValueError(
+            f"times such as {filled[0]!r} are in no known form; add {option('time_format', '%d/%m/%Y %H:%M')} (strptime)"
+        )
+    if len(formats) > 1:
+        formats = _continuous(formats, filled)
+    if len(formats) > 1:
+        either = " or ".join(option("time_format", repr(f)) for f in formats)
+        message = f"{filled[0]!r} may be day first or month first, and no row tells: {either}"
+        return Choice(None, question=Question("time_format", message))
+    why = f"reads all times, such as {filled[-1]!r}, as a stretch that goes on"
+    return Choice(formats[0], Guess("time_format", formats[0], True, why, option("time_format", "FORMAT")))
+
+
+def _formats(text: str) -> list[str]:
+    match = _DATE.fullmatch(text.strip())
+    if match is None:
+        return []
+    first, mark, last, half = match[1], match[2], match[4], match[7]
+    clock = "%I:%M" if half else "%H:%M"
+    clock += (":%S" if match[6] else "") + ({" ": " %p"}.get(half[0], "%p") if half else "")
+    between = text[match.end(4) : match.start(5)]
+    year = "%Y" if max(len(first), len(last)) == 4 else "%y"
+    orders = [(year, "%m", "%d")] if len(first) == 4 else [("%d", "%m", year), ("%m", "%d", year)]
+    return [mark.join(order) + between + clock for order in orders]
+
+
+def _reads(form: str, texts: Sequence[str]) -> bool:
+    import pandas as pd
+
+    return bool(pd.to_datetime(pd.Series(texts), format=form, errors="coerce").notna().mean() > 0.98)
+
+
+def _continuous(formats: list[str], texts: Sequence[str]) -> list[str]:
+    """The format whose times span least, where it spans less than a third of what the others do; else all."""
+    import pandas as pd
+
+    read = {f: pd.to_datetime(pd.Series(texts), format=f, errors="coerce").dropna() for f in formats}
+    days = {f: (times.max() - times.min()).total_seconds() / 86_400 for f, times in read.items()}
+    shortest = min(days, key=days.get)
+    others = [d for f, d in days.items() if f != shortest]
+    return [shortest] if days[shortest] >= 1 and all(3 * days[shortest] < d for d in others) else formats

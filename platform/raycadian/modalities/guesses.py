@@ -1,0 +1,57 @@
+"""What a file says of itself, and what has to be guessed or asked before it can be read without a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A value of a card that nobody gave.
+
+    name: dotted path in the card, e.g. columns.glucose · sure: what is in the file leaves no doubt; else it is an
+    assumption that changes no reading, and is said · why: what tells it · how_to_change: on the command line
+    """
+
+    name: str
+    value: Any
+    sure: bool
+    why: str
+    how_to_change: str
+
+    def __str__(self) -> str:
+        value = "none" if self.value is None else self.value
+        return f"{self.name}: {value} ({'' if self.sure else 'assumed: '}{self.why}); change: {self.how_to_change}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A value of a card that can't be told from the file, and that results hang on: asked for, never taken silently."""
+
+    name: str
+    message: str
+    """What is unclear, and what to add on the command line."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One file: its modality and format, the values of the card that it takes to read it, how each was found, and what has to
+    be asked. `recordings`: whether there are any in it; a table of people has none."""
+
+    modality: str
+    format: str
+    guesses: list[Guess] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    recordings: bool = True
+
+
+Given = Mapping[str, Any]
+"""What the user said: dotted path in the card -> value."""
+
+
+def option(name: str, value: Any) -> str:
+    """What to add on the command line to set a field of the card."""
+    short = {"unit", "timezone", "subject", "modality", "format"}
+    return f"--{name} {value}" if name in short else f"--set {name}={value}"
