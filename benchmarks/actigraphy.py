@@ -310,9 +310,10 @@ def inference(name: str) -> dict[str, object]:
     from raycadian import config
     from raycadian.evaluation.label.decision import Calibration, Decision
     from raycadian.modalities.actigraphy.card import ActigraphyCard
+    from raycadian.modalities.actigraphy.request import Activity
     from raycadian.models.base import ModelSpec
     from raycadian.models.build import build
-    from raycadian.serving.classifier import Activity, Classifier
+    from raycadian.serving.label import LabelPredictor
 
     sections = {
         "pat small": config.PAT(), "pat large": config.PAT(size="large"), "boosting on rhythms": config.Boosting(features="rhythm"),
@@ -321,11 +322,11 @@ def inference(name: str) -> dict[str, object]:
     window = config.LabelWindow(past=spec.past, window_s=86_400, step_s=86_400, eval_step_s=86_400, max_missing=0.5)
     task = config.Classification(label=config.Column(name="depressed"))
     card, decision = ActigraphyCard(name="x", files=("*",)), Decision(1, "soft", 0.0, Calibration("none"), 0.5)
-    served = Classifier("day", build(sections[name], spec), card, window, task, decision)
+    served = LabelPredictor("day", build(sections[name], spec), card, window, task, decision)
     days = made_up(3).reshape(-1, 1440)[:21]
     start = np.datetime64("2026-01-05T00:00", "s")
     sent = [Activity(None, "activity_counts", start, 60.0, day) for day in days]
-    seconds = [timed(lambda one=one: served.estimate(one)) for one in sent]
+    seconds = [timed(lambda one=one: served.answer(one)) for one in sent]
     return {"what": name, "ms": round(1000 * float(np.median(seconds[1:])), 2)}
 
 

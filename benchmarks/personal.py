@@ -40,8 +40,8 @@ def activity(size: str, folder: Path) -> dict[str, object]:
     import one_person
 
     from raycadian.config import PAT
-    from raycadian.personal.calibrate import Asked
-    from raycadian.serving.classifier import Activity
+    from raycadian.modalities.actigraphy.request import Activity
+    from raycadian.personal.task import CalibrationInputs
     from raycadian.types import ACTIVITY_COUNTS
 
     ill = one_person.ill_days(DAYS)
@@ -51,7 +51,10 @@ def activity(size: str, folder: Path) -> dict[str, object]:
     labels = one_person.write_labels(folder / "episodes.csv", ill, first=6)
     week = Activity("p", ACTIVITY_COUNTS, one_person.START.astype("datetime64[s]"), 60.0, values[-7 * 1440 :])
     return _row(
-        f"PAT {size}, a week of minutes", Asked(run, "p", recording, labels), folder, lambda own: own.estimate(week)
+        f"PAT {size}, a week of minutes",
+        CalibrationInputs(run, "p", recording, labels),
+        folder,
+        lambda own: own.answer(week),
     )
 
 
@@ -60,7 +63,7 @@ def glucose(folder: Path) -> dict[str, object]:
     import served
 
     from raycadian.config import TTM
-    from raycadian.personal.calibrate import Asked
+    from raycadian.personal.task import CalibrationInputs
     from raycadian.serving.forecaster import read_history
 
     run = served.make_run(folder / "runs", served.people(4, 6), model=TTM(patch_length=12))
@@ -68,19 +71,24 @@ def glucose(folder: Path) -> dict[str, object]:
     when = np.datetime64("2026-02-01T00:00", "s") + 300 * np.arange(len(values))
     pd.DataFrame({"time": when.astype(str), "glucose": values.round(1)}).to_csv(folder / "cgm.csv", index=False)
     history = read_history(folder / "cgm.csv")
-    return _row("TTM, 5-minute glucose", Asked(run, "p", folder / "cgm.csv"), folder, lambda own: own.forecast(history))
+    return _row(
+        "TTM, 5-minute glucose",
+        CalibrationInputs(run, "p", folder / "cgm.csv"),
+        folder,
+        lambda own: own.answer(history),
+    )
 
 
-def _row(what: str, asked, folder: Path, estimate) -> dict[str, object]:
+def _row(what: str, inputs, folder: Path, estimate) -> dict[str, object]:
     from raycadian.personal.calibrate import calibrate
     from raycadian.personal.store import Store
-    from raycadian.serving.personal import open_person
+    from raycadian.serving.load import open_person
 
     store = Store(folder / "people")
     began = time.perf_counter()
-    about = calibrate(asked, store).person.metadata
+    about = calibrate(inputs, store).person.metadata
     seconds = time.perf_counter() - began
-    own = open_person(asked.run, store.read("p"), store)
+    own = open_person(inputs.run, store.read("p"), store)
     times = []
     for _ in range(ROUNDS):
         began = time.perf_counter()

@@ -31,6 +31,7 @@ import torch
 
 from raycadian.cluster import connect
 from raycadian.config import TTM, Grid, Recipe, Residual
+from raycadian.modalities.cgm.request import ForecastRequest
 from raycadian.models import checkpoint
 from raycadian.models.base import ModelSpec
 from raycadian.models.build import build
@@ -38,7 +39,6 @@ from raycadian.physiology.cma.fit import fit_cma
 from raycadian.physiology.cma.meals import meal_times
 from raycadian.serving.app import free_port, serving
 from raycadian.serving.forecaster import Forecaster
-from raycadian.serving.schemas import ForecastRequest, to_history
 from raycadian.serving.web import api_key
 from raycadian.training.run import Run, write_json, write_recipe
 
@@ -181,7 +181,7 @@ def serve_plain(run: Path, port: int, kind: str) -> None:
     app, forecaster = FastAPI(), Forecaster.load(run)
 
     def forecast(body: ForecastRequest) -> dict:
-        return forecaster.forecast(to_history(body)).as_dict()
+        return forecaster.answer(body.data()).as_dict()
 
     async def forecast_on_the_loop(body: ForecastRequest) -> dict:
         return forecast(body)

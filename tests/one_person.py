@@ -1,4 +1,5 @@
-"""A small population run of activity and one made-up person's exports, for tests of personal calibration. A plain module."""
+"""A small population run of activity and one made-up person's exports, for tests of personal calibration. A plain
+module."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ EPISODES = ((9, 17), (27, 35), (44, 52))  # days of the person's record
 
 
 def counts(ill: np.ndarray, seed: int, effect: float = 1.0) -> np.ndarray:
-    """Minutes (D x 1440,) of one person, of whose days (D,) some are ill: later and less active, by amounts that days vary by."""
+    """Minutes (D x 1440,) of one person, of whose days (D,) some are ill: later and less active, by amounts that days
+    vary by."""
     rng = np.random.default_rng(seed)
     level, wake_h = np.exp(rng.normal(0, 0.3)), rng.normal(7, 0.8)
     sign = effect * np.array([False, True])
@@ -60,7 +62,8 @@ def population(
     recipe = Recipe(
         name="population", dataset="none.yaml", split=Split(kind="subject", test_subjects=0.3, val_subjects=0.3),
         window=LabelWindow(
-            window_s=86400, windows=window_days, step_s=86400, eval_step_s=86400, past=(ACTIVITY_COUNTS,), max_missing=0.5
+            window_s=86400, windows=window_days, step_s=86400, eval_step_s=86400, past=(ACTIVITY_COUNTS,),
+            max_missing=0.5,
         ),
         task=Classification(label=Column(name="ill")), model=model or PAT(),
         training=Training(epochs=epochs, batch_size=8, lr=1e-3, device="cpu", precision="fp32"),

@@ -60,8 +60,8 @@ def make_run(
 ) -> Run:  # fmt: skip
     """A residual TTM, unless told otherwise, trained for a few steps, as `raycadian train` writes it."""
     recipe = Recipe(
-        name="served", dataset="none.yaml", split=Split(kind="time"), window=Window(context=36, horizon=6, past=past, **window),
-        model=model,
+        name="served", dataset="none.yaml", split=Split(kind="time"),
+        window=Window(context=36, horizon=6, past=past, **window), model=model,
         training=Training(epochs=1, max_steps_per_epoch=5, batch_size=64, device="cpu", precision="fp32", seed=seed),
         evaluation=Evaluation(bootstrap=10), tracking=Tracking(mlflow="off", tensorboard=False),
     )  # fmt: skip

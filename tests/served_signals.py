@@ -62,8 +62,9 @@ def make_run(folder: Path, n: int = 8, **changes: object) -> Run:
     people = Cases({s: [(c.recording, c.marks)] for s, c in cleaned.items()})
     recipe = Recipe(
         name="served", dataset="none.yaml", split=Split(kind="subject", test_subjects=0.4, val_subjects=0.4),
-        window=LabelWindow(past=tuple(TRACKS), windows=2), task=Classification(label=Column(name="old"), balance="none"),
-        model=Statistics(), training=Training(epochs=2, batch_size=64, device="cpu"), evaluation=Evaluation(bootstrap=20),
+        window=LabelWindow(past=tuple(TRACKS), windows=2),
+        task=Classification(label=Column(name="old"), balance="none"), model=Statistics(),
+        training=Training(epochs=2, batch_size=64, device="cpu"), evaluation=Evaluation(bootstrap=20),
         tracking=Tracking(mlflow="off", tensorboard=False),
     )  # fmt: skip
     series = build_series(people, recipe.window.past)

@@ -18,11 +18,12 @@ from scipy.stats import t as student
 from raycadian import config
 from raycadian.config import CMAMechanism, override
 from raycadian.data.split import make_split
+from raycadian.modalities.cgm.request import History
 from raycadian.models.base import pinball
 from raycadian.models.build import build
 from raycadian.models.conformal import conformal_offsets
 from raycadian.models.heads import StudentT
-from raycadian.serving.forecaster import Forecaster, History
+from raycadian.serving.forecaster import Forecaster
 from raycadian.training import crossfit
 from raycadian.training.pipeline import Data, fit_model, read_predictions
 from raycadian.types import Prediction, Readings
@@ -270,7 +271,7 @@ def run(readings, tmp_path_factory):
 def assert_served_as_scored(run, readings, n=8):
     p, forecaster = read_predictions(run), Forecaster.load(run.path)
     for i in np.linspace(0, len(p) - 1, n).astype(int):
-        found = forecaster.forecast(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        found = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
         np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
 
 
@@ -293,10 +294,10 @@ def test_planned_carbohydrate_is_served_as_it_was_scored(readings, tmp_path):
     for i in [*np.flatnonzero(fed)[:5], *np.flatnonzero(~fed)[::30]]:
         whole = readings[p.subject[i]]
         known = served.until(whole, p.time_utc[i])
-        told = forecaster.forecast(History.of(Readings(whole.subject, known.glucose, whole.events)))  # the plan too
+        told = forecaster.answer(History.of(Readings(whole.subject, known.glucose, whole.events)))  # the plan too
         np.testing.assert_allclose(told.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
         if fed[i]:
-            assert not np.allclose(forecaster.forecast(History.of(known)).quantiles, p.quantiles[i], atol=0.01)
+            assert not np.allclose(forecaster.answer(History.of(known)).quantiles, p.quantiles[i], atol=0.01)
 
 
 SWEPT = {

@@ -20,22 +20,26 @@ from hypothesis import strategies as st
 
 from raycadian.cli import main as cli
 from raycadian.config import PAT
-from raycadian.data.series import build_series
+from raycadian.data.series import Recordings, build_series
 from raycadian.evaluation.label.decision import Calibration, Decision
-from raycadian.modalities import MODALITIES
 from raycadian.models import checkpoint
 from raycadian.models.base import ModelSpec, trainable_parameters
 from raycadian.models.build import build
 from raycadian.personal import days as personal_days
 from raycadian.personal.adapter import load_weights, personal, weights_of
-from raycadian.personal.calibrate import Asked, calibrate, give_new_key
-from raycadian.personal.store import ADAPTER, DATABASE, METADATA, Forbidden, Person, Store
+from raycadian.personal.calibrate import calibrate, give_new_key
+from raycadian.personal.store import ADAPTER, DATABASE, METADATA, Forbidden, PersonRecord, Store
+from raycadian.personal.task import CalibrationInputs
 from raycadian.personal.verdict import fit_personal, judge_forecasts, judge_probabilities
 from raycadian.physiology.rhythms.daily import ACTIVITY, FURTHEST, GLUCOSE, Baseline, of_activity, of_glucose
-from raycadian.serving.personal import open_person
+from raycadian.serving.load import open_person
 from raycadian.types import Issues
 
 SUBJECT = "zq-17.b"
+
+
+def of_file(predictor, path):
+    return predictor.answer(predictor.read(path))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def export(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calibrated(run, export, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store") / "people")
-    return store, calibrate(Asked(run, SUBJECT, *export), store)
+    return store, calibrate(CalibrationInputs(run, SUBJECT, *export), store)
 
 
 # --- from export to prediction ----------------------------------------------------------------------------------------
@@ -74,7 +78,7 @@ def test_calibrated_to_one_person(calibrated, run, export):
     assert about["days"]["train"]["last"] < about["days"]["val"]["first"] < about["days"]["held_out"]["first"]
     assert found.person.baseline.days == 28 and found.person.baseline.first == one_person.START
 
-    estimate = open_person(run, store.read(SUBJECT), store).of_file(export[0])
+    estimate = of_file(open_person(run, store.read(SUBJECT), store), export[0])
     ill = one_person.ill_days()
     assert estimate.value[ill].mean() > estimate.value[~ill].mean() + 0.3
     assert ((estimate.low < estimate.value) & (estimate.value < estimate.high)).all()
@@ -106,17 +110,21 @@ def test_what_is_stored_is_private_and_holds_no_recording(calibrated, export):
 
 @pytest.mark.slow
 def test_forgetting_leaves_nothing_anywhere(run, export, tmp_path, monkeypatch):
-    """Whatever the verb writes below its folders and the home is searched for the id, the key and the adapter's values."""
+    """Whatever the verb writes below its folders and the home is searched for the id, the key and the adapter's
+    values."""
     for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
     store, keeps = Store(tmp_path / "people"), "other"
     calibrate(
-        Asked(run, keeps, export[0], one_person.write_labels(tmp_path / "e.csv", one_person.ill_days(), first=8)), store
+        CalibrationInputs(
+            run, keeps, export[0], one_person.write_labels(tmp_path / "e.csv", one_person.ill_days(), first=8)
+        ),
+        store,
     )
     untouched = {p: p.read_bytes() for p in store.folder(keeps).iterdir()}
-    found = calibrate(Asked(run, SUBJECT, *export), store)
+    found = calibrate(CalibrationInputs(run, SUBJECT, *export), store)
     (store.root / f".{SUBJECT}-0123abcd").mkdir()  # an interrupted calibration left this
     (store.root / f".{SUBJECT}-0123abcd" / ADAPTER).write_bytes(store.folder(SUBJECT).joinpath(ADAPTER).read_bytes())
     said = {SUBJECT.encode(), found.person.key_sha256.encode(), found.person.version.encode()}
@@ -141,10 +149,10 @@ def test_labels_that_come_later_give_what_all_at_once_gives(run, export, calibra
     ill, store = one_person.ill_days(), Store(tmp_path / "people")
     first = one_person.write_labels(tmp_path / "first.csv", ill, last=40)
     later = one_person.write_labels(tmp_path / "later.csv", ill, first=40)
-    before = calibrate(Asked(run, SUBJECT, export[0], first), store)
+    before = calibrate(CalibrationInputs(run, SUBJECT, export[0], first), store)
     with pytest.raises(ValueError, match="has calibrated already; --update adds labels"):
-        calibrate(Asked(run, SUBJECT, export[0], later), store)
-    after = calibrate(Asked(run, SUBJECT, export[0], later), store, update=True)
+        calibrate(CalibrationInputs(run, SUBJECT, export[0], later), store)
+    after = calibrate(CalibrationInputs(run, SUBJECT, export[0], later), store, update=True)
     assert after.key is None and after.person.key_sha256 == before.person.key_sha256
     assert after.person.metadata["updates"] == 1 and after.person.version != before.person.version
     assert after.person.metadata["held_out"] == whole.person.metadata["held_out"]
@@ -159,12 +167,14 @@ def test_labels_that_say_nothing_keep_the_population_and_say_so(run, tmp_path):
         ill = np.random.default_rng(seed).random(40) < 0.4
         recording = one_person.write_recording(tmp_path / "r.csv", one_person.counts(np.zeros(40, bool), seed=seed))
         store = Store(tmp_path / f"people-{seed}")
-        found = calibrate(Asked(run, "p", recording, one_person.write_labels(tmp_path / "e.csv", ill)), store)
+        found = calibrate(
+            CalibrationInputs(run, "p", recording, one_person.write_labels(tmp_path / "e.csv", ill)), store
+        )
         kept.append(found.person.metadata["kept"])
         if kept[-1] == "population":
             assert "POPULATION MODEL KEPT" in found.person.metadata["verdict"] and store.adapter("p") == {}
             own = open_person(run, store.read("p"), store)
-            assert own.model is own.served.model and np.isnan(own.of_file(recording).low).all()
+            assert own.model is own.served.model and np.isnan(own.answer(own.read(recording)).low).all()
     assert kept.count("population") >= 3
 
 
@@ -174,12 +184,12 @@ def test_steps_of_an_apple_health_export_stand_for_counts(run, export, tmp_path)
     ill, store = one_person.ill_days(), Store(tmp_path / "people")
     path = one_person.write_apple_health(tmp_path / "export.zip", one_person.counts(ill, seed=1))
     with pytest.raises(ValueError, match="reads activity_counts, the recording has .*steps; .*--channel NAME"):
-        calibrate(Asked(run, SUBJECT, path, export[1]), store)
+        calibrate(CalibrationInputs(run, SUBJECT, path, export[1]), store)
     with pytest.raises(ValueError, match="the model reads stairs, the recording has"):
-        calibrate(Asked(run, SUBJECT, path, export[1], channel="stairs"), store)
-    about = calibrate(Asked(run, SUBJECT, path, export[1], channel="steps"), store).person.metadata
+        calibrate(CalibrationInputs(run, SUBJECT, path, export[1], channel="stairs"), store)
+    about = calibrate(CalibrationInputs(run, SUBJECT, path, export[1], channel="steps"), store).person.metadata
     assert about["channel"] == "steps" and about["factor"] > 1 and about["kept"] == "adapter", about["verdict"]
-    value = open_person(run, store.read(SUBJECT), store).of_file(path).value
+    value = of_file(open_person(run, store.read(SUBJECT), store), path).value
     assert value[ill].mean() > value[~ill].mean() + 0.3
 
 
@@ -187,9 +197,8 @@ def test_steps_of_an_apple_health_export_stand_for_counts(run, export, tmp_path)
 
 
 def days_of(values, subject="p"):
-    recordings = MODALITIES["actigraphy"].read_person(values, None, one_person.CARD, Issues())
-    recordings = [replace(r, subject=subject) for r in recordings]
-    series = build_series(personal_days.Person(recordings), ("activity_counts",))
+    recordings = personal_days.read_recording(values, subject, one_person.CARD, None, "model", Issues())
+    series = build_series(Recordings.of(recordings), ("activity_counts",))
     return series, personal_days.activity_days(series, 10.0)
 
 
@@ -210,7 +219,7 @@ def test_too_few_days(run, tmp_path, days, labelled, words):
         labels.write_text("start,end,label\n")
     store = Store(tmp_path / "people")
     with pytest.raises(ValueError, match=words):
-        calibrate(Asked(run, SUBJECT, recording, labels), store)
+        calibrate(CalibrationInputs(run, SUBJECT, recording, labels), store)
     assert store.subjects == [] and not (store.root.is_dir() and any(store.root.iterdir()))
 
 
@@ -219,7 +228,7 @@ def test_a_watch_that_was_never_worn(run, tmp_path):
     recording = one_person.write_recording(tmp_path / "r.csv", np.zeros(40 * 1440))
     labels = one_person.write_labels(tmp_path / "e.csv", one_person.ill_days(40))
     with pytest.raises(ValueError, match="28 days worn long enough, found 0 of the recording's 40"):
-        calibrate(Asked(run, SUBJECT, recording, labels), Store(tmp_path / "people"))
+        calibrate(CalibrationInputs(run, SUBJECT, recording, labels), Store(tmp_path / "people"))
 
 
 @pytest.mark.slow
@@ -229,18 +238,18 @@ def test_episodes_outside_the_recording(run, export, tmp_path):
     with pytest.raises(
         ValueError, match=r"0 labelled days .* 57 of them outside the recording \(2026-03-02 to 2026-04-30\)"
     ):
-        calibrate(Asked(run, SUBJECT, export[0], elsewhere), Store(tmp_path / "people"))
+        calibrate(CalibrationInputs(run, SUBJECT, export[0], elsewhere), Store(tmp_path / "people"))
 
 
 @pytest.mark.slow
 def test_labels_without_a_recording_and_the_reverse(run, export, tmp_path):
     store = Store(tmp_path / "people")
     with pytest.raises(ValueError, match="the recording has none: name a CSV with the columns start, end, label"):
-        calibrate(Asked(run, SUBJECT, export[0]), store)
+        calibrate(CalibrationInputs(run, SUBJECT, export[0]), store)
     with pytest.raises(ValueError, match="no such file"):
-        calibrate(Asked(run, SUBJECT, tmp_path / "none.csv", export[1]), store)
+        calibrate(CalibrationInputs(run, SUBJECT, tmp_path / "none.csv", export[1]), store)
     with pytest.raises(ValueError, match="has not calibrated in .*: leave out --update"):
-        calibrate(Asked(run, SUBJECT, *export), store, update=True)
+        calibrate(CalibrationInputs(run, SUBJECT, *export), store, update=True)
 
 
 @pytest.mark.slow
@@ -251,7 +260,7 @@ def test_days_that_train_all_alike(run, tmp_path):
     with pytest.raises(
         ValueError, match="that train .* all have the label 0; an adapter learns from days of both kinds"
     ):
-        calibrate(Asked(run, SUBJECT, recording, labels), Store(tmp_path / "people"))
+        calibrate(CalibrationInputs(run, SUBJECT, recording, labels), Store(tmp_path / "people"))
 
 
 def test_what_can_not_be_learnt_from_is_counted(tmp_path):
@@ -367,13 +376,13 @@ def test_a_folder_that_others_may_read_is_refused(tmp_path):
     store = Store(tmp_path / "people")
     store.root.mkdir(mode=0o755)
     with pytest.raises(ValueError, match=r"others may look into it \(mode 755\)"):
-        store.write(Person("p", None, {}, "", {}), {})
+        store.write(PersonRecord("p", None, {}, "", {}), {})
 
 
 def test_people_stay_out_of_commits_in_a_folder_that_was_there(tmp_path):
     store, nothing = Store(tmp_path / "people"), Baseline((), np.empty(0), np.empty(0), 0, *[one_person.START] * 2)
     store.root.mkdir(mode=0o700)
-    store.write(Person("p", nothing, {}, "", {}), {})
+    store.write(PersonRecord("p", nothing, {}, "", {}), {})
     assert (store.root / ".gitignore").read_text() == "*\n"
 
 
@@ -533,15 +542,15 @@ def glucose(tmp_path_factory):
 def test_the_same_verb_takes_a_forecaster(glucose, tmp_path):
     run, path = glucose
     store = Store(tmp_path / "people")
-    about = calibrate(Asked(run, SUBJECT, path), store).person.metadata
+    about = calibrate(CalibrationInputs(run, SUBJECT, path), store).person.metadata
     assert about["held_out"].keys() == {"pinball_mgdl", "rmse_mgdl"} and about["parameters"] < 10_000
     assert about["kept"] == "adapter", about["verdict"]  # the run is hardly trained
     assert store.read(SUBJECT).baseline.names == GLUCOSE
     from raycadian.serving.forecaster import Forecaster, read_history
 
     history = read_history(path)
-    own = open_person(run, store.read(SUBJECT), store).forecast(history)
-    plain = Forecaster.load(run.path).forecast(history)
+    own = open_person(run, store.read(SUBJECT), store).answer(history)
+    plain = Forecaster.load(run.path).answer(history)
     assert own.as_dict()["personal"]["kept"] == "adapter" and "personal" not in plain.as_dict()
     assert not np.allclose(own.median, plain.median)
 
@@ -551,11 +560,11 @@ def test_a_forecaster_is_refused_what_is_not_its(glucose, export, tmp_path):
     run, path = glucose
     store = Store(tmp_path / "people")
     with pytest.raises(ValueError, match="leave out --episodes and --channel"):
-        calibrate(Asked(run, SUBJECT, path, export[1]), store)
+        calibrate(CalibrationInputs(run, SUBJECT, path, export[1]), store)
     short = tmp_path / "short.csv"
     pd.read_csv(path).head(288 * 9).to_csv(short, index=False)
     with pytest.raises(ValueError, match="needs 14 days with 70% of their readings, found 9"):
-        calibrate(Asked(run, SUBJECT, short), store)
+        calibrate(CalibrationInputs(run, SUBJECT, short), store)
 
 
 # --- the verbs --------------------------------------------------------------------------------------------------------

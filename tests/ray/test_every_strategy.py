@@ -16,7 +16,8 @@ from raycadian.config import load_recipe, model_name, override
 from raycadian.modalities.cards import load_card
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.readers import read_files
-from raycadian.serving.forecaster import Forecaster, History
+from raycadian.modalities.cgm.request import History
+from raycadian.serving.forecaster import Forecaster
 from raycadian.tracking import registry
 from raycadian.training.pipeline import read_predictions
 from raycadian.types import Issues
@@ -77,5 +78,5 @@ def assert_served_as_scored(run, place: Path, n: int = 4) -> None:
     people = {r.subject: r for r in read_files([place / "people.csv"], card, Issues())}
     p, forecaster = read_predictions(run), Forecaster.load(run.path)
     for i in np.linspace(0, len(p) - 1, n).astype(int):
-        found = forecaster.forecast(History.of(served.until(people[p.subject[i]], p.time_utc[i])))
+        found = forecaster.answer(History.of(served.until(people[p.subject[i]], p.time_utc[i])))
         np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)

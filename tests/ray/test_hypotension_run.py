@@ -13,9 +13,10 @@ from click.testing import CliRunner
 
 from raycadian.cli.main import main
 from raycadian.config import Hypotension
+from raycadian.modalities.biosignals.request import Stored
 from raycadian.modalities.biosignals.simulate import simulate_cases
-from raycadian.serving.classifier import Classifier, Stored
 from raycadian.serving.forecaster import Forecaster
+from raycadian.serving.label import LabelPredictor
 from raycadian.tracking import registry
 from raycadian.training.pipeline import read_predictions
 from raycadian.training.run import list_runs
@@ -77,7 +78,7 @@ def test_frozen_last_layer_lora_and_all_weights_in_one_process_and_on_two_worker
     assert "mg/dL" not in said and "champion of synthetic_cases-classify-hypotension-5min" in said
     champion = registry.champion(runs=tmp_path / "runs")
     new = simulate_cases(1, 12, 99, tmp_path / "new").parent
-    answer = Classifier.load(champion.path, new).estimate(Stored("someone", "synthetic-0001.vital")).as_dict()
+    answer = LabelPredictor.load(champion.path, new).answer(Stored("someone", "synthetic-0001.vital")).as_dict()
     found = [w["probability"] for w in answer["windows"] if w["probability"] is not None]
     assert len(found) > 20 and all(0 < p < 1 for p in found)
     assert Hypotension.model_validate(answer["label"]) == Hypotension()

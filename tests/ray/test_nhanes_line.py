@@ -13,9 +13,10 @@ from raycadian import workflow
 from raycadian.config import load_recipe, override
 from raycadian.data.snapshot import Snapshot
 from raycadian.experiments import runner
+from raycadian.modalities.actigraphy.request import Activity
 from raycadian.modalities.actigraphy.simulate import simulate_nhanes
 from raycadian.modalities.quality import quality_page
-from raycadian.serving.classifier import Activity, Classifier
+from raycadian.serving.label import LabelPredictor
 from raycadian.tracking import registry
 from raycadian.training.labelling import said_by
 from raycadian.training.pipeline import load_data, train_run
@@ -94,13 +95,13 @@ def test_runs_differ_as_their_counts_of_weights_say(outcome):
 def test_what_is_served_is_what_was_scored(outcome, folder):
     run, recipe = outcome.main, outcome.main.recipe
     snapshot = snapshot_of(folder)
-    served = Classifier.load(run.path)
+    served = LabelPredictor.load(run.path)
     scored = {label: said_by(run.path, recipe, label) for label in recipe.task.labels}
     subject = scored[""][0].subject[0]
     (recording,) = snapshot.recordings(subject)
     values = np.where(recording.observed, recording.channels["activity_counts"], np.nan)
     local = recording.start_utc.astype("datetime64[s]")
-    found = served.estimate(Activity(None, "activity_counts", local, 60.0, values, ~recording.observed)).as_dict()
+    found = served.answer(Activity(None, "activity_counts", local, 60.0, values, ~recording.observed)).as_dict()
     window = found["windows"][0]
     for label, (said, decision) in scored.items():
         at = said.subject == subject

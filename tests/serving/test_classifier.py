@@ -15,19 +15,13 @@ from starlette.testclient import TestClient
 from raycadian.evaluation.label.decision import Decision
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.modalities.biosignals.readers import read_case
+from raycadian.modalities.biosignals.request import MAX_SAMPLES, BiosignalRequest, Signals, Stored
 from raycadian.modalities.biosignals.simulate import make_case, make_person, write_vital
+from raycadian.modalities.cgm.request import ForecastRequest
+from raycadian.modalities.request import MAX_SIGNAL_BYTES, BiosignalResponse
 from raycadian.serving import web
-from raycadian.serving.classifier import Classifier, Signals, Stored
 from raycadian.serving.forecaster import Forecaster
-from raycadian.serving.schemas import EXAMPLE_REQUEST
-from raycadian.serving.signal_schemas import (
-    MAX_SAMPLES,
-    MAX_SIGNAL_BYTES,
-    SIGNAL_REQUEST,
-    SIGNAL_RESPONSE,
-    BiosignalRequest,
-    BiosignalResponse,
-)  # fmt: skip
+from raycadian.serving.label import LabelPredictor
 from raycadian.serving.stream import SignalStream
 from raycadian.types import Track
 
@@ -42,30 +36,27 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(run):
-    return Classifier.load(run.path)
+    return LabelPredictor.load(run.path)
 
 
 class Direct:
     """The service without Ray."""
 
-    def __init__(self, classifier: Classifier):
+    def __init__(self, classifier: LabelPredictor):
         self.classifier = classifier
 
     def describe(self):
         return {
-            "model": self.classifier.name, "kind": "statistics", "task": "classify", "snapshot": "made-up", "context": 2500,
-            "horizon": 0, "dt_min": 0.008 / 60, "quantiles": [], "past": list(self.classifier.window.past), "metrics": {},
-            "rejected": None, "note": "",
+            "model": self.classifier.name, "kind": "statistics", "task": "classify", "snapshot": "made-up",
+            "context": 2500, "horizon": 0, "dt_min": 0.008 / 60, "quantiles": [], "metrics": {}, "rejected": None,
+            "past": list(self.classifier.window.past), "note": "",
         }  # fmt: skip
 
     def open_stream(self, channels):
         return SignalStream(self.classifier, channels)
 
-    async def answer_signals(self, signals: Signals):
-        try:
-            return self.classifier.estimate(signals)
-        except ValueError as error:
-            return error
+    async def answer(self, request, key=None):
+        return self.classifier.predict([request])[0]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +75,7 @@ def body(i: int = 0, seconds: float = 60.0, **more: object) -> dict:
     return {"channels": channels} | more
 
 
-# --- the same as was scored ---------------------------------------------------------------------------------------------
+# --- the same as was scored -------------------------------------------------------------------------------------------
 
 
 def test_a_served_case_has_the_probabilities_that_were_scored(run, classifier):
@@ -93,7 +84,7 @@ def test_a_served_case_has_the_probabilities_that_were_scored(run, classifier):
     for name in sorted(set(scored.case.tolist())):
         own = scored.select(scored.case == name)
         case = served_signals.raw_case(int(name.removeprefix("case-")))
-        found = classifier.estimate(Signals(None, case.tracks))
+        found = classifier.answer(Signals(None, case.tracks))
         good = ~np.isnan(found.value)
         np.testing.assert_array_equal(found.value[good], decision.probability(own.score, own.case))
         ends = (own.time_utc - np.datetime64("2000-01-01")).astype(int)
@@ -103,10 +94,10 @@ def test_a_served_case_has_the_probabilities_that_were_scored(run, classifier):
 
 def test_units_and_rates_are_the_senders(classifier):
     tracks = dict(served_signals.raw_case(1).tracks)
-    plain = classifier.estimate(Signals(None, tracks))
+    plain = classifier.answer(Signals(None, tracks))
     abp = tracks["abp_mmhg"]
     kpa = Track(abp.values / np.float32(7.500617), "kPa", rate_hz=abp.rate_hz)
-    other = classifier.estimate(Signals(None, tracks | {"abp_mmhg": kpa}))
+    other = classifier.answer(Signals(None, tracks | {"abp_mmhg": kpa}))
     np.testing.assert_allclose(other.value, plain.value, atol=1e-4)
 
 
@@ -114,7 +105,7 @@ def test_a_flat_line_is_rejected_by_name(classifier):
     tracks = dict(served_signals.raw_case(2).tracks)
     values = tracks["ppg"].values.copy()
     values[: round(60 * served_signals.RATE_HZ)] = 0.5
-    found = classifier.estimate(Signals(None, tracks | {"ppg": replace(tracks["ppg"], values=values)}))
+    found = classifier.answer(Signals(None, tracks | {"ppg": replace(tracks["ppg"], values=values)}))
     assert np.isnan(found.value[:5]).all() and not np.isnan(found.value[10:]).all()
     assert all("flat" in r["ppg"] for r in found.rejected[:4]) and found.warnings
 
@@ -131,13 +122,13 @@ def test_a_flat_line_is_rejected_by_name(classifier):
 def test_samples_that_can_not_be_used_are_refused(classifier, changes, words):
     tracks = dict(served_signals.raw_case(0).tracks) | changes
     with pytest.raises(ValueError, match=words):
-        classifier.estimate(Signals(None, {c: t for c, t in tracks.items() if t is not None}))
+        classifier.answer(Signals(None, {c: t for c, t in tracks.items() if t is not None}))
 
 
 def test_too_few_samples(classifier):
     tracks = {c: replace(t, values=t.values[:2000]) for c, t in served_signals.raw_case(0).tracks.items()}
     with pytest.raises(ValueError, match="nothing is as long as a window, which has 20 s; send more"):
-        classifier.estimate(Signals(None, tracks))
+        classifier.answer(Signals(None, tracks))
 
 
 def test_a_run_whose_files_are_damaged_is_not_served(run, tmp_path):
@@ -147,10 +138,10 @@ def test_a_run_whose_files_are_damaged_is_not_served(run, tmp_path):
     shutil.copytree(run.path, copy)
     (copy / "checkpoint" / "decision.json").write_text("{}")
     with pytest.raises(ValueError, match="no decision of a classifier"):
-        Classifier.load(copy)
+        LabelPredictor.load(copy)
     (copy / "checkpoint" / "preprocessing.json").write_text("[]")
     with pytest.raises(ValueError, match="damaged"):
-        Classifier.load(copy)
+        LabelPredictor.load(copy)
 
 
 def test_a_classifier_does_not_forecast(run):
@@ -198,7 +189,10 @@ def test_what_is_no_request(client, change, status, error, words):
     "channels",
     [
         {"ppg": {"rate_hz": 50_000.0, "samples": [80.0], "start_s": 3600.0}},
-        {"ppg": {"rate_hz": 50_000.0, "samples": [80.0]}, "ecg_mv": {"rate_hz": 100.0, "samples": [0.1], "start_s": 3600.0}},
+        {
+            "ppg": {"rate_hz": 50_000.0, "samples": [80.0]},
+            "ecg_mv": {"rate_hz": 100.0, "samples": [0.1], "start_s": 3600.0},
+        },
         {"ppg": {"rate_hz": 1e-300, "samples": [80.0]}, "ecg_mv": {"rate_hz": 500.0, "samples": [0.1]}},
     ],
 )  # fmt: skip
@@ -222,13 +216,13 @@ def test_the_key_comes_first_and_the_limit_second(client):
 def test_the_description_holds_the_schemas_and_examples(client):
     described = client.get("/openapi.json").json()
     assert described["paths"][PATH]["post"]["security"] == [{"key": []}]
-    BiosignalRequest.model_validate_json(json.dumps(SIGNAL_REQUEST))
-    BiosignalResponse.model_validate_json(json.dumps(SIGNAL_RESPONSE))
+    BiosignalRequest.model_validate_json(json.dumps(BiosignalRequest.example))
+    BiosignalResponse.model_validate_json(json.dumps(BiosignalRequest.answer_example))
     schema = described["components"]["schemas"]["BiosignalRequest"]
-    jsonschema.validate(SIGNAL_REQUEST, schema | {"components": described["components"]})
+    jsonschema.validate(BiosignalRequest.example, schema | {"components": described["components"]})
 
 
-# --- a case that the server holds --------------------------------------------------------------------------------------
+# --- a case that the server holds -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +236,7 @@ def stored(run, tmp_path_factory):
     write_vital(folder / "outside.vital", tracks)
     (held / "torn.vital").write_bytes((folder / "outside.vital").read_bytes()[:5000])
     (held / "link.vital").symlink_to(folder / "outside.vital")
-    return Classifier.load(run.path, held)
+    return LabelPredictor.load(run.path, held)
 
 
 def test_a_stored_case_is_answered_as_its_samples_are(stored):
@@ -251,7 +245,7 @@ def test_a_stored_case_is_answered_as_its_samples_are(stored):
         answer = client.post(PATH, json={"case": "ward/0.vital", "subject": "someone"})
         assert answer.status_code == 200, answer.text
         read = read_case(stored.cases / "ward" / "0.vital", tracks=served_signals.TRACKS, subject="someone")
-        assert answer.json() == json.loads(json.dumps(stored.estimate(Signals("someone", read.tracks)).as_dict()))
+        assert answer.json() == json.loads(json.dumps(stored.answer(Signals("someone", read.tracks)).as_dict()))
     assert sum(w["probability"] is not None for w in answer.json()["windows"]) > 20
 
 
@@ -281,17 +275,17 @@ def test_a_case_and_samples_exclude_one_another_and_need_a_folder(client, stored
     for sent in ({}, body(seconds=25) | {"case": "a.vital"}):
         assert "one of both" in client.post(PATH, json=sent).text
     assert "its operator named no folder" in client.post(PATH, json={"case": "a.vital"}).text
-    monkeypatch.setattr("raycadian.serving.classifier.MAX_STORED_BYTES", 1000)
+    monkeypatch.setattr("raycadian.modalities.biosignals.request.MAX_STORED_BYTES", 1000)
     with pytest.raises(ValueError, match="at most 1,000"):
-        stored.estimate(Stored(None, "ward/0.vital"))
+        stored.answer(Stored(None, "ward/0.vital"))
 
 
-# --- as a stream --------------------------------------------------------------------------------------------------------
+# --- as a stream ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory):
-    return Classifier.load(served_signals.make_run(tmp_path_factory.mktemp("causal"), filters="causal").path)
+    return LabelPredictor.load(served_signals.make_run(tmp_path_factory.mktemp("causal"), filters="causal").path)
 
 
 def rates(i: int) -> dict[str, tuple[float, str]]:
@@ -301,7 +295,7 @@ def rates(i: int) -> dict[str, tuple[float, str]]:
 @pytest.mark.parametrize("piece_s", [0.5, 7.3, 60.0])
 def test_a_stream_says_what_the_whole_record_says(causal, piece_s):
     tracks = served_signals.raw_case(3).tracks
-    whole = causal.estimate(Signals(None, tracks)).as_dict()["windows"]
+    whole = causal.answer(Signals(None, tracks)).as_dict()["windows"]
     stream, found = SignalStream(causal, rates(3)), []
     for begin in np.arange(0, 360, piece_s):
         pieces = {
@@ -329,7 +323,7 @@ def test_a_clipped_pressure_is_rejected_in_a_stream_as_in_the_whole_record(causa
     tracks["abp_mmhg"] = replace(abp, values=np.minimum(abp.values, np.float32(top)))
     if told:
         monkeypatch.setattr(causal, "card", causal.card.model_copy(update={"rails": {"abp_mmhg": (0.0, top)}}))
-    whole = causal.estimate(Signals(None, tracks)).as_dict()["windows"]
+    whole = causal.answer(Signals(None, tracks)).as_dict()["windows"]
     stream, found = SignalStream(causal, rates(3)), []
     for begin in range(0, 360, 30):
         found += stream.push(
@@ -378,12 +372,12 @@ def test_both_paths_on_ray_serve(ray_local, causal, tmp_path_factory, monkeypatc
 
     monkeypatch.setenv("RAYCADIAN_API_KEY", KEY)
     run = served_signals.make_run(tmp_path_factory.mktemp("ray"), filters="causal")
-    expected = Classifier.load(run.path).estimate(BiosignalRequest.model_validate(body(1)).signals()).as_dict()
+    expected = LabelPredictor.load(run.path).answer(BiosignalRequest.model_validate(body(1)).data()).as_dict()
     with app.serving(run, port=app.free_port()) as server:
         assert server.get("/v1/model")["task"] == "classify"
         assert server.post(PATH, body(1)) == expected
         with pytest.raises(ValueError, match="answers on /v1/biosignal"):
-            server.post("/v1/forecast", EXAMPLE_REQUEST)
+            server.post("/v1/forecast", ForecastRequest.example)
         headers = {"Authorization": f"Bearer {KEY}"}
         with connect(server.url.replace("http", "ws") + f"{PATH}/stream", additional_headers=headers) as socket:
             channels = body(1)["channels"]
@@ -399,7 +393,7 @@ def test_both_paths_on_ray_serve(ray_local, causal, tmp_path_factory, monkeypatc
     assert len(windows) >= len(expected["windows"]) - 1
 
 
-# --- actigraphy ---------------------------------------------------------------------------------------------------------
+# --- actigraphy -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -415,7 +409,7 @@ def week():
     window = LabelWindow(window_s=172800, step_s=86400, eval_step_s=86400, past=("activity_counts",), max_missing=0.3)
     card = ActigraphyCard(name="few", files=("none.xpt",))
     task = Classification(label=Column(name="depressed"))
-    return Classifier("week", model, card, window, task, Decision(1, "soft", 0.0, Calibration("none"), 0.4))
+    return LabelPredictor("week", model, card, window, task, Decision(1, "soft", 0.0, Calibration("none"), 0.4))
 
 
 def days(n: float = 4.5, **more: object) -> dict:
@@ -434,7 +428,7 @@ def test_several_labels_are_answered_each_with_its_own_threshold(week):
     model = build(PAT(), replace(week.model.spec, labels=2))
     task = week.task.model_copy(update={"also": (Column(name="ssri"),)})
     own, other = (Decision(1, "soft", 0.0, Calibration("platt", (1.0, b)), t) for b, t in ((0.0, 0.0), (1.0, 1.0)))
-    both = Classifier("both", model, week.card, week.window, task, own, also=[other])
+    both = LabelPredictor("both", model, week.card, week.window, task, own, also=[other])
     app = web.create_app(Direct(both), web.digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post("/v1/actigraphy", json=days())

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from raycadian.cli.main import main
 from raycadian.config import CMA, CMAMechanism, Ridge
 from raycadian.evaluation.forecast.event_probability import EventCalibration, write_calibrations
+from raycadian.modalities.cgm.request import History
 from raycadian.physiology.cma.meals import Meal
-from raycadian.serving.forecaster import Forecaster, History, Recent, read_history
+from raycadian.serving.forecaster import Forecaster, Recent, read_history
 from raycadian.training.pipeline import read_predictions
 from raycadian.types import Readings
 
@@ -50,9 +51,9 @@ def windows(run, n=40):
 def test_offline_equals_served(run, readings, forecaster):
     p, rows = windows(run)
     histories = [History.of(served.until(readings[p.subject[i]], p.time_utc[i])) for i in rows]
-    together = forecaster.forecast_batch(histories)
+    together = forecaster.predict(histories)
     for i, h, found in zip(rows, histories, together, strict=True):
-        alone = forecaster.forecast(h)
+        alone = forecaster.answer(h)
         for forecast in (alone, found):
             assert forecast.origin_utc == p.time_utc[i]
             np.testing.assert_allclose(forecast.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
@@ -61,24 +62,30 @@ def test_offline_equals_served(run, readings, forecaster):
     assert {f.fit for f in together} == {"own"}  # the test stretch lies days behind the first refit
 
 
+def taken(history, rows):
+    return replace(
+        history, **{name: getattr(history, name)[rows] for name in ("time_s", "glucose_mgdl", "utc_offset_min")}
+    )
+
+
 def test_a_short_history_is_served_by_the_population(forecaster, history):
-    short = replace(history, time_s=history.time_s[-60:], glucose_mgdl=history.glucose_mgdl[-60:], utc_offset_min=history.utc_offset_min[-60:])  # fmt: skip
-    assert forecaster.forecast(short).fit == "population"
-    assert forecaster.forecast(history).fit == "own"
+    short = taken(history, slice(-60, None))
+    assert forecaster.answer(short).fit == "population"
+    assert forecaster.answer(history).fit == "own"
 
 
 def test_order_and_duplicates_change_nothing_but_the_warnings(forecaster, history):
     twice = np.r_[np.arange(len(history.time_s)), np.arange(0, 300, 7)]
     order = np.random.default_rng(0).permutation(twice)
-    mixed = replace(history, time_s=history.time_s[order], glucose_mgdl=history.glucose_mgdl[order], utc_offset_min=history.utc_offset_min[order])  # fmt: skip
-    a, b = forecaster.forecast(history), forecaster.forecast(mixed)
+    mixed = taken(history, order)
+    a, b = forecaster.answer(history), forecaster.answer(mixed)
     np.testing.assert_array_equal(a.quantiles, b.quantiles)
     assert b.warnings["reading at the same second as another"] == 43
     assert "reading at the same second as another" not in a.warnings
 
 
 def test_what_a_forecast_says(forecaster, history):
-    f = forecaster.forecast(history)
+    f = forecaster.answer(history)
     assert (np.diff(f.quantiles, axis=1) >= 0).all() and np.isfinite(f.quantiles).all()
     np.testing.assert_allclose(f.parts["mechanism"] + f.parts["correction"], f.median, atol=1e-9)
     last = history.time_s.max()
@@ -102,7 +109,7 @@ def test_a_low_has_the_probability_that_was_scored(run, readings, tmp_path):
     write_calibrations(copy / "event_calibration.json", calibrations)
     forecaster, (p, rows) = Forecaster.load(copy), windows(run, 5)
     for i in rows:
-        found = forecaster.forecast(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        found = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
         expected = {one.excursion: one.probability(p)[i] for one in calibrations}
         assert found.lows == pytest.approx(expected, abs=1e-6)
         assert (
@@ -128,28 +135,28 @@ BAD = {
 
 def test_a_bad_history_spoils_no_other(forecaster, history):
     batch = [history, *(h for h, _ in BAD.values()), history]
-    first, *failed, last = forecaster.forecast_batch(batch)
+    first, *failed, last = forecaster.predict(batch)
     for error, (name, (_, message)) in zip(failed, BAD.items(), strict=True):
         assert isinstance(error, ValueError), name
         with pytest.raises(ValueError, match=message):
             raise error
     np.testing.assert_allclose(first.quantiles, last.quantiles, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(first.quantiles, forecaster.forecast(history).quantiles, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(first.quantiles, forecaster.answer(history).quantiles, rtol=0, atol=1e-9)
 
 
 def test_a_constant_history_is_forecast(forecaster):
-    found = forecaster.forecast(history_of(np.full(400, 100.0)))
+    found = forecaster.answer(history_of(np.full(400, 100.0)))
     assert np.isfinite(found.quantiles).all() and found.fit == "population"  # a constant can't be fitted
 
 
 def test_fits_are_remembered_by_what_they_were_fitted_to(run, history):
     forecaster = Forecaster.load(run.path)
-    forecaster.forecast(history)
+    forecaster.answer(history)
     assert len(forecaster._fits) == 1
     later = replace(history, glucose_mgdl=np.r_[history.glucose_mgdl[:-1], 150.0])
-    forecaster.forecast(later)  # after the last refit nothing of the fit changes
+    forecaster.answer(later)  # after the last refit nothing of the fit changes
     assert len(forecaster._fits) == 1
-    forecaster.forecast(replace(history, glucose_mgdl=history.glucose_mgdl + 1.0))
+    forecaster.answer(replace(history, glucose_mgdl=history.glucose_mgdl + 1.0))
     assert len(forecaster._fits) == 2
 
 
@@ -168,7 +175,7 @@ def test_meals_reach_a_model_that_reads_them(readings, tmp_path):
     p, rows = windows(run, 6)
     for i in rows:
         known = served.until(readings[p.subject[i]], p.time_utc[i])
-        np.testing.assert_allclose(forecaster.forecast(History.of(known)).quantiles, p.quantiles[i], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(forecaster.answer(History.of(known)).quantiles, p.quantiles[i], rtol=0, atol=1e-5)
         meal = pd.DataFrame(
             {
                 "time_utc": [(p.time_utc[i] - np.timedelta64(30, "m")).astype("datetime64[ns]")],
@@ -177,7 +184,7 @@ def test_meals_reach_a_model_that_reads_them(readings, tmp_path):
             }
         )
         fed = Readings(known.subject, known.glucose, pd.concat([known.events, meal]))
-        assert not np.allclose(forecaster.forecast(History.of(fed)).quantiles, p.quantiles[i], atol=1e-3)
+        assert not np.allclose(forecaster.answer(History.of(fed)).quantiles, p.quantiles[i], atol=1e-3)
 
 
 def _truncate(folder):
@@ -209,7 +216,7 @@ def test_a_file_of_readings(tmp_path, readings, forecaster):
     table = one.glucose.rename(columns={"time_utc": "time", "glucose_mgdl": "glucose"})[["time", "glucose"]]
     path = tmp_path / "me.csv"
     table.to_csv(path, index=False)
-    found = forecaster.forecast(read_history(path))
+    found = forecaster.answer(read_history(path))
     assert found.subject == "me" and np.isfinite(found.quantiles).all()
     both = pd.concat([table.assign(subject="a"), table.assign(subject="b")])
     card = tmp_path / "card.yaml"
@@ -219,23 +226,27 @@ def test_a_file_of_readings(tmp_path, readings, forecaster):
         read_history(tmp_path / "two.csv", card)
 
 
-# --- what if ------------------------------------------------------------------------------------------------------------
+# --- what if ----------------------------------------------------------------------------------------------------------
+
+
+def with_meals(forecaster, history, meals):
+    return forecaster.answer(replace(history, what_if=tuple(meals)))
 
 
 def test_what_if(forecaster, history):
-    usual = forecaster.forecast(history)
+    usual = forecaster.answer(history)
     origin_h = (usual.origin_utc.astype(int) / 3600 + usual.utc_offset_min / 60) % 24
     soon = Meal((origin_h + 0.1) % 24, 1.5)
-    found = forecaster.what_if(history, [soon])
+    found = with_meals(forecaster, history, [soon])
     np.testing.assert_array_equal(found.quantiles, usual.quantiles)
     other = found.what_if
     np.testing.assert_allclose(other.median - found.median, other.difference, rtol=0, atol=0)
     np.testing.assert_allclose(other.parts["correction"], found.parts["correction"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(other.parts["mechanism"] + other.parts["correction"], other.median, atol=1e-9)
     assert other.difference[0] >= 0 and other.difference[-1] > 1 and other.meals == (soon,) and len(other.usual) == 3
-    none = forecaster.what_if(history, []).what_if
+    none = with_meals(forecaster, history, []).what_if
     assert (none.difference <= 1e-6).all()
-    same = forecaster.what_if(history, other.usual).what_if
+    same = with_meals(forecaster, history, other.usual).what_if
     np.testing.assert_allclose(same.difference, 0, atol=1e-4)
     d = found.as_dict()
     assert json.loads(json.dumps(d, allow_nan=False)) == d and "associates" in d["what_if"]["note"]
@@ -265,18 +276,18 @@ def test_what_if_on_the_command_line(run, tmp_path, readings):
 def test_questions_in_a_batch_are_answered_to_those_who_asked(forecaster, history):
     asks = replace(history, what_if=(Meal(3.0),))
     bad = replace(history_of([100.0]), what_if=())
-    plain, other, error, again = forecaster.forecast_batch([history, asks, bad, history])
+    plain, other, error, again = forecaster.predict([history, asks, bad, history])
     assert plain.what_if is None and again.what_if is None and isinstance(error, ValueError)
-    alone = forecaster.forecast(asks)
+    alone = forecaster.answer(asks)
     np.testing.assert_allclose(other.what_if.quantiles, alone.what_if.quantiles, rtol=0, atol=1e-9)
     np.testing.assert_allclose(other.quantiles, plain.quantiles, rtol=0, atol=1e-9)
 
 
 def test_a_model_without_meals_refuses_the_question(readings, history, tmp_path):
     forecaster = Forecaster.load(served.make_run(tmp_path, readings, model=Ridge()).path)
-    assert forecaster.forecast(history).what_if is None
+    assert forecaster.answer(history).what_if is None
     with pytest.raises(ValueError, match="can't say what other meals would change"):
-        forecaster.what_if(history, [Meal(20.0)])
+        with_meals(forecaster, history, [Meal(20.0)])
 
 
 @pytest.mark.slow
@@ -289,6 +300,6 @@ def test_gains_of_each_meal_train_and_serve(readings, history, tmp_path):
     forecaster = Forecaster.load(run.path)
     p, rows = windows(run, 6)
     for i in rows:
-        found = forecaster.forecast(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        found = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
         np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
-    assert forecaster.what_if(history, []).what_if.difference.max() <= 0
+    assert with_meals(forecaster, history, []).what_if.difference.max() <= 0

@@ -1,4 +1,5 @@
-"""A person's adapter at the endpoint: theirs with their key, nobody's without, the same as offline; on Ray Serve too."""
+"""A person's adapter at the endpoint: theirs with their key, nobody's without, the same as offline; on Ray Serve
+too."""
 
 from __future__ import annotations
 
@@ -24,15 +25,19 @@ from starlette.testclient import TestClient
 
 from raycadian.config import TTM
 from raycadian.modalities.actigraphy.formats.apple_health import read_apple_health
-from raycadian.personal.calibrate import Asked, calibrate
+from raycadian.modalities.actigraphy.request import Activity
+from raycadian.modalities.cgm.request import ForecastResponse
+from raycadian.modalities.request import BiosignalResponse
+from raycadian.personal.calibrate import calibrate
 from raycadian.personal.store import ADAPTER, Store
+from raycadian.personal.task import CalibrationInputs
 from raycadian.serving import app, web
-from raycadian.serving.classifier import Activity, Classifier
 from raycadian.serving.deployment import Endpoint
-from raycadian.serving.forecaster import Forecaster, read_history
-from raycadian.serving.personal import Adapted, PersonalEstimate, drop_deleted, load_person, open_person
-from raycadian.serving.schemas import ForecastResponse, Problem
-from raycadian.serving.signal_schemas import BiosignalResponse
+from raycadian.serving.label import LabelPredictor
+from raycadian.serving.load import load_predictor, open_person, personalise
+from raycadian.serving.personal import PersonalEstimate
+from raycadian.serving.schemas import Problem
+from raycadian.serving.slots import AdapterSlot, drop_deleted
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, Issues
 
 pytestmark = pytest.mark.slow
@@ -61,7 +66,7 @@ def known(run, recording, tmp_path_factory):
     """A store with two people, and their keys."""
     folder = tmp_path_factory.mktemp("people")
     store, labels = Store(folder / "people"), one_person.write_labels(folder / "episodes.csv", one_person.ill_days())
-    keys = {who: calibrate(Asked(run, who, recording, labels), store).key for who in (SUBJECT, "other")}
+    keys = {who: calibrate(CalibrationInputs(run, who, recording, labels), store).key for who in (SUBJECT, "other")}
     return store, keys
 
 
@@ -79,23 +84,23 @@ class Direct:
 
     def __init__(self, run, store):
         self.run, self.store = run, store
-        self.served = (Forecaster if run.recipe.task.kind == "forecast" else Classifier).load(run.path)
+        self.served = load_predictor(run.path)
 
     def describe(self):
         return {"model": self.run.name}
 
-    async def answer_signals(self, sent):
-        return self.served.estimate(sent)
-
-    async def answer(self, history):
-        return self.served.forecast_batch([history])[0]
-
-    async def answer_person(self, asked, key):
+    async def answer(self, request, key=None):
         try:
-            own = load_person(self.served, self.run, self.store.opened(asked.subject, key), self.store)
-            return own.estimate(asked) if hasattr(own, "estimate") else own.forecast(asked)
+            return (self.served if key is None else self.own(request.subject, key)).answer(request)
         except ValueError as error:
             return error
+
+    def own(self, subject, key):
+        return personalise(self.served, self.run, self.store.opened(subject, key), self.store)
+
+
+def of_file(predictor, path):
+    return predictor.answer(predictor.read(path))
 
 
 def client_of(run, store):
@@ -108,7 +113,7 @@ def test_served_equals_offline(run, known, values, recording):
     answer = client.post(PATH, json=body(values), headers={"X-Raycadian-Person-Key": keys[SUBJECT]})
     assert answer.status_code == 200, answer.text
     found = BiosignalResponse.model_validate_json(answer.text)
-    offline = open_person(run, store.read(SUBJECT), store).of_file(recording)
+    offline = of_file(open_person(run, store.read(SUBJECT), store), recording)
     np.testing.assert_allclose([w.probability for w in found.windows], offline.value, atol=1e-12)
     assert [w.day for w in found.windows] == offline.day.astype(str).tolist()
     assert [w.end_s for w in found.windows] == [86400.0 * (d + 1) for d in range(60)]
@@ -171,11 +176,11 @@ def test_wear_is_told_before_the_level_is_changed(run, known, values):
     store, _ = known
     person = store.read(SUBJECT)
     by_mims = replace(person, metadata=person.metadata | {"channel": ACTIVITY_MIMS, "factor": 100.0})
-    own = load_person(Classifier.load(run.path), run, by_mims, store)
+    own = personalise(LabelPredictor.load(run.path), run, by_mims, store)
     own.card = own.card.model_copy(update={"wear": "troiano"})
     rarely = np.where(np.arange(1440) % 30 == 0, 5.0, 0.0)
     days = np.concatenate([values[:1440] / 100, rarely])
-    found = own.estimate(Activity(SUBJECT, ACTIVITY_MIMS, one_person.START.astype("datetime64[s]"), 60.0, days))
+    found = own.answer(Activity(SUBJECT, ACTIVITY_MIMS, one_person.START.astype("datetime64[s]"), 60.0, days))
     assert np.isfinite(found.value[0]) and np.isnan(found.value[1])
 
 
@@ -184,12 +189,12 @@ def test_steps_of_an_export_are_answered_as_offline(run, tmp_path):
     values = one_person.counts(one_person.ill_days(), seed=1)
     export, store = one_person.write_apple_health(tmp_path / "export.zip", values), Store(tmp_path / "people")
     labels = one_person.write_labels(tmp_path / "episodes.csv", one_person.ill_days())
-    key = calibrate(Asked(run, SUBJECT, export, labels, channel="steps"), store).key
+    key = calibrate(CalibrationInputs(run, SUBJECT, export, labels, channel="steps"), store).key
     (recording,) = read_apple_health(export, one_person.CARD, Issues())
     sent = body(recording.channels["steps"].astype(float), unit="steps", worn=recording.observed.tolist())
     client, header = client_of(run, store), {web.PERSON_KEY: key}
     found = client.post(PATH, json=sent, headers=header).json()
-    offline = open_person(run, store.read(SUBJECT), store).of_file(export).as_dict()
+    offline = of_file(open_person(run, store.read(SUBJECT), store), export).as_dict()
     assert [w["probability"] for w in found["windows"]] == [w["probability"] for w in offline["windows"]]
     assert [w["deviations"] for w in found["windows"]] == [w["deviations"] for w in offline["windows"]]
     alone = client.post(PATH, json=sent | {"worn": None}, headers=header)
@@ -212,7 +217,7 @@ def test_an_update_stays_with_the_model_that_was_calibrated(run, known, recordin
     other = replace(person, metadata=person.metadata | {"weights_sha256": "0" * 64, "run": "older"})
     copy.write(other, store.adapter(SUBJECT))
     with pytest.raises(ValueError, match=f"calibrated older, this is {run.name}.*forget and calibrate again"):
-        calibrate(Asked(run, SUBJECT, recording, labels), copy, update=True)
+        calibrate(CalibrationInputs(run, SUBJECT, recording, labels), copy, update=True)
     assert copy.read(SUBJECT).labels == person.labels and copy.read(SUBJECT).version == person.version
 
 
@@ -222,7 +227,7 @@ def test_a_forecast_by_a_persons_own_adapter(tmp_path):
     when = np.datetime64("2026-02-01T00:00", "s") + 300 * np.arange(len(glucose))
     pd.DataFrame({"time": when.astype(str), "glucose": glucose.round(1)}).to_csv(tmp_path / "cgm.csv", index=False)
     store = Store(tmp_path / "people")
-    key = calibrate(Asked(run, SUBJECT, tmp_path / "cgm.csv"), store).key
+    key = calibrate(CalibrationInputs(run, SUBJECT, tmp_path / "cgm.csv"), store).key
     readings = [
         {"time": f"{t}Z", "glucose": float(g)} for t, g in zip(when[-100:], glucose[-100:].round(1), strict=True)
     ]
@@ -230,22 +235,28 @@ def test_a_forecast_by_a_persons_own_adapter(tmp_path):
     client = client_of(run, store)
     answer = client.post("/v1/forecast", json=asked, headers={web.PERSON_KEY: key})
     found = ForecastResponse.model_validate_json(answer.text)
-    own = open_person(run, store.read(SUBJECT), store).forecast(read_history(tmp_path / "cgm.csv"))
+    own = of_file(open_person(run, store.read(SUBJECT), store), tmp_path / "cgm.csv")
     np.testing.assert_allclose(found.median_mgdl, own.median, atol=1e-5)
     assert found.personal["adapter"] == store.read(SUBJECT).version
     refused(client.post("/v1/forecast", json=asked, headers={web.PERSON_KEY: "wrong"}))
+
+
+def filled(run, person, store):
+    slot = AdapterSlot()
+    slot.filled(load_predictor(run.path), run, person, store)
+    return slot
 
 
 def test_what_was_deleted_leaves_the_memory(run, known, tmp_path):
     store, _ = known
     person, copy = store.read(SUBJECT), Store(tmp_path / "people")
     copy.write(person, store.adapter(SUBJECT))
-    held = {v: Adapted(open_person(run, person, copy)) for v in (person.version, "an older one")}
+    held = {v: filled(run, person, copy) for v in (person.version, "an older one")}
     drop_deleted(held, copy)
-    assert held[person.version].model is not None and held["an older one"].model is None
+    assert held[person.version].predictor is not None and held["an older one"].predictor is None
     copy.forget(SUBJECT)
     drop_deleted(held, copy)
-    assert held[person.version].model is None
+    assert held[person.version].predictor is None
 
 
 # --- the deployment, in this process ----------------------------------------------------------------------------------
@@ -279,9 +290,9 @@ def test_no_id_reaches_rays_logs(replica, run, known, values):
 
     async def asked():
         await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
-        damaged = await endpoint.answer_person(sent_by(SUBJECT, values), key)
+        damaged = await endpoint.answer(sent_by(SUBJECT, values), key)
         store.write(store.read(SUBJECT), adapter)
-        return damaged, await endpoint.answer_person(sent_by(SUBJECT, values), key)
+        return damaged, await endpoint.answer(sent_by(SUBJECT, values), key)
 
     log.addHandler(handler)
     try:
@@ -302,7 +313,7 @@ def test_after_a_promotion_nobody_is_answered_by_the_old_model(replica, run, kno
         found = []
         for path in (run.path, other.path, again):
             await endpoint.reconfigure({"run": str(path), "people": str(store.root)})
-            found.append(await endpoint.answer_person(sent_by(SUBJECT, values), key))
+            found.append(await endpoint.answer(sent_by(SUBJECT, values), key))
         return found
 
     first, refusal, last = asyncio.run(asked())
@@ -329,8 +340,8 @@ def test_a_replica_keeps_nothing_of_who_is_deleted(replica, run, known, values):
     async def asked():
         await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
         endpoint._people = Watched(store.root)
-        together = [endpoint.answer_person(asks, key) for _ in range(2)]
-        for found in (*await asyncio.gather(*together), await endpoint.answer_person(asks, key)):
+        together = [endpoint.answer(asks, key) for _ in range(2)]
+        for found in (*await asyncio.gather(*together), await endpoint.answer(asks, key)):
             assert isinstance(found, PersonalEstimate)
         del found, together
         store.forget(SUBJECT)
@@ -352,7 +363,7 @@ def test_on_ray_serve(ray_local, run, known, values, recording, tmp_path, monkey
     copy = Store(tmp_path / "people")
     for who in keys:
         copy.write(store.read(who), store.adapter(who))
-    days, offline = values[: 20 * 1440], open_person(run, store.read(SUBJECT), store).of_file(recording)
+    days, offline = values[: 20 * 1440], of_file(open_person(run, store.read(SUBJECT), store), recording)
     with (
         app.serving(run, port=app.free_port(), people=copy.root) as server,
         httpx.Client(base_url=server.url, headers=AUTH, timeout=60) as client,

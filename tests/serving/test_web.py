@@ -16,17 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from raycadian.modalities.cgm.request import EXAMPLE_RESPONSE, MAX_BYTES, ForecastRequest, ForecastResponse
 from raycadian.serving import web
-from raycadian.serving.forecaster import Forecaster, History
-from raycadian.serving.schemas import (
-    EXAMPLE_REQUEST,
-    EXAMPLE_RESPONSE,
-    MAX_BYTES,
-    ForecastRequest,
-    ForecastResponse,
-    Problem,
-    to_history,
-)  # fmt: skip
+from raycadian.serving.forecaster import Forecaster
+from raycadian.serving.schemas import Problem
 
 AUTH = {"Authorization": f"Bearer {served.KEY}"}
 PATH = "/v1/forecast"
@@ -44,8 +37,8 @@ class Direct:
             "dt_min": 5.0, "quantiles": [0.5], "past": ["glucose_mgdl"], "metrics": {}, "rejected": None, "note": "",
         } if self.forecaster else None  # fmt: skip
 
-    async def answer(self, history: History):
-        return self.forecaster.forecast_batch([history])[0]
+    async def answer(self, request, key=None):
+        return self.forecaster.predict([request])[0]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +79,7 @@ def test_a_forecast(client, forecaster):
     found = ForecastResponse.model_validate_json(answer.text)
     assert found.subject == "me" and found.model == forecaster.name and found.warnings == {}
     assert len(found.time_utc) == len(found.median_mgdl) == 6 and found.mechanism_fit == "population"
-    direct = forecaster.forecast(to_history(ForecastRequest.model_validate(body())))
+    direct = forecaster.answer(ForecastRequest.model_validate(body()).data())
     np.testing.assert_allclose(found.median_mgdl, direct.median, rtol=0, atol=1e-5)
     total = np.add(found.parts_mgdl["mechanism"], found.parts_mgdl["correction"])
     np.testing.assert_allclose(total, found.median_mgdl, rtol=0, atol=3e-6)
@@ -155,10 +148,23 @@ def test_health_needs_no_key_and_waits_for_a_model(client):
     assert client.get("/v1/model").json()["context"] == 36
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {served.KEY}", served.KEY, f"Bearer {served.KEY}x", "Bearer ké"])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Basic {served.KEY}",
+        served.KEY,
+        f"Bearer {served.KEY}x",
+        "Bearer ké",
+    ],
+)
 def test_nobody_gets_in_without_the_key(client, header):
     bare = TestClient(client.app)
     headers = {} if header is None else {"Authorization": header.encode()}
@@ -276,17 +282,17 @@ def test_a_failure_of_ours_says_nothing_of_the_request(client, monkeypatch):
     def broken(self, histories):
         raise RuntimeError(f"secret {histories}")
 
-    monkeypatch.setattr(Forecaster, "forecast_batch", broken)
+    monkeypatch.setattr(Forecaster, "predict", broken)
     problem = refused(client.post(PATH, json=body()), 500, "internal")
     assert "secret" not in problem.detail
 
 
-# --- times ---------------------------------------------------------------------------------------------------------------
+# --- times ------------------------------------------------------------------------------------------------------------
 
 
 def history_in(zone, local_times):
     readings = [{"time": t, "glucose": 100.0} for t in local_times]
-    return to_history(ForecastRequest(unit="mg/dL", timezone=zone, readings=readings))
+    return ForecastRequest(unit="mg/dL", timezone=zone, readings=readings).data()
 
 
 @settings(max_examples=60)
@@ -335,25 +341,25 @@ def test_times_without_any_zone_are_told(client):
     assert found["warnings"] == {"time without a zone (its hour taken as the local hour)": 60}
 
 
-# --- description and key --------------------------------------------------------------------------------------------------
+# --- description and key ----------------------------------------------------------------------------------------------
 
 
 def test_the_examples_are_true(client):
     described = client.get("/openapi.json").json()
     operation = described["paths"][PATH]["post"]
     content = operation["requestBody"]["content"]["application/json"]
-    assert content["example"] == EXAMPLE_REQUEST and operation["security"] == [{"key": []}]
+    assert content["example"] == ForecastRequest.example and operation["security"] == [{"key": []}]
     root = {"components": described["components"]}
-    jsonschema.Draft202012Validator(root | content["schema"]).validate(EXAMPLE_REQUEST)
+    jsonschema.Draft202012Validator(root | content["schema"]).validate(ForecastRequest.example)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(root | content["schema"]).validate(
-            copy.deepcopy(EXAMPLE_REQUEST) | {"unit": "x"}
+            copy.deepcopy(ForecastRequest.example) | {"unit": "x"}
         )
     ForecastResponse.model_validate(EXAMPLE_RESPONSE)
     answered = operation["responses"]["200"]["content"]["application/json"]
     assert answered["example"] == EXAMPLE_RESPONSE
     jsonschema.Draft202012Validator(root | answered["schema"]).validate(EXAMPLE_RESPONSE)
-    answer = client.post(PATH, json=EXAMPLE_REQUEST)
+    answer = client.post(PATH, json=ForecastRequest.example)
     assert answer.status_code == 200
     jsonschema.Draft202012Validator(root | answered["schema"]).validate(answer.json())
     assert described["paths"]["/healthz"]["get"]["security"] == []

@@ -23,9 +23,10 @@ from raycadian.config import (
     Training,
 )
 from raycadian.data.split import make_split
+from raycadian.modalities.cgm.request import History
 from raycadian.physiology.cma import equations as cma
 from raycadian.physiology.cma import virtual
-from raycadian.serving.forecaster import Forecaster, History
+from raycadian.serving.forecaster import Forecaster
 from raycadian.training import stages
 from raycadian.training.pipeline import Data, fit_model, read_predictions
 
@@ -124,7 +125,7 @@ def test_a_refitted_mechanism_is_served_as_it_was_scored(tmp_path, monkeypatch):
     assert len(population["correction_mgdl"]) == 288
     p = read_predictions(made)
     for i in np.linspace(0, len(p) - 1, 6).astype(int):
-        found = Forecaster.load(made.path).forecast(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        found = Forecaster.load(made.path).answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
         np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
 
 

@@ -68,8 +68,9 @@ def calibrate(
     run_name = run_name or (store.read(subject).metadata["run"] if update and not champion_name else None)
     from raycadian.personal import calibrate as personal
 
-    asked = personal.Asked(chosen_run(run_name, champion_name, runs), subject, recording, episodes, card, channel)
-    calibrated = personal.calibrate(asked, store, update=update, tell=lambda text: click.echo(text, err=True))
+    run = chosen_run(run_name, champion_name, runs)
+    inputs = personal.CalibrationInputs(run, subject, recording, episodes, card, channel)
+    calibrated = personal.calibrate(inputs, store, update=update, report=lambda text: click.echo(text, err=True))
     _show_calibrated(calibrated, store.folder(subject), as_json)
 
 
@@ -111,22 +112,12 @@ def predict(
     """What the model says of a person who calibrated: the risk of each day, or the forecast from the last reading."""
     store = _store(people)
     person = store.read(subject)
-    from raycadian.serving.forecaster import read_history
-    from raycadian.serving.personal import PersonalForecaster, open_person
+    from raycadian.serving.load import open_person
     from raycadian.training.run import open_run
 
-    model = open_person(open_run(person.metadata["run"], runs), person, store)
-    if isinstance(model, PersonalForecaster):
-        if day:
-            raise ValueError("a forecast begins at the last reading; leave out --day, and cut the recording")
-        answer = model.forecast(read_history(recording, card))
-        show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
-        return
-    estimate = model.of_file(recording, card).of_day(day)
-    if as_json:
-        show_json(estimate.as_dict())
-        return
-    show_table(estimate.as_frame(), f"{estimate.title}\n{person.metadata['verdict']}")
+    predictor = open_person(open_run(person.metadata["run"], runs), person, store)
+    answer = predictor.answer(predictor.read(recording, card)).of_day(day)
+    show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
 
 
 @click.command()

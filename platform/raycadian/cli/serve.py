@@ -64,11 +64,11 @@ def forecast(
     from dataclasses import replace
 
     from raycadian.physiology.cma.meals import parse_meal
-    from raycadian.serving.forecaster import Forecaster, read_history
+    from raycadian.serving.forecaster import Forecaster
 
     what_if = tuple(map(parse_meal, meals)) if meals or no_meals else None
     forecaster = Forecaster.load(chosen_run(run_name, champion_name, runs).path)
-    answer = forecaster.forecast(replace(read_history(file, card), what_if=what_if))
+    answer = forecaster.answer(replace(forecaster.read(file, card), what_if=what_if))
     show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
 
 

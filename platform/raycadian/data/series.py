@@ -13,7 +13,7 @@ import shutil
 import socket
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,12 +31,38 @@ _INDEX = ("offsets", "subject_of", "number_of", "start_s", "utc_offset_min")
 
 
 class HasRecordings(Protocol):
-    """What a series in memory is built from: a snapshot, or one person's readings at the endpoint."""
+    """What a series in memory is built from: a snapshot, or `Recordings`."""
 
-    id: str
-    subjects: list[str]
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def subjects(self) -> list[str]: ...
 
     def recordings(self, subject: str) -> list[Recording]: ...
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Recordings in memory, subject -> theirs in the order of time: of a request, a person's file, a simulation."""
+
+    id: str
+    by_subject: Mapping[str, list[Recording]]
+
+    @staticmethod
+    def of(recordings: Iterable[Recording], id: str = "request") -> "Recordings":
+        """Of any people, in the order in which they first appear."""
+        by_subject: dict[str, list[Recording]] = {}
+        for recording in recordings:
+            by_subject.setdefault(recording.subject, []).append(recording)
+        return Recordings(id, by_subject)
+
+    @property
+    def subjects(self) -> list[str]:
+        return list(self.by_subject)
+
+    def recordings(self, subject: str) -> list[Recording]:
+        return self.by_subject[subject]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ data_formats.md). Times are the data set's local clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from raycadian.data.series import Series, build_series
+from raycadian.data.series import Recordings, Series, build_series
 from raycadian.data.split import Range
 from raycadian.types import GLUCOSE, ID, OOD, Recording
 
@@ -123,25 +124,17 @@ def _pieces(subject: str, rows: pd.DataFrame, protocol: Protocol) -> list[Piece]
 
 def series_of(pieces: list[Piece]) -> Series:
     """The pieces as a series: recording n of a subject is its n-th piece."""
-    return build_series(_Source(pieces), (GLUCOSE,))
+    number: Counter[str] = Counter()
+    recordings = []
+    for piece in pieces:
+        recordings.append(_recording(piece, number[piece.subject]))
+        number[piece.subject] += 1
+    return build_series(Recordings.of(recordings, "glucobench"), (GLUCOSE,))
 
 
-class _Source:
-    id = "glucobench"
-
-    def __init__(self, pieces: list[Piece]):
-        self._of: dict[str, list[Piece]] = {}
-        for piece in pieces:
-            self._of.setdefault(piece.subject, []).append(piece)
-        self.subjects = list(self._of)
-
-    def recordings(self, subject: str) -> list[Recording]:
-        return [
-            Recording(
-                subject, i, p.start, 0, 60 * DT_MIN, {GLUCOSE: p.glucose_mgdl.astype(np.float32)}, np.ones(len(p), bool)
-            )
-            for i, p in enumerate(self._of[subject])
-        ]  # fmt: skip
+def _recording(piece: Piece, number: int) -> Recording:
+    glucose = {GLUCOSE: piece.glucose_mgdl.astype(np.float32)}
+    return Recording(piece.subject, number, piece.start, 0, 60 * DT_MIN, glucose, np.ones(len(piece), bool))
 
 
 def split(pieces: list[Piece], protocol: Protocol, seed: int) -> dict[str, tuple[Range, ...]]:

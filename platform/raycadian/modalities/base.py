@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
     from raycadian.modalities.guesses import Detection, Given
+    from raycadian.modalities.request import RequestSchema
 
 Item = dict[str, Any]
 """What a worker is sent to read one subject: `subject`, and whatever else the modality needs; JSON holds it."""
@@ -64,8 +65,6 @@ class Modality(ABC):
 
     name: ClassVar[str]
     Card: ClassVar[type[BaseCard]]
-    path: ClassVar[str]
-    """Last part of the address that the endpoint answers at."""
     version: ClassVar[int] = 1
     """Of what is read and how it is written. A change of either is a new version: `prepare` then reads again. A golden
     snapshot in tests/modalities/test_golden_snapshots.py fails where what is written changes and this doesn't."""
@@ -130,6 +129,10 @@ class Modality(ABC):
         with the card `like`. `card`: how to read the file, where it doesn't say so itself. Raises ValueError for a file of
         several people, or without a recording."""
         raise ValueError(f"{path}: {self.name} can't be read for one person alone; prepare it as a data set")
+
+    @abstractmethod
+    def request(self) -> type["RequestSchema"]:
+        """What a POST to the endpoint has to say of one person."""
 
     # --- what a snapshot is used for ---
 

@@ -1,5 +1,5 @@
-"""One person's adapter on a population's model: low-rank additions to its network and, of a label, a linear view of how far
-the day is from that person's usual. The population's weights are shared and never change.
+"""One person's adapter on a population's model: low-rank additions to its network and, of a label, a linear view of how
+far the day is from that person's usual. The population's weights are shared and never change.
 
 Shapes as in types.py, and: F features of a day (physiology/daily.py)
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from raycadian import config
 from raycadian.models import adapters
 from raycadian.models.base import LabelModel, Model, Wrapper
+from raycadian.personal.store import PersonRecord
 from raycadian.physiology.rhythms.daily import Baseline, of_activity
 from raycadian.types import Batch
 
@@ -32,7 +33,8 @@ TARGETS = {
 
 
 class PersonalLabel(LabelModel):
-    """The population's log odds, adapted, + w . deviations of the window's last day from the person's usual + a constant.
+    """The population's log odds, adapted, + w . deviations of the window's last day from the person's usual + a
+    constant.
 
     Untrained it says what the population's model says. A deviation that is not known counts as 0: as usual.
     """
@@ -52,8 +54,8 @@ class PersonalLabel(LabelModel):
     def deviations(self, batch: Batch) -> Tensor:
         """(B, F), of the last day of each window."""
         day = torch.where(batch["past_mask"], batch["past"], torch.nan)[:, -self.day :, 0]
-        found = self.baseline.deviations(of_activity(day.double().cpu().numpy()))
-        return torch.from_numpy(np.nan_to_num(found)).to(self.usual.weight)
+        deviations = self.baseline.deviations(of_activity(day.double().cpu().numpy()))
+        return torch.from_numpy(np.nan_to_num(deviations)).to(self.usual.weight)
 
 
 class PersonalForecast(Wrapper):
@@ -65,7 +67,8 @@ class PersonalForecast(Wrapper):
 
 
 def personal(population: Model, baseline: Baseline) -> PersonalLabel | PersonalForecast:
-    """An untrained adapter on `population`, whose weights it shares. Raises ValueError for a model without anything to adapt."""
+    """An untrained adapter on `population`, whose weights it shares. Raises ValueError for a model without anything to
+    adapt."""
     inner = _frozen(population)
     adapted = _adapted(inner)
     rank = _rank(adapted)
@@ -75,10 +78,20 @@ def personal(population: Model, baseline: Baseline) -> PersonalLabel | PersonalF
         return PersonalLabel(inner, baseline)
     if not any(p.requires_grad for p in inner.parameters()):
         raise ValueError(
-            f"{config.model_name(population.config)} holds no network that can be adapted to one person; calibrate a run of ttm, or of a "
-            "hybrid around one"
+            f"{config.model_name(population.config)} holds no network that can be adapted to one person; calibrate a "
+            "run of ttm, or of a hybrid around one"
         )
     return PersonalForecast(inner)
+
+
+def adapted(population: Model, person: PersonRecord, weights: Mapping[str, Tensor]) -> Model:
+    """The model that serves a person: the population's with their adapter on it, or the population's alone where
+    held-out days did not speak for the adapter. Raises ValueError for the adapter of another model."""
+    if not person.adapter_kept:
+        return population
+    model = personal(population, person.baseline)
+    load_weights(model, weights)
+    return model.eval()
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -90,9 +103,9 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Raises ValueError for the adapter of another model."""
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    shapes = ({name: tuple(p.shape) for name, p in found.items()} for found in (own, weights))
-    if (expected := next(shapes)) != (found := next(shapes)):
-        other = sorted(expected.items() ^ found.items())
+    expected, given = ({name: tuple(p.shape) for name, p in tensors.items()} for tensors in (own, weights))
+    if expected != given:
+        other = sorted(expected.items() ^ given.items())
         raise ValueError(
             f"the adapter is of another model: {len(other)} weights differ, e.g. {other[0][0]}; calibrate again"
         )
@@ -101,13 +114,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _frozen(population: Model) -> Model:
-    """A copy of the structure that shares all weights; where these have low-rank additions of their own, a whole copy with
-    them added in."""
+    """A copy of the structure that shares all weights; where these have low-rank additions of their own, a whole copy
+    with them added in."""
     if any("lora_" in name for name, _ in population.named_parameters()):
-        found = adapters.merged(population)
-    else:
-        found = copy.deepcopy(population, {id(t): t for t in chain(population.parameters(), population.buffers())})
-    return found.requires_grad_(False)
+        return adapters.merged(population).requires_grad_(False)
+    shared = {id(t): t for t in chain(population.parameters(), population.buffers())}
+    return copy.deepcopy(population, shared).requires_grad_(False)
 
 
 def _networks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
@@ -119,8 +131,8 @@ def _networks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
 
 
 def _adapted(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
-    """The networks and the names of their layers that are adapted: of a network whose layers take more than its share of
-    BUDGET, the last ones, which also spares the way back through those before."""
+    """The networks and the names of their layers that are adapted: of a network whose layers take more than its share
+    of BUDGET, the last ones, which also spares the way back through those before."""
     networks = list(_networks(model))
     return [
         (network, _last(network, _layers(network, targets), BUDGET / len(networks))) for network, targets in networks

@@ -15,9 +15,11 @@ import pandas as pd
 from raycadian.config import LabelWindow
 from raycadian.data.label_windows import LabelledWindows
 from raycadian.data.marks import context_points
-from raycadian.data.series import Series, build_series
+from raycadian.data.series import Recordings, Series, build_series
+from raycadian.modalities.base import BaseCard
+from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.cgm.formats.tables import read_small
-from raycadian.types import GLUCOSE, Issues, Recording
+from raycadian.types import Issues, Recording
 
 DAY_S = 86_400
 VALID_SHARE = 0.7  # of a day's glucose readings (Battelino et al., Diabetes Care 42:1593, 2019)
@@ -28,19 +30,18 @@ Labels = dict[np.datetime64, float]
 # --- recordings -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Person:
-    """One person's recordings in the order of time, as a source of a series."""
-
-    found: list[Recording]
-    id: str = "recording"
-
-    @property
-    def subjects(self) -> list[str]:
-        return [self.found[0].subject]
-
-    def recordings(self, subject: str) -> list[Recording]:
-        return self.found
+def read_recording(
+    path: Path, subject: str, like: BaseCard, card: Path | None, model: str, issues: Issues
+) -> list[Recording]:
+    """One person's recordings from a file, as `model` takes them, which was trained on a data set with the card `like`.
+    `card`: that says how to read the file. Raises ValueError."""
+    stated, modality = load_card(card) if card else None, modality_of(like)
+    if stated is not None and modality_of(stated) is not modality:
+        raise ValueError(
+            f"{card}: {stated.modality}; {model} reads {modality.name}: a card of modality {modality.name}"
+        )
+    recordings = modality.read_person(path, stated, like, issues)
+    return [replace(r, subject=subject, index=i) for i, r in enumerate(recordings)]
 
 
 def in_place_of(recordings: list[Recording], channel: str, wanted: str, factor: float) -> list[Recording]:
@@ -53,8 +54,8 @@ def in_place_of(recordings: list[Recording], channel: str, wanted: str, factor: 
 
 @dataclass(frozen=True)
 class Days:
-    """date (D,) datetime64[D], local · values (D, points of a day), NaN = not measured or not worn · valid (D,) bool · first
-    (D,) position of a day's first point in the series, -1 where the recordings are not cut by days."""
+    """date (D,) datetime64[D], local · values (D, points of a day), NaN = not measured or not worn · valid (D,) bool ·
+    first (D,) position of a day's first point in the series, -1 where the recordings are not cut by days."""
 
     date: np.ndarray
     values: np.ndarray
@@ -94,8 +95,8 @@ def glucose_days(series: Series) -> Days:
 
 
 def read_labels(path: Path) -> Labels:
-    """Labels of days from a CSV with the columns start, end (local dates, both included; `end` may be left out) and label
-    (1 in an episode, 0 not). A day in no row has no label. Raises ValueError that names the line."""
+    """Labels of days from a CSV with the columns start, end (local dates, both included; `end` may be left out) and
+    label (1 in an episode, 0 not). A day in no row has no label. Raises ValueError that names the line."""
     table = read_small(path, "labelled days")
     if "sleep_start" in table:
         raise ValueError(
@@ -105,15 +106,15 @@ def read_labels(path: Path) -> Labels:
         raise ValueError(
             f"{path}: no column {', '.join(lacking)}; found {', '.join(table)}; labels have start, end, label"
         )
-    found: Labels = {}
+    labels: Labels = {}
     for line, row in enumerate(table.to_dict("records"), start=2):
-        _add(found, row, f"{path}:{line}")
-    if not found:
+        _add(labels, row, f"{path}:{line}")
+    if not labels:
         raise ValueError(f"{path}: no labelled day in it")
-    return found
+    return labels
 
 
-def _add(found: Labels, row: Mapping[str, str], where: str) -> None:
+def _add(labels: Labels, row: Mapping[str, str], where: str) -> None:
     first, last = (_date(row.get(name, "") or row["start"], where) for name in ("start", "end"))
     if not 0 <= (last - first).astype(int) <= 3660:
         raise ValueError(f"{where}: from {first} to {last}: expected an end on or after the start, within ten years")
@@ -121,19 +122,19 @@ def _add(found: Labels, row: Mapping[str, str], where: str) -> None:
         raise ValueError(f"{where}: label {row['label']!r}, expected 1 (in an episode) or 0")
     label = float(row["label"])
     for day in np.arange(first, last + 1):
-        if found.setdefault(day, label) != label:
-            raise ValueError(f"{where}: {day} is labelled {found[day]:g} above and {label:g} here; keep one")
+        if labels.setdefault(day, label) != label:
+            raise ValueError(f"{where}: {day} is labelled {labels[day]:g} above and {label:g} here; keep one")
 
 
 def _date(text: str, where: str) -> np.datetime64:
     """The day of an ISO date or time."""
     try:
-        found = pd.to_datetime(text.strip(), format="ISO8601")
+        date = pd.to_datetime(text.strip(), format="ISO8601")
     except (ValueError, TypeError):
-        found = pd.NaT
-    if found is pd.NaT:
+        date = pd.NaT
+    if date is pd.NaT:
         raise ValueError(f"{where}: {text!r} is no date such as 2026-03-02")
-    return np.datetime64(found.date(), "D")
+    return np.datetime64(date.date(), "D")
 
 
 @dataclass(frozen=True)
@@ -185,31 +186,44 @@ def labelled_days(
     """The labelled days that can be learnt from; the others are counted. Raises ValueError where fewer than `least` are
     left: it says how many were found, and where the others went."""
     good, position = usable(series, days, window), {day: i for i, day in enumerate(days.date)}
-    wanted = sorted(labels)
-    outside = [day for day in wanted if day not in position]
-    chosen = np.array([position[day] for day in wanted if day in position], dtype=np.int64)
+    outside = [day for day in sorted(labels) if day not in position]
+    chosen = np.array([position[day] for day in sorted(labels) if day in position], dtype=np.int64)
     unworn, early = ~days.valid[chosen], days.valid[chosen] & ~good[chosen]
+    unlabelled = int(days.valid.sum() - days.valid[chosen].sum())
     issues.add("labelled day without a recording (left out)", str(outside[0]) if outside else "", len(outside))
     issues.add("labelled day that was not worn long enough (left out)", n=int(unworn.sum()))
     issues.add("labelled day without the days before it that the model sees (left out)", n=int(early.sum()))
-    unlabelled = int(days.valid.sum() - days.valid[chosen].sum())
     issues.add("valid day without a label (not learnt from)", n=unlabelled)
     chosen = chosen[good[chosen]]
     if len(chosen) < least:
+        before = days_of_window(window, series.dt_s) - 1
         raise ValueError(
-            f"{len(chosen)} labelled days can be learnt from, {least} are needed: {len(wanted)} days have a label, {len(outside)} of them "
-            f"outside the recording ({days.date[0]} to {days.date[-1]}), {int(unworn.sum())} not worn long enough, {int(early.sum())} without the "
-            f"{days_of_window(window, series.dt_s) - 1} days before them; {unlabelled} valid days have no label: label more of them, or record longer"
+            f"{len(chosen)} labelled days can be learnt from, {least} are needed: {len(labels)} days have a label, "
+            f"{len(outside)} of them outside the recording ({days.date[0]} to {days.date[-1]}), {int(unworn.sum())} "
+            f"not worn long enough, {int(early.sum())} without the {before} days before them; {unlabelled} valid days "
+            "have no label: label more of them, or record longer"
         )
     return day_windows(series, days, chosen, np.array([labels[day] for day in days.date[chosen]]), window)
 
 
+def activity_of(
+    recordings: list[Recording], window: LabelWindow, channel: str, factor: float, min_valid_hours: float
+) -> tuple[Series, Days]:
+    """The series of the model's channel, and its days. `channel`: of the recording, times `factor`. Raises
+    ValueError."""
+    (wanted,) = window.past
+    if channel != wanted:
+        recordings = in_place_of(recordings, channel, wanted, factor)
+    series = series_of(recordings, window.past)
+    return series, activity_days(series, min_valid_hours)
+
+
 def series_of(recordings: list[Recording], channels: tuple[str, ...]) -> Series:
-    """Raises ValueError for a channel that no recording has."""
+    """Of one person's recordings. Raises ValueError where none has the first channel."""
     have = sorted({name for r in recordings for name in r.channels})
-    if lacking := [name for name in channels if name not in have and name in (channels[0], GLUCOSE)]:
+    if channels[0] not in have:
         raise ValueError(
-            f"the model reads {', '.join(lacking)}, the recording has {', '.join(have)}; take a model of one of these (--run), or let one "
-            "stand for it: --channel NAME"
+            f"the model reads {channels[0]}, the recording has {', '.join(have)}; take a model of one of these "
+            "(--run), or let one stand for it: --channel NAME"
         )
-    return build_series(Person(recordings), channels)
+    return build_series(Recordings.of(recordings, "recording"), channels)

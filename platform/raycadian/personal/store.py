@@ -1,4 +1,5 @@
-"""What is kept of people who calibrated a model: a private folder each, with everything of that person and nothing of others.
+"""What is kept of people who calibrated a model: a private folder each, with everything of that person and nothing of
+others.
 
     people/                 0700, with a .gitignore of everything
       SUBJECT/              0700
@@ -50,8 +51,9 @@ class Forbidden(ValueError):
 
 
 @dataclass(frozen=True)
-class Person:
-    """What is kept of one person. `metadata`: as metadata.json, with `adapter`, a random name of this version of the adapter."""
+class PersonRecord:
+    """What is kept of one person. `metadata`: as metadata.json, with `adapter`, a random name of this version of the
+    adapter."""
 
     subject: str
     baseline: Baseline
@@ -62,6 +64,17 @@ class Person:
     @property
     def version(self) -> str:
         return self.metadata["adapter"]
+
+    @property
+    def adapter_kept(self) -> bool:
+        """Whether held-out days spoke for the adapter; else the population's model serves them."""
+        return self.metadata["kept"] == "adapter"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What an answer says of the adapter behind it."""
+        names = ("adapter", "kept", "verdict", "calibrated_utc")
+        return {name: self.metadata[name] for name in names} | {"baseline_days": self.baseline.days}
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,8 @@ class Store:
         """Raises ValueError for an id that is no plain name."""
         if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
             raise ValueError(
-                f"subject {subject[:80]!r}: expected 1 to 64 of the letters A-Z, a-z, digits and _ . -, no . at the beginning; take an id "
-                "that says nothing of the person, such as p01"
+                f"subject {subject[:80]!r}: expected 1 to 64 of the letters A-Z, a-z, digits and _ . -, no . at the "
+                "beginning; take an id that says nothing of the person, such as p01"
             )
         return self.root / subject
 
@@ -88,7 +101,7 @@ class Store:
     def __contains__(self, subject: str) -> bool:
         return (self.folder(subject) / METADATA).is_file()
 
-    def write(self, person: Person, adapter: Mapping[str, Tensor]) -> Path:
+    def write(self, person: PersonRecord, adapter: Mapping[str, Tensor]) -> Path:
         """Whole or not at all, readable by the owner alone; what was there of the same person is replaced."""
         folder = self.folder(person.subject)
         self._require_private()
@@ -101,12 +114,13 @@ class Store:
                 path.chmod(0o700 if path.is_dir() else 0o600)
         return folder
 
-    def read(self, subject: str) -> Person:
+    def read(self, subject: str) -> PersonRecord:
         """Raises ValueError for somebody who has not calibrated, or damaged files."""
         folder = self.folder(subject)
         if subject not in self:
             raise ValueError(
-                f"{subject}: has not calibrated in {self.root.absolute()}; `raycadian calibrate --subject {subject} ...`"
+                f"{subject}: has not calibrated in {self.root.absolute()}; "
+                f"`raycadian calibrate --subject {subject} ...`"
             )
         try:
             metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
@@ -125,9 +139,9 @@ class Store:
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{path}: damaged: {error}; forget the person and calibrate again") from error
 
-    def opened(self, subject: str | None, key: str) -> Person:
-        """The person, to whoever has their key; compared in constant time. Raises Forbidden, the same for a wrong key, an id
-        that is no name and somebody who is not here."""
+    def opened(self, subject: str | None, key: str) -> PersonRecord:
+        """The person, to whoever has their key; compared in constant time. Raises Forbidden, the same for a wrong key,
+        an id that is no name and somebody who is not here."""
         try:
             person = self.read(subject or "")
         except ValueError:
@@ -146,15 +160,15 @@ class Store:
 
     def forget(self, subject: str) -> int:
         """Delete everything of a person, also what an interrupted calibration left; the number of files. Contents are
-        overwritten before, which file systems that copy on write don't heed. Raises ValueError where there is nothing."""
+        overwritten before, which file systems that copy on write don't heed. Raises ValueError where there is
+        nothing."""
         folder = self.folder(subject)
         left = re.compile(rf"\.{re.escape(subject)}-[0-9a-f]{{8}}")
-        found = [
-            p for p in (self.root.iterdir() if self.root.is_dir() else ()) if p == folder or left.fullmatch(p.name)
-        ]
-        if not found:
+        there = self.root.iterdir() if self.root.is_dir() else ()
+        theirs = [p for p in there if p == folder or left.fullmatch(p.name)]
+        if not theirs:
             raise ValueError(f"{subject}: nothing is kept of them in {self.root.absolute()}")
-        return sum(map(_erase, found))
+        return sum(map(_erase, theirs))
 
     def _require_private(self) -> None:
         with _private():
@@ -194,7 +208,7 @@ def _database(path: Path, new: bool = True) -> Iterator[sqlite3.Connection]:
         yield base
 
 
-def _fill(base: sqlite3.Connection, person: Person) -> None:
+def _fill(base: sqlite3.Connection, person: PersonRecord) -> None:
     b = person.baseline
     base.executescript(_TABLES)
     base.executemany(
@@ -205,7 +219,7 @@ def _fill(base: sqlite3.Connection, person: Person) -> None:
     base.execute("INSERT INTO key VALUES (?)", (person.key_sha256,))
 
 
-def _read(base: sqlite3.Connection, subject: str, metadata: dict[str, Any]) -> Person:
+def _read(base: sqlite3.Connection, subject: str, metadata: dict[str, Any]) -> PersonRecord:
     names, *numbers = zip(*base.execute("SELECT feature, mean, spread FROM baseline ORDER BY rowid"), strict=True)
     mean, spread = (np.array(column, dtype=np.float64) for column in numbers)  # NULL is NaN
     ((days, first, last),) = base.execute("SELECT days, first, last FROM baseline_days")
@@ -214,7 +228,7 @@ def _read(base: sqlite3.Connection, subject: str, metadata: dict[str, Any]) -> P
         np.datetime64(day, "D"): label for day, label in base.execute("SELECT day, label FROM labels ORDER BY day")
     }
     ((key,),) = base.execute("SELECT sha256 FROM key")
-    return Person(subject, baseline, labels, key, metadata)
+    return PersonRecord(subject, baseline, labels, key, metadata)
 
 
 def _erase(folder: Path) -> int:

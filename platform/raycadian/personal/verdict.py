@@ -13,20 +13,20 @@ from scipy.special import expit, logit
 
 from raycadian.evaluation.label.decision import EXTREME, Decision
 
-PRIOR_SD = (
-    1.0  # of the logarithm of the slope and of the offset, in log odds: so far a person may be from the population
-)
+# of the logarithm of the slope and of the offset, in log odds: so far a person may be from the population
+PRIOR_SD = 1.0
 CONFIDENCE = 0.9
 _Z = 1.6448536269514722  # the normal quantile of (1 + CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
 class PersonalDecision:
-    """The population's calibrated log odds x as one person's: sigmoid(e^slope x + offset), Platt's form about the population's.
+    """The population's calibrated log odds x as one person's: sigmoid(e^slope x + offset), Platt's form about the
+    population's.
 
-    slope (log) and offset are the mode of their posterior given the person's labelled days, with a normal prior of PRIOR_SD
-    about 0 on each, and covariance (2, 2) Laplace's approximation of its spread: with few days the population's
-    calibration stands and the interval is wide, with many the person's own takes over.
+    slope (log) and offset are the mode of their posterior given the person's labelled days, with a normal prior of
+    PRIOR_SD about 0 on each, and covariance (2, 2) Laplace's approximation of its spread: with few days the
+    population's calibration stands and the interval is wide, with many the person's own takes over.
     """
 
     population: Decision
@@ -58,18 +58,18 @@ def fit_personal(population: Decision, score: np.ndarray, label: np.ndarray) -> 
     """From the adapter's log odds (W,) of labelled days (W,)."""
     x = logit(population.probability(score, np.zeros(len(score), np.int8)))
 
-    def loss(found: np.ndarray) -> tuple[float, np.ndarray]:
-        moved = np.exp(found[0]) * x + found[1]
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        moved = np.exp(parameters[0]) * x + parameters[1]
         off = expit(moved) - label
-        value = np.sum(np.logaddexp(0, moved) - label * moved) + 0.5 * found @ found / PRIOR_SD**2
-        return value, np.array([off @ (np.exp(found[0]) * x), off.sum()]) + found / PRIOR_SD**2
+        value = np.sum(np.logaddexp(0, moved) - label * moved) + 0.5 * parameters @ parameters / PRIOR_SD**2
+        return value, np.array([off @ (np.exp(parameters[0]) * x), off.sum()]) + parameters / PRIOR_SD**2
 
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", tol=1e-12).x
-    steep = np.stack([np.exp(found[0]) * x, np.ones_like(x)], axis=1)
-    p = expit(np.exp(found[0]) * x + found[1])
+    slope, offset = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", tol=1e-12).x
+    steep = np.stack([np.exp(slope) * x, np.ones_like(x)], axis=1)
+    p = expit(np.exp(slope) * x + offset)
     information = (steep * (p * (1 - p))[:, None]).T @ steep + np.eye(2) / PRIOR_SD**2  # Fisher's: positive always
     spread = np.linalg.inv(information)
-    return PersonalDecision(population, float(found[0]), float(found[1]), tuple(map(tuple, spread.tolist())))
+    return PersonalDecision(population, float(slope), float(offset), tuple(map(tuple, spread.tolist())))
 
 
 @dataclass(frozen=True)
@@ -81,23 +81,26 @@ class Verdict:
     sentence: str
 
 
-def judge_probabilities(said: dict[str, np.ndarray], label: np.ndarray) -> Verdict:
-    """Of probabilities (W,) by `adapter`, `population` and `base_rate`, the person's own share of days with the label. By Brier
-    score, a day a loss: see `_verdict`."""
-    losses = {name: (p - label) ** 2 for name, p in said.items()}
+def judge_probabilities(probabilities: dict[str, np.ndarray], label: np.ndarray) -> Verdict:
+    """Of probabilities (W,) by `adapter`, `population` and `base_rate`, the person's own share of days with the label.
+    By Brier score, a day a loss: see `_verdict`."""
+    losses = {name: (p - label) ** 2 for name, p in probabilities.items()}
     scores = {
         "brier": {name: float(loss.mean()) for name, loss in losses.items()},
-        "log_loss": {name: float(-np.mean(np.log(np.where(label == 1, p, 1 - p)))) for name, p in said.items()},
+        "log_loss": {
+            name: float(-np.mean(np.log(np.where(label == 1, p, 1 - p)))) for name, p in probabilities.items()
+        },
     }
     if 0 < label.sum() < len(label):
-        scores["auroc"] = {name: _auroc(p, label) for name, p in said.items()}
+        scores["auroc"] = {name: _auroc(p, label) for name, p in probabilities.items()}
     return _verdict(
         losses, scores, f"{len(label)} held-out days, {int(label.sum())} with the label", "Brier score", "", 3
     )
 
 
 def judge_forecasts(pinball: dict[str, np.ndarray], rmse: dict[str, float], day: np.ndarray) -> Verdict:
-    """Of forecasts by `adapter` and `population`: mean pinball loss (W,) in mg/dL of each that begins on `day` (W,). A day a loss."""
+    """Of forecasts by `adapter` and `population`: mean pinball loss (W,) in mg/dL of each that begins on `day` (W,). A
+    day a loss."""
     of = np.unique(day, return_inverse=True)[1]
     losses = {name: np.bincount(of, loss) / np.bincount(of) for name, loss in pinball.items()}
     scores = {"pinball_mgdl": {name: float(loss.mean()) for name, loss in pinball.items()}, "rmse_mgdl": rmse}
@@ -108,18 +111,19 @@ def judge_forecasts(pinball: dict[str, np.ndarray], rmse: dict[str, float], day:
 def _verdict(
     losses: dict[str, np.ndarray], scores: dict[str, dict[str, float]], on: str, words: str, unit: str, digits: int
 ) -> Verdict:
-    """The one-standard-error rule (Breiman et al. 1984): the adapter is kept where its loss (days,) is below that of every other
-    by more than the standard error of the difference over days. Neighbouring days are alike, so that error is itself low."""
+    """The one-standard-error rule (Breiman et al. 1984): the adapter is kept where its loss (days,) is below that of
+    every other by more than the standard error of the difference over days. Neighbouring days are alike, so that error
+    is itself low."""
     own, others = losses["adapter"], {name: loss for name, loss in losses.items() if name != "adapter"}
     kept = all(_better(own, loss) for loss in others.values())
     figures = next(iter(scores.values()))
-    told = ", ".join(f"{name.replace('_', ' ')} {figures[name]:.{digits}f}{unit}" for name in others)
+    compared = ", ".join(f"{name.replace('_', ' ')} {figures[name]:.{digits}f}{unit}" for name in others)
     ending = (
         "better by more than a standard error, the adapter is kept" if kept
         else "POPULATION MODEL KEPT: the adapter is not better by more than a standard error, and is not used"
     )  # fmt: skip
     return Verdict(
-        kept, scores, f"{on}: {words} of the adapter {figures['adapter']:.{digits}f}{unit}, {told}; {ending}"
+        kept, scores, f"{on}: {words} of the adapter {figures['adapter']:.{digits}f}{unit}, {compared}; {ending}"
     )
 
 

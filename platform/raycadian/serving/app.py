@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.cluster import connect
-from raycadian.config import Forecasting
 from raycadian.personal.store import PEOPLE
 from raycadian.training.run import Run
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
 _START_S, _PROMOTE_S = 300.0, 120.0
-# HAProxy in front of the replicas and one event loop in each: five times the requests (facts/ray.md)
+_PATHS = {"forecast": "v1/forecast"}  # of a task that has one only
+# HAProxy in front of the replicas and one event loop in each: five times the requests
 _SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
@@ -94,9 +94,9 @@ class Server:
         """Change over to another run without a restart. Raises ValueError where the endpoint keeps the old one."""
         _deploy(_config(run, self.host, self.port, self.replicas, self.key, self.cases, self.people))
         _wait_until_running(_PROMOTE_S)
-        found = self.get("/v1/model")
-        if found["model"] != run.name:
-            raise ValueError(f"{run.name} was not taken over, {found['model']} goes on: {found['rejected']}")
+        model = self.get("/v1/model")
+        if model["model"] != run.name:
+            raise ValueError(f"{run.name} was not taken over, {model['model']} goes on: {model['rejected']}")
         return replace(self, run=run)
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
@@ -166,7 +166,8 @@ def serving(
 
 def serve_forever(
     run: Run, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1, cases: Path | None = None,
-    people: Path = PEOPLE, follow: Callable[[], Run] | None = None, every_s: float = 10.0, tell: Callable[[str], None] = print,
+    people: Path = PEOPLE, follow: Callable[[], Run] | None = None, every_s: float = 10.0,
+    tell: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM. `follow` is asked every `every_s` for the run to serve: a promoted champion is
     taken over in place."""
@@ -176,7 +177,7 @@ def serve_forever(
     with serving(run, host=host, port=port, replicas=replicas, cases=cases, people=people) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
-        paths = "v1/forecast" if isinstance(run.recipe.task, Forecasting) else "v1 (GET /v1/model says what)"
+        paths = _PATHS.get(run.recipe.task.kind, "v1 (GET /v1/model says what)")
         tell(f"{run.name} answers on {server.url}/{paths} (key: {key_source()}); {server.proxy}. Ctrl-C ends it.")
         while not ended.wait(every_s):
             server = _following(server, follow, tell)
@@ -248,13 +249,13 @@ def _wait_until_running(timeout_s: float) -> None:
 
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        found = serve.status().applications[APP]
-        if found.status == "RUNNING":
+        application = serve.status().applications[APP]
+        if application.status == "RUNNING":
             return
-        if found.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise ValueError(f"the endpoint can't be started: {_reason(found)}")
+        if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise ValueError(f"the endpoint can't be started: {_reason(application)}")
         time.sleep(0.1)
-    raise ValueError(f"the endpoint did not start within {timeout_s:.0f} s: {_reason(found)}")
+    raise ValueError(f"the endpoint did not start within {timeout_s:.0f} s: {_reason(application)}")
 
 
 def _reason(application: Any) -> str:
@@ -280,9 +281,9 @@ def _wait_until_ready(server: Server) -> None:
 def _proxy_in_words(ray: Any) -> str:
     """What the cluster's own environment says, since that is what Serve obeys."""
     names = list(_SWITCHES)
-    found = ray.get(ray.remote(num_cpus=0)(lambda: [os.environ.get(n) for n in names]).remote())
-    if found[0] == "1":
-        return "HAProxy before the replicas" + (", throughput-optimised" if found[1] == "1" else "")
+    proxied, optimised = ray.get(ray.remote(num_cpus=0)(lambda: [os.environ.get(n) for n in names]).remote())
+    if proxied == "1":
+        return "HAProxy before the replicas" + (", throughput-optimised" if optimised == "1" else "")
     return (
         f"Serve's own proxy, slower: Ray was started without {' and '.join(f'{k}={v}' for k, v in _SWITCHES.items())}"
     )

@@ -1,4 +1,4 @@
-"""The endpoint on Ray Serve: one deployment that answers requests together. The one door to ray.serve, with launch.py."""
+"""The endpoint on Ray Serve: one deployment that answers requests together. The one door to ray.serve, with app.py."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ from weakref import WeakValueDictionary
 
 from ray import serve
 
-from raycadian.config import Forecasting, model_name
-from raycadian.personal.store import PEOPLE, Person, Store
-from raycadian.serving.classifier import Classifier, Estimate, Sent
-from raycadian.serving.forecaster import NOTE, Forecast, Forecaster, History
-from raycadian.serving.personal import (
-    Adapted,
-    PersonalClassifier,
-    PersonalEstimate,
-    PersonalForecaster,
-    drop_deleted,
-)  # fmt: skip
+from raycadian.modalities.cgm.request import FORECAST_NOTE
+from raycadian.modalities.request import Request
+from raycadian.personal.store import PEOPLE, Store
+from raycadian.serving.load import load_predictor
+from raycadian.serving.predictor import Answer, Predictor
+from raycadian.serving.slots import AdapterSlot, drop_deleted
 from raycadian.serving.stream import SignalStream
 from raycadian.serving.web import api_key, create_app, digest
 from raycadian.training.run import RUNS, Run
@@ -41,10 +36,10 @@ class Endpoint:
 
     def __init__(self, key_sha256: str):
         self._key_sha256 = key_sha256
-        self._served: Forecaster | Classifier | None = None
+        self._served: Predictor | None = None
         self._run: Run | None = None
         self._people = Store(PEOPLE)
-        self._adapted: WeakValueDictionary[str, Adapted] = WeakValueDictionary()
+        self._adapted: WeakValueDictionary[str, AdapterSlot] = WeakValueDictionary()
         self._description: dict[str, Any] | None = None
         self._rejected: str | None = None
 
@@ -70,74 +65,56 @@ class Endpoint:
     def describe(self) -> dict[str, Any] | None:
         return self._description and self._description | {"rejected": self._rejected}
 
-    async def answer(self, history: History) -> Forecast | ValueError:
-        if not isinstance(self._served, Forecaster):
-            return self._other("/v1/biosignal or /v1/actigraphy")
-        return await self._together(history)
-
-    async def answer_signals(self, sent: Sent) -> Estimate | ValueError:
-        if not isinstance(self._served, Classifier):
-            return self._other("/v1/forecast")
+    async def answer(self, request: Request, key: str | None = None) -> Answer | ValueError:
         try:
-            return await asyncio.to_thread(self._served.estimate, sent)  # filters of long arrays leave the lock
+            predictor = self._served if key is None else await self._own(request.subject, key)
+            assert predictor is not None
+            if predictor is self._served and predictor.batched:
+                return await self._together(request)
+            return await asyncio.to_thread(predictor.answer, request)  # filters of long arrays leave the lock
         except ValueError as error:
             return error
 
-    async def answer_person(self, asked: Sent | History, key: str) -> PersonalEstimate | Forecast | ValueError:
-        try:
-            person = await asyncio.to_thread(self._people.opened, asked.subject, key)
-            own = await self._own(person)
-            if isinstance(asked, History) != isinstance(own, PersonalForecaster):
-                return self._other("/v1/forecast" if isinstance(own, PersonalForecaster) else "/v1/actigraphy")
-            return await asyncio.to_thread(own.forecast if isinstance(own, PersonalForecaster) else own.estimate, asked)
-        except ValueError as error:
-            return error
-
-    async def _own(self, person: Person) -> PersonalClassifier | PersonalForecaster:
-        """The served model, adapted to the person. Raises ValueError."""
-        place = await self.adapted(person.version)
+    async def _own(self, subject: str | None, key: str) -> Predictor:
+        """The served model, adapted to the person whose key this is. Raises ValueError."""
+        person = await asyncio.to_thread(self._people.opened, subject, key)
+        slot = await self.adapted(person.version)
         assert self._served is not None and self._run is not None
-        return await asyncio.to_thread(place.filled, self._served, self._run, person, self._people)
+        return await asyncio.to_thread(slot.filled, self._served, self._run, person, self._people)
 
     @serve.multiplexed(max_num_models_per_replica=PERSONS)
-    async def adapted(self, version: str) -> Adapted:
-        """A place for a person's model, by the random name of its version: Ray's logs and metrics show that name, never the
-        person. A client that sends it back as the header serve_multiplexed_model_id reaches a replica that holds it."""
-        place = self._adapted[version] = Adapted()
-        return place
+    async def adapted(self, version: str) -> AdapterSlot:
+        """A slot for a person's model, by the random name of its version: Ray's logs and metrics show that name, never
+        the person. A client that sends it back as the header serve_multiplexed_model_id reaches a replica that holds
+        it."""
+        slot = self._adapted[version] = AdapterSlot()
+        return slot
 
     async def check_health(self) -> None:
         """Every ten seconds: what was deleted, or calibrated anew, leaves the memory too."""
         drop_deleted(self._adapted, self._people)
 
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
-        if not isinstance(self._served, Classifier):
-            raise self._other("/v1/forecast")
-        return SignalStream(self._served, channels)
-
-    def _other(self, path: str) -> ValueError:
         assert self._served is not None
-        return ValueError(f"{self._served.name} answers on {path}; serve another run for this path")
+        return self._served.open_stream(channels)
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.002)
-    async def _together(self, histories: list[History]) -> list[Forecast | ValueError]:
-        """What has arrived while the last batch was computed. On the event loop: a thread would wait for the interpreter's
-        lock after each of the model's operations, and was measured three times slower."""
-        assert isinstance(self._served, Forecaster)
-        return self._served.forecast_batch(histories)
+    async def _together(self, requests: list[Request]) -> list[Answer | ValueError]:
+        """What has arrived while the last batch was computed. On the event loop: a thread would wait for the
+        interpreter's lock after each of the model's operations, and was measured three times slower."""
+        assert self._served is not None
+        return self._served.predict(requests)
 
 
 def application(args: dict[str, str]) -> Any:
-    """The Serve application that `import_path` names. args: `key_sha256` of the key, else this machine's key is used."""
+    """The Serve application that `import_path` names. args: `key_sha256` of the key, else this machine's key is
+    used."""
     return Endpoint.bind(args.get("key_sha256") or digest(api_key()))
 
 
-def _load(user_config: dict[str, Any]) -> tuple[Run, Forecaster | Classifier, dict[str, Any]]:
+def _load(user_config: dict[str, Any]) -> tuple[Run, Predictor, dict[str, Any]]:
     run = _run_of(user_config)
-    if isinstance(run.recipe.task, Forecasting):
-        served: Forecaster | Classifier = Forecaster.load(run.path)
-    else:
-        served = Classifier.load(run.path, user_config.get("cases"))
+    served = load_predictor(run.path, user_config.get("cases"))
     return run, served, _description(run, served)
 
 
@@ -149,18 +126,6 @@ def _run_of(user_config: dict[str, Any]) -> Run:
     return champion(user_config.get("champion"), runs=Path(user_config.get("runs", RUNS)))
 
 
-def _description(run: Run, served: Forecaster | Classifier) -> dict[str, Any]:
-    spec = served.model.spec
-    return {
-        "model": run.name,
-        "kind": model_name(served.model.config),
-        "task": spec.task,
-        "snapshot": run.metadata["snapshot"],
-        "context": spec.context,
-        "horizon": spec.horizon,
-        "dt_min": spec.dt_min,
-        "quantiles": list(spec.quantiles),
-        "past": list(spec.past),
-        "metrics": run.summary.get("test", {}),
-        "note": NOTE,
-    }
+def _description(run: Run, served: Predictor) -> dict[str, Any]:
+    about = {"model": run.name, "snapshot": run.metadata["snapshot"], "metrics": run.summary.get("test", {})}
+    return about | served.describe() | {"note": FORECAST_NOTE}

@@ -1,4 +1,4 @@
-"""A served model as one person's: the population's, their adapter on it, their calibration, how far a day is from their usual.
+"""Days of one person by their own adapter, at the endpoint as offline.
 
 No Ray, no HTTP. D days of a recording.
 """
@@ -8,86 +8,55 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from raycadian.config import Forecasting
 from raycadian.data.series import Series
 from raycadian.evaluation.label.decision import Decision
 from raycadian.modalities.actigraphy.card import ActigraphyCard
-from raycadian.personal.adapter import load_weights, personal
-from raycadian.personal.calibrate import activity_of, read_recording, require_same_weights
-from raycadian.personal.days import DAY_S, Days, day_windows, days_of_window, usable
-from raycadian.personal.store import Person, Store
+from raycadian.modalities.actigraphy.request import RecordedDays
+from raycadian.modalities.request import ESTIMATE_NOTE, Request
+from raycadian.personal.adapter import adapted
+from raycadian.personal.days import DAY_S, Days, activity_of, day_windows, days_of_window, read_recording, usable
+from raycadian.personal.store import PersonRecord
 from raycadian.personal.verdict import PersonalDecision
 from raycadian.physiology.rhythms.daily import of_activity
-from raycadian.serving.classifier import NOTE, Activity, Classifier, Sent
-from raycadian.serving.forecaster import Forecast, Forecaster, History
-from raycadian.training.run import Run
+from raycadian.serving.predictor import Predictor, each
 from raycadian.types import Issues, Recording
 
-
-def load_person(
-    served: Classifier | Forecaster, run: Run, person: Person, store: Store
-) -> "PersonalClassifier | PersonalForecaster":
-    """What is served, adapted to a person. Raises ValueError where they calibrated another model, or their files are damaged."""
-    require_same_weights(person, run)
-    adapter = store.adapter(person.subject)
-    if isinstance(served, Forecaster):
-        return PersonalForecaster(served, person, adapter)
-    return PersonalClassifier(served, run, person, adapter)
+if TYPE_CHECKING:
+    from raycadian.serving.label import LabelPredictor
 
 
-def open_person(run: Run, person: Person, store: Store) -> "PersonalClassifier | PersonalForecaster":
-    """A run's model, loaded and adapted to a person. Raises ValueError."""
-    served = Forecaster if isinstance(run.recipe.task, Forecasting) else Classifier
-    return load_person(served.load(run.path), run, person, store)
+class DayRequest(Request, Protocol):
+    """One person's activity. channel: the one it has, None where it may have several · start: local clock,
+    datetime64[s], from which windows count, None for that of the first day."""
 
+    @property
+    def channel(self) -> str | None: ...
 
-@dataclass(eq=False)
-class Adapted:
-    """A place on a replica for one person's model. Ray's multiplexer makes and evicts places, no more: it can't drop a
-    model, and logs what an error says that is raised while it makes one. So the place is filled and emptied here."""
+    @property
+    def start(self) -> np.datetime64 | None: ...
 
-    model: "PersonalClassifier | PersonalForecaster | None" = None
-
-    def filled(
-        self, served: Classifier | Forecaster, run: Run, person: Person, store: Store
-    ) -> "PersonalClassifier | PersonalForecaster":
-        """The person's model, loaded where the place is empty or has that of an earlier run. Raises ValueError."""
-        found = self.model
-        if found is None or found.served is not served:
-            found = self.model = load_person(served, run, person, store)
-        return found
-
-
-def drop_deleted(held: Mapping[str, Adapted], store: Store) -> None:
-    """Empty the places, by version, of people who are deleted or have calibrated anew."""
-    for version, place in list(held.items()):
-        if place.model is not None and not store.holds(place.model.person.subject, version):
-            place.model = None
-
-
-def described(person: Person) -> dict[str, Any]:
-    """What an answer says of the adapter behind it. `kept: population` where held-out days did not speak for the adapter."""
-    names = ("adapter", "kept", "verdict", "calibrated_utc")
-    return {name: person.metadata[name] for name in names} | {"baseline_days": person.baseline.days}
-
-
-# --- labels of days ---------------------------------------------------------------------------------------------------
+    def days(self, card: ActigraphyCard, issues: Issues) -> list[Recording]:
+        """Recordings of whole local days. Raises ValueError."""
+        ...
 
 
 @dataclass(frozen=True)
 class PersonalEstimate:
-    """What is said of D days: day (D,) datetime64[D] · begin_s (D,) of its window, seconds after `start` (the local clock that was
-    sent, or the recording's) · value (D,) probability, low, high (D,) with 90% of its uncertainty (NaN without an adapter), all NaN
-    where the window can't be used · deviations (D, F) in standard deviations of the person's own, NaN unknown."""
+    """What is said of D days.
 
-    by: "PersonalClassifier"
+    day (D,) datetime64[D] · begin_s (D,) of its window, seconds after the local clock that was sent, or the recording's
+    · value (D,) probability, low, high (D,) with 90% of its uncertainty (NaN without an adapter), all NaN where the
+    window can't be used · deviations (D, F) in standard deviations of the person's own, NaN unknown.
+    """
+
+    by: "DayPredictor"
     day: np.ndarray
     begin_s: np.ndarray
     value: np.ndarray
@@ -98,8 +67,12 @@ class PersonalEstimate:
 
     @property
     def title(self) -> str:
-        kept = "their adapter" if self.by.person.metadata["kept"] == "adapter" else "the population's model"
-        return f"{self.by.person.subject} by {self.by.served.name}, {kept}; deviations in standard deviations of their own. {NOTE}"
+        person = self.by.person
+        kept = "their adapter" if person.adapter_kept else "the population's model"
+        return (
+            f"{person.subject} by {self.by.name}, {kept}; deviations in standard deviations of their own. "
+            f"{ESTIMATE_NOTE}\n{person.metadata['verdict']}"
+        )
 
     def of_day(self, day: str | None) -> "PersonalEstimate":
         """One day's part. Raises ValueError for a day that is not there."""
@@ -126,16 +99,16 @@ class PersonalEstimate:
         by = self.by
         return {
             "subject": by.person.subject,
-            **by.served.describe(),
+            **by.served.labels_dict(),
             "threshold": by.decision.threshold,
             "windows": [self._window(i) for i in range(len(self.day))],
-            "personal": described(by.person),
+            "personal": by.person.described,
             "warnings": self.warnings,
-            "note": NOTE,
+            "note": ESTIMATE_NOTE,
         }
 
     def _window(self, i: int) -> dict[str, Any]:
-        value, low, high = (_plain(x[i]) for x in (self.value, self.low, self.high))
+        value, low, high = (_or_none(x[i]) for x in (self.value, self.low, self.high))
         used = value is not None
         return {
             "begin_s": float(self.begin_s[i]),
@@ -146,79 +119,76 @@ class PersonalEstimate:
             "day": str(self.day[i]),
             "low": low,
             "high": high,
-            "deviations": dict(zip(self.by.person.baseline.names, map(_plain, self.deviations[i]), strict=True)),
+            "deviations": dict(zip(self.by.person.baseline.names, map(_or_none, self.deviations[i]), strict=True)),
         }
 
 
-class PersonalClassifier:
+class DayPredictor(Predictor):
     """Days of one person, by the code that cut the days that the adapter was trained on."""
 
-    def __init__(self, served: Classifier, run: Run, person: Person, adapter: Mapping[str, Tensor]):
-        assert isinstance(served.card, ActigraphyCard) and served.decision is not None, served.name
-        self.served, self.run, self.person, self.card = served, run, person, served.card
-        self.model: Any = served.model
-        self.decision: Decision | PersonalDecision = served.decision
-        if person.metadata["kept"] == "adapter":
-            self.model = personal(served.model, person.baseline)
-            load_weights(self.model, adapter)
-            self.model.eval()
-            how = person.metadata["decision"]
-            self.decision = PersonalDecision(
-                served.decision, how["slope"], how["offset"], tuple(map(tuple, how["covariance"]))
-            )
+    def __init__(self, served: "LabelPredictor", person: PersonRecord, weights: Mapping[str, Tensor]):
+        assert served.decision is not None, served.name
+        self.name, self.path, self.card = served.name, served.path, served.card
+        self.served, self.person = served, person
+        self.model = adapted(served.model, person, weights)
+        self.decision = _decision(served.decision, person)
 
-    def estimate(self, sent: Sent) -> PersonalEstimate:
-        """Of what was sent to the endpoint; as of a file, wear is told before the level is changed. Raises ValueError."""
-        if not isinstance(sent, Activity):
-            raise ValueError(f"{self.served.name} answers on /v1/actigraphy; send the person's days there")
-        issues, how = Issues(), self.person.metadata
-        if sent.channel != how["channel"]:
-            raise ValueError(
-                f"{self.person.subject} calibrated by {how['channel']}, found {sent.channel}; send that unit"
-            )
-        found = [recording for recording, *_ in self.served.days_of(sent, self.card, issues)]
-        return self._estimated(found, how["channel"], how["factor"], issues, sent.start)
+    def personalised(self, person: PersonRecord, weights: Mapping[str, Tensor]) -> "DayPredictor":
+        return self.served.personalised(person, weights)
 
-    def of_file(self, path: Path, card: Path | None = None) -> PersonalEstimate:
-        """Of a person's export. Raises ValueError."""
+    def read(self, path: Path, card: Path | None = None) -> RecordedDays:
+        """The person's export. Raises ValueError."""
         issues = Issues()
-        recordings = read_recording(path, self.person.subject, self.run, card, issues)
-        how = self.person.metadata
-        return self._estimated(recordings, how["channel"], how["factor"], issues, None)
+        recordings = read_recording(path, self.person.subject, self.card, card, self.name, issues)
+        return RecordedDays(self.person.subject, recordings, issues)
 
-    def _estimated(
-        self, recordings: Sequence[Recording], channel: str, factor: float, issues: Issues, start: np.datetime64 | None
-    ) -> PersonalEstimate:
-        window = self.served.window
+    def _answers(self, requests: Sequence[DayRequest]) -> list[PersonalEstimate | ValueError]:
+        return each(self._estimate, requests)
+
+    def _estimate(self, request: DayRequest) -> PersonalEstimate:
+        """Wear is told before the level is changed, as of a file. Raises ValueError."""
+        channel, factor = (self.person.metadata[name] for name in ("channel", "factor"))
+        if request.channel not in (None, channel):
+            raise ValueError(f"{self.person.subject} calibrated by {channel}, found {request.channel}; send that unit")
+        issues, window = Issues(), self.served.window
+        recordings = request.days(self.card, issues)
         if not recordings:
-            raise ValueError(
-                f"no whole day, from midnight to midnight, was sent; the model sees {window.length_s / DAY_S:g} days at once"
-            )
-        series, days = activity_of(list(recordings), window, channel, factor, self.card.min_valid_hours)
+            days = window.length_s / DAY_S
+            raise ValueError(f"no whole day, from midnight to midnight, was sent; the model sees {days:g} days at once")
+        series, days = activity_of(recordings, window, channel, factor, self.card.min_valid_hours)
         chosen = self._whole(series, days)
-        good = usable(series, days, window)[chosen]
-        value, low, high = np.full((3, len(chosen)), np.nan)
-        if good.any():
-            value[good], low[good], high[good] = self._said(series, days, chosen[good])
+        value, low, high = self._values(series, days, chosen)
         z = self.person.baseline.deviations(of_activity(days.values[chosen]))
-        first = days.date[chosen] - (days_of_window(window, series.dt_s) - 1)
+        begin_s = self._begin_s(series, days, chosen, request.start)
+        return PersonalEstimate(self, days.date[chosen], begin_s, value, low, high, z, issues.counts)
+
+    def _begin_s(self, series: Series, days: Days, chosen: np.ndarray, start: np.datetime64 | None) -> np.ndarray:
+        first = days.date[chosen] - (days_of_window(self.served.window, series.dt_s) - 1)
         begin = first.astype("datetime64[s]") - (first[0].astype("datetime64[s]") if start is None else start)
-        return PersonalEstimate(self, days.date[chosen], begin.astype(np.int64), value, low, high, z, issues.counts)
+        return begin.astype(np.int64)
 
     def _whole(self, series: Series, days: Days) -> np.ndarray:
         """The days (D,) that have those before them that the model sees. Raises ValueError where there is none."""
         before = (days_of_window(self.served.window, series.dt_s) - 1) * days.values.shape[1]
         recording = np.searchsorted(series.offsets, days.first, side="right") - 1
-        found = np.flatnonzero(days.first - before >= series.offsets[recording])
-        if not len(found):
+        whole = np.flatnonzero(days.first - before >= series.offsets[recording])
+        if not len(whole):
             raise ValueError(
                 f"the model sees {self.served.window.length_s / DAY_S:g} days at once, the longest stretch has "
                 f"{np.diff(series.offsets).max() * series.dt_s / DAY_S:.0f}; send more"
             )
-        return found
+        return whole
+
+    def _values(self, series: Series, days: Days, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """value, low, high (D,) of the chosen days; NaN where a window can't be used."""
+        good = usable(series, days, self.served.window)[chosen]
+        value, low, high = np.full((3, len(chosen)), np.nan)
+        if good.any():
+            value[good], low[good], high[good] = self._decided(series, days, chosen[good])
+        return value, low, high
 
     @torch.inference_mode()
-    def _said(self, series: Series, days: Days, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _decided(self, series: Series, days: Days, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         cut = day_windows(series, days, chosen, np.zeros(len(chosen)), self.served.window).windows
         score = np.concatenate([self.model(batch).score.double().numpy() for batch in cut.batches(64)])
         if not np.isfinite(score).all():
@@ -229,26 +199,12 @@ class PersonalClassifier:
         return probability, *self.decision.interval(probability)
 
 
-def _plain(value: float) -> float | None:
+def _decision(population: Decision, person: PersonRecord) -> Decision | PersonalDecision:
+    if not person.adapter_kept:
+        return population
+    fitted = person.metadata["decision"]
+    return PersonalDecision(population, fitted["slope"], fitted["offset"], tuple(map(tuple, fitted["covariance"])))
+
+
+def _or_none(value: float) -> float | None:
     return None if value != value else float(value)
-
-
-# --- forecasts --------------------------------------------------------------------------------------------------------
-
-
-class PersonalForecaster(Forecaster):
-    """Forecasts of one person, by the population's code and their adapter."""
-
-    def __init__(self, served: Forecaster, person: Person, adapter: Mapping[str, Tensor]):
-        model = served.model
-        if person.metadata["kept"] == "adapter":
-            model = personal(served.model, person.baseline)
-            load_weights(model, adapter)
-        super().__init__(served.name, model, served.grid, served.window, served.mechanism, served.population)
-        self.served, self.person = served, person
-
-    def forecast_batch(self, histories: Sequence[History]) -> list[Forecast | ValueError]:
-        told = described(self.person)
-        return [
-            f if isinstance(f, ValueError) else replace(f, personal=told) for f in super().forecast_batch(histories)
-        ]

@@ -18,35 +18,17 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from raycadian.modalities import MODALITIES
+from raycadian.modalities.biosignals.request import MAX_MESSAGE, BiosignalRequest, StreamSamples, StreamStart
+from raycadian.modalities.request import Request as PersonData
+from raycadian.modalities.request import RequestSchema
 from raycadian.personal.store import Forbidden
-from raycadian.serving.classifier import Estimate, Sent
-from raycadian.serving.forecaster import Forecast, History
-from raycadian.serving.personal import PersonalEstimate
-from raycadian.serving.schemas import (
-    EXAMPLE_REQUEST,
-    EXAMPLE_RESPONSE,
-    MAX_BYTES,
-    ForecastRequest,
-    ForecastResponse,
-    ModelResponse,
-    Problem,
-    explain,
-    to_history,
-)  # fmt: skip
-from raycadian.serving.signal_schemas import (
-    ACTIGRAPHY_REQUEST,
-    MAX_MESSAGE,
-    MAX_SIGNAL_BYTES,
-    SIGNAL_REQUEST,
-    SIGNAL_RESPONSE,
-    ActigraphyRequest,
-    BiosignalRequest,
-    BiosignalResponse,
-    StreamSamples,
-    StreamStart,
-)  # fmt: skip
+from raycadian.serving.predictor import Answer
+from raycadian.serving.schemas import ModelResponse, Problem, explain
 from raycadian.serving.stream import SignalStream
 
+REQUESTS: tuple[type[RequestSchema], ...] = tuple(modality.request() for modality in MODALITIES.values())
+"""What may be sent: a POST path each."""
 KEY_VARIABLE = "RAYCADIAN_API_KEY"
 KEY_FILE = Path("~/.config/raycadian/api_key")
 PERSON_KEY = "x-raycadian-person-key"  # header: asks for the adapter of the body's `subject`
@@ -60,20 +42,15 @@ class Service(Protocol):
     def describe(self) -> dict[str, Any] | None:
         """The model as in ModelResponse; None while none is loaded."""
 
-    async def answer(self, history: History) -> Forecast | ValueError:
-        """A forecast, or why there can be none."""
-
-    async def answer_signals(self, sent: Sent) -> Estimate | ValueError:
-        """Estimates of a classifier or regression, or why there can be none."""
-
-    async def answer_person(self, asked: Sent | History, key: str) -> PersonalEstimate | Forecast | ValueError:
-        """The same by the adapter of the `subject`, whose key this is; Forbidden where it isn't, or there is none."""
+    async def answer(self, request: PersonData, key: str | None = None) -> Answer | ValueError:
+        """What the model says, or why it can't; with a `key` by the adapter of the person whose it is: Forbidden where
+        it isn't theirs, or there is none."""
 
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
         """A stream of channels (rate in Hz, unit). Raises ValueError where the model can't follow one."""
 
 
-class NonFiniteLoss(Exception):
+class Refused(Exception):
     """An answer that is not 2xx."""
 
     def __init__(self, status: int, error: str, detail: str, headers: dict[str, str] | None = None):
@@ -86,11 +63,12 @@ def create_app(service: Service, key_sha256: str) -> FastAPI:
     # no documentation pages: their scripts come from a third party; /openapi.json is for any tool
     app = FastAPI(
         title="Raycadian forecasts", version="1", docs_url=None, redoc_url=None,
-        description="Glucose forecasts from recent readings, estimates from biosignals. Research only: not a medical device.",
+        description="Glucose forecasts from recent readings, estimates from biosignals. "
+        "Research only: not a medical device.",
     )  # fmt: skip
     _add_open_paths(app, service)
     _add_guarded_paths(app, service, key_sha256)
-    app.add_exception_handler(NonFiniteLoss, _refused)
+    app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
     _complete_description(app)
@@ -110,25 +88,10 @@ def _add_open_paths(app: FastAPI, service: Service) -> None:
 
 
 def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
-    """Key, limits and validation are called here, not declared as dependencies: the limit comes before parsing, and the
-    key before both."""
     problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 403, 413, 422, 503)}
-    example = {"content": {_JSON: {"example": EXAMPLE_RESPONSE}}, "model": ForecastResponse}
-
-    @app.post("/v1/forecast", responses=problems | {200: example}, response_class=Response)
-    async def forecast(request: Request) -> Response:
-        """Forecast from the last reading. Requests that arrive together are computed together."""
-        _require_key(request, key_sha256)
-        history = _parsed(await _limited_body(request, MAX_BYTES, "three weeks of readings suffice"))
-        _loaded(service)
-        key = request.headers.get(PERSON_KEY)
-        found = await (service.answer(history) if key is None else service.answer_person(history, key))
-        return _answered(found, "cannot_forecast")
-
-    # the same function before FastAPI's own way to it, which describes it but takes as long as reading the request
-    app.router.routes.insert(0, Route("/v1/forecast", forecast, methods=["POST"]))
-
-    _add_biosignal(app, service, key_sha256, problems)
+    for schema in REQUESTS:
+        _add_post(app, service, key_sha256, schema, problems)
+    _add_stream(app, service, key_sha256)
 
     @app.get("/v1/model", response_model=ModelResponse, responses={code: problems[code] for code in (401, 503)})
     async def model(request: Request) -> dict[str, Any]:
@@ -137,65 +100,70 @@ def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
         return _loaded(service)
 
 
-def _add_biosignal(app: FastAPI, service: Service, key_sha256: str, problems: dict[int | str, dict[str, Any]]) -> None:
-    example = {"content": {_JSON: {"example": SIGNAL_RESPONSE}}, "model": BiosignalResponse}
+def _add_post(
+    app: FastAPI,
+    service: Service,
+    key_sha256: str,
+    schema: type[RequestSchema],
+    problems: dict[int | str, dict[str, Any]],
+) -> None:
+    """Key, limits and validation are called here, not declared as dependencies: the limit comes before parsing, and the
+    key before both."""
 
-    @app.post("/v1/biosignal", responses=problems | {200: example}, response_class=Response)
-    async def biosignal(request: Request) -> Response:
-        """Quality and calibrated probability of every window of raw samples."""
+    async def post(request: Request) -> Response:
         _require_key(request, key_sha256)
-        body = await _limited_body(request, MAX_SIGNAL_BYTES, "twenty minutes of three channels suffice")
-        return await estimated(request, _valid(BiosignalRequest, body).signals())
-
-    @app.post("/v1/actigraphy", responses=problems | {200: example}, response_class=Response)
-    async def actigraphy(request: Request) -> Response:
-        """Calibrated probability of every window of activity by the minute; with a person's key by their own adapter."""
-        _require_key(request, key_sha256)
-        body = await _limited_body(request, MAX_SIGNAL_BYTES, "some weeks of minutes suffice")
-        return await estimated(request, _valid(ActigraphyRequest, body).activity())
-
-    async def estimated(request: Request, sent: Sent) -> Response:
+        data = _data(schema, await _limited_body(request, schema.most_bytes, schema.enough))
         _loaded(service)
-        key = request.headers.get(PERSON_KEY)
-        found = await (service.answer_signals(sent) if key is None else service.answer_person(sent, key))
-        return _answered(found, "cannot_estimate")
+        return _answered(await service.answer(data, request.headers.get(PERSON_KEY)), schema.refusal)
 
-    app.router.routes.insert(0, Route("/v1/biosignal", biosignal, methods=["POST"]))
-    app.router.routes.insert(0, Route("/v1/actigraphy", actigraphy, methods=["POST"]))
+    example = {"content": {_JSON: {"example": schema.answer_example}}, "model": schema.answer}
+    app.add_api_route(
+        schema.path, post, methods=["POST"], responses=problems | {200: example}, response_class=Response,
+        name=schema.path.rpartition("/")[2], description=schema.summary,
+    )  # fmt: skip
+    # the same function before FastAPI's own way to it, which describes it but takes as long as reading the request
+    app.router.routes.insert(0, Route(schema.path, post, methods=["POST"]))
 
-    @app.websocket("/v1/biosignal/stream")
+
+def _add_stream(app: FastAPI, service: Service, key_sha256: str) -> None:
+    @app.websocket(f"{BiosignalRequest.path}/stream")
     async def stream(socket: WebSocket) -> None:
         """Samples as they come; every message is answered with the windows that it completes. docs/vitaldb.md"""
         await socket.accept()
         try:
             _require_key(socket, key_sha256)
-            described = _loaded(service)
-            opened = service.open_stream(_valid(StreamStart, await _message(socket)).rates())
-            await socket.send_text(json.dumps({"model": described["model"], "windows": []}))
-            while True:
-                samples = _valid(StreamSamples, await _message(socket)).samples()
-                windows = await asyncio.to_thread(opened.push, samples)
-                await socket.send_text(json.dumps({"model": described["model"], "windows": windows}))
+            await _converse(socket, service)
         except WebSocketDisconnect:
             return
-        except NonFiniteLoss as error:
+        except Refused as error:
             await _end(socket, error.error, error.detail)
         except ValueError as error:
             await _end(socket, "cannot_estimate", str(error))
 
 
-def _answered(found: Any, error: str) -> Response:
-    if isinstance(found, Forbidden):
-        raise NonFiniteLoss(403, "forbidden", str(found))
-    if isinstance(found, ValueError):
-        raise NonFiniteLoss(422, error, str(found))
-    return Response(to_json(found.as_dict()), media_type=_JSON)
+async def _converse(socket: WebSocket, service: Service) -> None:
+    """The messages of one stream, until whoever sends them leaves. Raises Refused, ValueError."""
+    model = _loaded(service)["model"]
+    stream = service.open_stream(_valid(StreamStart, await _message(socket)).rates())
+    windows: list[dict[str, Any]] = []
+    while True:
+        await socket.send_text(json.dumps({"model": model, "windows": windows}))
+        samples = _valid(StreamSamples, await _message(socket)).samples()
+        windows = await asyncio.to_thread(stream.push, samples)
+
+
+def _answered(answer: Answer | ValueError, refusal: str) -> Response:
+    if isinstance(answer, Forbidden):
+        raise Refused(403, "forbidden", str(answer))
+    if isinstance(answer, ValueError):
+        raise Refused(422, refusal, str(answer))
+    return Response(to_json(answer.as_dict()), media_type=_JSON)
 
 
 async def _message(socket: WebSocket) -> bytes:
     text = await socket.receive_text()
     if len(text) > MAX_MESSAGE:
-        raise NonFiniteLoss(413, "too_large", f"a message may have {MAX_MESSAGE:,} characters, found {len(text):,}")
+        raise Refused(413, "too_large", f"a message may have {MAX_MESSAGE:,} characters, found {len(text):,}")
     return text.encode()
 
 
@@ -206,12 +174,10 @@ async def _end(socket: WebSocket, error: str, detail: str) -> None:
 
 
 def _loaded(service: Service) -> dict[str, Any]:
-    found = service.describe()
-    if found is None:
-        raise NonFiniteLoss(
-            503, "not_ready", "no model is loaded yet; ask again in a few seconds", {"Retry-After": "5"}
-        )
-    return found
+    model = service.describe()
+    if model is None:
+        raise Refused(503, "not_ready", "no model is loaded yet; ask again in a few seconds", {"Retry-After": "5"})
+    return model
 
 
 async def _limited_body(request: Request, most: int, enough: str) -> bytes:
@@ -227,23 +193,23 @@ async def _limited_body(request: Request, most: int, enough: str) -> bytes:
     return bytes(body)
 
 
-def _too_large(found: str, most: int, enough: str) -> NonFiniteLoss:
-    detail = f"the body may have {most:,} bytes, found {found}; {enough}"
-    return NonFiniteLoss(413, "too_large", detail, {"Connection": "close"})
+def _too_large(bytes_sent: str, most: int, enough: str) -> Refused:
+    detail = f"the body may have {most:,} bytes, found {bytes_sent}; {enough}"
+    return Refused(413, "too_large", detail, {"Connection": "close"})
 
 
-def _parsed(body: bytes) -> History:
+def _data(schema: type[RequestSchema], body: bytes) -> PersonData:
     try:
-        return to_history(_valid(ForecastRequest, body))
+        return _valid(schema, body).data()
     except ValueError as error:
-        raise NonFiniteLoss(422, "invalid_request", str(error)) from None
+        raise Refused(422, "invalid_request", str(error)) from None
 
 
 def _valid(schema: type[Any], body: bytes) -> Any:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise NonFiniteLoss(422, "invalid_request", explain(error)) from None
+        raise Refused(422, "invalid_request", explain(error)) from None
 
 
 # --- the key --------------------------------------------------------------------------------------------------------
@@ -254,7 +220,7 @@ def _require_key(request: Request | WebSocket, key_sha256: str) -> None:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secrets.compare_digest(digest(key.strip()), key_sha256):
         detail = f"send `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
-        raise NonFiniteLoss(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
+        raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
 
 def digest(key: str) -> str:
@@ -321,26 +287,27 @@ def _problem(status: int, error: str, detail: str, headers: Any = None) -> Respo
 def _complete_description(app: FastAPI) -> None:
     """Add to the OpenAPI description what FastAPI does not see: the key, and the bodies of POST."""
     describe = app.openapi
-    bodies: dict[str, tuple[type[Any], dict[str, Any]]] = {
-        "/v1/forecast": (ForecastRequest, EXAMPLE_REQUEST),
-        "/v1/biosignal": (BiosignalRequest, SIGNAL_REQUEST),
-        "/v1/actigraphy": (ActigraphyRequest, ACTIGRAPHY_REQUEST),
-    }
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            found = describe()
-            found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            for path, (model, example) in bodies.items():
-                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                found["components"]["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
-                header = {"name": PERSON_KEY, "in": "header", "required": False, "schema": {"type": "string"}}
-                found["paths"][path]["post"].setdefault("parameters", []).append(header)
-                content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
-                found["paths"][path]["post"] |= {"requestBody": {"required": True, "content": content}}
-            for path, methods in found["paths"].items():
+            description = describe()
+            description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for schema in REQUESTS:
+                _describe_body(description, schema)
+            for path, methods in description["paths"].items():
                 for operation in methods.values():
                     operation["security"] = [{"key": []}] if path.startswith("/v1/") else []
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_body(description: dict[str, Any], schema: type[RequestSchema]) -> None:
+    """Add the body and the person's key of one POST path."""
+    name, post = schema.__name__, description["paths"][schema.path]["post"]
+    body = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+    description["components"]["schemas"] |= body.pop("$defs", {}) | {name: body}
+    header = {"name": PERSON_KEY, "in": "header", "required": False, "schema": {"type": "string"}}
+    post.setdefault("parameters", []).append(header)
+    content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}, "example": schema.example}}
+    post["requestBody"] = {"required": True, "content": content}

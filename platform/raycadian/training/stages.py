@@ -19,7 +19,7 @@ from torch import Tensor
 
 from raycadian.config import CMAMechanism, Simulated, Staged, Training, Window
 from raycadian.data.mechanism import DAY_S, Mechanism, fit_mechanism
-from raycadian.data.series import build_series
+from raycadian.data.series import Recordings, build_series
 from raycadian.data.split import Range
 from raycadian.data.windows import Windows, cut_windows
 from raycadian.models.base import Model, spaced
@@ -149,21 +149,6 @@ def mean_correction(model: Model, windows: Windows) -> np.ndarray:
 # --- simulated people -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _People:
-    """Simulated recordings as a source of a series."""
-
-    found: list[Recording]
-    id: str = "simulated"
-
-    @property
-    def subjects(self) -> list[str]:
-        return [r.subject for r in self.found]
-
-    def recordings(self, subject: str) -> list[Recording]:
-        return [r for r in self.found if r.subject == subject]
-
-
 def simulated_windows(
     cut: Cut, how: Simulated, config: CMAMechanism, window: Window, stride: int, signals: Sequence[str]
 ) -> Windows:
@@ -173,7 +158,7 @@ def simulated_windows(
     training windows are from their mechanism.
     """
     assert cut.mechanism is not None
-    series = build_series(_People(_recordings(cut, how, config)), window.past)
+    series = build_series(Recordings.of(_recordings(cut, how, config), "simulated"), window.past)
     ranges = tuple(
         Range(s, 0, 0, int(n), "train", ID) for s, n in zip(series.subjects, np.diff(series.offsets), strict=True)
     )

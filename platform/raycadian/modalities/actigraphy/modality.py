@@ -11,13 +11,13 @@ from raycadian.modalities.base import Item, Modality, Preparation, Row
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.modalities.actigraphy.request import ActigraphyRequest
     from raycadian.modalities.guesses import Detection, Given
 
 
 class Actigraphy(Modality):
     name = "actigraphy"
     Card = ActigraphyCard
-    path = "actigraphy"
     version = 1
 
     def items(self, preparation: Preparation) -> list[Item]:
@@ -51,6 +51,11 @@ class Actigraphy(Modality):
         from raycadian.modalities.actigraphy.prepare import recordings_of_person
 
         return recordings_of_person(path, card, like, issues)
+
+    def request(self) -> "type[ActigraphyRequest]":
+        from raycadian.modalities.actigraphy.request import ActigraphyRequest
+
+        return ActigraphyRequest
 
     def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.actigraphy.detect import detect

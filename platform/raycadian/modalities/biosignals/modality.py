@@ -13,6 +13,7 @@ from raycadian.types import Issues, Recording
 if TYPE_CHECKING:
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
+    from raycadian.modalities.biosignals.request import BiosignalRequest
     from raycadian.modalities.guesses import Detection, Given
 
 _UNSEEN = 10e9  # bytes of cases that are downloaded as they are read: how many they are nobody knows
@@ -21,7 +22,6 @@ _UNSEEN = 10e9  # bytes of cases that are downloaded as they are read: how many 
 class Biosignals(Modality):
     name = "biosignals"
     Card = BiosignalCard
-    path = "biosignal"
     version = 1
     effort = 5.0  # filtered, judged and packed better than text: 2 MB/s on one core
 
@@ -66,6 +66,11 @@ class Biosignals(Modality):
         from raycadian.modalities.biosignals.numerics import open_numerics
 
         return open_numerics(snapshot, channels)
+
+    def request(self) -> "type[BiosignalRequest]":
+        from raycadian.modalities.biosignals.request import BiosignalRequest
+
+        return BiosignalRequest
 
     def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.biosignals.detect import detect

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
 from raycadian.config import unit_of
 from raycadian.data.marks import Marks
-from raycadian.data.series import Series, build_series
+from raycadian.data.series import Recordings, Series, build_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.modalities.biosignals.prepare import START
 from raycadian.modalities.cards import card_of
@@ -17,21 +16,6 @@ from raycadian.tasks import hypotension
 from raycadian.types import Recording
 
 _AHEAD = 8  # subjects read at once
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """Recordings of one-minute means (or as the card's numerics_every_s says), by subject, a case each."""
-
-    id: str
-    by_subject: dict[str, list[Recording]]
-
-    @property
-    def subjects(self) -> list[str]:
-        return sorted(self.by_subject)
-
-    def recordings(self, subject: str) -> list[Recording]:
-        return self.by_subject[subject]
 
 
 def open_numerics(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
@@ -45,9 +29,8 @@ def open_numerics(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
         )
     with ThreadPoolExecutor(_AHEAD) as pool:
         marks = dict(zip(snapshot.subjects, pool.map(snapshot.marks, snapshot.subjects), strict=True))
-    every_s = card.numerics_every_s
-    gridded = {s: [r for m in own if (r := _recording(m, channels, every_s))] for s, own in marks.items()}
-    return build_series(Numerics(snapshot.id, {s: own for s, own in gridded.items() if own}), channels, forecast=True)
+    cases = [_recording(m, channels, card.numerics_every_s) for subject in sorted(marks) for m in marks[subject]]
+    return build_series(Recordings.of(filter(None, cases), snapshot.id), channels, forecast=True)
 
 
 def _recording(marks: Marks, channels: tuple[str, ...], every_s: float) -> Recording | None:

@@ -13,13 +13,13 @@ from raycadian.types import GLUCOSE, TIME_UTC, Issues, Recording
 if TYPE_CHECKING:
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
+    from raycadian.modalities.cgm.request import ForecastRequest
     from raycadian.modalities.guesses import Detection, Given
 
 
 class CGM(Modality):
     name = "cgm"
     Card = CGMCard
-    path = "forecast"
     version = 1
     columns = (TIME_UTC, GLUCOSE)
 
@@ -63,6 +63,11 @@ class CGM(Modality):
         from raycadian.modalities.cgm.quality_page import quality_sections
 
         return quality_sections(snapshot)
+
+    def request(self) -> "type[ForecastRequest]":
+        from raycadian.modalities.cgm.request import ForecastRequest
+
+        return ForecastRequest
 
     def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.cgm.detect import detect
