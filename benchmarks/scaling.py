@@ -267,18 +267,19 @@ STANDIN = (
 def measure_rates() -> Rates:
     """In a process of its own with one thread and a Ray of one CPU."""
     from raycadian.cluster import connect
-    from raycadian.training import pipeline as experiment
+    from raycadian.tasks import forecast, task_of
 
     connect(num_cpus=1)
     write_csv(people=40, days=40)
     data, read_s, grid_s = _prepare()
     rows = 40 * 40 * POINTS_A_DAY
     fitted, train, validate = _train(data)
-    windows = experiment.windows_of(data, _recipe(), "test", 3, None)
-    predict = _per_s(len(windows), lambda: experiment.predict(fitted.model, windows, set()))
+    recipe = _recipe("window.eval_stride=3")
+    windows = task_of(recipe).windows(data, recipe, "test")
+    predict = _per_s(len(windows), lambda: forecast.predict(fitted.model, windows, set()))
     hybrid = _recipe("model={kind: cma, mechanism: {kind: cma, refit_days: 2}}")
     began = time.perf_counter()
-    mechanism = experiment.fit_mechanism_of(data, hybrid)
+    mechanism = forecast.fit_mechanism_of(data, hybrid)
     fits = len(mechanism.records) / (time.perf_counter() - began)
     first, following = _trial_cost(data)
     return Rates(
@@ -328,13 +329,14 @@ def _prepare() -> tuple[Any, float, float]:
 
 def _train(data: Any, *overrides: str) -> tuple[Any, float, float]:
     """Windows trained and validated per second, the first epoch left out."""
-    from raycadian.training import pipeline as experiment
+    from raycadian.tasks import task_of
+    from raycadian.training.pipeline import fit_model
 
     recipe, ends, epochs = _recipe(*overrides), [], []
-    fitted = experiment.fit_model(
+    fitted = fit_model(
         data, recipe, on_epoch=lambda metrics: (ends.append(time.perf_counter()), epochs.append(metrics))
     )
-    n_val = len(experiment.windows_of(data, recipe, "val", recipe.window.eval_stride, None))
+    n_val = len(task_of(recipe).windows(data, recipe, "val"))
     rest = [epoch["windows"] / epoch["windows_per_s"] for epoch in epochs[1:]]
     validate_s = np.median(np.diff(ends) - rest)
     return fitted, float(np.median([epoch["windows_per_s"] for epoch in epochs[1:]])), n_val / validate_s
@@ -395,13 +397,13 @@ def _xpt_values_per_s() -> float:
 def measure_sweep(cpus: int, trials: int = 8) -> dict[str, float]:
     """A real sweep of short trials on a Ray of `cpus`, and what it consists of."""
     from raycadian.cluster import connect
-    from raycadian.training import pipeline as experiment
+    from raycadian.tasks import task_of
 
     connect(num_cpus=cpus)
     write_csv(people=6, days=10)
     data, *_ = _prepare()
-    recipe = _recipe()
-    counts = {s: len(experiment.windows_of(data, recipe, s, 3, None)) for s in ("train", "val")}
+    recipe = _recipe("window.stride=3", "window.eval_stride=3")
+    counts = {s: len(task_of(recipe).windows(data, recipe, s)) for s in ("train", "val")}
     _sweep(data, "model={kind: persistence}", "tuning.trials=1", cpus=cpus)  # Ray and Tune have started once
     others = _cores_of_others(2.0)
     began = time.perf_counter()

@@ -37,10 +37,10 @@ from raycadian.models.base import ModelSpec
 from raycadian.models.build import build
 from raycadian.physiology.cma.fit import fit_cma
 from raycadian.physiology.cma.meals import meal_times
+from raycadian.runs import Run, write_json, write_recipe
 from raycadian.serving.app import free_port, serving
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.web import api_key
-from raycadian.training.run import Run, write_json, write_recipe
 
 PEERS = ("raycadian", "plain def", "plain async def")
 _LUA = """wrk.method = "POST"

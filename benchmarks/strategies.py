@@ -21,9 +21,11 @@ from between import markdown, write_between
 from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override
 from raycadian.models.build import build
+from raycadian.tasks import task_of
+from raycadian.tasks.base import Data
 from raycadian.training import distributed, loop
 from raycadian.training.engines import Process
-from raycadian.training.pipeline import Data, load_data, spec_of, windows_of
+from raycadian.training.pipeline import load_data
 
 DOCS, BEGIN, END = Path("docs/concepts/training.md"), "<!-- strategies -->", "<!-- /strategies -->"
 LORA = {"model.adapter": {"kind": "lora", "rank": 4}}
@@ -64,12 +66,12 @@ def measure(name: str, changes: dict[str, Any], recipe: Recipe, data: Data) -> d
     changed = {
         path if "." in path and not path.startswith("zero") else f"training.{path}": v for path, v in changes.items()
     }
-    recipe = override(recipe, changed)
-    train, val = (windows_of(data, recipe, split, 6, None) for split in ("train", "val"))
+    recipe = override(recipe, changed | {"window.stride": 6, "window.eval_stride": 6})
+    train, val = (task_of(recipe).windows(data, recipe, split) for split in ("train", "val"))
 
     def model() -> Any:
         torch.manual_seed(0)
-        return build(recipe.model, spec_of(recipe, data.series.dt_s))
+        return build(recipe.model, task_of(recipe).spec(recipe, data.series.dt_s))
 
     one = recipe.training.model_copy(update={"strategy": "ddp", "workers": 1})
     alone = loop.train(model(), train, val, one)

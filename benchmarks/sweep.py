@@ -23,8 +23,9 @@ import pandas as pd
 
 from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override
-from raycadian.training.pipeline import Data, load_data
-from raycadian.training.run import Run, list_runs
+from raycadian.runs import Run, list_runs
+from raycadian.tasks.base import Data
+from raycadian.training.pipeline import load_data
 from raycadian.training.tune import sweep
 
 CONCURRENCY = 2

@@ -12,14 +12,15 @@ import pandas as pd
 from labelled_people import Cases
 
 from raycadian.config import PAT, Classification, Column, Evaluation, LabelWindow, Recipe, Split, Tracking, Training
-from raycadian.data.label_windows import find_places, strata
 from raycadian.data.marks import Marks
 from raycadian.data.series import build_series
 from raycadian.data.split import make_split
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.simulate import Participants, activity
-from raycadian.training.pipeline import Data, train_run
-from raycadian.training.run import Run
+from raycadian.runs import Run
+from raycadian.tasks.signal import SignalData
+from raycadian.tasks.window_index import find_windows, strata
+from raycadian.training.pipeline import train_run
 from raycadian.types import ACTIVITY_COUNTS, Recording
 
 CARD = ActigraphyCard(name="made_up", files=("none.csv",))
@@ -70,10 +71,10 @@ def population(
         evaluation=Evaluation(bootstrap=10), tracking=Tracking(mlflow="off", tensorboard=False),
     )  # fmt: skip
     series = build_series(cases, recipe.window.past)
-    places = find_places(cases, series, recipe.window, recipe.task)
+    places = find_windows(cases, series, recipe.window, recipe.task)
     lengths = {s: [days * DAY] for s in found}
     split = make_split(lengths, recipe.split, strata=strata(places, series))
-    return train_run(recipe, Data("made-up", series, split, None, CARD, places), runs=folder)
+    return train_run(recipe, SignalData("made-up", series, split, card=CARD, index=places), runs=folder)
 
 
 def ill_days(days: int = 60, episodes: tuple[tuple[int, int], ...] = EPISODES) -> np.ndarray:

@@ -24,8 +24,9 @@ from raycadian.config import (
 from raycadian.data.grid import to_recordings
 from raycadian.data.series import build_series
 from raycadian.data.split import make_split
-from raycadian.training.pipeline import Data, train_run
-from raycadian.training.run import Run
+from raycadian.runs import Run
+from raycadian.tasks.forecast import ForecastData
+from raycadian.training.pipeline import train_run
 from raycadian.types import CARBS, Issues, Readings
 
 GRID = Grid()
@@ -68,7 +69,9 @@ def make_run(
     recordings = {s: to_recordings(r, GRID, Issues()) for s, r in readings.items()}
     series = build_series(helpers.People(recordings), past)
     lengths = {s: [len(r) for r in found] for s, found in recordings.items()}
-    return train_run(recipe, Data("made-up", series, make_split(lengths, recipe.split, "made-up"), GRID), runs=folder)
+    return train_run(
+        recipe, ForecastData("made-up", series, make_split(lengths, recipe.split, "made-up"), grid=GRID), runs=folder
+    )
 
 
 def until(readings: Readings, time_utc: np.datetime64) -> Readings:

@@ -19,15 +19,16 @@ from raycadian.config import (
     Tracking,
     Training,
 )
-from raycadian.data.label_windows import find_places, strata
 from raycadian.data.series import build_series
 from raycadian.data.split import make_split
 from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.modalities.biosignals.prepare import clean
 from raycadian.modalities.biosignals.simulate import make_case, make_person
 from raycadian.modalities.cards import parse_card
-from raycadian.training.pipeline import Data, train_run
-from raycadian.training.run import Run
+from raycadian.runs import Run
+from raycadian.tasks.signal import SignalData
+from raycadian.tasks.window_index import find_windows, strata
+from raycadian.training.pipeline import train_run
 from raycadian.types import Case, Track
 
 TRACKS = {"ecg_mv": "SNUADC/ECG_II", "ppg": "SNUADC/PLETH", "abp_mmhg": "SNUADC/ART"}
@@ -68,6 +69,6 @@ def make_run(folder: Path, n: int = 8, **changes: object) -> Run:
         tracking=Tracking(mlflow="off", tensorboard=False),
     )  # fmt: skip
     series = build_series(people, recipe.window.past)
-    places = find_places(people, series, recipe.window, recipe.task)
+    places = find_windows(people, series, recipe.window, recipe.task)
     split = make_split({s: [len(c.recording)] for s, c in cleaned.items()}, recipe.split, strata=strata(places, series))
-    return train_run(recipe, Data("made-up", series, split, None, how, places), runs=folder)
+    return train_run(recipe, SignalData("made-up", series, split, card=how, index=places), runs=folder)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from raycadian.config import Forecasting, Pretraining, Recipe, headline, model_name, override, protocol_of
-from raycadian.evaluation.forecast.compare import differences, rank_models
-from raycadian.evaluation.forecast.significance import Ranks
+from raycadian.config import Recipe, model_name, override
+from raycadian.runs import RUNS, Run, experiment_key, find_complete
+from raycadian.tasks import task_of
+from raycadian.tasks.base import Comparison, Data
 from raycadian.tracking import registry
 from raycadian.tracking.live import tracked, tracked_sweep
-from raycadian.training import labelling
-from raycadian.training.pipeline import SNAPSHOTS, Data, board_of, load_data, read_predictions, train_run
-from raycadian.training.run import RUNS, Run, experiment_key, find_complete
+from raycadian.training.pipeline import SNAPSHOTS, load_data, results_of, train_run
 
 if TYPE_CHECKING:
     from raycadian.training.tune import Sweep
@@ -101,17 +100,15 @@ def run(
         recipe = override(recipe, sweep.best, f"{recipe.name}, best trial")
     peers = [*also, *(train(r, data, progress, runs=runs, resume=resume) for r in peers_of(recipe))]
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
-    best = headline(recipe.task)
+    best = recipe.task.headline
     ranked = sorted([main, *peers], key=lambda r: r.summary["val"][best.name]["value"], reverse=best.better == "high")
     promotion = registry.promote(ranked[0], runs=runs)
     return Outcome(main, ranked, _leaderboard(ranked), promotion, sweep.path if sweep else None)
 
 
 def _leaderboard(runs: list[Run]) -> pd.DataFrame:
-    if not isinstance(runs[0].recipe.task, Pretraining):
-        return compare(runs).leaderboard
-    rows = [{"model": label(r, runs), "loss": r.summary["val"]["loss"]["value"]} for r in runs]
-    return pd.DataFrame(rows)
+    recipe = runs[0].recipe
+    return task_of(recipe).leaderboard({label(r, runs): results_of(r) for r in runs}, recipe)
 
 
 def peers_of(recipe: Recipe) -> list[Recipe]:
@@ -122,40 +119,20 @@ def peers_of(recipe: Recipe) -> list[Recipe]:
     ]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Runs of one protocol on identical test windows: who leads, and for each pair whether that is noise."""
-
-    protocol: str
-    leaderboard: pd.DataFrame
-    differences: pd.DataFrame
-    ranks: Ranks | None
-
-
 def compare(runs: list[Run]) -> Comparison:
-    """Raises ValueError where the runs' protocols or windows differ."""
-    protocol, *others = [protocol_of(r.recipe) for r in runs]
+    """Runs of one protocol on identical test windows. Raises ValueError where the runs' protocols or windows differ."""
+    protocol, *others = [run.recipe.protocol for run in runs]
     for run, other in zip(runs[1:], others, strict=True):
         if other != protocol:
             raise ValueError(
-                f"{run.name} is scored by another protocol: {other}; {runs[0].name}: {protocol}; compare runs of one recipe"
+                f"{run.name} is scored by another protocol: {other}; {runs[0].name}: {protocol}; compare runs of one "
+                "recipe"
             )
-    if not isinstance(runs[0].recipe.task, Forecasting):
-        return _compare_labels(protocol, runs)
-    named, settings = {label(r, runs): read_predictions(r) for r in runs}, runs[0].recipe.evaluation
-    drawn = {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}
-    board = board_of(named, runs[0].recipe)
-    ranked = len(named) > 2 and board.n_subjects[0] > 1
-    ranks = rank_models(named, alpha=1 - settings.confidence) if ranked else None
-    return Comparison(protocol, board, differences(named, **drawn), ranks)
-
-
-def _compare_labels(protocol: str, runs: list[Run]) -> Comparison:
-    recipe = runs[0].recipe
-    if isinstance(recipe.task, Pretraining):
-        raise ValueError("a pretraining says nothing of a window: compare runs that take it up, or their val/loss")
-    named = {label(r, runs): labelling.said_by(r.path, r.recipe) for r in runs}
-    return Comparison(protocol, labelling.board_of(named, recipe), labelling.differences_of(named, recipe), None)
+    recipe, named = runs[0].recipe, {label(run, runs): results_of(run) for run in runs}
+    task = task_of(recipe)
+    return Comparison(
+        protocol, task.leaderboard(named, recipe), task.differences(named, recipe), task.ranks(named, recipe)
+    )
 
 
 def label(run: Run, among: list[Run]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from raycadian.cli import terminal
 from raycadian.cli.terminal import Terminal
-from raycadian.config import Ahead, Classification, Column, Forecasting, Hypotension, Pretraining, Regression, headline
+from raycadian.config import Ahead, Classification, Column, Forecasting, Hypotension, Pretraining, Regression
 
 ERRORS = {"epoch": 1, "train/loss": math.nan, "val/loss": 1.0, "val/rmse": 5.25, "val/mae": 4.0, "windows_per_s": 0}
 
@@ -26,5 +26,5 @@ ERRORS = {"epoch": 1, "train/loss": math.nan, "val/loss": 1.0, "val/rmse": 5.25,
 )
 def test_errors_are_told_in_the_unit_of_the_task(task, metrics, words, capsys, monkeypatch):
     monkeypatch.setattr(terminal, "console", terminal.Console(width=200))
-    Terminal(headline(task).unit).epoch(ERRORS | metrics)
+    Terminal(task.headline.unit).epoch(ERRORS | metrics)
     assert capsys.readouterr().out.strip() == f"epoch 1 · {words}"

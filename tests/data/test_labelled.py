@@ -23,13 +23,14 @@ from raycadian.config import (
     Statistics,
     TTMLabel,
 )  # fmt: skip
-from raycadian.data.label_windows import cut_labelled, find_places, labels_of, strata
+from raycadian.data.label_windows import cut_labelled
 from raycadian.data.marks import good_starts
 from raycadian.data.series import build_series
 from raycadian.data.split import audit, make_split
 from raycadian.models.base import ModelSpec
 from raycadian.models.build import build
 from raycadian.tasks.hypotension import events
+from raycadian.tasks.window_index import find_windows, labels_of, strata
 
 WINDOW = LabelWindow(past=CHANNELS, windows=3)
 TASK = Classification(label=Hypotension(ahead_min=5))
@@ -37,7 +38,7 @@ TASK = Classification(label=Hypotension(ahead_min=5))
 
 def places_of(people: Cases, window: LabelWindow = WINDOW, task=TASK, seed: int = 0):
     series = build_series(people, window.past)
-    return series, find_places(people, series, window, task, seed)
+    return series, find_windows(people, series, window, task, seed)
 
 
 # --- which windows are good ----------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from raycadian.config import Recipe, load_recipe, parse
 from raycadian.data.series import _write, build_series, map_series, open_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.modalities.prepare import prepare
-from raycadian.training.pipeline import load_data, windows_of
+from raycadian.tasks import task_of
+from raycadian.training.pipeline import load_data
 
 CHANNELS = ("glucose_mgdl",)
 CARD = "name: tiny\nfiles: [tiny.csv]\nunit: mg/dL\ncolumns: {subject: subject, time: time, glucose: glucose}\n"
@@ -44,7 +45,7 @@ def test_what_is_sent_does_not_grow_with_the_points(ray_local, tmp_path):
             "window": {"context": 24, "horizon": 6}, "model": {"kind": "ridge"},
         })  # fmt: skip
         data = load_data(recipe, tmp_path / "snapshots")
-        windows = windows_of(data, recipe, "train", 1, None)
+        windows = task_of(recipe).windows(data, recipe, "train")
         sent.append([len(data.series), len(windows), len(pickle.dumps(data)), len(pickle.dumps(windows))])
     small, large = sent
     assert large[0] > 13 * small[0] and large[1] > 10 * small[1]
@@ -57,7 +58,7 @@ def test_what_is_sent_of_the_demo(ray_local, tmp_path):
     recipe = load_recipe("jobs/recipes/demo.yaml")
     data = load_data(recipe, tmp_path / "snapshots")
     assert len(pickle.dumps(data)) < 100_000 < data.series.table.nbytes
-    assert len(pickle.dumps(windows_of(data, recipe, "train", 1, None))) < 100_000
+    assert len(pickle.dumps(task_of(recipe).windows(data, recipe, "train"))) < 100_000
 
 
 @pytest.mark.ray

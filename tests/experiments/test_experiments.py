@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from raycadian import workflow
 from raycadian.cli.main import main
 from raycadian.config import Recipe as RecipeSchema
-from raycadian.config import load_recipe, model_name, override, parse, protocol_of
+from raycadian.config import load_recipe, model_name, override, parse
 from raycadian.experiments import points, runner
 from raycadian.experiments.ablation import variants
 from raycadian.models import checkpoint
+from raycadian.runs import list_runs, open_run
 from raycadian.serving.forecaster import Forecaster
-from raycadian.training.pipeline import forecast_test, load_data, read_predictions
-from raycadian.training.run import list_runs, open_run
+from raycadian.tasks import task_of
+from raycadian.training.pipeline import load_data, read_predictions
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "jobs" / "recipes" / "experiments"
@@ -107,12 +108,10 @@ def test_an_experiment_leaves_table_figure_and_words(name, done):
     }  # fmt: skip
     body, recipe = done(name).table, tiny(name)
     table = pd.read_csv(path / "table.csv")
-    assert len(body["rows"]) == len(table) and set(table.protocol) == {protocol_of(recipe)} == {body["protocol"]}
+    assert len(body["rows"]) == len(table) and set(table.protocol) == {recipe.protocol} == {body["protocol"]}
     assert np.isfinite(table.value).all() and (table.value > 0).all()
     html = (path / "report.html").read_text()
-    assert (
-        html.count("<svg") >= 1 and protocol_of(recipe).replace(">", "&gt;") in html and "http://" not in _links(html)
-    )
+    assert html.count("<svg") >= 1 and recipe.protocol.replace(">", "&gt;") in html and "http://" not in _links(html)
     for row in body["differences"]:
         assert row["kind"] == "step" or row["sentence"].split(" over ")[0] in html
     assert len(body["runs"]) == len(points_of(Place(path.parents[2]), recipe))
@@ -173,7 +172,10 @@ def test_personalisation_goes_on_from_the_population(done, place):
     assert (person.history_days, person.train_days) == (4, 4)
     assert four.metadata["split"]["train"] == {"subjects": 1, "points": 4 * 288}
     assert person.subject not in {r["subject"] for r in _ranges(population) if r["scope"] == "id"}
-    tuned, untuned = read_predictions(four), forecast_test(population, four.recipe, place.data(four.recipe))
+    tuned, untuned = (
+        read_predictions(four),
+        task_of(four.recipe).test_on(population, four.recipe, place.data(four.recipe)),
+    )
     assert (tuned.time_utc == untuned.time_utc).all() and abs(tuned.median - untuned.median).max() > 1e-3
     rows = pd.DataFrame(body["rows"])
     ridge = rows[

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycadian.config import Recipe, Window, headline, load_recipe
+from raycadian.config import Recipe, Window, load_recipe
 from raycadian.data.marks import Marks
 from raycadian.data.split import Range
 from raycadian.data.windows import cut_windows
@@ -79,7 +79,7 @@ def test_a_numeric_that_the_card_does_not_have(snapshot):
 
 def test_the_recipe_of_pressure():
     recipe = load_recipe(Path(__file__).parents[2] / "jobs" / "recipes" / "vitaldb_map.yaml")
-    assert headline(recipe.task) == ("rmse_mmhg", "low", "RMSE", "mmHg")
+    assert recipe.task.headline == ("rmse_mmhg", "low", "RMSE", "mmHg")
     assert (recipe.window.context, recipe.window.horizon) == (30, 15)
 
 

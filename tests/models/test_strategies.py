@@ -24,8 +24,9 @@ from raycadian.models.build import build
 from raycadian.models.conformal import conformal_offsets
 from raycadian.models.heads import StudentT
 from raycadian.serving.forecaster import Forecaster
+from raycadian.tasks.forecast import ForecastData
 from raycadian.training import crossfit
-from raycadian.training.pipeline import Data, fit_model, read_predictions
+from raycadian.training.pipeline import fit_model, read_predictions
 from raycadian.types import Prediction, Readings
 
 MIDDLE = SPEC.middle
@@ -329,7 +330,7 @@ def test_groups_of_people_are_scored_by_models_that_never_saw_them(run, readings
     people = helpers.people(4, 3)
     recipe = override(run.recipe, {"model": {"kind": "conformal", "folds": 2, "inner": {"kind": "ridge"}}})
     split = make_split(people.lengths, recipe.split, "made-up")
-    data, trained = Data("made-up", helpers.series(4, 3), split, served.GRID), []
+    data, trained = ForecastData("made-up", helpers.series(4, 3), split, grid=served.GRID), []
 
     def fit(given, inner, **options):
         trained.append({r.subject for r in given.split.of("train")})

@@ -23,8 +23,8 @@ import pytest
 import yaml
 from clusters import Head, kill_node, start_head, start_node
 
+from raycadian.runs import Run, list_runs
 from raycadian.tracking import registry
-from raycadian.training.run import Run, list_runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PATIENCE_S = 280  # two cores that others use too
@@ -249,7 +249,7 @@ PROMOTE = """
 import sys
 from pathlib import Path
 from raycadian import registry
-from raycadian.training.run import Run
+from raycadian.runs import Run
 runs = Path(sys.argv[1])
 for number in range(10_000):
     registry.promote(Run(runs / sys.argv[2 + number % 2]), runs=runs, force=True)

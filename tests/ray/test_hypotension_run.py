@@ -15,11 +15,11 @@ from raycadian.cli.main import main
 from raycadian.config import Hypotension
 from raycadian.modalities.biosignals.request import Stored
 from raycadian.modalities.biosignals.simulate import simulate_cases
+from raycadian.runs import list_runs
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.label import LabelPredictor
 from raycadian.tracking import registry
 from raycadian.training.pipeline import read_predictions
-from raycadian.training.run import list_runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

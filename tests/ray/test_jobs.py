@@ -25,7 +25,7 @@ import pytest
 from clusters import ROOT, Head, free_ports, start_head, submit, write_tree
 
 from raycadian.cli.upload import plan
-from raycadian.training.run import Run, list_runs, source_hash
+from raycadian.runs import Run, list_runs, source_hash
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 JOB_S = 240  # a job takes 5 to 10 s; on a machine with eight times its load up to 80 s
@@ -55,7 +55,7 @@ WAITS = 'import time\nprint("waiting", flush=True)\ntime.sleep(600)\n'
 WHERE = """\
 import json, sys
 from raycadian.cluster import connect
-from raycadian.training.run import source_hash
+from raycadian.runs import source_hash
 
 ray = connect()
 

@@ -16,11 +16,10 @@ from raycadian.experiments import runner
 from raycadian.modalities.actigraphy.request import Activity
 from raycadian.modalities.actigraphy.simulate import simulate_nhanes
 from raycadian.modalities.quality import quality_page
+from raycadian.runs import Run
 from raycadian.serving.label import LabelPredictor
 from raycadian.tracking import registry
-from raycadian.training.labelling import said_by
-from raycadian.training.pipeline import load_data, train_run
-from raycadian.training.run import Run
+from raycadian.training.pipeline import load_data, results_of, train_run
 
 ROOT = Path(__file__).parents[2]
 PEOPLE = 60
@@ -61,7 +60,7 @@ def test_from_xpt_to_a_champion_of_several_labels(outcome, folder):
     assert registry.champion(runs=folder / "runs").name == outcome.ranked[0].name
     assert outcome.leaderboard.auroc.max() > 0.6
     for label in ("", "ssri", "benzodiazepine"):
-        said, decision = said_by(run.path, run.recipe, label)
+        said, decision = results_of(run, label)
         assert decision.calibration.kind == "platt" and len(set(said.weight)) > 10
 
 
@@ -76,7 +75,7 @@ def test_the_flow_chart_ends_with_those_who_are_scored(outcome, folder):
     for before, step in zip(cohort["steps"][1:], cohort["steps"][2:], strict=False):
         assert before["left"] - step["excluded"] == step["left"]
     assert cohort["steps"][-1]["left"] == sum(cohort["people"].values())
-    said, _ = said_by(run.path, run.recipe)
+    said, _ = results_of(run)
     assert cohort["people"]["test"] == len(set(said.subject))
     html = (run.path / "report.html").read_text()
     assert "Who is left: ssri" in quality_page(snapshot_of(folder))
@@ -96,7 +95,7 @@ def test_what_is_served_is_what_was_scored(outcome, folder):
     run, recipe = outcome.main, outcome.main.recipe
     snapshot = snapshot_of(folder)
     served = LabelPredictor.load(run.path)
-    scored = {label: said_by(run.path, recipe, label) for label in recipe.task.labels}
+    scored = {label: results_of(run, label) for label in recipe.task.labels}
     subject = scored[""][0].subject[0]
     (recording,) = snapshot.recordings(subject)
     values = np.where(recording.observed, recording.channels["activity_counts"], np.nan)
@@ -195,7 +194,7 @@ def test_everybody_is_tested_once_by_models_of_the_others(folder):
     everybody = {r.subject for r in load_data(recipe, folder / "snapshots").split.ranges}
     for point in done.table["runs"]:
         runs = [Run(folder / "runs" / name) for name in point["runs"]]
-        tested = [s for run in runs for s in said_by(run.path, run.recipe)[0].subject]
+        tested = [s for run in runs for s in results_of(run)[0].subject]
         assert len(runs) == 3 and sorted(tested) == sorted(everybody)
         for run in runs:
             split = json.loads((run.path / "split.json").read_text())["ranges"]

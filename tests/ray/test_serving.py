@@ -18,9 +18,9 @@ import pytest
 import served
 import yaml
 
+from raycadian.runs import Run
 from raycadian.serving import app
 from raycadian.training.pipeline import read_predictions
-from raycadian.training.run import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -187,7 +187,7 @@ FOREVER = """
 import sys
 from pathlib import Path
 from raycadian.serving.app import serve_forever
-from raycadian.training.run import Run
+from raycadian.runs import Run
 first, second, flag, port = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 serve_forever(Run(first), port=port, follow=lambda: Run(second if flag.exists() else first), every_s=0.5,
               tell=lambda text: print(text, flush=True))

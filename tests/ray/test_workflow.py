@@ -13,9 +13,9 @@ from raycadian.config import load_recipe, override
 from raycadian.evaluation.forecast.event_probability import fit_lows, read_calibrations
 from raycadian.evaluation.forecast.event_scores import probability_scores
 from raycadian.models import checkpoint
+from raycadian.runs import list_runs
 from raycadian.tracking import registry
 from raycadian.training.pipeline import load_data, read_predictions
-from raycadian.training.run import list_runs
 
 pytestmark = pytest.mark.ray
 

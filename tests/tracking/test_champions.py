@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from raycadian.config import Tracking
+from raycadian.runs import Run
 from raycadian.tracking import registry
-from raycadian.training.run import Run
 
 
 def _register(runs: Path, name: str, run: str) -> None:

@@ -30,9 +30,7 @@ from raycadian.config import (
     Statistics,
     Tracking,
     Training,
-    protocol_of,
 )  # fmt: skip
-from raycadian.data.label_windows import find_places, strata
 from raycadian.data.series import build_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import make_split
@@ -41,9 +39,10 @@ from raycadian.modalities.biosignals.prepare import clean
 from raycadian.modalities.biosignals.readers import read_case
 from raycadian.modalities.cards import card_of
 from raycadian.modalities.prepare import prepare
+from raycadian.tasks.signal import SignalData
+from raycadian.tasks.window_index import find_windows, strata
 from raycadian.tracking import registry
-from raycadian.training.labelling import said_by
-from raycadian.training.pipeline import Data, rescore, train_run
+from raycadian.training.pipeline import rescore, results_of, train_run
 
 
 def recipe(**changes: object) -> Recipe:
@@ -56,12 +55,12 @@ def recipe(**changes: object) -> Recipe:
     return Recipe(**given | changes)
 
 
-def data(people: Cases, of: Recipe) -> Data:
+def data(people: Cases, of: Recipe) -> SignalData:
     series = build_series(people, of.window.past)
-    places = find_places(people, series, of.window, of.task)
+    places = find_windows(people, series, of.window, of.task)
     lengths = {s: [len(r) for r in people.recordings(s)] for s in people.subjects}
     split = make_split(lengths, of.split, strata=strata(places, series))
-    return Data("cases", series, split, None, served_signals.card(), places)
+    return SignalData("cases", series, split, card=served_signals.card(), index=places)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def test_a_run_holds_its_scores_decision_and_report(runs):
     assert {"auprc", "f1", "sensitivity", "specificity", "ece", "ece_adaptive", "mce", "brier", "lead_time_min"} <= set(
         scored
     )
-    said, decision = said_by(run.path, run.recipe)
+    said, decision = results_of(run)
     assert decision.calibration.kind == "platt" and set(said.label) == {0.0, 1.0}
     counts = run.metadata["windows"]
     assert counts["test"]["windows"] == len(said)
@@ -130,8 +129,8 @@ def test_several_labels_are_calibrated_and_scored_each_on_its_own(people, tmp_pa
     peer = train_run(of.model_copy(update={"name": "peer", "model": Statistics()}), data(people, of), runs=tmp_path)
     run = train_run(of, data(people, of), runs=tmp_path, against=[peer])
     assert set(run.summary) == {"val", "test", "val_tall", "test_tall"}
-    assert protocol_of(of).startswith("classify old, also tall;")
-    first, second = (said_by(run.path, run.recipe, label) for label in ("", "tall"))
+    assert of.protocol.startswith("classify old, also tall;")
+    first, second = (results_of(run, label) for label in ("", "tall"))
     unknown = {s for s in people.subjects if people.marks(s)[0].attributes["tall"] is None}
     assert unknown & set(first[0].subject) and not unknown & set(second[0].subject)
     assert first[1] != second[1]  # thresholds and calibrations of their own
@@ -159,7 +158,7 @@ def test_a_weighed_loss_follows_the_weights(people, tmp_path):
         task = SEVERAL.model_copy(update={"weighted_loss": weighted, "also": (), "balance": "none"})
         of = recipe(task=task)
         run = train_run(of, data(people, of), runs=tmp_path / str(weighted))
-        rates[weighted] = np.mean(1 / (1 + np.exp(-said_by(run.path, run.recipe)[0].score)))
+        rates[weighted] = np.mean(1 / (1 + np.exp(-results_of(run)[0].score)))
         assert run.metadata["weights"]["loss"] == weighted
     assert rates[True] > rates[False] + 0.05
 
@@ -236,13 +235,13 @@ def test_a_number_ahead(people, tmp_path):
 def test_whether_a_number_ahead_is_below_a_bound(people, tmp_path):
     of = recipe(task=Classification(label=Ahead(channel="map_mmhg", ahead_min=1, below=65)))
     run = train_run(of, data(people, of), runs=tmp_path)
-    assert run.summary["test"]["auroc"]["low"] > 0.6 and "mean map_mmhg < 65 over 60 s" in protocol_of(of)
+    assert run.summary["test"]["auroc"]["low"] > 0.6 and "mean map_mmhg < 65 over 60 s" in of.protocol
 
 
 def test_weights_of_people_enter_the_scores(people, tmp_path):
     of = recipe(task=Classification(label=Column(name="old"), weight="age"))
     run = train_run(of, data(people, of), runs=tmp_path)
-    said, _ = said_by(run.path, run.recipe)
+    said, _ = results_of(run)
     assert len(set(said.weight)) == len(set(said.subject))
 
 

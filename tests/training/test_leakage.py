@@ -12,10 +12,12 @@ from labelled_people import CHANNELS, Cases, cases
 from raycadian.config import Recipe, load_recipe, override, parse
 from raycadian.data.series import build_series
 from raycadian.data.split import SplitManifest, make_split, met
-from raycadian.training import labelling
+from raycadian.runs import write_recipe
+from raycadian.tasks import task_of
+from raycadian.tasks.signal import SignalData
+from raycadian.tasks.window_index import find_windows
 from raycadian.training.leakage import require_apart
-from raycadian.training.pipeline import Data, fit_model
-from raycadian.training.run import write_recipe
+from raycadian.training.pipeline import fit_model
 
 TASK = {
     "name": "x", "dataset": "datasets/x.yaml", "split": {"kind": "subject", "test_subjects": 0.25, "val_subjects": 0.25},
@@ -29,14 +31,15 @@ LENGTHS = {f"s{i}": [400, 300] for i in range(10)}
 
 
 @pytest.fixture
-def people(monkeypatch) -> Cases:
-    monkeypatch.setattr(labelling, "open_series", lambda people, past: build_series(people, past))
+def people() -> Cases:
     return replace(cases(24), id="cases-1")
 
 
-def load(people: Cases, of: Recipe) -> Data:
-    series, split, places = labelling.load(of, people)
-    return Data(people.id, series, split, None, None, places)
+def load(people: Cases, of: Recipe) -> SignalData:
+    series = build_series(people, of.window.past)
+    index = find_windows(people, series, of.window, of.task, of.split.seed)
+    split = task_of(of).split(of, people.id, series, index)
+    return SignalData(people.id, series, split, card=None, index=index)
 
 
 def run_of(folder: Path, of: Recipe, split: SplitManifest) -> Path:

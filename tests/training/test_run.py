@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from raycadian.config import Recipe, parse
-from raycadian.training.run import (
+from raycadian.runs import (
     Run,
     experiment_key,
     find_complete,

@@ -27,8 +27,9 @@ from raycadian.modalities.cgm.request import History
 from raycadian.physiology.cma import equations as cma
 from raycadian.physiology.cma import virtual
 from raycadian.serving.forecaster import Forecaster
+from raycadian.tasks.forecast import ForecastData
 from raycadian.training import stages
-from raycadian.training.pipeline import Data, fit_model, read_predictions
+from raycadian.training.pipeline import fit_model, read_predictions
 
 MECHANISM = CMAMechanism(refit_days=2, starts=1)
 INNER = TTM(d_model=8, layers=1, patch_length=12)
@@ -53,7 +54,7 @@ def recipe(model, **training):
 def data():
     people = helpers.people(3, 4)
     series = helpers.series(3, 4)
-    return Data("made-up", series, make_split(people.lengths, Split(kind="time"), "made-up"), served.GRID)
+    return ForecastData("made-up", series, make_split(people.lengths, Split(kind="time"), "made-up"), grid=served.GRID)
 
 
 class Killed(Exception):

@@ -17,8 +17,8 @@ from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override
 from raycadian.data.snapshot import Snapshot
 from raycadian.models import checkpoint
+from raycadian.runs import Run
 from raycadian.training.pipeline import load_data
-from raycadian.training.run import Run
 
 _BASE, _HYBRID = "jobs/recipes/demo_base.yaml", "jobs/recipes/demo.yaml"
 

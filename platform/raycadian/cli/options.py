@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from raycadian.training.run import Run
+    from raycadian.runs import Run
 
 STDOUT = "raycadian.stdout"  # in click's context: where JSON goes while everything else printed goes to stderr
 YAML = click.Path(path_type=Path)
@@ -82,8 +82,8 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def chosen_run(run_name: str | None, champion_name: str | None, runs: Path) -> Run:
     """The run that --run names, else the champion."""
+    from raycadian.runs import open_run
     from raycadian.tracking.registry import champion
-    from raycadian.training.run import open_run
 
     if run_name and champion_name:
         raise ValueError("--run and --champion exclude one another; name one")

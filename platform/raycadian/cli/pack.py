@@ -15,7 +15,7 @@ import tarfile
 import time
 from pathlib import Path
 
-from raycadian.training.run import made_by
+from raycadian.runs import made_by
 
 KEEP_S = 3600  # an archive outlives a client that vanished by no more
 

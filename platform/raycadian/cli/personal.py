@@ -112,8 +112,8 @@ def predict(
     """What the model says of a person who calibrated: the risk of each day, or the forecast from the last reading."""
     store = _store(people)
     person = store.read(subject)
+    from raycadian.runs import open_run
     from raycadian.serving.load import open_person
-    from raycadian.training.run import open_run
 
     predictor = open_person(open_run(person.metadata["run"], runs), person, store)
     answer = predictor.answer(predictor.read(recording, card)).of_day(day)

@@ -12,7 +12,7 @@ from raycadian.cli.terminal import show_json, show_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from raycadian.training.run import Run
+    from raycadian.runs import Run
     from raycadian.workflow import Outcome
 
 _BOARD = ("low", "high", "difference", "diff_low", "diff_high", "verdict")  # after the headline metric
@@ -29,9 +29,9 @@ def show_run(run: Run, as_json: bool) -> None:
 
 def score_in_words(run: Run) -> str:
     """The headline score of test data, or of validation data where nothing is tested (pretraining)."""
-    from raycadian.config import Forecasting, headline
+    from raycadian.config import Forecasting
 
-    best, summary = headline(run.recipe.task), run.summary
+    best, summary = run.recipe.task.headline, run.summary
     if "test" not in summary:
         return f"validation {best.text(summary['val'][best.name]['value'])}"
     scores, unit = summary["test"], f" {best.unit}".rstrip()

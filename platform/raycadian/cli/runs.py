@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def score(run: str, runs: Path, as_json: bool) -> None:
     """Score a run's predictions again and rewrite its tables and report."""
     from raycadian.cli.results import show_run
+    from raycadian.runs import open_run
     from raycadian.training.pipeline import rescore
-    from raycadian.training.run import open_run
 
     show_run(rescore(open_run(run, runs)), as_json)
 
@@ -37,7 +37,7 @@ def score(run: str, runs: Path, as_json: bool) -> None:
 def compare(run: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Runs on identical test windows: a leaderboard, and for each pair what is better and whether it is noise."""
     from raycadian import workflow
-    from raycadian.training.run import open_run
+    from raycadian.runs import open_run
 
     comparison = workflow.compare([open_run(name, runs) for name in run])
     if as_json:
@@ -77,13 +77,12 @@ def runs(runs: Path, as_json: bool) -> None:
 
 
 def _run_rows(runs: Path) -> list[dict[str, Any]]:
-    from raycadian.config import headline
+    from raycadian.runs import list_runs
     from raycadian.tracking.registry import champions
-    from raycadian.training.run import list_runs
 
     champion_of, rows = {run: name for name, run in champions(runs).items()}, []
     for run in list_runs(runs):
-        metric = headline(run.recipe.task).name
+        metric = run.recipe.task.headline.name
         row = {"run": run.name, "model": run.metadata["model"], f"val_{metric}": run.summary["val"][metric]["value"]}
         rows.append(row | {"champion_of": champion_of.get(run.name, "")})
     return rows
@@ -96,8 +95,8 @@ def _run_rows(runs: Path) -> list[dict[str, Any]]:
 @JSON
 def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
     """Make a run the champion, if it beats the present one on the same snapshot and split."""
+    from raycadian.runs import open_run
     from raycadian.tracking import registry
-    from raycadian.training.run import open_run
 
     promotion = registry.promote(open_run(run, runs), runs=runs, force=force)
     if as_json:
@@ -116,7 +115,7 @@ def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
 def export(run: str, target: Path, runs: Path) -> None:
     """Export a run's TTM in Hugging Face's format, to start another recipe from (`pretrained:`)."""
     from raycadian.models import checkpoint
-    from raycadian.training.run import open_run
+    from raycadian.runs import open_run
 
     checkpoint.export_pretrained(checkpoint.load(open_run(run, runs).path / "checkpoint"), target)
     click.echo(target)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def _load(recipe: Path, overrides: tuple[str, ...]) -> tuple[Recipe, Terminal]:
     """A typo is told here, before anything heavy is imported."""
-    from raycadian.config import headline, load_recipe
+    from raycadian.config import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    return loaded, Terminal(headline(loaded.task).unit)
+    return loaded, Terminal(loaded.task.headline.unit)
 
 
 @click.command()

@@ -41,7 +41,7 @@ from raycadian.config.mechanism import (
     Normal,
     Prior,
 )
-from raycadian.config.metric import Metric
+from raycadian.config.metric import MONITORS, Metric
 from raycadian.config.model_base import (
     ModelConfig,
     innermost,
@@ -77,7 +77,6 @@ from raycadian.config.models import (
 from raycadian.config.recipe import (
     Recipe,
     load_recipe,
-    protocol_of,
     total_epochs,
 )
 from raycadian.config.schema import (
@@ -113,7 +112,6 @@ from raycadian.config.tasks import (
     Pretraining,
     Regression,
     Task,
-    headline,
 )
 from raycadian.config.training import (
     EarlyStopping,
@@ -147,6 +145,7 @@ __all__ = [
     "CNN",
     "LSTM",
     "MLP",
+    "MONITORS",
     "PAT",
     "TTM",
     "WAVEFORMS",
@@ -234,7 +233,6 @@ __all__ = [
     "Uniform",
     "Window",
     "Zero",
-    "headline",
     "in_unit_of",
     "innermost",
     "known_zone",
@@ -244,7 +242,6 @@ __all__ = [
     "model_name",
     "override",
     "parse",
-    "protocol_of",
     "read_yaml",
     "require_nesting",
     "signals_of",

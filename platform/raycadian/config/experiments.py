@@ -17,6 +17,11 @@ class ExperimentConfig(Schema):
 
     kind: str
 
+    @property
+    def anchor(self) -> str | None:
+        """Where scored windows end their context, if the experiment says it."""
+        return None
+
 
 class SlidingWindow(ExperimentConfig):
     """Every window of the test range, error by minutes ahead."""
@@ -31,6 +36,10 @@ class Nocturnal(ExperimentConfig):
     epochs_on: Literal["midnight", "any"] = "midnight"
     """The validation windows that choose the epoch: nights alone, or windows at any time where validation data hold few nights."""
 
+    @property
+    def anchor(self) -> str:
+        return "midnight"
+
 
 class Prandial(ExperimentConfig):
     """Forecasts after a meal: scored windows end their context where one begins."""
@@ -38,6 +47,10 @@ class Prandial(ExperimentConfig):
     kind: Literal["prandial"] = "prandial"
     meals: Literal["recorded", "estimated"] = "recorded"
     """recorded: where carbs_g says so · estimated: from glucose alone, at the times of day when a person's rises most."""
+
+    @property
+    def anchor(self) -> str:
+        return "meal" if self.meals == "recorded" else "estimated_meal"
 
 
 class Personalisation(ExperimentConfig):

@@ -13,6 +13,8 @@ class Metric(NamedTuple):
     better: Literal["low", "high"]
     words: str
     unit: str = ""
+    monitor: str = "val/loss"
+    """What follows it from epoch to epoch, as training/loop.py reports it."""
 
     def text(self, value: float) -> str:
         """In words, with its unit."""
@@ -22,3 +24,9 @@ class Metric(NamedTuple):
     def beats(self, value: float, other: float) -> bool:
         """Whether `value` is better than `other`."""
         return value > other if self.better == "high" else value < other
+
+
+MONITORS: dict[str, Literal["low", "high"]] = {
+    "val/loss": "low", "val/rmse": "low", "val/mae": "low", "val/auroc": "high", "val/auprc": "high",
+}  # fmt: skip
+"""What the loop reports of validation windows after an epoch, and which way is better."""

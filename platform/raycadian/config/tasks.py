@@ -19,16 +19,49 @@ from raycadian.types import GLUCOSE
 if TYPE_CHECKING:
     from raycadian.config.recipe import Recipe
 
+_OF_FORECASTS = {
+    "rmse": ("rmse_mgdl", "RMSE", "val/rmse"),
+    "mae": ("mae_mgdl", "MAE", "val/mae"),
+    "pinball": ("pinball_mgdl", "pinball loss", "val/loss"),
+}
+_BEGINS = {
+    "midnight": "nocturnal, from local midnight", "meal": "prandial, from recorded meals",
+    "estimated_meal": "prandial, from estimated meals",
+}  # fmt: skip
+
 
 class Forecasting(Schema):
     """The next values of a channel, as quantiles."""
 
     window_type: ClassVar[type[Schema]] = Window
-
+    split_of_run: ClassVar[bool] = False  # whether `split: {kind: run}` may share the people of another run
     kind: Literal["forecast"] = "forecast"
     target: str = GLUCOSE
     """The first channel of window.past: glucose, or a numeric of a card of biosignals (map_mmhg)."""
     quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+    metric: Literal["rmse", "mae", "pinball"] | None = Field(None, exclude_if=unsaid)
+    """What chooses the epoch, the trial and the champion, and orders every table. Left out: rmse."""
+
+    @property
+    def headline(self) -> Metric:
+        name, words, monitor = _OF_FORECASTS[self.metric or "rmse"]
+        return Metric(in_unit_of(name, self.target), "low", words, unit_of(self.target) or "", monitor)
+
+    @property
+    def subject_matter(self) -> str:
+        """What a champion is champion of, beside the data set and the horizon."""
+        return "" if self.target == GLUCOSE else f"{self.target}-"
+
+    def registered(self, recipe: Any) -> str:
+        """What distinguishes champions of one data set and kind of task."""
+        return f"{self.subject_matter}{recipe.window.horizon}"
+
+    def protocol(self, recipe: Any) -> str:
+        """What scores of the recipe may be set beside: those of the same words."""
+        window = recipe.window
+        anchor = window.anchor if recipe.experiment is None else recipe.experiment.anchor or window.anchor
+        how = _BEGINS.get(anchor, f"sliding windows, every {window.eval_stride} points")
+        return f"{how}, {window.context} -> {window.horizon} points"
 
     @field_validator("quantiles")
     @classmethod
@@ -78,6 +111,7 @@ class Forecasting(Schema):
 class Hypotension(Schema):
     """An episode of low pressure begins within `ahead_min` after the window."""
 
+    of_recording: ClassVar[bool] = False  # one value for all windows of a recording
     kind: Literal["hypotension"] = "hypotension"
     channel: str = "map_mmhg"
     """Numeric of the snapshot."""
@@ -90,6 +124,20 @@ class Hypotension(Schema):
     """Minutes right after the window in which the onset does not count as ahead."""
     gray_mmhg: Positive | None = None
     """Windows without an episode whose pressure falls below this are left out: neither clearly low nor clearly normal."""
+
+    @property
+    def registered(self) -> str:
+        return f"{self.kind}-{self.ahead_min:g}min"
+
+    @property
+    def words(self) -> str:
+        gray = "" if self.gray_mmhg is None else f", gray zone below {self.gray_mmhg:g}"
+        when = f"{self.gap_min:g} to {self.ahead_min:g} min ahead"
+        return f"{self.channel} < {self.below:g} for {self.for_s:g} s, {when}{gray}"
+
+    @property
+    def unit(self) -> str:
+        return ""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Hypotension":
@@ -105,6 +153,7 @@ class Hypotension(Schema):
 class Ahead(Schema):
     """The mean of a numeric over `over_s`, `ahead_min` after the window."""
 
+    of_recording: ClassVar[bool] = False  # one value for all windows of a recording
     kind: Literal["ahead"] = "ahead"
     channel: str
     ahead_min: float = Field(ge=0)
@@ -121,6 +170,18 @@ class Ahead(Schema):
             return f" < {self.below:g}"
         return "" if self.at_least is None else f" >= {self.at_least:g}"
 
+    @property
+    def registered(self) -> str:
+        return f"{self.channel}-{self.ahead_min:g}min"
+
+    @property
+    def words(self) -> str:
+        return f"mean {self.channel}{self.bound} over {self.over_s:g} s, {self.ahead_min:g} min ahead"
+
+    @property
+    def unit(self) -> str:
+        return unit_of(self.channel) or ""
+
     @model_validator(mode="after")
     def _one(self) -> "Ahead":
         if self.below is not None and self.at_least is not None:
@@ -131,12 +192,26 @@ class Ahead(Schema):
 class Column(Schema):
     """A column of the table of cases or people, the same for all windows of a recording."""
 
+    of_recording: ClassVar[bool] = True  # one value for all windows of a recording
     kind: Literal["column"] = "column"
     name: str
     at_least: float | None = None
     """classify: 1 where the value is at least this."""
     equals: str | float | None = None
     """classify: 1 where the value is this. Without either the column holds 0 and 1."""
+
+    @property
+    def registered(self) -> str:
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.name)
+
+    @property
+    def words(self) -> str:
+        bound = "" if self.at_least is None else f" >= {self.at_least:g}"
+        return self.name + bound + ("" if self.equals is None else f" = {self.equals}")
+
+    @property
+    def unit(self) -> str:
+        return ""
 
     @model_validator(mode="after")
     def _one(self) -> "Column":
@@ -185,12 +260,26 @@ def _require_models(recipe: "Recipe") -> None:
 class Pretraining(_OnSignals):
     """No label: a network learns to rebuild what is hidden of the signal."""
 
+    split_of_run: ClassVar[bool] = True
     kind: Literal["pretrain"] = "pretrain"
+    metric: ClassVar[None] = None  # the loss alone
+
+    @property
+    def headline(self) -> Metric:
+        return Metric("loss", "low", "loss")
+
+    def registered(self, recipe: Any) -> str:
+        return recipe.name
+
+    def protocol(self, recipe: Any) -> str:
+        """What scores of the recipe may be set beside: those of the same words."""
+        return f"pretrain; {recipe.window.words}"
 
 
 class _Labelled(_OnSignals):
     """What the tasks with a label share."""
 
+    split_of_run: ClassVar[bool] = True
     label: Label
     """What a run is chosen by."""
     also: tuple[Column, ...] = ()
@@ -204,6 +293,19 @@ class _Labelled(_OnSignals):
     """Scored windows in a row of a recording that vote together."""
     shuffled: bool = False
     """Labels in random order over all splits: nothing can be learnt, and the scores must say so."""
+
+    def registered(self, recipe: Any) -> str:
+        """What distinguishes champions of one data set and kind of task."""
+        return self.label.registered
+
+    def protocol(self, recipe: Any) -> str:
+        """What scores of the recipe may be set beside: those of the same words."""
+        also = "".join(f", also {column.name}" for column in self.also)
+        vote = "" if self.vote == 1 else f", votes of {self.vote}"
+        weight = "" if self.weight is None else f", weighed by {self.weight}"
+        shuffled = ", labels shuffled" if self.shuffled else ""
+        kind: str = self.kind  # type: ignore[attr-defined]
+        return f"{kind} {self.label.words}{also}; {recipe.window.words}{vote}{weight}{shuffled}"
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -226,6 +328,13 @@ class _Labelled(_OnSignals):
         return self
 
 
+_OF_CLASSES = {
+    "auroc": Metric("auroc", "high", "AUROC", monitor="val/auroc"),
+    "auprc": Metric("auprc", "high", "AUPRC", monitor="val/auprc"),
+    "brier": Metric("brier", "low", "Brier score", monitor="val/rmse"),  # its root, of the uncalibrated probability
+}
+
+
 class Classification(_Labelled):
     """Whether, as a calibrated probability."""
 
@@ -239,6 +348,13 @@ class Classification(_Labelled):
     """soft: the mean probability votes · hard: the share of windows above the threshold."""
     specificity: float = Field(0.9, gt=0, lt=1)
     """What the alarm's threshold is set to on validation data; sensitivity is given at it."""
+    metric: Literal["auroc", "auprc", "brier"] | None = Field(None, exclude_if=unsaid)
+    """What chooses the epoch, the trial and the champion, and orders every table. Left out: auroc; the epoch is then the
+    one of least loss, which says more of few windows."""
+
+    @property
+    def headline(self) -> Metric:
+        return _OF_CLASSES[self.metric or "auroc"]
 
     @model_validator(mode="after")
     def _yes_or_no(self) -> "Classification":
@@ -253,6 +369,13 @@ class Regression(_Labelled):
     """How much, in the label's own unit."""
 
     kind: Literal["regress"] = "regress"
+    metric: Literal["rmse", "mae"] | None = Field(None, exclude_if=unsaid)
+    """What chooses the epoch, the trial and the champion, and orders every table. Left out: rmse."""
+
+    @property
+    def headline(self) -> Metric:
+        name = self.metric or "rmse"
+        return Metric(name, "low", name.upper(), self.label.unit, f"val/{name}")
 
     @model_validator(mode="after")
     def _a_number(self) -> "Regression":
@@ -275,16 +398,3 @@ Task = Annotated[
 
 
 LabelTask = Classification | Regression
-
-
-def headline(task: Any) -> Metric:
-    match task:
-        case Forecasting():
-            return Metric(in_unit_of("rmse_mgdl", task.target), "low", "RMSE", unit_of(task.target) or "")
-        case Classification():
-            return Metric("auroc", "high", "AUROC")
-        case Regression(label=Ahead(channel=channel)):
-            return Metric("rmse", "low", "RMSE", unit_of(channel) or "")
-        case Regression():
-            return Metric("rmse", "low", "RMSE")
-    return Metric("loss", "low", "loss")

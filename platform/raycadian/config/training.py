@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycadian.config.schema import Count, Positive, Schema
+from raycadian.config.schema import Count, Positive, Schema, unsaid
 
 
 class EarlyStopping(Schema):
@@ -74,7 +74,8 @@ class Tuning(Schema):
     """asha, hyperband: stop what lags behind · pbt: a population of `trials` whose laggards go on from the leaders'
     weights with other rates (only what may change in the middle of a training) · fifo: every trial to its end."""
     search: Literal["random", "optuna"] = "optuna"
-    metric: Literal["val/rmse", "val/mae", "val/loss"] = "val/rmse"
+    metric: Literal["val/rmse", "val/mae", "val/loss", "val/auroc", "val/auprc"] | None = Field(None, exclude_if=unsaid)
+    """What a trial is chosen by. Left out: what follows the task's metric (val/rmse of forecasts, val/auroc of classify)."""
     max_concurrent: Count | None = None
     """None: as many as the cluster has room for."""
     first: tuple[dict[str, Any], ...] = ()

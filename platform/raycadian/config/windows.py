@@ -166,6 +166,11 @@ class LabelWindow(Schema):
         return value
 
     @property
+    def words(self) -> str:
+        """How windows that are scored are cut."""
+        return f"{self.windows} x {self.window_s:g} s every {self.eval_step_s:g} s"
+
+    @property
     def length_s(self) -> float:
         return self.window_s * self.windows
 

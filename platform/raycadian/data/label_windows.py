@@ -1,37 +1,25 @@
-"""Windows that carry a label: where they may begin, and what each one's label is. Cut as the windows of forecasts are.
+"""Windows that carry a label, cut as the windows of forecasts are. tasks/window_index.py says where they may begin.
 
 M places where a window may begin; W windows of a set; the rest as in types.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raycadian.config import Ahead, Column, Hypotension, LabelTask, LabelWindow, Pretraining
-from raycadian.data.marks import Marks, context_points, good_starts
+from raycadian.config import LabelWindow
+from raycadian.data.marks import context_points
 from raycadian.data.series import Series
 from raycadian.data.split import SplitManifest
 from raycadian.data.windows import past_of, who
-from raycadian.tasks import hypotension
 from raycadian.types import Batch
 
 _AHEAD = 8  # subjects read at once
-
-
-class HasMarks(Protocol):
-    """What places are found from: a snapshot."""
-
-    id: str
-    subjects: list[str]
-
-    def marks(self, subject: str) -> list[Marks]: ...
 
 
 @dataclass(frozen=True)
@@ -124,151 +112,3 @@ def cut_labelled(series: Series, places: WindowIndex, window: LabelWindow, weigh
     first = series.offsets[places.recording] + places.point
     weight = places.weight if weighted else None
     return LabelledWindows(series, first, places.label, context_points(window, series.dt_s), weight)
-
-
-def find_places(
-    source: HasMarks, series: Series, window: LabelWindow, task: LabelTask | Pretraining, seed: int = 0
-) -> WindowIndex:
-    """Every place that a window may begin at, every step or eval_step. Raises ValueError where there is none.
-
-    The marks of `_AHEAD` subjects are held at a time.
-    """
-    position = {(series.subjects[s], int(n)): i for i, (s, n) in _numbered(series)}
-    parts: list[WindowIndex] = []
-    cases = [""] * len(position)
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        for found in pool.map(source.marks, series.subjects):
-            for marks in found:
-                i = position[marks.subject, marks.number]
-                cases[i] = marks.case
-                parts.append(_places(marks, i, series, window, task))
-    joined = {
-        n: np.concatenate([getattr(p, n) for p in parts]) for n in ("recording", "point", "label", "lead_s", "weight")
-    }
-    places = WindowIndex(**joined, cases=tuple(cases))
-    places = places.take(np.argsort(places.recording, kind="stable"))
-    if not len(places):
-        raise ValueError(
-            f"{source.id}: no window of {window.length_s:g} s is good in {', '.join(window.past)} and has a known label; look at "
-            "the snapshot's counts of rejections (`raycadian inspect`), take shorter windows, or raise max_missing"
-        )
-    return _shuffled(places, task, seed) if getattr(task, "shuffled", False) else places
-
-
-def _numbered(series: Series) -> Iterator[tuple[int, tuple[int, int]]]:
-    return enumerate(zip(series.subject_of, series.number_of, strict=True))
-
-
-def _places(
-    marks: Marks, position: int, series: Series, window: LabelWindow, task: LabelTask | Pretraining
-) -> WindowIndex:
-    observed = series.observed[series.offsets[position] : series.offsets[position + 1]]
-    steps = {window.step_s, window.eval_step_s}
-    starts = np.unique(np.concatenate([good_starts(marks, observed, window, step) for step in steps]))
-    ends_s = (starts + context_points(window, series.dt_s)) * series.dt_s
-    if isinstance(task, Pretraining):
-        label, lead_s, weight = np.zeros(len(starts)), np.full(len(starts), np.nan), np.ones(len(starts))
-    else:
-        label, lead_s = labels_of(marks, ends_s, task, window.length_s)
-        weight = np.full(len(starts), 1.0 if task.weight is None else _number(marks.attributes, task.weight, marks))
-        if task.also:
-            label = np.stack(
-                [label, *(np.full(len(starts), _of_column(marks, c, task.kind)) for c in task.also)], axis=1
-            )
-    known = np.isfinite(label) if label.ndim == 1 else np.isfinite(label).any(axis=1)
-    found = WindowIndex(np.full(len(starts), position), starts, label.astype(np.float32), lead_s, weight, ())
-    return found.take(known & (weight > 0))
-
-
-def labels_of(
-    marks: Marks, ends_s: np.ndarray, task: LabelTask, window_s: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """label and lead_s of windows of `window_s` that end at `ends_s` (M,) seconds after the recording's start; NaN is
-    unknown: an episode within the window too, since then the window shows it. Raises ValueError for a numeric or column that is absent."""
-    none = np.full(len(ends_s), np.nan)
-    match task.label:
-        case Hypotension() as how:
-            return _hypotension(marks, ends_s, how, window_s)
-        case Ahead() as how:
-            times_s, values = _numeric(marks, how.channel)
-            begin_s = ends_s + 60 * how.ahead_min
-            return _bounded(hypotension.mean_between(values, times_s, begin_s, begin_s + how.over_s), how), none
-        case Column() as how:
-            return np.full(len(ends_s), _of_column(marks, how, task.kind)), none
-
-
-def _hypotension(marks: Marks, ends_s: np.ndarray, how: Hypotension, window_s: float) -> tuple[np.ndarray, np.ndarray]:
-    times_s, values = _numeric(marks, how.channel)
-    found = hypotension.events(values, times_s, how.below, how.for_s)
-    label = hypotension.label_windows(ends_s, found, 60 * how.ahead_min, 60 * how.gap_min, how.gray_mmhg, window_s)
-    onsets = np.append(found.certain[:, 0], np.nan)
-    return label, onsets[np.searchsorted(found.certain[:, 0], ends_s, side="right")] - ends_s
-
-
-def _bounded(mean: np.ndarray, how: Ahead) -> np.ndarray:
-    """The number, or 1 and 0 for within and beyond its bound; what is unknown stays so."""
-    if not how.bound:
-        return mean
-    inside = mean < how.below if how.below is not None else mean >= how.at_least
-    return np.where(np.isfinite(mean), inside, np.nan)
-
-
-def _numeric(marks: Marks, channel: str) -> tuple[np.ndarray, np.ndarray]:
-    """None of it: a case whose monitor did not write it has no labels, which is no error."""
-    return marks.numerics.get(channel, (np.empty(0), np.empty(0)))
-
-
-def _of_column(marks: Marks, how: Column, kind: str) -> float:
-    value = _value(marks.attributes, how.name, marks)
-    if value is None or value != value:
-        return np.nan
-    if how.equals is not None:
-        return float(
-            str(value) == str(how.equals) if isinstance(how.equals, str) else _as_number(value, how.name) == how.equals
-        )
-    number = _as_number(value, how.name)
-    if how.at_least is not None:
-        return float(number >= how.at_least)
-    if kind == "classify" and number not in (0.0, 1.0):
-        raise ValueError(
-            f"label column {how.name!r} holds {value!r}, expected 0 or 1; give label.at_least or label.equals"
-        )
-    return number
-
-
-def _number(attributes: Mapping[str, Any], name: str, marks: Marks) -> float:
-    value = _value(attributes, name, marks)
-    return 0.0 if value is None or value != value else _as_number(value, name)
-
-
-def _value(attributes: Mapping[str, Any], name: str, marks: Marks) -> Any:
-    if name not in attributes:
-        raise ValueError(
-            f"{marks.subject}: no column {name!r} beside its recording; there are {', '.join(sorted(attributes)) or 'none'}: add it "
-            "to the card's clinical.keep, and prepare again"
-        )
-    return attributes[name]
-
-
-def _as_number(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"column {name!r} holds {value!r}, expected a number; give label.equals for words") from None
-
-
-def _shuffled(places: WindowIndex, task: LabelTask, seed: int) -> WindowIndex:
-    """Labels in random order, over all splits: of windows, or of recordings where they are the recording's."""
-    rng = np.random.default_rng(seed)
-    if not isinstance(task.label, Column):
-        return replace(places, label=rng.permutation(places.label), lead_s=np.full(len(places), np.nan))
-    _, first, of = np.unique(places.recording, return_index=True, return_inverse=True)
-    return replace(places, label=rng.permutation(places.label[first])[of])
-
-
-def strata(places: WindowIndex, series: Series) -> dict[str, float]:
-    """The mean label of each subject that has a window; of several the first, and where that isn't known -1: a stratum too."""
-    subject = series.subject_of[places.recording]
-    label = places.label if places.label.ndim == 1 else np.nan_to_num(places.label[:, 0], nan=-1.0)
-    total, count = np.bincount(subject, label), np.bincount(subject)
-    return {series.subjects[s]: float(total[s] / count[s]) for s in np.flatnonzero(count)}

@@ -34,7 +34,9 @@ from raycadian.experiments.glucobench_protocol import (
 )  # fmt: skip
 from raycadian.files import written_whole
 from raycadian.models.build import build
-from raycadian.training.pipeline import Data, fit_model, predict, spec_of, windows_of
+from raycadian.tasks import TASKS
+from raycadian.tasks.forecast import ForecastData, predict
+from raycadian.training.pipeline import fit_model
 from raycadian.types import ID
 
 COLUMNS = (
@@ -206,7 +208,7 @@ def pretrained(pieces: list[Piece], protocol: Protocol, recipe: Recipe) -> dict[
 
 
 def trains(recipe: Recipe) -> bool:
-    model = build(recipe.model, spec_of(recipe, 60 * DT_MIN))
+    model = build(recipe.model, TASKS["forecast"].spec(recipe, 60 * DT_MIN))
     return any(p.requires_grad for p in model.parameters())
 
 
@@ -227,13 +229,15 @@ def _parts(pieces: list[Piece], protocol: Protocol, recipe: Recipe, seed: int) -
     return parts | {name: tuple(_from(r, skip) for r in parts[name]) for name in ("val", "test", "ood")}
 
 
-def _data(pieces: list[Piece], ranges: tuple[Range, ...], name: str) -> Data:
-    return Data(name, series_of(pieces), SplitManifest(Split(), name, ranges), Grid(dt_min=DT_MIN))
+def _data(pieces: list[Piece], ranges: tuple[Range, ...], name: str) -> ForecastData:
+    return ForecastData(name, series_of(pieces), SplitManifest(Split(), name, ranges), grid=Grid(dt_min=DT_MIN))
 
 
-def _bounded(recipe: Recipe, data: Data) -> Recipe:
+def _bounded(recipe: Recipe, data: ForecastData) -> Recipe:
     """Of more training windows than _MOST_WINDOWS that many are drawn, unless the recipe draws fewer itself."""
-    many = len(windows_of(data, recipe, "train", recipe.window.stride, None)) > _MOST_WINDOWS
+    many = (
+        len(TASKS["forecast"].windows(data, override(recipe, {"window.train_windows": None}), "train")) > _MOST_WINDOWS
+    )
     drawn = {"window.train_windows": _MOST_WINDOWS} if many and not recipe.window.train_windows else {}
     return override(recipe, drawn)
 

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from raycadian.config import CrossValidation, Recipe, headline, protocol_of
+from raycadian.config import CrossValidation, Recipe
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.label.classification import SHOWN, score_labels
 from raycadian.evaluation.label.compare import differences
@@ -37,7 +37,7 @@ def write(
     table = pd.concat([_rows(p, own, recipe, drawn) for p, own in zip(found, said, strict=True)], ignore_index=True)
     compared = _differences(found, said, recipe, drawn)
     notes = [_notes(recipe), _INTERVALS]
-    caption = f"{label(headline(recipe.task).name)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
+    caption = f"{label(recipe.task.headline.name)} by {_axis(recipe)}; {settings.confidence:.0%} intervals from resampling people."
     with mpl.rc_context(STYLE):
         ExperimentReport(
             recipe, table, compared, notes, lambda: figure(recipe, table), caption=caption,
@@ -59,7 +59,7 @@ def _notes(recipe: Recipe) -> str:
 
 def _rows(point: ExperimentPoint, said: Decided, recipe: Recipe, drawn: dict[str, Any]) -> pd.DataFrame:
     table = score_labels(*said, **drawn)
-    own = {"protocol": protocol_of(recipe), "group": point.group, "model": point.line, "x": point.x}
+    own = {"protocol": recipe.protocol, "group": point.group, "model": point.line, "x": point.x}
     return pd.concat([pd.DataFrame([own] * len(table)), table], axis=1)
 
 
@@ -70,7 +70,7 @@ def _differences(
     groups: dict[str, dict[str, Decided]] = {}
     for point, own in zip(found, said, strict=True):
         groups.setdefault(point.group, {})[point.name] = own
-    metric = headline(recipe.task).name
+    metric = recipe.task.headline.name
     tables = [differences(named, metric, **drawn).assign(group=name) for name, named in groups.items()]
     return pd.concat(tables, ignore_index=True)
 
@@ -91,7 +91,7 @@ def _shown(recipe: Recipe, table: pd.DataFrame) -> pd.DataFrame:
 
 def figure(recipe: Recipe, table: pd.DataFrame) -> "Figure":
     """One line a model: training windows (of folds a point each) against the score that a run is chosen by, with intervals."""
-    best = headline(recipe.task)
+    best = recipe.task.headline
     rows = table[table.metric == best.name]
     folded = isinstance(recipe.experiment, CrossValidation)
     drawn, axis = new_figure(9, 4.2)

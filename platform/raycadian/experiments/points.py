@@ -27,8 +27,8 @@ from raycadian.config import (
 )
 from raycadian.data.split import DAY_S
 from raycadian.experiments.ablation import variants
-from raycadian.training import labelling
-from raycadian.training.pipeline import Data, windows_of
+from raycadian.tasks import task_of
+from raycadian.tasks.base import Data
 from raycadian.types import OOD
 
 
@@ -161,9 +161,7 @@ def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None =
 def _training_windows(recipe: Recipe, data: Data, n: int | str) -> int:
     """How many `n` or all are. Raises ValueError, before anything trains, where there are fewer than n."""
     sized = override(recipe, {"window.train_windows": None if n == "all" else n})
-    if data.places is not None:
-        return len(labelling.windows_of(data.series, data.split, data.places, sized, "train"))
-    return len(windows_of(data, sized, "train", recipe.window.stride, None))
+    return len(task_of(sized).windows(data, sized, "train"))
 
 
 def _transfer(recipe: Recipe, other: str) -> list[ExperimentPoint]:

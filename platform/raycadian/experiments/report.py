@@ -21,7 +21,6 @@ from raycadian.config import (
     Recipe,
     Scaling,
     Transfer,
-    protocol_of,
 )
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
@@ -34,7 +33,7 @@ from raycadian.evaluation.plotting import MODELS, STYLE
 from raycadian.experiments.ablation import variants
 from raycadian.experiments.points import ExperimentPoint
 from raycadian.pages import new_figure, page, paragraph, table_html
-from raycadian.training.run import write_json, write_recipe
+from raycadian.runs import write_json, write_recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +84,7 @@ class ExperimentReport:
 
     def write(self, folder: Path, found: list[ExperimentPoint], runs: list[list[str]]) -> None:
         """The files of `report.write`."""
-        recipe, protocol = self.recipe, protocol_of(self.recipe)
+        recipe, protocol = self.recipe, self.recipe.protocol
         write_recipe(folder / "recipe.yaml", recipe)
         self.table.to_csv(folder / "table.csv", index=False)
         self.differences.to_csv(folder / "differences.csv", index=False)
@@ -99,7 +98,7 @@ class ExperimentReport:
         (folder / "report.html").write_text(self._page(pd.DataFrame(named)), encoding="utf-8")
 
     def _page(self, runs: pd.DataFrame) -> str:
-        recipe, protocol = self.recipe, protocol_of(self.recipe)
+        recipe, protocol = self.recipe, self.recipe.protocol
         asked = f"{type(recipe.experiment).__doc__} Protocol: {protocol}."
         runs = runs.assign(runs=runs.runs.map(", ".join))
         sections = [
@@ -125,7 +124,7 @@ def _rows(point: ExperimentPoint, p: Predictions, recipe: Recipe) -> pd.DataFram
         for kind, sums in (("step", (total, count)), ("cumulative", (total.cumsum(1), count.cumsum(1)))):
             value, low, high = people.estimate(*sums, metric.root)
             blocks.append(pd.DataFrame({
-                "protocol": protocol_of(recipe), "group": point.group, "model": point.line, "x": point.x, "metric": name,
+                "protocol": recipe.protocol, "group": point.group, "model": point.line, "x": point.x, "metric": name,
                 "kind": kind, "horizon_min": p.horizon_min, "value": value, "low": low, "high": high,
                 "n_subjects": (sums[1] > 0).sum(0), "n_windows": len(p), "n_points": sums[1].sum(0).astype(int),
             }))  # fmt: skip

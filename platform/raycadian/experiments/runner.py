@@ -22,9 +22,10 @@ from raycadian.experiments import label_report, report
 from raycadian.experiments.points import ExperimentPoint, TrainingUnit, legs, points
 from raycadian.files import replaced_folder
 from raycadian.modalities.prepare import prepare
-from raycadian.training import labelling
-from raycadian.training.pipeline import SNAPSHOTS, Data, forecast_test, load_data, read_predictions
-from raycadian.training.run import RUNS, Run, experiment_key, write_json
+from raycadian.runs import RUNS, Run, experiment_key, write_json
+from raycadian.tasks import task_of
+from raycadian.tasks.base import Data
+from raycadian.training.pipeline import SNAPSHOTS, load_data, read_predictions, results_of
 
 FOLDER = "experiments"
 
@@ -102,11 +103,13 @@ class _Bench:
 
     def said(self, point: ExperimentPoint) -> Decided:
         runs = [self.trained(leg) for leg in point.legs]
-        return joined([labelling.said_by(run.path, run.recipe) for run in runs])
+        return joined([results_of(run) for run in runs])
 
     def _forecast(self, leg: TrainingUnit) -> Predictions:
         trained = self.trained(leg)
-        return read_predictions(trained) if leg.on is None else forecast_test(trained, leg.on, self.data(leg.on))
+        if leg.on is None:
+            return read_predictions(trained)
+        return task_of(leg.on).test_on(trained, leg.on, self.data(leg.on))
 
 
 def _require_identical(found: list[ExperimentPoint], said: list[Any]) -> None:

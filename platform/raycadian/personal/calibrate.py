@@ -25,9 +25,9 @@ from raycadian.personal.store import PersonRecord, Store, digest, new_key
 from raycadian.personal.task import CalibrationInputs, Parts, PersonalTask
 from raycadian.personal.verdict import PersonalDecision, Verdict
 from raycadian.physiology.rhythms.daily import Baseline
+from raycadian.runs import Run, source_hash
 from raycadian.training import loop
 from raycadian.training.loop import OnEpoch
-from raycadian.training.run import Run, source_hash
 from raycadian.types import Issues
 
 _TASKS: dict[str, type[PersonalTask]] = {"classify": DayLabels, "forecast": Forecasts}

@@ -36,8 +36,8 @@ from raycadian.personal.task import (
 )  # fmt: skip
 from raycadian.personal.verdict import PersonalDecision, Verdict, fit_personal, judge_probabilities
 from raycadian.physiology.rhythms.daily import ACTIVITY, of_activity
-from raycadian.training.labelling import decision_file
-from raycadian.training.run import Run
+from raycadian.runs import Run
+from raycadian.tasks.label import decision_file
 from raycadian.types import Issues, Recording
 
 LEAST_LABELLED_DAYS = 14

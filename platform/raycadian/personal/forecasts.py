@@ -27,9 +27,10 @@ from raycadian.personal.task import (
 )  # fmt: skip
 from raycadian.personal.verdict import Verdict, judge_forecasts
 from raycadian.physiology.rhythms.daily import GLUCOSE, of_glucose
-from raycadian.training import pipeline
-from raycadian.training.run import Run
-from raycadian.types import Issues
+from raycadian.runs import Run
+from raycadian.tasks import task_of
+from raycadian.tasks.forecast import ForecastData, fit_mechanism_of, predict
+from raycadian.types import SPLITS, Issues
 
 
 class Forecasts(PersonalTask):
@@ -64,12 +65,9 @@ class Forecasts(PersonalTask):
         series, recipe = person.series, _of_person(self.run, person.series)
         lengths = {series.subjects[0]: np.diff(series.offsets).tolist()}
         split = make_split(lengths, recipe.split, "one person", series.dt_s)
-        data = pipeline.Data("one person", series, split, self.card.grid)
-        mechanism = pipeline.fit_mechanism_of(data, recipe)
-        strides = {"train": recipe.window.stride, "val": recipe.window.eval_stride, "test": recipe.window.eval_stride}
-        train, val, test = (
-            pipeline.windows_of(data, recipe, name, stride, mechanism) for name, stride in strides.items()
-        )
+        data = ForecastData("one person", series, split, grid=self.card.grid)
+        mechanism = fit_mechanism_of(data, recipe)
+        train, val, test = (task_of(recipe).windows(data, recipe, name, mechanism) for name in SPLITS)
         days = {"train": recipe.split.person.train_days, "val": recipe.split.person.val_days}
         days["held_out"] = len(series) * series.dt_s / DAY_S - sum(days.values())
         windows = zip(days.items(), (train, val, test), strict=True)
@@ -78,7 +76,7 @@ class Forecasts(PersonalTask):
 
     def judge(self, model: Model, population: Model, parts: Parts) -> tuple[None, Verdict]:
         models = {"adapter": model, "population": population}
-        predictions = {name: pipeline.predict(one, parts.held_out, set()) for name, one in models.items()}
+        predictions = {name: predict(one, parts.held_out, set()) for name, one in models.items()}
         return None, judge_forecasts(*_errors(predictions))
 
 

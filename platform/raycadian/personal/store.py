@@ -31,7 +31,7 @@ from torch import Tensor
 
 from raycadian.files import replaced_folder
 from raycadian.physiology.rhythms.daily import Baseline
-from raycadian.training.run import write_json
+from raycadian.runs import write_json
 
 PEOPLE = Path("people")
 ADAPTER, DATABASE, METADATA = "adapter.safetensors", "person.sqlite", "metadata.json"

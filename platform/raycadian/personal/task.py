@@ -19,7 +19,7 @@ from raycadian.personal.days import Days, Labels
 from raycadian.personal.store import PersonRecord
 from raycadian.personal.verdict import PersonalDecision, Verdict
 from raycadian.physiology.rhythms.daily import Baseline
-from raycadian.training.run import Run
+from raycadian.runs import Run
 from raycadian.types import Issues
 
 MOST_BASELINE_DAYS = 28

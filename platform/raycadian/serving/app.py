@@ -23,7 +23,7 @@ from typing import Any
 
 from raycadian.cluster import connect
 from raycadian.personal.store import PEOPLE
-from raycadian.training.run import Run
+from raycadian.runs import Run
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"

@@ -13,12 +13,12 @@ from ray import serve
 from raycadian.modalities.cgm.request import FORECAST_NOTE
 from raycadian.modalities.request import Request
 from raycadian.personal.store import PEOPLE, Store
+from raycadian.runs import RUNS, Run
 from raycadian.serving.load import load_predictor
 from raycadian.serving.predictor import Answer, Predictor
 from raycadian.serving.slots import AdapterSlot, drop_deleted
 from raycadian.serving.stream import SignalStream
 from raycadian.serving.web import api_key, create_app, digest
-from raycadian.training.run import RUNS, Run
 
 log = logging.getLogger("ray.serve")
 BATCH = 64

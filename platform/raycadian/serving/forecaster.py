@@ -32,9 +32,9 @@ from raycadian.personal.adapter import adapted
 from raycadian.personal.store import PersonRecord
 from raycadian.physiology.cma.fit import CMAFit
 from raycadian.physiology.cma.meals import Meal, difference_mgdl, usual_meals
+from raycadian.runs import Run
 from raycadian.serving.forecast import Forecast, WhatIf
 from raycadian.serving.predictor import Predictor
-from raycadian.training.run import Run
 from raycadian.types import CARBS, GLUCOSE, TIME_UTC, Batch, Issues, Prediction, Recording
 
 _NOTHING_MGDL = 1e-3  # a change of the mechanism that no forecast need show

@@ -31,11 +31,11 @@ from raycadian.models import checkpoint
 from raycadian.models.base import Model
 from raycadian.personal.store import PersonRecord
 from raycadian.physiology.waveforms.repair import Reason
+from raycadian.runs import Run
 from raycadian.serving.personal import DayPredictor
 from raycadian.serving.predictor import Predictor, each
 from raycadian.serving.stream import SignalStream
-from raycadian.training.labelling import decision_file
-from raycadian.training.run import Run
+from raycadian.tasks.label import decision_file
 from raycadian.types import Issues
 
 _DECISIONS: dict[str, Callable[[Path], Decision | None]] = {"classify": Decision.read, "regress": lambda path: None}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from raycadian.personal.calibrate import require_same_weights
 from raycadian.personal.store import PersonRecord, Store
+from raycadian.runs import Run
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.label import LabelPredictor
 from raycadian.serving.predictor import Predictor
-from raycadian.training.run import Run
 
 _PREDICTORS: dict[str, Callable[[Path, Path | str | None], Predictor]] = {
     "forecast": lambda path, cases: Forecaster.load(path),

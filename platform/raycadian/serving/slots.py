@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raycadian.personal.store import PersonRecord, Store
+from raycadian.runs import Run
 from raycadian.serving.load import personalise
 from raycadian.serving.predictor import Predictor
-from raycadian.training.run import Run
 
 
 @dataclass(eq=False)

@@ -6,7 +6,6 @@ The registry's truth is an MLflow registered model with the alias `champion`; a 
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycadian.config import Ahead, Column, Forecasting, Pretraining, Recipe, Tracking, headline, protocol_of
-from raycadian.training.run import RUNS, Run
-from raycadian.types import GLUCOSE
+from raycadian.config import Recipe, Tracking
+from raycadian.runs import RUNS, Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,23 +43,7 @@ def tracking_uri(tracking: Tracking, runs: Path = RUNS) -> str | None:
 
 def registered_name(recipe: Recipe) -> str:
     """What a champion is champion of: the data set and the horizon, or what the label is."""
-    match recipe.task:
-        case Forecasting(target=target):
-            what = f"{'' if target == GLUCOSE else f'{target}-'}{recipe.window.horizon}"
-        case Pretraining():
-            what = recipe.name
-        case task:
-            what = _named(task.label)
-    return f"{Path(recipe.dataset).stem}-{recipe.task.kind}-{what}"
-
-
-def _named(label: Any) -> str:
-    match label:
-        case Column():
-            return re.sub(r"[^A-Za-z0-9_.-]", "_", label.name)
-        case Ahead():
-            return f"{label.channel}-{label.ahead_min:g}min"
-    return f"{label.kind}-{label.ahead_min:g}min"
+    return f"{Path(recipe.dataset).stem}-{recipe.task.kind}-{recipe.task.registered(recipe)}"
 
 
 def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> Promotion:
@@ -207,9 +189,12 @@ def _reason_against(run: Run, present: Run | None) -> str:
         return ""
     if (run.metadata["snapshot"], run.recipe.split) != (present.metadata["snapshot"], present.recipe.split):
         return f"the champion {present.name} was scored on another snapshot or split: not comparable; --force to replace it"
-    if (run.recipe.window, protocol_of(run.recipe)) != (present.recipe.window, protocol_of(present.recipe)):
+    if (run.recipe.window, run.recipe.protocol) != (
+        present.recipe.window,
+        present.recipe.protocol,
+    ):
         return f"the champion {present.name} was scored on other windows: not comparable; --force to replace it"
-    best, mine, theirs = headline(run.recipe.task), _score(run), _score(present)
+    best, mine, theirs = run.recipe.task.headline, _score(run), _score(present)
     if best.beats(mine, theirs):
         return ""
     than = "above" if best.better == "high" else "below"
@@ -219,12 +204,12 @@ def _reason_against(run: Run, present: Run | None) -> str:
 def _reason_for(run: Run, present: Run | None) -> str:
     if present is None:
         return "the first champion"
-    best = headline(run.recipe.task)
+    best = run.recipe.task.headline
     return f"validation {best.text(_score(run))}, before {best.text(_score(present))} ({present.name})"
 
 
 def _score(run: Run) -> float:
-    return float(run.summary["val"][headline(run.recipe.task).name]["value"])
+    return float(run.summary["val"][run.recipe.task.headline.name]["value"])
 
 
 def _register(client: "MlflowClient", name: str, run: Run) -> None:

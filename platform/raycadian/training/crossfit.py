@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -19,22 +19,24 @@ from raycadian.config import Recipe
 from raycadian.data.split import SplitManifest
 from raycadian.data.windows import cut_windows
 from raycadian.models import conformal
-
-if TYPE_CHECKING:
-    from raycadian.training.pipeline import Data, Fitted
+from raycadian.models.base import Model
+from raycadian.tasks.base import Data
 
 log = logging.getLogger(__name__)
 
 
-def calibrate(
-    model: conformal.Conformal, data: "Data", recipe: Recipe, fit: Callable[..., "Fitted"], state: Path | None
-) -> None:
-    """Set the offsets of a conformal model from groups of the people it was trained on.
+def calibrate(model: Model, data: Data, recipe: Recipe, fit: Callable[..., Any], state: Path | None) -> None:
+    """Set the offsets of a conformal model from `recipe.model.folds` groups of the people it was trained on; a model
+    without such groups stays as it is.
 
-    `fit` trains one recipe (experiment.fit_model). Raises ValueError where there are fewer people than groups.
+    `fit` trains one recipe (pipeline.fit_model). Raises ValueError where there are fewer people than groups.
     """
+    folds = recipe.model.crossfit_folds()
+    if not folds:
+        return
+    assert isinstance(model, conformal.Conformal)
     (section,) = recipe.model.parts()
-    inner, folds = recipe.model_copy(update={"model": section}), recipe.model.crossfit_folds()
+    inner = recipe.model_copy(update={"model": section})
     parts = []
     for number, (group, rest) in enumerate(_groups(data.split, folds, recipe.split.seed), start=1):
         log.info("cross-conformal: group %d of %d, %d people", number, folds, len(group))

@@ -27,10 +27,10 @@ from raycadian.cluster import connect, cpus
 from raycadian.config import Training
 from raycadian.data.windows import Windows
 from raycadian.models.base import Model
+from raycadian.runs import patiently
 from raycadian.training import loop
 from raycadian.training.engines import Process
 from raycadian.training.loop import OnEpoch, Trained
-from raycadian.training.run import patiently
 
 log = logging.getLogger(__name__)
 _EPOCHS = "epochs.jsonl"
@@ -201,7 +201,7 @@ def _worker(config: dict[str, Any]) -> str | None:
                 model, train_windows, val_windows, training,
                 process=process, state=state, earlier=earlier, on_epoch=report,
             )  # fmt: skip
-        except loop.NonFiniteLoss as error:
+        except loop.TrainingRefused as error:
             log.error("stopped: %s", error)
             return str(error)
     return None

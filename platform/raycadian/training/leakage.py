@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycadian.config import Forecasting, Recipe, load_recipe, unwrap
+from raycadian.config import Recipe, load_recipe, unwrap
 from raycadian.data.split import SplitManifest, met, same_people
 from raycadian.models.masked import is_ours
-from raycadian.training.run import open_run
+from raycadian.runs import open_run
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def require_apart(recipe: Recipe, split: SplitManifest) -> None:
 
 
 def _fix(recipe: Recipe, run: Earlier) -> str:
-    if isinstance(recipe.task, Forecasting):
+    if not recipe.task.split_of_run:
         return "give both recipes the same `split` section"
     return f"take over its split by split: {{kind: run, run: {run.folder}}}, or train it on that of a run of this task"
 

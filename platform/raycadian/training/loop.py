@@ -24,25 +24,29 @@ import torch
 from torch import Tensor
 
 from raycadian import telemetry
-from raycadian.config import Training
+from raycadian.config import MONITORS, Training, unit_of
 from raycadian.data.windows import Windows
 from raycadian.models.base import Model
+from raycadian.runs import patiently
 from raycadian.training.engines import Engine, Process, make
-from raycadian.training.run import patiently
-from raycadian.types import GLUCOSE, Batch, truth_of
+from raycadian.types import Batch, truth_of
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
 OnStep = Callable[[int, int, int], None]  # epoch, windows done, windows of the epoch
-METRICS = ("val/rmse", "val/mae", "val/loss")  # what a sweep may choose by
+_SIGN = {"low": 1.0, "high": -1.0}
 SHARDS = 64  # the order of windows is made of as many: the limit of the number of processes
 _STATE = "state.pt"
 
 
-class NonFiniteLoss(ValueError):
+class TrainingRefused(ValueError):
     """What every process stops for and another try can't heal: the user has to change something. A class of its own,
     since torch says in a plain ValueError that a process group is gone."""
+
+
+class NonFiniteLoss(TrainingRefused):
+    """The training loss is not finite."""
 
 
 @dataclass
@@ -50,7 +54,7 @@ class _Progress:
     """What resuming needs beside weights, optimizer and schedule."""
 
     epoch: int = 0  # finished epochs
-    best: float = math.inf
+    best: float = math.inf  # of what is monitored, turned so that lower is better
     best_epoch: int = 0
     stale: int = 0  # epochs without improvement
     history: list[Metrics] = field(default_factory=list)
@@ -84,7 +88,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if wanted == "auto":
         return "bf16" if bf16 else "fp32"
     if (wanted == "bf16" and not bf16) or (wanted == "fp16" and device.type != "cuda"):
-        raise NonFiniteLoss(f"training.precision={wanted} is not available on {device.type}; use auto or fp32")
+        raise TrainingRefused(f"training.precision={wanted} is not available on {device.type}; use auto or fp32")
     return wanted
 
 
@@ -106,11 +110,14 @@ def train(
     on_epoch: OnEpoch = lambda metrics: None,
     on_step: OnStep = lambda epoch, done, total: None,
 ) -> Trained:
-    """Train `model` (already prepared) in place; a process that trains alone gets its best epoch by `model.watched` back.
+    """Train `model`, whose statistics are fitted, in place; a process that trains alone gets its best epoch by
+    `model.monitor` back.
 
-    `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly
-    where it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss, val/loss, val/rmse, val/mae (in the truth's unit; of a classifier, of
-    its probability, and val/auroc), windows, windows_per_s, lr, and the least so far of each of METRICS as best/... Raises Refused, in every process alike, where the loss is not finite: it names the windows.
+    `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly where
+    it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss,
+    val/loss, val/rmse, val/mae (in the truth's unit; of a classifier of its probability, and val/auroc, val/auprc),
+    windows, windows_per_s, lr, and the best so far of each of MONITORS as best/... Raises NonFiniteLoss, in every process
+    alike, where the loss is not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
     session = _Session(model, train_windows, val_windows, config, process, state, earlier)
@@ -119,7 +126,7 @@ def train(
         if state is not None:
             session.save(state)
         if process.rank == 0:
-            telemetry.epoch(metrics, in_mgdl=model.spec.task == "forecast" and model.spec.past[0] == GLUCOSE)
+            telemetry.epoch(metrics, in_mgdl=model.spec.horizon > 0 and unit_of(model.spec.past[0]) == "mg/dL")
             log.info("epoch %d ended", session.progress.epoch, extra={"metrics": metrics})
         on_epoch(metrics)
     return session.finish()
@@ -163,7 +170,7 @@ class _Session:
         if self.engine.trains and self.config.schedule == "plateau":
             self.engine.schedule.step(metrics["val/loss"])
         earlier = self.earlier + self.progress.history
-        metrics |= {f"best/{name}": min([metrics[name], *(m[name] for m in earlier)]) for name in METRICS}
+        metrics |= {f"best/{name}": best_of(name, [metrics, *earlier]) for name in MONITORS if name in metrics}
         self._keep_best(metrics)
         return metrics
 
@@ -228,7 +235,10 @@ class _Session:
         loss, squared, absolute, points, *ranks = self.process.total(*self._validation_sums())
         points = max(points, 1)
         found = {"val/loss": loss / points, "val/rmse": math.sqrt(squared / points), "val/mae": absolute / points}
-        return found | ({"val/auroc": _auroc(np.array(ranks).reshape(2, -1))} if ranks else {})
+        if not ranks:
+            return found
+        counts = np.array(ranks).reshape(2, -1)
+        return found | {"val/auroc": _auroc(counts), "val/auprc": _auprc(counts)}
 
     @torch.no_grad()
     def _validation_sums(self) -> np.ndarray:
@@ -257,9 +267,9 @@ class _Session:
         progress.epoch += 1
         progress.history.append(metrics)
         margin = self.config.early_stopping.min_delta if self.config.early_stopping else 0.0
-        monitor = metrics[self.model.monitor]
-        if monitor < progress.best - margin:
-            progress.best, progress.best_epoch, progress.stale = monitor, progress.epoch, 0
+        score = _SIGN[MONITORS[self.model.monitor]] * metrics[self.model.monitor]
+        if score < progress.best - margin:
+            progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
             self.best_state = self.engine.weights()
         else:
             progress.stale += 1
@@ -293,6 +303,21 @@ def _auroc(counts: np.ndarray) -> float:
     without, with_ = counts
     below = np.cumsum(without) - without / 2
     return float((with_ * below).sum() / (with_.sum() * without.sum())) if with_.sum() * without.sum() else math.nan
+
+
+def _auprc(counts: np.ndarray) -> float:
+    """Average precision from the same counts: the mean precision over the windows with the label, from the most probable
+    bin down. NaN where none has it."""
+    without, with_ = counts[:, ::-1]
+    if not with_.sum():
+        return math.nan
+    hits, alarms = np.cumsum(with_), np.cumsum(with_ + without)
+    return float((with_ * hits / np.maximum(alarms, 1)).sum() / with_.sum())
+
+
+def best_of(name: str, rows: Sequence[Metrics]) -> float:
+    """The best value of a monitored metric over epochs."""
+    return (max if MONITORS[name] == "high" else min)(row[name] for row in rows)
 
 
 class Order:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raycadian.config import Recipe, headline, protocol_of, unwrap
+from raycadian.config import Recipe, unwrap
 from raycadian.evaluation.metric import label
 from raycadian.evaluation.report_parts import brackets
 
@@ -29,7 +29,7 @@ def write(folder: Path, recipe: Recipe, metadata: Mapping[str, Any]) -> None:
 
 def _model(recipe: Recipe, metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "model", f"{metadata['model']}: {metadata['parameters']:,} weights, {metadata['trainable']:,} of them trained"
-    yield "task", protocol_of(recipe)
+    yield "task", recipe.protocol
     terms = metadata["data"]
     yield "data set", f"{recipe.dataset}, snapshot {metadata['snapshot']}"
     yield "licence of the data", terms["licence"] or "the card says none"
@@ -53,7 +53,7 @@ def _people(recipe: Recipe, metadata: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    best = headline(recipe.task).name
+    best = recipe.task.headline.name
     for part in [name for name in summary if name.startswith("test")] or list(summary):
         found = {name: summary[part][name] for name in (best, *_BESIDE) if name in summary[part]}
         yield f"scores, {part}", "; ".join(f"{label(name)} {_in_words(row)}" for name, row in found.items())

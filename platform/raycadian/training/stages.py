@@ -7,7 +7,6 @@ the one before; what was best over all of them is the outcome.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,26 +17,18 @@ import torch
 from torch import Tensor
 
 from raycadian.config import CMAMechanism, Simulated, Staged, Training, Window
-from raycadian.data.mechanism import DAY_S, Mechanism, fit_mechanism
+from raycadian.data.mechanism import DAY_S, fit_mechanism
 from raycadian.data.series import Recordings, build_series
 from raycadian.data.split import Range
 from raycadian.data.windows import Windows, cut_windows
 from raycadian.models.base import Model, spaced
 from raycadian.physiology.cma import virtual
-from raycadian.training.loop import Metrics, Trained
+from raycadian.tasks.base import Cut
+from raycadian.training.loop import Metrics, Trained, best_of
 from raycadian.types import GLUCOSE, ID, Recording
 
 _SAMPLE = 16384  # training windows that tell the mean correction
 _START = np.datetime64("2024-01-01T00:00:00")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The mechanism, and the real windows that carry it."""
-
-    mechanism: Mechanism | None
-    train: Windows
-    val: Windows
 
 
 class Fit(Protocol):
@@ -66,10 +57,13 @@ class _Stages:
         training = self.training.model_copy(update={"epochs": epochs})
         self.last = self.fit(cut, training, state, self.history)
         self.history += self.last.history
-        rmse = min((row["val/rmse"] for row in self.last.history), default=math.inf)
-        if self.best is None or rmse < self.best[0]:
+        if not self.last.history:
+            return
+        monitor = self.model.monitor
+        value = best_of(monitor, self.last.history)
+        if self.best is None or best_of(monitor, [{monitor: value}, {monitor: self.best[0]}]) != self.best[0]:
             weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-            self.best = (rmse, weights, cut)
+            self.best = (value, weights, cut)
 
     def train_all(self) -> None:
         self.model.requires_grad_(True)
@@ -115,10 +109,10 @@ def train(
 
 def _outcome(stages: _Stages) -> tuple[Trained, Cut]:
     assert stages.best is not None and stages.last is not None
-    rmse, weights, cut = stages.best
+    value, weights, cut = stages.best
     stages.model.load_state_dict(weights)
     stages.model.eval()
-    epoch = 1 + next(i for i, row in enumerate(stages.history) if row["val/rmse"] == rmse)
+    epoch = 1 + next(i for i, row in enumerate(stages.history) if row[stages.model.monitor] == value)
     return replace(stages.last, history=stages.history, best_epoch=epoch), cut
 
 

@@ -33,6 +33,7 @@ from ray.util.state import list_actors, list_placement_groups
 from raycadian import telemetry
 from raycadian.cluster import capacity, connect
 from raycadian.config import (
+    MONITORS,
     Choice,
     LogUniform,
     RandInt,
@@ -44,9 +45,9 @@ from raycadian.config import (
     override,
     total_epochs,
 )  # fmt: skip
-from raycadian.training.loop import METRICS
-from raycadian.training.pipeline import Data, fit_model
-from raycadian.training.run import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
+from raycadian.runs import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
+from raycadian.tasks.base import Data
+from raycadian.training.pipeline import fit_model
 
 OnTrial = Callable[[dict[str, Any]], None]
 _MUTABLE = {"training.lr", "training.weight_decay", "training.clip_norm"}  # in the middle of a training
@@ -76,13 +77,13 @@ def sweep(
     tuning = _require_tuning(recipe)
     space = load_space(tuning.space)
     _check_space(recipe, space)
-    _first_points(tuning, space)
+    _first_points(recipe, space)
     _require_population(recipe, tuning, space)
     _room(recipe)
     key = _key(recipe, space, data.snapshot_id)
     complete = find_complete(runs / "sweeps", recipe.name, key) if resume else None
     if complete is not None and sum(r["status"] == "finished" for r in _read_records(complete)) >= tuning.trials:
-        return Sweep(complete, *_table(_read_records(complete), tuning.metric))
+        return Sweep(complete, *_table(_read_records(complete), recipe.tuned_by))
     with writing_folder(runs / "sweeps", recipe.name, key, resume) as folder:
         write_recipe(folder / "recipe.yaml", recipe)
         write_json(folder / "space.json", space.model_dump(mode="json"))
@@ -90,7 +91,7 @@ def sweep(
         done = [r for r in records if r["status"] == "finished"]
         if len(done) < tuning.trials:
             _run(recipe, tuning, space, data, folder, done, [r for r in records if r not in done], on_trial)
-        table, best = _table(_read_records(folder), tuning.metric)
+        table, best = _table(_read_records(folder), recipe.tuned_by)
         table.to_csv(folder / "trials.csv", index=False)
         write_json(folder / "best.json", best)
         shutil.rmtree(folder / "tune", ignore_errors=True)
@@ -140,23 +141,25 @@ def _key(recipe: Recipe, space: SearchSpace, snapshot_id: str) -> str:
 class _Search(Searcher):
     """Optuna behind Tune's public searcher interface, taught by the records of an earlier session."""
 
-    def __init__(self, space: SearchSpace, tuning: Tuning, done: list[dict], interrupted: list[dict]):
-        super().__init__(metric=f"best/{tuning.metric}", mode="min")
+    def __init__(self, space: SearchSpace, recipe: Recipe, done: list[dict], interrupted: list[dict]):
+        tuning, metric = _require_tuning(recipe), f"best/{recipe.tuned_by}"
+        super().__init__(metric=metric, mode=_mode(recipe))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = {"random": optuna.samplers.RandomSampler, "optuna": optuna.samplers.TPESampler}[tuning.search]
         # the number of earlier records is part of the seed: a resumed search doesn't draw the same points again
-        self.study = optuna.create_study(sampler=sampler(seed=tuning.seed + len(done)))
+        direction = {"min": "minimize", "max": "maximize"}[_mode(recipe)]
+        self.study = optuna.create_study(sampler=sampler(seed=tuning.seed + len(done)), direction=direction)
         self.space = {path: _optuna(distribution) for path, distribution in space.parameters.items()}
         self.asked: dict[str, optuna.Trial] = {}
         for record in done:
-            if record.get(f"best/{tuning.metric}") is not None:
+            if record.get(metric) is not None:
                 self.study.add_trial(optuna.trial.create_trial(
-                    params=_encode(record["params"]), distributions=self.space, value=record[f"best/{tuning.metric}"]
+                    params=_encode(record["params"]), distributions=self.space, value=record[metric]
                 ))  # fmt: skip
         for record in interrupted:
             self.study.enqueue_trial(_encode(record["params"]))
         if not done and not interrupted:
-            for point in _first_points(tuning, space):
+            for point in _first_points(recipe, space):
                 self.study.enqueue_trial(point)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
@@ -176,14 +179,20 @@ class _Search(Searcher):
         raise NotImplementedError("sweeps resume from their trial records")
 
 
-def _first_points(tuning: Tuning, space: SearchSpace) -> list[dict[str, Any]]:
+def _mode(recipe: Recipe) -> str:
+    """Which way is better, as Tune says it."""
+    return {"low": "min", "high": "max"}[MONITORS[recipe.tuned_by]]
+
+
+def _first_points(recipe: Recipe, space: SearchSpace) -> list[dict[str, Any]]:
     """The points that the recipe names, then the best ones of earlier sweeps, as Optuna takes them."""
+    tuning, metric = _require_tuning(recipe), f"best/{recipe.tuned_by}"
     points = [dict(point) for point in tuning.first]
     for earlier in tuning.warm_start:
-        records = [r for r in _read_records(Path(earlier)) if r.get(f"best/{tuning.metric}") is not None]
+        records = [r for r in _read_records(Path(earlier)) if r.get(metric) is not None]
         if not records:
             raise ValueError(f"tuning.warm_start: {earlier} has no finished trial; name the folder of a sweep")
-        best = sorted(records, key=lambda r: r[f"best/{tuning.metric}"])[: max(1, tuning.trials // 4)]
+        best = sorted(records, key=lambda r: r[metric], reverse=_mode(recipe) == "max")[: max(1, tuning.trials // 4)]
         points += [_values(r["params"]) for r in best]
     for point in points:
         if unknown := set(point) - set(space.parameters):
@@ -249,7 +258,7 @@ def _run(
         tune.with_resources(tune.with_parameters(_trial, payload=[payload]), resources),
         param_space={path: _tune(d) for path, d in space.parameters.items()} if population else {},
         tune_config=tune.TuneConfig(
-            search_alg=_population(tuning, space) if population else _Search(space, tuning, done, interrupted),
+            search_alg=_population(recipe, space) if population else _Search(space, recipe, done, interrupted),
             scheduler=_scheduler(recipe, tuning, space),
             num_samples=tuning.trials - len(done),
             max_concurrent_trials=min(at_once, tuning.max_concurrent or at_once),
@@ -315,28 +324,30 @@ def _room(recipe: Recipe) -> tuple[int, dict[str, float]]:
 
 
 def _scheduler(recipe: Recipe, tuning: Tuning, space: SearchSpace) -> Any:
-    metric, epochs = f"best/{tuning.metric}", total_epochs(recipe)
+    metric, mode, epochs = f"best/{recipe.tuned_by}", _mode(recipe), total_epochs(recipe)
     match tuning.scheduler:
         case "fifo":
             return None
         case "asha":
             return ASHAScheduler(
-                time_attr="epoch", metric=metric, mode="min", max_t=epochs + 1, grace_period=1, reduction_factor=3
+                time_attr="epoch", metric=metric, mode=mode, max_t=epochs + 1, grace_period=1, reduction_factor=3
             )
         case "hyperband":
-            return HyperBandScheduler(time_attr="epoch", metric=metric, mode="min", max_t=epochs)
+            return HyperBandScheduler(time_attr="epoch", metric=metric, mode=mode, max_t=epochs)
         case "pbt":
             return PopulationBasedTraining(
-                time_attr="epoch", metric=tuning.metric, mode="min", perturbation_interval=max(1, epochs // 6),
+                time_attr="epoch", metric=recipe.tuned_by, mode=mode, perturbation_interval=max(1, epochs // 6),
                 synch=True,  # else members that must wait for room never meet those that ran before them
                 hyperparam_mutations={path: _tune(distribution) for path, distribution in space.parameters.items()},
             )  # fmt: skip
     raise AssertionError(tuning.scheduler)
 
 
-def _population(tuning: Tuning, space: SearchSpace) -> BasicVariantGenerator:
+def _population(recipe: Recipe, space: SearchSpace) -> BasicVariantGenerator:
     """The first members at random; the scheduler changes them from there, which Tune allows with no other search."""
-    return BasicVariantGenerator(points_to_evaluate=_first_points(tuning, space), random_state=tuning.seed)
+    return BasicVariantGenerator(
+        points_to_evaluate=_first_points(recipe, space), random_state=_require_tuning(recipe).seed
+    )
 
 
 def _tune(distribution: Any) -> Any:
@@ -416,7 +427,7 @@ class _Records(tune.Callback):
             (place / _ERROR).unlink(missing_ok=True)
         record = {
             "trial": place.name, "status": status, "epochs": int(result.get("epoch", 0)),
-            **{f"best/{name}": result.get(f"best/{name}") for name in METRICS},
+            **{f"best/{name}": result.get(f"best/{name}") for name in MONITORS if f"best/{name}" in result},
             "seconds": result.get("time_total_s"), "params": trial.config, "error": _error(trial, place),
         }  # fmt: skip
         write_json(place / "trial.json", record)
@@ -444,6 +455,7 @@ def _read_records(folder: Path) -> list[dict[str, Any]]:
 def _table(records: list[dict[str, Any]], metric: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """All trials, best first, and the best one's parameters."""
     rows = [{k: v for k, v in r.items() if k != "params"} | _values(r["params"]) for r in records]
-    table = pd.DataFrame(rows).sort_values(f"best/{metric}", na_position="last", ignore_index=True)
+    rising, column = MONITORS[metric] == "low", f"best/{metric}"
+    table = pd.DataFrame(rows).sort_values(column, ascending=rising, na_position="last", ignore_index=True)
     best = next(r for r in records if r["trial"] == table.trial[0])
     return table, _values(best["params"])

@@ -174,7 +174,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def source_hash(package: Path = Path(__file__).parents[1]) -> str:
+def source_hash(package: Path = Path(__file__).parent) -> str:
     """Hash of the package's source: in a job there is no commit, and what pip knows may be an older copy."""
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):

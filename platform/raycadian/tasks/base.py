@@ -1,0 +1,151 @@
+"""What a task is: what lies between a snapshot and a report, where one kind of question differs from another.
+
+training/pipeline.py walks a recipe through it; workflow.py and the experiments ask it to compare. TASKS in __init__.py
+lists each once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pandas as pd
+
+from raycadian.config import Recipe
+from raycadian.data.mechanism import Mechanism
+from raycadian.data.series import Series
+from raycadian.data.snapshot import Snapshot
+from raycadian.data.split import SplitManifest
+from raycadian.evaluation.forecast.significance import Ranks
+from raycadian.models.base import Model, ModelSpec
+from raycadian.runs import Run
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every model of a recipe shares: the series and the split.
+
+    cycles: the NHANES cycles whose people these are · licence, citation: what the card says of them.
+    """
+
+    snapshot_id: str
+    series: Series
+    split: SplitManifest
+    licence: str = ""
+    citation: str = ""
+    cycles: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The windows to train and validate on, and the mechanism that they carry."""
+
+    mechanism: Mechanism | None
+    train: Any
+    val: Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one protocol on identical test windows: who leads, and for each pair whether that is noise."""
+
+    protocol: str
+    leaderboard: pd.DataFrame
+    differences: pd.DataFrame
+    ranks: Ranks | None
+
+
+D = TypeVar("D", bound=Data)
+Predictions = Mapping[str, Any]
+"""By the name of a part: val, test, and of a further label test_<label>."""
+
+
+class Task(ABC, Generic[D]):
+    """One kind of question. Every method that reads raises ValueError for what does not fit, and says what does."""
+
+    tests: ClassVar[bool] = True
+    """Whether a run looks at test windows."""
+
+    @abstractmethod
+    def load(self, recipe: Recipe, snapshot: Snapshot) -> D:
+        """Series and split of a snapshot, and what else all models of the recipe share."""
+
+    @abstractmethod
+    def spec(self, recipe: Recipe, dt_s: float) -> ModelSpec:
+        """What a model of the recipe must fit."""
+
+    @abstractmethod
+    def windows(self, data: D, recipe: Recipe, split: str, mechanism: Mechanism | None = None) -> Any:
+        """The windows of one part of the split: to train on, or to be scored."""
+
+    @abstractmethod
+    def cut(self, data: D, recipe: Recipe, correction_mgdl: Any = None) -> Cut:
+        """The windows to train and validate on; a mechanism is fitted to glucose less the correction (P,)."""
+
+    def before_training(self, model: Model, data: D) -> None:
+        """What a built model is told before it trains."""
+
+    @abstractmethod
+    def predict(self, data: D, recipe: Recipe, model: Model, mechanism: Mechanism | None) -> Predictions:
+        """What a trained model says of validation and test windows."""
+
+    @abstractmethod
+    def parts(self, recipe: Recipe) -> list[str]:
+        """The names under which a run keeps what `predict` gave."""
+
+    @abstractmethod
+    def read(self, folder: Path, part: str = "test") -> Any:
+        """A part of what `predict` gave, from a run's folder."""
+
+    @abstractmethod
+    def results(self, folder: Path, recipe: Recipe, label: str = "") -> Any:
+        """What a run's test scores are computed from, as `leaderboard` and `differences` take it."""
+
+    @abstractmethod
+    def join(self, results: Sequence[Any]) -> Any:
+        """The results of several runs, each on windows of its own, as one."""
+
+    @abstractmethod
+    def require_same_windows(self, one: Any, other: Any, name: str) -> None:
+        """Raises ValueError where the results of two models are not of identical windows. `name`: the other's."""
+
+    @abstractmethod
+    def test_on(self, run: Run, recipe: Recipe, data: D) -> Any:
+        """What a run's model says of the test windows of other data, from which it learns nothing."""
+
+    @abstractmethod
+    def score(self, folder: Path, recipe: Recipe, predictions: Predictions, history: list[dict[str, float]]) -> None:
+        """Write metrics_summary.json and the tables of scores into a run's folder."""
+
+    @abstractmethod
+    def leaderboard(self, named: Mapping[str, Any], recipe: Recipe) -> pd.DataFrame:
+        """Models by name, the best first, with intervals over people. `named`: `results` of each."""
+
+    @abstractmethod
+    def differences(self, named: Mapping[str, Any], recipe: Recipe) -> pd.DataFrame:
+        """A row a pair of models: which is better, and whether that is noise."""
+
+    def ranks(self, named: Mapping[str, Any], recipe: Recipe) -> Ranks | None:
+        """Ranks over people, where the task has them."""
+        return None
+
+    @abstractmethod
+    def report(self, folder: Path, recipe: Recipe, metadata: dict[str, Any], against: Sequence[Run]) -> Path:
+        """(Re)write report.html and leaderboard.csv of a run's folder, over it and `against`."""
+
+    @abstractmethod
+    def preprocessing(self, data: D, recipe: Recipe, mechanism: Mechanism | None) -> dict[str, Any]:
+        """What serving needs to cut the same windows."""
+
+    def record(self, data: D, recipe: Recipe) -> dict[str, Any]:
+        """What a run's metadata says beside what every task's says."""
+        return {}
+
+
+def bootstrap_of(recipe: Recipe) -> dict[str, Any]:
+    """How intervals are drawn, as every function of scores takes it."""
+    settings = recipe.evaluation
+    return {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}

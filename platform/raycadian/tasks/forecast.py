@@ -1,0 +1,252 @@
+"""The next values of a channel as quantiles: its windows, its forecasts, its scores and report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from raycadian.config import Grid, Recipe, mechanism_of, model_name, signals_of
+from raycadian.data.mechanism import Mechanism, fit_mechanism
+from raycadian.data.snapshot import Snapshot
+from raycadian.data.split import make_split
+from raycadian.data.windows import Windows, cut_windows
+from raycadian.evaluation.forecast import compare, event_probability, event_scores, metrics, report
+from raycadian.evaluation.forecast.predictions import Predictions
+from raycadian.evaluation.forecast.significance import Ranks
+from raycadian.evaluation.report import write_report
+from raycadian.modalities.cards import card_of, modality_of
+from raycadian.models import checkpoint
+from raycadian.models.base import Model, ModelSpec
+from raycadian.physiology.cma.insights import Insight, insights
+from raycadian.runs import Run, open_run, predictions_file, write_json
+from raycadian.tasks.base import Cut, Data, Task, bootstrap_of
+from raycadian.types import GLUCOSE, OOD
+
+log = logging.getLogger(__name__)
+_SCORED = ("val", "test")
+
+
+@dataclass(frozen=True)
+class ForecastData(Data):
+    """grid: how irregular readings became the series; None where the source is even by itself."""
+
+    grid: Grid | None = None
+
+
+class ForecastTask(Task[ForecastData]):
+    """Forecasts of glucose, or of a numeric of biosignals."""
+
+    def load(self, recipe: Recipe, snapshot: Snapshot) -> ForecastData:
+        card = card_of(snapshot)
+        series = modality_of(card).series(snapshot, recipe.window.past)
+        lengths: dict[str, list[int]] = {}
+        for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
+            lengths.setdefault(series.subjects[subject], []).append(int(n))
+        return ForecastData(
+            snapshot_id=snapshot.id, series=series, split=make_split(lengths, recipe.split, snapshot.id, series.dt_s),
+            licence=card.license, citation=card.citation, grid=getattr(card, "grid", None),
+        )  # fmt: skip
+
+    def spec(self, recipe: Recipe, dt_s: float) -> ModelSpec:
+        window = recipe.window
+        return ModelSpec(
+            context=window.context, horizon=window.horizon, dt_min=dt_s / 60, past=window.past, known=window.known,
+            quantiles=recipe.task.quantiles,
+        )  # fmt: skip
+
+    def windows(self, data: ForecastData, recipe: Recipe, split: str, mechanism: Mechanism | None = None) -> Windows:
+        window, training = recipe.window, split == "train"
+        anchor, stride = (window.train_anchor, window.stride) if training else (window.anchor, window.eval_stride)
+        try:
+            windows = cut_windows(data.series, data.split.of(split), window, stride, mechanism, anchor)
+            drawn = training and window.train_windows
+            return windows.sample(window.train_windows, recipe.training.seed) if drawn else windows
+        except ValueError as error:
+            raise ValueError(f"{split}: {error}") from None
+
+    def cut(self, data: ForecastData, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Cut:
+        mechanism = fit_mechanism_of(data, recipe, correction_mgdl)
+        return Cut(mechanism, *(self.windows(data, recipe, split, mechanism) for split in ("train", "val")))
+
+    def predict(
+        self, data: ForecastData, recipe: Recipe, model: Model, mechanism: Mechanism | None
+    ) -> dict[str, Predictions]:
+        model = model.double()  # the endpoint's forecast of the same window is then the same to 1e-9 mg/dL
+        strangers = held_out(data)
+        return {s: predict(model, self.windows(data, recipe, s, mechanism), strangers) for s in _SCORED}
+
+    def parts(self, recipe: Recipe) -> list[str]:
+        return list(_SCORED)
+
+    def read(self, folder: Path, part: str = "test") -> Predictions:
+        return Predictions.read_parquet(folder / predictions_file(part))
+
+    def results(self, folder: Path, recipe: Recipe, label: str = "") -> Predictions:
+        return self.read(folder)
+
+    def join(self, results: Sequence[Predictions]) -> Predictions:
+        return Predictions.concat(list(results))
+
+    def require_same_windows(self, one: Predictions, other: Predictions, name: str) -> None:
+        compare.require_same_windows(one, other, name)
+
+    def test_on(self, run: Run, recipe: Recipe, data: ForecastData) -> Predictions:
+        """A mechanism is fitted to each person's history there, as it would be when serving."""
+        model = checkpoint.load(run.path / "checkpoint").double()
+        if (spec := self.spec(recipe, data.series.dt_s)) != model.spec:
+            raise ValueError(f"{run.name} forecasts {model.spec}, asked for is {spec}")
+        own = recipe.model_copy(update={"model": run.recipe.model, "start": str(run.path)})
+        mechanism = fit_mechanism_of(data, own)
+        return predict(model, self.windows(data, recipe, "test", mechanism), held_out(data))
+
+    def score(
+        self, folder: Path, recipe: Recipe, predictions: Mapping[str, Predictions], history: list[dict[str, float]]
+    ) -> None:
+        drawn = bootstrap_of(recipe)
+        tables = {split: metrics.score(p, **drawn) for split, p in predictions.items()}
+        if predictions["test"].target == GLUCOSE:
+            tables["test"] = _with_lows(folder, predictions, tables["test"], drawn)
+        tables["test"].to_csv(folder / "detailed_results.csv", index=False)
+        write_json(folder / "metrics_summary.json", {split: _summary(table) for split, table in tables.items()})
+
+    def leaderboard(self, named: Mapping[str, Predictions], recipe: Recipe) -> pd.DataFrame:
+        return compare.leaderboard(dict(named), metric=recipe.task.headline.name, **bootstrap_of(recipe))
+
+    def differences(self, named: Mapping[str, Predictions], recipe: Recipe) -> pd.DataFrame:
+        return compare.differences(dict(named), metric=recipe.task.headline.name, **bootstrap_of(recipe))
+
+    def ranks(self, named: Mapping[str, Predictions], recipe: Recipe) -> Ranks | None:
+        people = len(np.unique(next(iter(named.values())).subject))
+        if len(named) <= 2 or people <= 1:
+            return None
+        alpha = 1 - recipe.evaluation.confidence
+        return compare.rank_models(dict(named), recipe.task.headline.name, alpha=alpha)
+
+    def report(self, folder: Path, recipe: Recipe, metadata: dict[str, Any], against: Sequence[Run]) -> Path:
+        named = {model_name(recipe.model): self.read(folder)}
+        for other in against:
+            named.setdefault(model_name(other.recipe.model), self.read(other.path))
+        board = self.leaderboard(named, recipe)
+        board.to_csv(folder / "leaderboard.csv", index=False)
+        fits = [_in_words(record) for record in _latest_fits(folder)]
+        sections = report.sections(named, board, fits, self.read(folder, "val"))
+        return write_report(
+            folder, title=recipe.name, subtitle=subtitle_of(recipe), sections=sections, metadata=metadata,
+            definitions=metrics.__doc__ or "",
+        )  # fmt: skip
+
+    def preprocessing(self, data: ForecastData, recipe: Recipe, mechanism: Mechanism | None) -> dict[str, Any]:
+        """Grid, window, and the population's mechanism."""
+        config = mechanism_of(recipe.model)
+        return {
+            "grid": None if data.grid is None else data.grid.model_dump(mode="json"),
+            "window": recipe.window.model_dump(mode="json"),
+            "mechanism": None if mechanism is None or config is None else config.model_dump(mode="json"),
+            "population": None if mechanism is None else mechanism.population,
+            "snapshot": data.snapshot_id,
+        }
+
+
+def subtitle_of(recipe: Recipe) -> str:
+    """Below a report's title: the data set, who was held out, and how windows were cut."""
+    return f"{recipe.description or recipe.dataset}; {recipe.split.kind} split; {recipe.protocol}"
+
+
+def held_out(data: Data) -> set[str]:
+    """The people who are in no training range."""
+    return {r.subject for r in data.split.ranges if r.scope == OOD}
+
+
+def population_of(start: Run) -> dict[str, Any] | None:
+    """The population's mechanism as a run fitted it."""
+    return json.loads((start.path / "checkpoint" / "preprocessing.json").read_text(encoding="utf-8"))["population"]
+
+
+def fit_mechanism_of(data: ForecastData, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Mechanism | None:
+    """Along the series, with the population's fit of the training ranges, or of the run that training goes on from."""
+    config = mechanism_of(recipe.model)
+    if config is None:
+        return None
+    length = recipe.window.context + recipe.window.horizon
+    population = None if recipe.start is None else population_of(open_run(recipe.start))
+    return fit_mechanism(
+        data.series, config, length, train=data.split.of("train"), signals=signals_of(recipe.model),
+        correction_mgdl=correction_mgdl, population=population,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def predict(model: Model, windows: Windows, strangers: set[str], batch_size: int = 1024) -> Predictions:
+    """Forecast every window, in order. `strangers`: subjects of scope ood."""
+    model = deepcopy(model).double().eval()  # in float64 no forecast depends on its batch: the served one is the same
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch in windows.batches(batch_size):
+        forecast = model(batch)
+        rows = {name: batch[name] for name in ("subject", "time_s", "local_h", "target")}
+        rows |= {"past": batch["past"][:, :, 0], "quantiles": forecast.quantiles}
+        rows |= {f"part:{name}": part for name, part in forecast.parts.items()}
+        for name, value in rows.items():
+            columns.setdefault(name, []).append(value.numpy())
+    table = {name: np.concatenate(values) for name, values in columns.items()}
+    subject = np.array(windows.series.subjects)[table["subject"]]
+    return Predictions(
+        subject=subject,
+        time_utc=table["time_s"].astype("datetime64[s]"),
+        local_h=table["local_h"],
+        truth=table["target"],
+        quantiles=table["quantiles"],
+        levels=np.array(model.spec.quantiles),
+        parts={name[5:]: value for name, value in table.items() if name.startswith("part:")},
+        dt_min=windows.series.dt_s / 60,
+        scope=np.where(np.isin(subject, sorted(strangers)), OOD, "id"),
+        past=table["past"],
+        target=windows.series.channels[0],
+    )
+
+
+def _with_lows(
+    folder: Path, predictions: Mapping[str, Predictions], table: pd.DataFrame, drawn: dict[str, Any]
+) -> pd.DataFrame:
+    """Test scores with those of the calibrated probability of a low, whose calibration is written."""
+    calibrations, reasons = event_probability.fit_lows(predictions["val"])
+    for reason in reasons:
+        log.warning("no calibrated probability: %s", reason)
+    event_probability.write_calibrations(folder / "event_calibration.json", calibrations)
+    lows = event_scores.probability_scores(predictions["test"], calibrations, **drawn)
+    return pd.concat([table, lows], ignore_index=True) if len(lows) else table
+
+
+def _summary(table: pd.DataFrame) -> dict[str, Any]:
+    """Each metric over the whole horizon, all subjects: value and interval."""
+    whole = table[(table.scope == "all") & (table.kind != "step")]
+    whole = whole[whole.horizon_min == whole.horizon_min.max()]
+    return {row.metric: {"value": row.value, "low": row.low, "high": row.high} for row in whole.itertuples()}
+
+
+def _latest_fits(folder: Path) -> list[dict[str, Any]]:
+    """The population's fit and each person's latest own one."""
+    path = folder / "mechanism.json"
+    if not path.is_file():
+        return []
+    latest = {r["subject"]: r for r in json.loads(path.read_text(encoding="utf-8"))}
+    return list(latest.values())
+
+
+def _in_words(record: dict[str, Any]) -> dict[str, Any]:
+    """One fit as a row for people."""
+    row = {i.parameter: f"{i.number}: {i.reading}{_caution(i)}" for i in insights(record)}
+    meals = ", ".join(f"{hour:.1f} h" for hour in record["tM"])
+    return {"subject": record["subject"], **row, "meals": meals, "fit RMSE, mg/dL": record.get("rmse_readings_mgdl")}
+
+
+def _caution(insight: Insight) -> str:
+    return " (at a bound)" if insight.at_bound else "" if insight.informed else " (as assumed)"

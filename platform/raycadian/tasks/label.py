@@ -1,0 +1,160 @@
+"""Labels of windows: whether, as a calibrated probability (classify), or how much (regress)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from raycadian.config import Recipe, model_name
+from raycadian.data.label_windows import LabelledWindows, cut_labelled
+from raycadian.data.mechanism import Mechanism
+from raycadian.evaluation.label import classification, compare, report
+from raycadian.evaluation.label.decision import Decided, Decision, fit_decision, joined
+from raycadian.evaluation.label.predictions import LabelPredictions
+from raycadian.evaluation.report import write_report
+from raycadian.models.base import Model
+from raycadian.runs import Run, predictions_file, write_json
+from raycadian.tasks.base import bootstrap_of
+from raycadian.tasks.forecast import subtitle_of
+from raycadian.tasks.signal import SignalData, SignalTask, places
+from raycadian.types import SPLITS
+
+_BATCH_VALUES = 4_000_000  # of inputs predicted at once
+
+
+class LabelTask(SignalTask):
+    """What classify and regress share; further labels (`also`) are calibrated, scored and kept each on its own."""
+
+    def parts(self, recipe: Recipe) -> list[str]:
+        return [part_of(split, label) for label in recipe.task.labels for split in SPLITS[1:]]
+
+    def predict(
+        self, data: SignalData, recipe: Recipe, model: Model, mechanism: Mechanism | None
+    ) -> dict[str, LabelPredictions]:
+        predictions = {}
+        for split in SPLITS[1:]:
+            own = _predict(data, recipe, split, model)
+            predictions |= {part_of(split, label): p for label, p in zip(recipe.task.labels, own, strict=True)}
+        return predictions
+
+    def read(self, folder: Path, part: str = "test") -> LabelPredictions:
+        return LabelPredictions.read_parquet(folder / predictions_file(part))
+
+    def results(self, folder: Path, recipe: Recipe, label: str = "") -> Decided:
+        return Decided(self.read(folder, part_of("test", label)), self.decision(folder, label))
+
+    def join(self, results: Sequence[Decided]) -> Decided:
+        return joined(list(results))
+
+    def require_same_windows(self, one: Decided, other: Decided, name: str) -> None:
+        classification.require_same_labels(one[0], other[0], name)
+
+    def test_on(self, run: Run, recipe: Recipe, data: SignalData) -> Decided:
+        raise ValueError(f"{run.name}: a model of a label is tested on the data set of its recipe; train one there")
+
+    def fit_decision(self, recipe: Recipe, predictions: LabelPredictions) -> Decision | None:
+        """What validation windows decide: how log odds become a probability and an alarm."""
+        return None
+
+    def decision(self, folder: Path, label: str = "") -> Decision | None:
+        """What `fit_decision` gave, from a run's folder."""
+        return None
+
+    def score(
+        self, folder: Path, recipe: Recipe, predictions: Mapping[str, LabelPredictions],
+        history: list[dict[str, float]],
+    ) -> None:  # fmt: skip
+        """checkpoint/decision.json (of classify; one each further label), detailed_results.csv, metrics_summary.json."""
+        tables = {}
+        for label in recipe.task.labels:
+            decision = self.fit_decision(recipe, predictions[part_of("val", label)])
+            if decision is not None:
+                decision.write(folder / "checkpoint" / decision_file(label))
+            for part in (part_of(split, label) for split in SPLITS[1:]):
+                tables[part] = classification.score_labels(predictions[part], decision, **bootstrap_of(recipe))
+        named = {label: tables[part_of("test", label)] for label in recipe.task.labels}
+        tests = [table.assign(**{"label": label} if label else {}) for label, table in named.items()]
+        pd.concat(tests, ignore_index=True).to_csv(folder / "detailed_results.csv", index=False)
+        write_json(folder / "metrics_summary.json", {part: _summary(table) for part, table in tables.items()})
+
+    def leaderboard(self, named: Mapping[str, Decided], recipe: Recipe) -> pd.DataFrame:
+        return compare.leaderboard(dict(named), recipe.task.headline.name, **bootstrap_of(recipe))
+
+    def differences(self, named: Mapping[str, Decided], recipe: Recipe) -> pd.DataFrame:
+        return compare.differences(dict(named), recipe.task.headline.name, **bootstrap_of(recipe))
+
+    def report(self, folder: Path, recipe: Recipe, metadata: dict[str, Any], against: Sequence[Run]) -> Path:
+        named, *further = (self._beside(folder, recipe, against, label) for label in recipe.task.labels)
+        board = self.leaderboard(named, recipe)
+        board.to_csv(folder / "leaderboard.csv", index=False)
+        pairs = zip(recipe.task.also, further, strict=True)
+        others = {column.name: (other, self.leaderboard(other, recipe)) for column, other in pairs}
+        sections = report.sections(named, board, recipe.task.headline.unit, metadata.get("cohort"), others)
+        return write_report(
+            folder, title=recipe.name, subtitle=subtitle_of(recipe), sections=sections, metadata=metadata,
+            definitions=classification.__doc__ or "",
+        )  # fmt: skip
+
+    def _beside(self, folder: Path, recipe: Recipe, against: Sequence[Run], label: str) -> dict[str, Decided]:
+        """What this run and the others say of a label, by model."""
+        named = {model_name(recipe.model): self.results(folder, recipe, label)}
+        for other in against:
+            named.setdefault(model_name(other.recipe.model), self.results(other.path, recipe, label))
+        return named
+
+
+class ClassifyTask(LabelTask):
+    """Whether: log odds become a calibrated probability and an alarm by what validation windows decide."""
+
+    def fit_decision(self, recipe: Recipe, predictions: LabelPredictions) -> Decision:
+        return fit_decision(recipe.task, predictions)
+
+    def decision(self, folder: Path, label: str = "") -> Decision:
+        return Decision.read(folder / "checkpoint" / decision_file(label))
+
+
+class RegressTask(LabelTask):
+    """How much: nothing is decided after training."""
+
+
+def part_of(split: str, label: str) -> str:
+    """What the predictions and scores of a label in a split are named: test, and of a further label test_ssri."""
+    return f"{split}_{label}" if label else split
+
+
+def decision_file(label: str) -> str:
+    """In the checkpoint: what the endpoint makes of a label's log odds."""
+    return f"decision_{label}.json" if label else "decision.json"
+
+
+def _predict(data: SignalData, recipe: Recipe, split: str, model: Model) -> Iterator[LabelPredictions]:
+    """Of each label, at the windows of which it is known."""
+    series, index = data.series, places(data, recipe, split)
+    windows = cut_labelled(series, index, recipe.window)
+    subject = np.array(series.subjects)[series.subject_of[index.recording]]
+    end_s = series.start_s[index.recording] + (index.point + windows.context) * series.dt_s
+    scores, labels = np.concatenate(list(_scores(model, windows))), index.label.astype(np.float64)
+    for label, score in zip(labels.reshape(len(index), -1).T, scores.reshape(len(index), -1).T, strict=True):
+        at = np.isfinite(label)
+        yield LabelPredictions(
+            subject=subject[at], case=np.array(index.cases)[index.recording[at]],
+            time_utc=np.floor(end_s[at]).astype("datetime64[s]"), label=label[at], score=score[at],
+            weight=index.weight[at], lead_s=index.lead_s[at], kind=recipe.task.kind, step_s=recipe.window.eval_step_s,
+        )  # fmt: skip
+
+
+@torch.inference_mode()
+def _scores(model: Model, windows: LabelledWindows) -> Iterator[np.ndarray]:
+    model = model.eval()
+    size = max(1, _BATCH_VALUES // (windows.context * len(windows.series.channels)))
+    for batch in windows.batches(size):
+        yield model(batch).score.double().numpy()
+
+
+def _summary(table: pd.DataFrame) -> dict[str, Any]:
+    return {row.metric: {"value": row.value, "low": row.low, "high": row.high} for row in table.itertuples()}
