@@ -72,12 +72,3 @@ def test_a_modality(package):
     assert "temperature outside 15 to 45 °C: 20" in _raycadian(package, "prepare", "temperature.yaml")
     assert "test RMSE" in _raycadian(package, "train", "recipe.yaml")
     assert list((package / "runs").glob("skin-*/report.html"))
-
-
-@pytest.mark.slow
-@pytest.mark.long
-def test_a_model(package):
-    _apply("add_a_model.md", package)
-    assert "test RMSE" in _raycadian(package, "train", "recipe.yaml")
-    (config,) = (package / "runs").glob("trend-*/checkpoint/config.json")
-    assert '"trend"' in config.read_text()
