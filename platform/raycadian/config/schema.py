@@ -59,7 +59,10 @@ def assignment(text: str) -> tuple[str, Any]:
     path, found, value = text.partition("=")
     if not found:
         raise ValueError(f"--set {text}: expected dotted.path=value, e.g. training.epochs=3")
-    return path.strip(), yaml.safe_load(value)
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {text}: {value!r} is not readable as YAML; quote it: {path}='{value}'") from None
 
 
 def _validate(schema: type[Schema], raw: dict, source: str) -> Any:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ from raycadian.physiology.cma.result import CMAFit
 Record = dict[str, Any]
 _PART = 256  # fits at once: as many as `fit_cma` takes in one piece
 _FORMAT = 1
+VERSION = 1
+"""Of what is fitted to a profile and how. A change of its figures is a new version: what was kept is then fitted again. A
+golden fit in tests/data/test_fits.py fails where figures change and this doesn't."""
 _FIT_S = 0.0016  # seconds of a fit on one core (docs/mechanism.md)
 _KEPT = 200  # files of fits, about 1 kB a fit: a sweep over priors makes one a trial
 log = logging.getLogger(__name__)
@@ -124,7 +127,7 @@ def _single_threaded() -> Iterator[None]:
 def kept(folder: Path, key: dict[str, Any], fit: Callable[[], list[Record]]) -> list[Record]:
     """The records of fits that `key` (JSON-able) determines, from a file of `folder` where some process on this node has
     written them, else from `fit`, while others who want the same wait. Raises ValueError for a damaged file."""
-    stated = json.dumps([_FORMAT, _code_version(), torch.__version__, key], sort_keys=True)
+    stated = json.dumps([_FORMAT, VERSION, torch.__version__, key], sort_keys=True)
     path = folder / f"fits-{hashlib.sha256(stated.encode()).hexdigest()[:24]}.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,18 +161,3 @@ def _read(path: Path) -> list[Record]:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: damaged ({error}); delete it, and it is made again") from None
     return records
-
-
-@cache
-def _code_version() -> str:
-    """Hash of the source that fits depend on."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    files = [
-        *sorted((root / "physiology" / "cma").glob("*.py")),
-        root / "physiology" / "arrays.py",
-        root / "data" / "fits.py",
-        root / "data" / "mechanism.py",
-    ]
-    for file in files:
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:12]

@@ -64,7 +64,7 @@ def choose(name: str, candidates: Sequence[str], given: Given, what: str) -> Cho
         return Choice(given[name])
     if len(candidates) > 1:
         either = " or ".join(map(repr, candidates))
-        return Choice(None, question=Question(name, f"{what} may be {either}: {option(name, repr(candidates[0]))}"))
+        return Choice(None, question=Question(name, f"{what} may be {either}: {option(name, candidates[0])}"))
     if not candidates:
         return Choice(None)
     (column,) = candidates
@@ -102,7 +102,7 @@ def time_format(texts: Sequence[str], given: Given) -> Choice:
     if len(formats) > 1:
         formats = _continuous(formats, filled)
     if len(formats) > 1:
-        either = " or ".join(option("time_format", repr(f)) for f in formats)
+        either = " or ".join(option("time_format", f) for f in formats)
         message = f"{filled[0]!r} may be day first or month first, and no row tells: {either}"
         return Choice(None, question=Question("time_format", message))
     why = f"reads all times, such as {filled[-1]!r}, as a stretch that goes on"

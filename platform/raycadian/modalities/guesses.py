@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,18 @@ class Detection:
     recordings: bool = True
 
 
+_SHORT = {"unit", "timezone", "subject", "modality", "format"}  # fields with an option of their own
 Given = Mapping[str, Any]
 """What the user said: dotted path in the card -> value."""
 
 
 def option(name: str, value: Any) -> str:
-    """What to add on the command line to set a field of the card."""
-    short = {"unit", "timezone", "subject", "modality", "format"}
-    return f"--{name} {value}" if name in short else f"--set {name}={value}"
+    """What to add on the command line to set a field of the card, as a shell takes it."""
+    if name in _SHORT:
+        return f"--{name} {shlex.quote(str(value))}"
+    text = (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=1000)
+        .removesuffix("...\n")
+        .strip()
+    )
+    return f"--set {shlex.quote(f'{name}={text}')}"

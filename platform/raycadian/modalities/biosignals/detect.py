@@ -41,7 +41,7 @@ def detect(path: Path, given: Given) -> Detection | None:
         if kind not in _STATED:
             return None
         return Detection("biosignals", kind, [], [Question("waveforms", _which(tracks))])
-    guesses = [Guess("format", kind, True, "recognised by its content", "it can't be")]
+    guesses = [Guess("format", kind, True, "recognised by its content", "name another file")]
     guesses += _channels("waveforms", waveforms, given) + _channels("numerics", numerics, given)
     questions = [] if kind in _STATED or "waveforms" in given else _units_asked(path, kind, waveforms)
     why = "each file is a case, and each case another person, called after the file"
@@ -50,7 +50,7 @@ def detect(path: Path, given: Given) -> Detection | None:
         t for t in tracks if t not in {name for names in (*waveforms.values(), *numerics.values()) for name in names}
     ]
     if rest:
-        how = option("waveforms.ecg_mv", "[NAME]")
+        how = option("waveforms", {"ecg_mv": ["NAME"]})
         guesses.append(Guess("tracks", "not read", True, f"tracks without a use: {', '.join(rest[:20])}", how))
     return Detection("biosignals", kind, guesses, questions)
 
@@ -79,14 +79,14 @@ def _waveform(name: str) -> str | None:
 def _channels(field: str, channels: dict[str, list[str]], given: Given) -> list[Guess]:
     if field in given or not channels:
         return []
-    how = option(field, "{" + ", ".join(f"{channel}: [NAME]" for channel in list(channels)[:1]) + "}")
+    how = option(field, {next(iter(channels)): ["NAME"]})
     return [Guess(field, channels, True, "by the names of the tracks", how)]
 
 
 def _which(tracks: list[str]) -> str:
     return (
         f"which track is a waveform of an ECG, a pleth or a pressure? There are {', '.join(tracks[:20]) or 'none'}: add "
-        "--set 'waveforms={ecg_mv: [NAME]}' (or ppg, abp_mmhg)"
+        f"{option('waveforms', {'ecg_mv': ['NAME']})} (or ppg, abp_mmhg)"
     )
 
 
@@ -108,9 +108,9 @@ def _units_asked(path: Path, kind: str, waveforms: dict[str, list[str]]) -> list
     silent = {c: names[0] for c, names in waveforms.items() if c != "ppg" and not units.get(names[0])}
     if not silent:
         return []
-    stated = "{" + ", ".join(f"{channel}: [{name}]" for channel, name in silent.items()) + "}"
+    stated = option("waveforms", waveforms)
     message = (
-        f"the unit of {', '.join(silent.values())} is not stated; if it is mV and mmHg, add --set 'waveforms={stated}', else "
+        f"the unit of {', '.join(silent.values())} is not stated; if it is mV and mmHg, add {stated}, else "
         "write it into the name of the column: 'ABP [mmHg]'"
     )
     return [Question("waveforms", message)]

@@ -12,7 +12,7 @@ from raycadian.data.source import Source
 from raycadian.data.tables import first_rows, shown
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, parse_numbers, unit_of_median
 from raycadian.modalities.cgm.card import CGMCard
-from raycadian.modalities.cgm.formats.tables import unit_named
+from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, unit_named
 from raycadian.modalities.cgm.readers import recognised_format
 from raycadian.modalities.columns import (
     Choice,
@@ -34,6 +34,7 @@ _EVENTS = {
     "basal_uph": ({"basal_uph", "basal_rate"}, "the basal rate in units an hour"),
 }
 _NAMES_SUBJECT = {"glucobench", "ohio_t1dm", "pump_v2"}  # formats that say whose the readings are
+_IN_UTC = {"pump_v2"}  # formats of UTC alone
 _LOCAL = {"dexcom_clarity", "libreview", "ohio_t1dm", "glucobench"}  # formats of a local clock
 _OFFSET = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*[+-]\d{2}:?\d{2}\b|\"(utcOffset|timezoneOffset)\"\s*:\s*-?[1-9]")
 _UTC = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|UTC)\b")
@@ -48,9 +49,10 @@ def detect(path: Path, given: Given) -> Detection | None:
     guesses = [Guess("format", kind, True, "recognised by its content", option("format", "FORMAT"))]
     guesses += _unit_stated(source, kind)
     questions: list[Question] = []
-    _add_clock(source.text, kind in _LOCAL, given, guesses, questions)
+    _add_clock(source.text, kind, given, guesses, questions)
     if kind not in _NAMES_SUBJECT:
         guesses.append(_subject_of_file(source))
+    guesses += _unused(first_rows(source), set(GLUCOBENCH.model_dump().values())) if kind == "glucobench" else []
     return Detection("cgm", kind, guesses, questions)
 
 
@@ -70,12 +72,12 @@ def _subject_of_file(source: Source) -> Guess:
     return Guess("subject", None, False, f"{why} ({source.stem!r})", option("subject", "NAME"))
 
 
-def _add_clock(text: str, local: bool, given: Given, guesses: list[Guess], questions: list[Question]) -> None:
+def _add_clock(text: str, kind: str, given: Given, guesses: list[Guess], questions: list[Question]) -> None:
     """The time zone: not needed where each time states its offset; asked for where times are in UTC alone, since local
     hours matter; else the clock is taken as it stands."""
     if "timezone" in given or _OFFSET.search(text):
         return
-    if _UTC.search(text) and not local:
+    if kind in _IN_UTC or (_UTC.search(text) and kind not in _LOCAL):
         message = (
             "times are in UTC and the local time zone is not stated: add --timezone Europe/Madrid, or --timezone UTC"
         )
@@ -108,7 +110,7 @@ def _table(source: Source, given: Given) -> Detection | None:
         guesses += [choice.guess] if choice.guess else []
         questions += [choice.question] if choice.question else []
     _add_unit(source, columns, glucose, given, guesses, questions)
-    _add_clock(" ".join(columns.get(time.column or "", ())[:200]), False, given, guesses, questions)
+    _add_clock(" ".join(columns.get(time.column or "", ())[:200]), "generic", given, guesses, questions)
     if subject.column is None and subject.question is None:
         guesses.append(_subject_of_file(source))
     guesses += _unused(columns, {c.column for c in chosen})
