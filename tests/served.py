@@ -24,7 +24,12 @@ from raycadian.config import (
 from raycadian.data.grid import to_recordings
 from raycadian.data.series import build_series
 from raycadian.data.split import make_split
+from raycadian.modalities.request import Request
+from raycadian.personal.store import Store
 from raycadian.runs import Run
+from raycadian.serving.load import personalise
+from raycadian.serving.predictor import Answer, Predictor
+from raycadian.serving.stream import SignalStream
 from raycadian.tasks.forecast import ForecastData
 from raycadian.training.pipeline import train_run
 from raycadian.types import CARBS, Issues, Readings
@@ -32,6 +37,31 @@ from raycadian.types import CARBS, Issues, Readings
 GRID = Grid()
 KEY = "a key that tests know"
 MODEL = Residual(mechanism=CMAMechanism(refit_days=2), inner=TTM(d_model=8, layers=1, patch_length=12))
+
+
+class Direct:
+    """The service of a predictor, without Ray and batches; with a store also of its people's."""
+
+    def __init__(self, predictor: Predictor | None, run: Run | None = None, store: Store | None = None):
+        self.predictor, self.run, self.store = predictor, run, store
+
+    def describe(self) -> dict[str, object] | None:
+        if self.predictor is None:
+            return None
+        about = {"model": self.predictor.name, "snapshot": "made-up", "metrics": {}, "rejected": None, "note": ""}
+        return about | self.predictor.describe()
+
+    async def answer(self, request: Request, key: str | None = None) -> Answer | ValueError:
+        try:
+            return (self.predictor if key is None else self._own(request, key)).predict([request])[0]
+        except ValueError as error:
+            return error
+
+    def _own(self, request: Request, key: str) -> Predictor:
+        return personalise(self.predictor, self.run, self.store.opened(request.subject, key), self.store)
+
+    def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
+        return self.predictor.open_stream(channels)
 
 
 def people(n: int = 4, days: float = 6) -> dict[str, Readings]:

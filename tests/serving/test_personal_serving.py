@@ -79,32 +79,14 @@ def body(values, **more):
     } | more
 
 
-class Direct:
-    """The service without Ray."""
-
-    def __init__(self, run, store):
-        self.run, self.store = run, store
-        self.served = load_predictor(run.path)
-
-    def describe(self):
-        return {"model": self.run.name}
-
-    async def answer(self, request, key=None):
-        try:
-            return (self.served if key is None else self.own(request.subject, key)).answer(request)
-        except ValueError as error:
-            return error
-
-    def own(self, subject, key):
-        return personalise(self.served, self.run, self.store.opened(subject, key), self.store)
-
-
 def of_file(predictor, path):
     return predictor.answer(predictor.read(path))
 
 
 def client_of(run, store):
-    return TestClient(web.create_app(Direct(run, store), web.digest(served.KEY)), headers=AUTH)
+    return TestClient(
+        web.create_app(served.Direct(load_predictor(run.path), run, store), web.digest(served.KEY)), headers=AUTH
+    )
 
 
 def test_served_equals_offline(run, known, values, recording):

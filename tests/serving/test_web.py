@@ -25,22 +25,6 @@ AUTH = {"Authorization": f"Bearer {served.KEY}"}
 PATH = "/v1/forecast"
 
 
-class Direct:
-    """The service without batches."""
-
-    def __init__(self, forecaster: Forecaster | None):
-        self.forecaster = forecaster
-
-    def describe(self):
-        return {
-            "model": self.forecaster.name, "kind": "residual-ttm", "snapshot": "made-up", "context": 36, "horizon": 6,
-            "dt_min": 5.0, "quantiles": [0.5], "past": ["glucose_mgdl"], "metrics": {}, "rejected": None, "note": "",
-        } if self.forecaster else None  # fmt: skip
-
-    async def answer(self, request, key=None):
-        return self.forecaster.predict([request])[0]
-
-
 @pytest.fixture(scope="module")
 def forecaster(tmp_path_factory):
     return Forecaster.load(served.make_run(tmp_path_factory.mktemp("runs"), served.people(3, 4)).path)
@@ -49,7 +33,7 @@ def forecaster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(forecaster):
     return TestClient(
-        web.create_app(Direct(forecaster), web.digest(served.KEY)), headers=AUTH, raise_server_exceptions=False
+        web.create_app(served.Direct(forecaster), web.digest(served.KEY)), headers=AUTH, raise_server_exceptions=False
     )
 
 
@@ -141,7 +125,7 @@ def test_health_needs_no_key_and_waits_for_a_model(client):
     bare = TestClient(client.app)
     assert bare.get("/healthz").json() == {"status": "alive"}
     assert bare.get("/readyz").status_code == 200
-    empty = TestClient(web.create_app(Direct(None), web.digest(served.KEY)), headers=AUTH)
+    empty = TestClient(web.create_app(served.Direct(None), web.digest(served.KEY)), headers=AUTH)
     assert empty.get("/healthz").status_code == 200
     for answer in (empty.get("/readyz"), empty.get("/v1/model"), empty.post(PATH, json=body())):
         refused(answer, 503, "not_ready")

@@ -98,6 +98,8 @@ class Model(nn.Module, ABC):
     """
 
     monitor: ClassVar[str] = "val/rmse"
+    adaptable: ClassVar[tuple[str, tuple[str, ...]] | None] = None
+    """Of a model with a network: its attribute, and the names of the linear layers that a person's adapter adds to."""
 
     def __init__(self, spec: ModelSpec, config: ModelConfig):
         super().__init__()

@@ -184,6 +184,8 @@ def scaling(spec: ModelSpec, section: config.PAT) -> Scaling:
 class PAT(LabelModel):
     """The encoder, and a head on the mean of its patches. `config.cycles` is what the weights have seen of NHANES."""
 
+    adaptable = "encoder", ("query", "value")
+
     def __init__(self, spec: ModelSpec, section: config.PAT, encoder: Encoder):
         super().__init__(spec, section)
         self.scaling = scaling(spec, section)

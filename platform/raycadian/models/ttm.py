@@ -32,6 +32,10 @@ _FREQUENCY = {1: "min", 2: "2min", 5: "5min", 10: "10min", 15: "15min", 30: "30m
 _NEW_LAYERS = ("channel_feature_mixer", "fcm_block")  # mix channels; no one-channel checkpoint has them
 
 
+ADAPTED_LAYERS = ("fc1", "fc2", "attn_layer")
+"""Linear layers that a person's adapter adds to."""
+
+
 class TTM(Headed):
     """TTM's forecast as the median, with increments to the other quantiles (or the width of a Student's t) from the
     decoder's state.
@@ -41,6 +45,8 @@ class TTM(Headed):
     enter too, standardised, as granite's exogenous channels: over the context beside glucose, and over the horizon into a
     block that mixes them into every step with its neighbours. It mixes what it is given, so glucose is scaled before.
     """
+
+    adaptable = "network", ADAPTED_LAYERS
 
     def __init__(self, spec: ModelSpec, config: config.TTM, network: TinyTimeMixerForPrediction):
         super().__init__(spec, config)

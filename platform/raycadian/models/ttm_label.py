@@ -28,6 +28,7 @@ class TTMLabel(LabelModel):
     standardised by training windows, since a pressure of 60 mmHg is not one of 90.
     """
 
+    adaptable = "network", ttm.ADAPTED_LAYERS
     centre: Tensor
     spread: Tensor
 

@@ -24,12 +24,6 @@ from raycadian.types import Batch
 
 BUDGET = 5_000  # weights of the low-rank additions: a few thousand, whatever the network's size
 MOST_RANK = 4
-TARGETS = {
-    config.PAT: ("encoder", ("query", "value")),
-    config.TTM: ("network", ("fc1", "fc2", "attn_layer")),
-    config.TTMLabel: ("network", ("fc1", "fc2", "attn_layer")),
-}
-"""Of each section with a network: where it is, and its layers that are adapted."""
 
 
 class PersonalLabel(LabelModel):
@@ -123,11 +117,11 @@ def _frozen(population: Model) -> Model:
 
 
 def _networks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """Of every model in it with a network: the network, and the names of its layers that are adapted."""
     for part in list(model.modules()):
-        if isinstance(part, Model) and type(part.config) in TARGETS:
-            place, targets = TARGETS[type(part.config)]
-            if hasattr(part, place):  # a wrapper may carry the section of what it wraps
-                yield getattr(part, place), targets
+        if isinstance(part, Model) and part.adaptable is not None:
+            attribute, targets = part.adaptable
+            yield getattr(part, attribute), targets
 
 
 def _adapted(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:

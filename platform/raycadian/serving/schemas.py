@@ -44,6 +44,6 @@ class Problem(BaseModel):
 
 def explain(error: ValidationError) -> str:
     """A failed validation in words, without what was sent: it is health data, and may hold no JSON value."""
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}" for e in found[:5]]
-    return "; ".join(lines) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}" for e in errors[:5]]
+    return "; ".join(lines) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jsonschema
 import numpy as np
 import pytest
+import served
 import served_signals
 from starlette.testclient import TestClient
 
@@ -39,29 +40,9 @@ def classifier(run):
     return LabelPredictor.load(run.path)
 
 
-class Direct:
-    """The service without Ray."""
-
-    def __init__(self, classifier: LabelPredictor):
-        self.classifier = classifier
-
-    def describe(self):
-        return {
-            "model": self.classifier.name, "kind": "statistics", "task": "classify", "snapshot": "made-up",
-            "context": 2500, "horizon": 0, "dt_min": 0.008 / 60, "quantiles": [], "metrics": {}, "rejected": None,
-            "past": list(self.classifier.window.past), "note": "",
-        }  # fmt: skip
-
-    def open_stream(self, channels):
-        return SignalStream(self.classifier, channels)
-
-    async def answer(self, request, key=None):
-        return self.classifier.predict([request])[0]
-
-
 @pytest.fixture(scope="module")
 def client(classifier):
-    app = web.create_app(Direct(classifier), web.digest(KEY))
+    app = web.create_app(served.Direct(classifier), web.digest(KEY))
     return TestClient(app, headers={"Authorization": f"Bearer {KEY}"}, raise_server_exceptions=False)
 
 
@@ -240,7 +221,7 @@ def stored(run, tmp_path_factory):
 
 
 def test_a_stored_case_is_answered_as_its_samples_are(stored):
-    app = web.create_app(Direct(stored), web.digest(KEY))
+    app = web.create_app(served.Direct(stored), web.digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post(PATH, json={"case": "ward/0.vital", "subject": "someone"})
         assert answer.status_code == 200, answer.text
@@ -264,7 +245,7 @@ def test_a_stored_case_is_answered_as_its_samples_are(stored):
     ],
 )
 def test_what_lies_outside_the_folder_is_not_read(stored, name, words):
-    app = web.create_app(Direct(stored), web.digest(KEY))
+    app = web.create_app(served.Direct(stored), web.digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post(PATH, json={"case": name})
         assert answer.status_code == 422 and re.search(words, answer.text), answer.text
@@ -334,7 +315,7 @@ def test_a_clipped_pressure_is_rejected_in_a_stream_as_in_the_whole_record(causa
 
 
 def test_a_stream_over_a_socket(causal):
-    app = web.create_app(Direct(causal), web.digest(KEY))
+    app = web.create_app(served.Direct(causal), web.digest(KEY))
     with TestClient(app).websocket_connect(f"{PATH}/stream", headers={"Authorization": f"Bearer {KEY}"}) as socket:
         first = {c: {"rate_hz": rate, "unit": unit} for c, (rate, unit) in rates(0).items()}
         socket.send_json({"channels": first})
@@ -353,7 +334,9 @@ def test_a_stream_over_a_socket(causal):
 
 
 def test_a_stream_needs_the_key_and_a_causal_model(classifier, causal):
-    with TestClient(web.create_app(Direct(causal), web.digest(KEY))).websocket_connect(f"{PATH}/stream") as socket:
+    with TestClient(web.create_app(served.Direct(causal), web.digest(KEY))).websocket_connect(
+        f"{PATH}/stream"
+    ) as socket:
         assert socket.receive_json()["error"] == "unauthorized"
     with pytest.raises(ValueError, match="filters: causal"):
         SignalStream(classifier, rates(0))
@@ -429,7 +412,7 @@ def test_several_labels_are_answered_each_with_its_own_threshold(week):
     task = week.task.model_copy(update={"also": (Column(name="ssri"),)})
     own, other = (Decision(1, "soft", 0.0, Calibration("platt", (1.0, b)), t) for b, t in ((0.0, 0.0), (1.0, 1.0)))
     both = LabelPredictor("both", model, week.card, week.window, task, own, also=[other])
-    app = web.create_app(Direct(both), web.digest(KEY))
+    app = web.create_app(served.Direct(both), web.digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post("/v1/actigraphy", json=days())
         assert answer.status_code == 200, answer.text
@@ -447,7 +430,7 @@ def test_several_labels_are_answered_each_with_its_own_threshold(week):
 
 
 def test_windows_of_activity_begin_at_local_midnights(week):
-    app = web.create_app(Direct(week), web.digest(KEY))
+    app = web.create_app(served.Direct(week), web.digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post("/v1/actigraphy", json=days(subject="anyone"))
         assert answer.status_code == 200, answer.text
@@ -472,7 +455,7 @@ def test_windows_of_activity_begin_at_local_midnights(week):
     ],
 )
 def test_activity_that_can_not_be_used_is_refused(week, sent, words):
-    app = web.create_app(Direct(week), web.digest(KEY))
+    app = web.create_app(served.Direct(week), web.digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post("/v1/actigraphy", json=sent)
         assert answer.status_code == 422 and re.search(words, answer.text), answer.text
