@@ -41,14 +41,14 @@ def _inject(adapter: config.Lora, network: nn.Module) -> None:
         raise ValueError(
             f"adapter.target_modules: no linear layer is called {sorted(unknown)}; there are {sorted(names)}"
         )
+    inject(network, adapter.target_modules, adapter.rank, adapter.alpha, adapter.dropout)
+
+
+def inject(network: nn.Module, names: Iterable[str], rank: int, alpha: float, dropout: float = 0.0) -> None:
+    """Freeze `network` in place, and add low-rank weights to its linear layers of these names."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    settings = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=list(adapter.target_modules),
-    )
+    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(names))
     inject_adapter_in_model(settings, network)
 
 

@@ -12,7 +12,6 @@ from itertools import chain
 
 import numpy as np
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from raycadian import config
@@ -64,10 +63,10 @@ def personal(population: Model, baseline: Baseline) -> PersonalLabel | PersonalF
     """An untrained adapter on `population`, whose weights it shares. Raises ValueError for a model without anything to
     adapt."""
     inner = _frozen(population)
-    adapted = _adapted(inner)
-    rank = _rank(adapted)
-    for network, names in adapted:
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), network)
+    layers = _adapted_layers(inner)
+    rank = _rank(layers)
+    for network, names in layers:
+        adapters.inject(network, names, rank, alpha=2 * rank)
     if isinstance(inner, LabelModel):
         return PersonalLabel(inner, baseline)
     if not any(p.requires_grad for p in inner.parameters()):
@@ -124,7 +123,7 @@ def _networks(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
             yield getattr(part, attribute), targets
 
 
-def _adapted(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
+def _adapted_layers(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
     """The networks and the names of their layers that are adapted: of a network whose layers take more than its share
     of BUDGET, the last ones, which also spares the way back through those before."""
     networks = list(_networks(model))
