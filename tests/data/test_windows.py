@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycadian.config import Window
+from raycadian.config import Person, Split, Window
 from raycadian.data.series import build_series, map_series
-from raycadian.data.split import Range
+from raycadian.data.split import Range, make_split
 from raycadian.data.windows import cut_windows, latest
+from raycadian.types import SPLITS
 
 WINDOW = Window(context=24, horizon=6)
 
@@ -48,7 +49,7 @@ def test_windows_equal_slices_of_the_recording(missing, stride, seed):
     assert torch.isfinite(batch["past"]).all()
 
 
-def test_no_window_crosses_a_gap_an_edge_or_a_person():
+def test_no_training_window_crosses_a_gap_an_edge_or_a_person():
     series = build_series(helpers.people(3, 2, gap_after=200), ("glucose_mgdl",))
     ranges = tuple(Range(r.subject, r.recording, 10, r.stop - 7, r.split, r.scope) for r in whole(series))
     windows = cut_windows(series, ranges, WINDOW, 1)
@@ -56,6 +57,64 @@ def test_no_window_crosses_a_gap_an_edge_or_a_person():
     for start in windows.starts(torch.arange(len(windows))).tolist():
         assert any(a <= start and start + 30 <= b for a, b in inside)
     assert len(windows) == sum(b - a - 29 for a, b in inside)
+
+
+LENGTHS = st.lists(st.lists(st.integers(40, 160), min_size=1, max_size=3), min_size=6, max_size=8)
+SPLIT_KINDS = [Split(kind=kind) for kind in ("time", "hybrid", "subject", "kfold")] + [
+    Split(kind="person", person=Person(subject="p0", history_days=0.1, train_days=0.06, val_days=0.05))
+]
+
+
+@given(LENGTHS, st.sampled_from(SPLIT_KINDS), st.integers(1, 40), st.integers(1, 8), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_targets_stay_in_their_split_and_training_sees_nothing_else(lengths, how, context, horizon, stride):
+    people = {f"p{i}": ns for i, ns in enumerate(lengths)}
+    recordings = {s: [helpers.recording(np.full(n, 99.0), s, k) for k, n in enumerate(ns)] for s, ns in people.items()}
+    series = build_series(helpers.People(recordings), ("glucose_mgdl",))
+    if how.kind == "person" and sum(people["p0"]) < 60:
+        return
+    split = make_split(people, how)
+    numbered = enumerate(zip(series.subject_of, series.number_of, strict=True))
+    begin_of = {(series.subjects[s], int(n)): series.offsets[i] for i, (s, n) in numbered}
+    owner = np.full(series.offsets[-1], -1)  # of each point of the series: 0 train, 1 val, 2 test
+    held_out = np.zeros(series.offsets[-1], bool)
+    for r in split.ranges:
+        points = slice(begin_of[r.subject, r.recording] + r.start, begin_of[r.subject, r.recording] + r.stop)
+        owner[points], held_out[points] = SPLITS.index(r.split), r.scope == "ood"
+    for part, name in enumerate(SPLITS):
+        try:
+            windows = cut_windows(series, split.of(name), Window(context=context, horizon=horizon), stride)
+        except ValueError:
+            continue
+        starts = windows.starts(torch.arange(len(windows))).numpy()
+        past = starts[:, None] + np.arange(context)
+        targets = starts[:, None] + context + np.arange(horizon)
+        assert (owner[targets] == part).all()
+        assert (owner[past] <= part).all()  # never of a later split; -1: days before a person's training
+        assert (owner[past][held_out[targets[:, 0]]] == part).all()  # of who is held out, nothing else is seen
+        assert name != "train" or (owner[past] == part).all()
+        recording = np.searchsorted(series.offsets, [starts, targets[:, -1]], side="right")
+        assert (recording[0] == recording[1]).all()
+        if stride == 1 and name != "train":  # every target of the split that has its context is forecast
+            possible = sum(max(r.stop - horizon - max(r.start, context) + 1, 0) for r in split.of(name))
+            assert len(windows) == possible
+
+
+def test_a_short_validation_range_takes_its_context_from_training():
+    """colas: two days a person, of which 12 h of context would leave validation no window."""
+    series = build_series(helpers.People({"a": [helpers.recording(np.arange(576.0) + 40)]}), ("glucose_mgdl",))
+    window = Window(context=144, horizon=12)
+    ranges = {"val": Range("a", 0, 404, 490, "val", "id"), "test": Range("a", 0, 490, 576, "test", "id")}
+    for r in ranges.values():
+        windows = cut_windows(series, (r,), window, 1)
+        batch = windows.batch(torch.arange(len(windows)))
+        assert len(windows) == 86 - 11
+        assert batch["past"][0, -1, 0] == 40 + r.start - 1 and batch["target"][0, 0] == 40 + r.start
+        assert batch["target"][-1, -1] == 40 + r.stop - 1
+    with pytest.raises(ValueError, match="the longest stretch has 86"):
+        cut_windows(series, (Range("a", 0, 404, 490, "train", "id"),), window, 1)
+    with pytest.raises(ValueError, match="the longest stretch has 150"):
+        cut_windows(series, (Range("a", 0, 404, 410, "val", "id"),), window, 1)  # half an hour holds no target
 
 
 def test_who_and_when():

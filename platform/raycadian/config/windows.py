@@ -46,7 +46,8 @@ class Person(Schema):
 
 
 class Split(Schema):
-    """Who and when is training, validation, test. Windows never cross an edge."""
+    """Who and when is training, validation, test. A training window stays inside its part; what validation and test
+    forecast does, and the context before it may reach back into earlier parts of the same recording."""
 
     kind: Literal["subject", "time", "hybrid", "kfold", "person", "run"] = "hybrid"
     """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject ·

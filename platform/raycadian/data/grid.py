@@ -40,17 +40,17 @@ def arrays_to_recordings(
     """`to_recordings` of plain arrays (M,), in any order: UTC seconds (int64), mg/dL, minutes ahead of UTC (int64)."""
     time_s, glucose_mgdl, offset_min = _clean(subject, time_s, glucose_mgdl, offset_min, issues)
     dt_s = grid.dt_min * 60.0
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     for begin, end in _pieces(subject, time_s, offset_min, grid.gap_min * 60.0, issues):
         values, observed = _resample(time_s[begin:end], glucose_mgdl[begin:end], dt_s, grid.interpolate_min * 60.0)
         start_utc = time_s[begin].astype("datetime64[s]")
         if len(values) < grid.min_points:
             issues.add("recording shorter than min_points", f"subject {subject!r} at {start_utc} UTC")
             continue
-        found.append(
-            Recording(subject, len(found), start_utc, int(offset_min[begin]), dt_s, {GLUCOSE: values}, observed)
+        recordings.append(
+            Recording(subject, len(recordings), start_utc, int(offset_min[begin]), dt_s, {GLUCOSE: values}, observed)
         )
-    return found if events is None or not len(events) else _with_events(found, events, issues)
+    return recordings if events is None or not len(events) else _with_events(recordings, events, issues)
 
 
 def owners(time_s: np.ndarray, start_s: np.ndarray, n_points: np.ndarray, dt_s: float) -> np.ndarray:
@@ -126,15 +126,15 @@ def _with_events(recordings: list[Recording], events: pd.DataFrame, issues: Issu
     issues.add("event outside every recording (in a gap, or before or after the readings)", n=int((owner < 0).sum()))
     basal = events["kind"].to_numpy() == BASAL
     rate = events["value"].to_numpy(np.float64)[basal]
-    found = []
+    whole = []
     for recording in recordings:
         own = owner == recording.index
         channels = {k: _summed(recording, events[own & (events["kind"] == k)]) for k in (CARBS, BOLUS) if k in kinds}
         if BASAL in kinds:
             channels[BASAL] = _held(recording, time_s[basal], rate)
         own_events = events[own].reset_index(drop=True)
-        found.append(replace(recording, channels=recording.channels | channels, events=own_events))
-    return found
+        whole.append(replace(recording, channels=recording.channels | channels, events=own_events))
+    return whole
 
 
 def _summed(recording: Recording, events: pd.DataFrame) -> np.ndarray:

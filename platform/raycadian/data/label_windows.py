@@ -85,12 +85,12 @@ class LabelledWindows:
         """The windows `index` (B,) int64: past, past_mask, an empty known, label, subject, time_s, local_h, and weight where the
         loss is weighed."""
         starts = torch.from_numpy(self.first[index.numpy()])
-        found, _, _ = who(self.series, starts, self.context)
+        batch, _, _ = who(self.series, starts, self.context)
         rows = self.series.table[len(self.series.table) - len(self.series.channels) :]
-        found |= past_of(rows, self.series.observed, starts, self.context)
+        batch |= past_of(rows, self.series.observed, starts, self.context)
         label = torch.from_numpy(self.label[index.numpy()])
-        found |= {} if self.weight is None else {"weight": self.weights()[index]}
-        return found | {"known": torch.empty(len(starts), self.context, 0), "label": label}
+        batch |= {} if self.weight is None else {"weight": self.weights()[index]}
+        return batch | {"known": torch.empty(len(starts), self.context, 0), "label": label}
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All windows in order."""

@@ -71,10 +71,10 @@ def diagnose(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts over fits (the population's among them): parameters at a bound, parameters of which the data say nothing (a
     posterior sd of 90% of the prior's or more), RMSE of the readings about their fits in mg/dL and how many lie above
     30, condition number of the scaled precision (large where parameters stand in for one another)."""
-    found = CMAFit.from_records(records)
+    fit = CMAFit.from_records(records)
     rmse = np.array([r.get("rmse_readings_mgdl", r["rmse_mgdl"]) for r in records])
-    at_bound, condition = found.at_bound, found.condition[~found.condition.isnan()]
-    silent = ~found.informed & ~at_bound & ~found.sd.isnan()
+    at_bound, condition = fit.at_bound, fit.condition[~fit.condition.isnan()]
+    silent = ~fit.informed & ~at_bound & ~fit.sd.isnan()
     return {
         "fits": len(records),
         "at_bound": dict(zip(cma.PARAMETERS, at_bound.sum(0).tolist(), strict=True)),
@@ -135,12 +135,12 @@ def _key(series: Series, config: CMAMechanism, train, population, correction_mgd
     }  # fmt: skip
 
 
-def _warn(found: dict[str, Any]) -> None:
+def _warn(diagnosis: dict[str, Any]) -> None:
     """Once a mechanism, in counts."""
-    if above := found["rmse_mgdl"]["above_30"]:
+    if above := diagnosis["rmse_mgdl"]["above_30"]:
         log.warning(
             "%d of %d fits of the mechanism leave more than %g mg/dL of RMSE (median %.1f): it describes them poorly",
-            above, found["fits"], RMSE_MGDL, found["rmse_mgdl"]["median"],
+            above, diagnosis["fits"], RMSE_MGDL, diagnosis["rmse_mgdl"]["median"],
         )  # fmt: skip
 
 
@@ -222,11 +222,11 @@ def _fit_profiles(
     profiles: list[Profile], config: CMAMechanism, known: MutableMapping[bytes, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """A record for each profile; those not yet in `known` are fitted."""
-    found = {p.key: known.get(p.key) for p in profiles}
-    new = [p for p in {p.key: p for p in profiles}.values() if found[p.key] is None]
+    records = {p.key: known.get(p.key) for p in profiles}
+    new = [p for p in {p.key: p for p in profiles}.values() if records[p.key] is None]
     for profile, record in zip(new, fits.fit_profiles(new, config), strict=True):
-        known[profile.key] = found[profile.key] = record
-    return [found[p.key] for p in profiles]
+        known[profile.key] = records[profile.key] = record
+    return [records[p.key] for p in profiles]
 
 
 def _fit_population(
@@ -292,6 +292,6 @@ def _curves(
     chunks = []
     for b in range(0, len(rows), _BATCH):
         part, hours = served[torch.arange(b, min(b + _BATCH, len(rows)))], t_h[b : b + _BATCH]
-        found = part.signals(hours) if signals else {}
-        chunks.append([curve.float() for curve in (part.glucose_mgdl(hours), *(found[name] for name in signals))])
+        shown = part.signals(hours) if signals else {}
+        chunks.append([curve.float() for curve in (part.glucose_mgdl(hours), *(shown[name] for name in signals))])
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)]

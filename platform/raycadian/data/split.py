@@ -1,6 +1,7 @@
 """Who and when is training, validation, test: ranges of grid points of recordings, saved as a manifest and audited.
 
-A range belongs to one split. Windows are cut inside ranges only, so no window crosses an edge or a gap.
+A range belongs to one split. A training window lies inside its range; of validation and test the target does, and the
+context may reach back into earlier ranges of the same recording (windows.py). No window crosses a gap.
 """
 
 from __future__ import annotations
@@ -120,9 +121,9 @@ def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
             raise ValueError(
                 f"leakage: subject {r.subject!r} is held out and also in {r.split}; split by whole subjects"
             )
-    for (subject, number), found in by_recording.items():
-        found.sort(key=lambda r: r.start)
-        for left, right in itertools.pairwise(found):
+    for (subject, number), own in by_recording.items():
+        own.sort(key=lambda r: r.start)
+        for left, right in itertools.pairwise(own):
             if right.start < left.stop:
                 raise ValueError(
                     f"leakage: {left.split} [{left.start}, {left.stop}) and {right.split} [{right.start}, {right.stop}) "
@@ -142,13 +143,13 @@ def same_people(one: str, other: str) -> bool:
     return one.rpartition("-")[0] == other.rpartition("-")[0]
 
 
-def met(asked: Iterable[Range], learnt: Iterable[Range]) -> list[str]:
-    """Subjects of whom a range of the first shares points with one of the second."""
+def met(scored: Iterable[Range], learnt: Iterable[Range]) -> list[str]:
+    """Subjects of whom a range of `scored` shares points with one of `learnt`."""
     known: dict[tuple[str, int], list[Range]] = {}
     for r in learnt:
         known.setdefault((r.subject, r.recording), []).append(r)
     return sorted({
-        r.subject for r in asked
+        r.subject for r in scored
         if any(r.start < own.stop and own.start < r.stop for own in known.get((r.subject, r.recording), []))
     })  # fmt: skip
 

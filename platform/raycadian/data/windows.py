@@ -79,11 +79,11 @@ class Windows:
         """Who and when: subject, time, hour, known channels and mechanism of windows that begin at `starts`, planned
         carbohydrate `plan` (B, L+H)."""
         context = self.window.context
-        found, point, first_h = who(self.series, starts, context)
-        found["known"] = self._known(first_h, plan)
+        batch, point, first_h = who(self.series, starts, context)
+        batch["known"] = self._known(first_h, plan)
         if self.mechanism is not None:
-            found |= self.mechanism.cut(point, starts.numpy(), context, self.length)
-        return found
+            batch |= self.mechanism.cut(point, starts.numpy(), context, self.length)
+        return batch
 
     def _known(self, first_h: Tensor, plan: Tensor | None) -> Tensor:
         """(B, L+H, K): sine and cosine of the local hour by the angle-addition formula, and the plan."""
@@ -104,12 +104,12 @@ def who(series: Series, starts: Tensor, context: int) -> tuple[Batch, np.ndarray
     recording = torch.searchsorted(offsets, starts, right=True) - 1
     point, number = (starts - offsets[recording]).numpy(), recording.numpy()
     first_h = torch.from_numpy(series.local_h(number, point))
-    found = {
+    batch = {
         "subject": torch.from_numpy(series.subject_of[number]),
         "time_s": torch.from_numpy((series.start_s[number] + (point + context - 1) * series.dt_s).astype(np.int64)),
         "local_h": (first_h + (context - 1) * series.dt_s / 3600.0) % 24.0,
     }
-    return found, point, first_h
+    return batch, point, first_h
 
 
 def cut_windows(
@@ -120,32 +120,41 @@ def cut_windows(
     mechanism: "Mechanism | None" = None,
     anchor: Anchor = "any",
 ) -> Windows:
-    """The valid windows inside `ranges`, every `stride` points, or all whose context ends at an `anchor`. Raises
-    ValueError where none fits.
+    """The valid windows of `ranges`, every `stride` points, or all whose context ends at an `anchor`. Raises ValueError
+    where none fits.
 
-    Valid: the last context point was measured (so nothing interpolated towards a later reading is seen), at most
+    A training window lies inside its range. Of validation and test the target does; the context may reach back before it
+    (`windows_begin`), as a forecast's does. Valid: the last context point was measured (so nothing interpolated towards a later reading is seen), at most
     `max_missing` of the context is missing, and something of the horizon was measured.
     """
     position = {(s, n): i for i, (s, n) in enumerate(zip(series.subject_of, series.number_of, strict=True))}
     code = {name: i for i, name in enumerate(series.subjects)}
-    found = []
+    runs = []
     for r in ranges:
         recording = position[code[r.subject], r.recording]
         offset = series.offsets[recording]
         every = stride if anchor == "any" else 1
-        starts = _valid_starts(series.observed, offset + r.start, offset + r.stop, window, every)
+        begin = windows_begin(r, window.context)
+        starts = _valid_starts(series.observed, offset + begin, offset + r.stop, window, every)
         if anchor != "any":
             starts = starts[begins_at(series, recording, anchor)[starts - offset + window.context - 1]]
-        found.append(_runs(starts, stride))
-    first, count = np.concatenate(found, axis=1) if found else np.empty((2, 0), np.int64)
+        runs.append(_runs(starts, stride))
+    first, count = np.concatenate(runs, axis=1) if runs else np.empty((2, 0), np.int64)
     if not len(first):
-        longest = max((r.stop - r.start for r in ranges), default=0)
+        longest = max((r.stop - windows_begin(r, window.context) for r in ranges), default=0)
         raise ValueError(
             f"no window fits: context {window.context} + horizon {window.horizon} points needed, "
-            f"the longest stretch has {longest}{'' if anchor == 'any' else f', and forecasts begin at: {anchor}'}; shorten the "
-            "window or bring longer recordings"
+            f"the longest stretch has {longest}{'' if anchor == 'any' else f', and forecasts begin at: {anchor}'}; "
+            "shorten the window or bring longer recordings"
         )
     return Windows(series, first, np.cumsum([0, *count]), stride, window, mechanism)
+
+
+def windows_begin(r: Range, context: int) -> int:
+    """The point of the recording at which the first window of a range begins: of validation and test `context` points
+    before the range, or where the recording begins. Those points may lie in an earlier range, of which a forecast knows the
+    past too; never in a later one, and a training window sees no point outside its range."""
+    return r.start if r.split == "train" else max(r.start - context, 0)
 
 
 def _runs(starts: np.ndarray, stride: int) -> np.ndarray:

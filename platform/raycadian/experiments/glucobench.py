@@ -18,7 +18,7 @@ import torch
 from raycadian.cluster import connect
 from raycadian.config import Grid, Recipe, Split, load_recipe, override, parse
 from raycadian.data.split import Range, SplitManifest
-from raycadian.data.windows import cut_windows
+from raycadian.data.windows import cut_windows, windows_begin
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.experiments.glucobench_protocol import (
     DT_MIN,
@@ -158,17 +158,17 @@ def benchmark(
         for seed in seeds
         for name, (e, weights) in begins.items()
     }
-    total, found = len(waiting), []
+    total, done_rows = len(waiting), []
     while waiting:
         (done,), _ = ray.wait(list(waiting))
         name, seed = waiting.pop(done)
         rows = pd.DataFrame(
             [{"dataset": dataset, "model": name, "seed": seed, **row} for row in _result(ray, done, name)]
         )
-        found.append(rows)
+        done_rows.append(rows)
         on_done(rows, total)
     order = {name: i for i, name in enumerate(begins)}
-    table = pd.concat(found).sort_values(
+    table = pd.concat(done_rows).sort_values(
         ["model", "seed", "split"], key=lambda c: c.map(order) if c.name == "model" else c
     )
     return table.reset_index(drop=True)[list(COLUMNS)]
@@ -201,7 +201,8 @@ def pretrained(pieces: list[Piece], protocol: Protocol, recipe: Recipe) -> dict[
     """The weights of a model trained on other people's pieces, split as for a seed: whom that holds out trains here."""
     torch.set_num_threads(1)
     parts = _parts(pieces, protocol, recipe, recipe.training.seed)
-    held_out = tuple(replace(r, split="train", scope=ID) for r in parts["ood"])
+    context = recipe.window.context
+    held_out = tuple(replace(r, start=windows_begin(r, context), split="train", scope=ID) for r in parts["ood"])
     data = _data(pieces, parts["train"] + held_out + parts["val"], "glucobench pretraining")
     fitted = fit_model(data, _bounded(recipe, data))
     return {name: parameter.detach() for name, parameter in fitted.model.named_parameters()}
@@ -223,10 +224,12 @@ def _foreign(path: Path, protocol: Protocol, own: Path) -> list[Piece]:
 
 
 def _parts(pieces: list[Piece], protocol: Protocol, recipe: Recipe, seed: int) -> dict[str, tuple[Range, ...]]:
-    """GlucoBench's split, for a model that looks back less than the protocol lets: it forecasts from the same points."""
+    """GlucoBench's split, of which val, test and ood begin with the first point that is forecast, so that a model which
+    looks back less than the protocol lets forecasts the same points."""
     parts = split(pieces, protocol, seed)
-    skip = protocol.max_input - recipe.window.context
-    return parts | {name: tuple(_from(r, skip) for r in parts[name]) for name in ("val", "test", "ood")}
+    return parts | {
+        name: tuple(_forecast(r, protocol.max_input) for r in parts[name]) for name in ("val", "test", "ood")
+    }
 
 
 def _data(pieces: list[Piece], ranges: tuple[Range, ...], name: str) -> ForecastData:
@@ -242,8 +245,9 @@ def _bounded(recipe: Recipe, data: ForecastData) -> Recipe:
     return override(recipe, drawn)
 
 
-def _from(r: Range, skip: int) -> Range:
-    return replace(r, start=min(r.start + skip, r.stop))
+def _forecast(r: Range, history: int) -> Range:
+    """What is forecast of a range that begins with its history."""
+    return replace(r, start=min(r.start + history, r.stop))
 
 
 def scores(p: Predictions) -> dict[str, float]:
@@ -270,11 +274,11 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _averaged(rows: pd.DataFrame) -> list[float]:
-    found = []
+    cells = []
     for part in ("id", "ood"):
         own = rows[rows.split == part]
-        found += [float(np.sqrt((own.mean_rmse**2).mean())), float(own.mean_mae.mean())]
-    return found
+        cells += [float(np.sqrt((own.mean_rmse**2).mean())), float(own.mean_mae.mean())]
+    return cells
 
 
 def write_results(table: pd.DataFrame, path: Path) -> None:

@@ -95,12 +95,12 @@ def read_pieces(path: Path, protocol: Protocol, exclude: tuple[str, ...] = ()) -
     table = table.dropna()[lambda t: ~t.id.isin(exclude)]
     if not table.gl.between(20, 600).mean() > 0.5:
         raise ValueError(f"{path}: gl has values that aren't glucose in mg/dL (median {table.gl.median():g})")
-    found = [
+    pieces = [
         p for subject in _sorted(table.id.unique()) for p in _pieces(subject, table[table.id == subject], protocol)
     ]
-    if not found:
+    if not pieces:
         raise ValueError(f"{path}: no piece has {protocol.min_points} readings without a gap of {protocol.gap:g} min")
-    return found
+    return pieces
 
 
 def _sorted(ids: np.ndarray) -> list[str]:
@@ -112,14 +112,14 @@ def _pieces(subject: str, rows: pd.DataFrame, protocol: Protocol) -> list[Piece]
     rows = rows.sort_values("time", kind="stable")
     minute = rows.time.to_numpy("datetime64[s]").astype(np.int64) // 60  # whole minutes already
     cuts = np.flatnonzero(np.diff(minute) > protocol.gap) + 1
-    found = []
+    pieces = []
     for part in np.split(np.arange(len(rows)), cuts):
         if len(part) >= protocol.min_points:
             at, first = np.unique(minute[part], return_index=True)
             grid = np.arange(at[0], at[-1] + 1, DT_MIN)
             values = np.interp(grid, at, rows.gl.to_numpy(np.float64)[part][first])
-            found.append(Piece(subject, rows.time.to_numpy("datetime64[s]")[part[0]], values))
-    return found
+            pieces.append(Piece(subject, rows.time.to_numpy("datetime64[s]")[part[0]], values))
+    return pieces
 
 
 def series_of(pieces: list[Piece]) -> Series:
@@ -149,16 +149,16 @@ def split(pieces: list[Piece], protocol: Protocol, seed: int) -> dict[str, tuple
     subjects = list(dict.fromkeys(p.subject for p in pieces))
     n = int(np.ceil(OOD_SHARE * len(subjects)))
     held_out = {subjects[i] for i in np.random.RandomState(seed).choice(len(subjects), n, replace=False)}
-    found: dict[str, list[Range]] = {"train": [], "val": [], "test": [], "ood": []}
+    parts: dict[str, list[Range]] = {"train": [], "val": [], "test": [], "ood": []}
     for subject in subjects:
         lengths = [len(p) for p in pieces if p.subject == subject]
         if subject in held_out:
-            found["ood"] += [Range(subject, i, 0, n, "test", OOD) for i, n in enumerate(lengths)]
+            parts["ood"] += [Range(subject, i, 0, n, "test", OOD) for i, n in enumerate(lengths)]
             continue
         for name, recording, start, stop in _cut(lengths, protocol):
-            found[name].append(Range(subject, recording, start, stop, name, ID))
+            parts[name].append(Range(subject, recording, start, stop, name, ID))
     return {
-        name: tuple(sorted(ranges, key=lambda r: (r.subject, r.recording, r.start))) for name, ranges in found.items()
+        name: tuple(sorted(ranges, key=lambda r: (r.subject, r.recording, r.start))) for name, ranges in parts.items()
     }
 
 
