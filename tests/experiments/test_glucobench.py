@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import helpers
 import numpy as np
@@ -27,6 +28,7 @@ from raycadian.experiments.glucobench_protocol import (
 )  # fmt: skip
 from raycadian.training.pipeline import fit_model
 
+BLEND = str(Path(__file__).parents[2] / "jobs/recipes/blend.yaml")
 SMALL = Protocol(gap=45, min_points=60, length_segment=36, max_input=48)
 
 
@@ -240,9 +242,9 @@ def test_a_model_that_does_not_exist_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "context", "kind"), [("blend", 97, "ensemble"), ("ridge:lags=6", 6, "ridge"), ("mlp:lags=24,hour=false", 120, "mlp")]
+    ("text", "context", "kind"), [(BLEND, 97, "ensemble"), ("ridge:lags=6", 6, "ridge"), ("mlp:lags=24,hour=false", 120, "mlp")]
 )  # fmt: skip
-def test_named_models_look_back_as_far_as_they_need(text, context, kind):
+def test_models_look_back_as_far_as_they_need(text, context, kind):
     recipe = glucobench.parse_entry(text, Protocol(45, 60, 36, 120)).recipe
     assert (recipe.window.context, recipe.model.kind) == (context, kind)
 
@@ -250,7 +252,7 @@ def test_named_models_look_back_as_far_as_they_need(text, context, kind):
 @pytest.mark.parametrize("most", [24, 36, 96])
 def test_the_blend_keeps_within_what_a_protocol_lets_it_see(most):
     protocol = replace(SMALL, max_input=most)
-    recipe = glucobench.parse_entry("blend", protocol).recipe
+    recipe = glucobench.parse_entry(BLEND, protocol).recipe
     assert recipe.window.context == most
     rng = np.random.default_rng(0)
     pieces = pieces_of({f"p{i}": [400] for i in range(4)})

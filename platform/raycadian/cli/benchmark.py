@@ -30,8 +30,9 @@ def benchmark() -> None:
     "gap=45,min_points=240,length_segment=240,max_input=192[,horizon=12].",
 )  # fmt: skip
 @click.option(
-    "--models", multiple=True, default=["ridge:lags=12,alpha=0", "blend"], show_default=True, metavar="MODEL...",
-    help="A kind with settings (ridge:lags=12), blend, or a recipe's path; several behind one another.",
+    "--models", multiple=True, default=["ridge:lags=12,alpha=0", "jobs/recipes/blend.yaml"],
+    show_default=True, metavar="MODEL...",
+    help="A kind with settings (ridge:lags=12), or a recipe's path; several behind one another.",
 )  # fmt: skip
 @click.argument("more_models", nargs=-1)
 @click.option(

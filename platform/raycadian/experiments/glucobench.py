@@ -63,18 +63,6 @@ PUBLISHED = {
 
 _TRAINING = {"epochs": 30, "batch_size": 256, "weight_decay": 1e-3, "early_stopping": {"patience": 5}, "device": "cpu"}
 _WINDOW = {"eval_stride": 3, "known": ["hour_sin", "hour_cos"]}
-_NETWORK = {"kind": "mlp", "lags": 24, "level_noise": 0.5, "head": "student_t"}
-BLEND = {
-    "kind": "ensemble",
-    "weights": "validation",
-    "members": [
-        {"kind": "ridge", "lags": 12, "basis": "changes", "alpha": 0.01},
-        {"kind": "ridge", "lags": 97, "basis": "changes", "alpha": 0.1},
-        {"kind": "ensemble", "size": 3, "members": [_NETWORK | {"hour": False}]},
-        {"kind": "ensemble", "size": 3, "members": [_NETWORK]},
-    ],
-}
-_NAMED = {"blend": (BLEND, 97)}
 _MOST_WINDOWS = 120_000  # of training: neighbours are alike, and ten seeds of a large data set shall take half an hour
 
 
@@ -87,28 +75,35 @@ class Entry:
 
 
 def parse_entry(text: str, protocol: Protocol) -> Entry:
-    """A recipe's path, `blend`, or a model's kind with settings, such as ridge:lags=12,alpha=0. Raises ValueError."""
-    if text.endswith((".yaml", ".yml")):
-        recipe, name = load_recipe(text), Path(text).stem
-        context = min(recipe.window.context, protocol.max_input)
-        return Entry(name, override(recipe, {"window.context": context, "window.horizon": protocol.horizon}, text))
+    """A recipe's path, or a model's kind with settings, such as ridge:lags=12,alpha=0. Raises ValueError."""
+    return _from_recipe(text, protocol) if text.endswith((".yaml", ".yml")) else _from_kind(text, protocol)
+
+
+def _from_recipe(path: str, protocol: Protocol) -> Entry:
+    recipe, most = load_recipe(path), protocol.max_input
+    changes: dict[str, Any] = {"window.horizon": protocol.horizon}
+    if recipe.window.context > most:
+        model = recipe.model.model_dump(mode="json", exclude_unset=True)
+        changes |= {"window.context": most, "model": _looking_back(model, most)}
+    return Entry(Path(path).stem, override(recipe, changes, path))
+
+
+def _from_kind(text: str, protocol: Protocol) -> Entry:
     kind, _, settings = text.partition(":")
     parts = [part for part in settings.split(",") if part]
-    body, context = _NAMED.get(kind, ({"kind": kind}, protocol.max_input))
-    body = _within(body, protocol.max_input)
+    body, context = {"kind": kind}, protocol.max_input
     if kind == "ridge" and (lags := [part.removeprefix("lags=") for part in parts if part.startswith("lags=")]):
-        context = int(lags[0])  # more windows fit where the model looks back less
-        body |= {"lags": min(context, protocol.max_input)}
-    window = _WINDOW | {"context": min(context, protocol.max_input), "horizon": protocol.horizon}
+        context = min(int(lags[0]), context)  # more windows fit where the model looks back less
+        body |= {"lags": context}
+    window = _WINDOW | {"context": context, "horizon": protocol.horizon}
     raw = {"name": "glucobench", "dataset": "glucobench", "window": window, "training": _TRAINING, "model": body}
-    recipe = parse(Recipe, raw, tuple(f"model.{part}" for part in parts), f"--models {text}")
-    return Entry(text, recipe)
+    return Entry(text, parse(Recipe, raw, tuple(f"model.{part}" for part in parts), f"--models {text}"))
 
 
-def _within(model: dict[str, Any], most: int) -> dict[str, Any]:
-    """A named model for a protocol that lets it look back no more than `most` points."""
-    members = [_within(member, most) for member in model.get("members", ())]
-    lags = min(model.get("lags", 0), most - (model["kind"] == "mlp"))  # mlp takes one more, for changes
+def _looking_back(model: dict[str, Any], most: int) -> dict[str, Any]:
+    """A model with no lags of more than `most` points; an mlp takes one more, for changes."""
+    members = [_looking_back(member, most) for member in model.get("members", ())]
+    lags = min(model.get("lags", 0), most - (model["kind"] == "mlp"))
     return model | ({"members": members} if members else {}) | ({"lags": lags} if lags else {})
 
 
