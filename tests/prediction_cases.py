@@ -1,4 +1,5 @@
-"""Predictions that several tests share: autocorrelated glucose, forecasts whose error grows, missing truth, two scopes."""
+"""Predictions that several tests share: autocorrelated glucose, forecasts whose error grows, missing truth, two
+scopes."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 def forecasts(
     people: int = 5, windows: int = 60, steps: int = 12, seed: int = 0, missing: float = 0.05, levels=LEVELS
 ) -> Predictions:
-    """`windows` a person, 15 min apart, `steps` of 5 min. Quantiles are those of the truth's own distribution: calibrated."""
+    """`windows` a person, 15 min apart, `steps` of 5 min. Quantiles are those of the truth's own distribution:
+    calibrated."""
     rng = np.random.default_rng(seed)
     n, ahead = people * windows, np.arange(1, steps + 1)
     hour = np.tile(np.arange(windows) * 0.25 % 24, people)

@@ -125,7 +125,7 @@ def test_intervals_are_those_of_resampled_people():
     p = weighed(1200)
     table = score_labels(p, RAW, bootstrap=400, seed=3).set_index("metric")
     people = SubjectBootstrap(p.subject, resamples=400, seed=3)
-    drawn = people.drawn[:, people.code] * p.weight  # (R, W)
+    drawn = people.counts[:, people.code] * p.weight  # (R, W)
     aurocs = [sk.roc_auc_score(p.label, p.score, sample_weight=w) for w in drawn]
     low, high = np.quantile(aurocs, [0.025, 0.975])
     assert (table.low["auroc"], table.high["auroc"]) == (pytest.approx(low), pytest.approx(high))

@@ -107,7 +107,10 @@ def _truth(p: Predictions, i: int, value: float) -> Predictions:
         (lambda p: p.select(np.arange(299)), "b: windows 299, expected 300"),
         (lambda p: _truth(p, 17, 111.0), "1 of 300 windows differ, the first is window 17: found person-0"),
         (lambda p: _truth(p, 17, np.nan), "window 17"),
-        (lambda p: replace(p, time_utc=p.time_utc + (np.arange(300) == 5)), "window 5: found person-0 at 2026-01-05T01:15:01"),
+        (
+            lambda p: replace(p, time_utc=p.time_utc + (np.arange(300) == 5)),
+            "window 5: found person-0 at 2026-01-05T01:15:01",
+        ),
         (lambda p: replace(p, subject=np.where(np.arange(300) == 9, "x", p.subject)), "window 9: found x at"),
         (lambda p: replace(p, dt_min=15.0), "minutes a step 15.0, expected 5.0"),
         (lambda p: forecasts(missing=0, steps=6), "steps 6, expected 12"),

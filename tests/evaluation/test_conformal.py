@@ -1,4 +1,5 @@
-"""Adaptive conformal intervals: by hand, against a plain loop, and where the forecast is wrong in a way that changes."""
+"""Adaptive conformal intervals: by hand, against a plain loop, and where the forecast is wrong in a way that
+changes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ def test_clarke_zone_of_a_point(reference, predicted, zone):
 
 
 def test_clarke_zones_of_a_dense_grid_equal_those_of_two_other_implementations():
-    """Counts on 23,104 points by the packages error-grids 0.1.0 and clarke-error-grid 0.1.4, which agree point by point."""
+    """Counts on 23,104 points by the packages error-grids 0.1.0 and clarke-error-grid 0.1.4, which agree point by
+    point."""
     reference, predicted = np.meshgrid(np.arange(20.5, 400, 2.5), np.arange(20.5, 400, 2.5))
     zones = clarke_zones(reference, predicted)
     assert {z: int((zones == z).sum()) for z in "ABCDE"} == {"A": 4949, "B": 6895, "C": 4057, "D": 3683, "E": 3520}
@@ -70,11 +71,15 @@ def test_within_a_fifth_is_zone_a(reference, relative):
     "diabetes_type, reference, predicted, zone",
     [
         (1, 100, 100, "A"), (1, 20, 49, "A"), (1, 20, 51, "B"), (1, 20, 61, "C"), (1, 20, 101, "D"), (1, 20, 155, "E"),
-        (1, 140, 169, "A"), (1, 140, 171, "B"), (1, 60, 96, "C"), (1, 60, 94, "B"), (1, 80, 216, "D"), (1, 80, 214, "C"),
-        (1, 40, 290, "E"), (1, 40, 280, "D"), (1, 170, 146, "A"), (1, 170, 144, "B"), (1, 260, 129, "C"), (1, 260, 131, "B"),
+        (1, 140, 169, "A"), (1, 140, 171, "B"), (1, 60, 96, "C"), (1, 60, 94, "B"),
+        (1, 80, 216, "D"), (1, 80, 214, "C"),
+        (1, 40, 290, "E"), (1, 40, 280, "D"), (1, 170, 146, "A"), (1, 170, 144, "B"),
+        (1, 260, 129, "C"), (1, 260, 131, "B"),
         (1, 400, 94, "D"), (1, 400, 96, "C"), (1, 249, 10, "C"), (1, 251, 10, "D"), (1, 51, 10, "B"), (1, 49, 10, "A"),
-        (2, 100, 100, "A"), (2, 230, 329, "A"), (2, 230, 331, "B"), (2, 30, 61, "C"), (2, 30, 86, "D"), (2, 30, 84, "C"),
-        (2, 35, 201, "E"), (2, 35, 199, "D"), (2, 90, 79, "B"), (2, 90, 81, "A"), (2, 330, 229, "B"), (2, 330, 231, "A"),
+        (2, 100, 100, "A"), (2, 230, 329, "A"), (2, 230, 331, "B"), (2, 30, 61, "C"),
+        (2, 30, 86, "D"), (2, 30, 84, "C"),
+        (2, 35, 201, "E"), (2, 35, 199, "D"), (2, 90, 79, "B"), (2, 90, 81, "A"),
+        (2, 330, 229, "B"), (2, 330, 231, "A"),
         (2, 410, 109, "D"), (2, 410, 111, "C"), (2, 175, 64, "C"), (2, 175, 66, "B"), (2, 95, 3, "C"), (2, 89, 1, "B"),
         (2, np.nan, 100, ""), (1, 100, np.nan, ""),
     ],
@@ -84,8 +89,8 @@ def test_parkes_zone_of_a_point(diabetes_type, reference, predicted, zone):
 
 
 def test_parkes_zones_of_a_dense_grid_equal_methcomp():
-    """53,824 points by methcomp 1.0.0: type 2 is equal point by point; type 1 but for 303 points between C and D below the
-    diagonal, where methcomp takes the corner (410, 110) of type 2."""
+    """53,824 points by methcomp 1.0.0: type 2 is equal point by point; type 1 but for 303 points between C and D
+    below the diagonal, where methcomp takes the corner (410, 110) of type 2."""
     reference, predicted = np.meshgrid(np.arange(20.5, 600, 2.5), np.arange(20.5, 600, 2.5))
     counts = {t: {z: int((parkes_zones(reference, predicted, t) == z).sum()) for z in "ABCDE"} for t in (1, 2)}
     assert counts[2] == {"A": 13980, "B": 15940, "C": 13343, "D": 9006, "E": 1555}

@@ -98,7 +98,7 @@ def test_calibration_makes_probabilities_true(calibration):
     assert found["hypo70_probability_brier"] < found["hypo70_probability_brier_raw"]
     assert found["hypo70_probability_brier_miscalibration"] < 0.1 * found["hypo70_probability_brier"]
     table = reliability_of_events(p, calibration, partial(SubjectBootstrap, resamples=100))
-    assert np.average((table.said - table.observed).abs(), weights=table.n_windows) < 0.02
+    assert np.average((table.predicted - table.observed).abs(), weights=table.n_windows) < 0.02
     assert table.n_windows.sum() == known.sum()
 
 
@@ -182,7 +182,7 @@ def test_areas_equal_scikit_learn_in_every_resample(seed):
     assert found["auroc"][0][0] == pytest.approx(sk.roc_auc_score(happened, said))
     assert found["auprc"][0][0] == pytest.approx(sk.average_precision_score(happened, said))
     draws = {"auroc": [], "auprc": []}
-    for row in people.drawn:
+    for row in people.counts:
         weight = row[people.code]
         if (weight @ happened) and (weight @ (1 - happened)):
             draws["auroc"].append(sk.roc_auc_score(happened, said, sample_weight=weight))

@@ -37,7 +37,8 @@ glucose = st.floats(20, 600)
     ],
 )  # fmt: skip
 def test_cost_of_an_error(truth, forecast, weight):
-    """Del Favero's function at its corners; its values on a grid of 3,355 points equal those of glupredkit 1.0.32 to 1e-12."""
+    """Del Favero's function at its corners; its values on a grid of 3,355 points equal those of glupredkit 1.0.32 to
+    1e-12."""
     assert cost(np.array(truth, float), np.array(forecast, float)) == pytest.approx(weight)
 
 

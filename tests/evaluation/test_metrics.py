@@ -60,7 +60,8 @@ def test_equal_to_scikit_learn_at_each_step_and_up_to_it():
 
 
 def test_quantile_scores_by_their_definitions():
-    """wql_per_truth is GluonTS' mean_weighted_quantile_loss: for each level twice the pinball over the sum of |y|, then the mean."""
+    """wql_per_truth is GluonTS' mean_weighted_quantile_loss: for each level twice the pinball over the sum of |y|,
+    then the mean."""
     p = forecasts()
     table = score(p, bootstrap=2)
     seen = ~np.isnan(p.truth)

@@ -83,10 +83,23 @@ def test_opens_offline_with_all_its_parts(browser, path):
     assert [r for r in requests if not r.startswith("data:")] == [path.as_uri()]
     assert complaints == []
     assert page.locator("h2").all_inner_texts() == [
-        "At a glance", "Leaderboard", "What is better", "Example forecasts", "Error by horizon", "Seen and held-out people",
-        "Error by hour of day", "Error grids", "Lows and highs", "Probability of a low", "Glucose of each person", "Calibration",
-        "Mechanism in words", "All scores", "Run", "Definitions",
-    ]  # fmt: skip
+        "At a glance",
+        "Leaderboard",
+        "What is better",
+        "Example forecasts",
+        "Error by horizon",
+        "Seen and held-out people",
+        "Error by hour of day",
+        "Error grids",
+        "Lows and highs",
+        "Probability of a low",
+        "Glucose of each person",
+        "Calibration",
+        "Mechanism in words",
+        "All scores",
+        "Run",
+        "Definitions",
+    ]
     assert page.locator("figure").count() == 8  # five, and the grids of three kinds
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
     for figure in page.locator("figure").all():

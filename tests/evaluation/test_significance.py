@@ -77,7 +77,8 @@ def test_what_cannot_be_tested():
 
 
 def test_false_alarms_are_as_many_as_stated():
-    """Equal forecasters with overlapping errors: 5% of the tests find a difference, not the 25% of an independent t-test."""
+    """Equal forecasters with overlapping errors: 5% of the tests find a difference, not the 25% of an independent
+    t-test."""
     rng, found = np.random.default_rng(0), []
     subject, time = np.repeat(np.arange(4), 120), np.tile(every_5_min(120), 4)
     overlap = overlapping(subject, time, 30)

@@ -29,9 +29,16 @@ RECIPES = ROOT / "jobs" / "recipes" / "experiments"
 TTM = {"kind": "ttm", "d_model": 8, "layers": 1, "dropout": 0.0}
 RIDGE = {"kind": "ridge", "lags": 6}
 TINY = {  # one name, so that experiments share runs
-    "name": "tiny", "window.context": 36, "window.horizon": 6, "window.stride": 24, "window.eval_stride": 24, "training.epochs": 1,
-    "model": TTM, "compare": [RIDGE], "evaluation.bootstrap": 50,
-}  # fmt: skip
+    "name": "tiny",
+    "window.context": 36,
+    "window.horizon": 6,
+    "window.stride": 24,
+    "window.eval_stride": 24,
+    "training.epochs": 1,
+    "model": TTM,
+    "compare": [RIDGE],
+    "evaluation.bootstrap": 50,
+}
 OWN = {
     "sliding_window": {},
     "nocturnal": {},
@@ -42,11 +49,15 @@ OWN = {
     "ablation": {
         "compare": [],
         "window.past": ["glucose_mgdl", "carbs_g"],
-        "model": {"kind": "residual", "mechanism": {"kind": "cma", "refit_days": 7, "starts": 1}, "inner": RIDGE | {"exogenous": True}},
+        "model": {
+            "kind": "residual",
+            "mechanism": {"kind": "cma", "refit_days": 7, "starts": 1},
+            "inner": RIDGE | {"exogenous": True},
+        },
     },
     "cross_validation": {"experiment.folds": 3},
     "scaling": {"experiment.values": [8, 16]},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,8 @@ def test_all_models_forecast_the_same_nights(done, place):
 @pytest.mark.slow
 def test_few_nights_are_tested_and_other_windows_choose_the_epoch(place):
     found = points_of(place, tiny("nocturnal", **{"experiment.epochs_on": "any"}))
-    for (leg,) in (point.legs for point in found):
-        assert (leg.recipe.window.anchor, leg.on.window.anchor) == ("any", "midnight")
+    for (unit,) in (point.units for point in found):
+        assert (unit.recipe.window.anchor, unit.on.window.anchor) == ("any", "midnight")
 
 
 @pytest.mark.slow
@@ -158,12 +169,13 @@ def test_meals_are_where_carbohydrate_is(done, place):
     eaten = eaten[eaten.carbs_g >= 10].set_index(["subject", "time"])
     assert all((s, t) in eaten.index for s, t in zip(p.subject, pd.to_datetime(p.time_utc), strict=True))
     estimated = points_of(place, tiny("prandial", **{"experiment.meals": "estimated"}))
-    assert {leg.recipe.window.anchor for p in estimated for leg in p.legs} == {"estimated_meal"}
+    assert {unit.recipe.window.anchor for p in estimated for unit in p.units} == {"estimated_meal"}
 
 
 @pytest.mark.slow
 def test_personalisation_goes_on_from_the_population(done, place):
-    """0 days is the population's model on the same windows; more days start from its weights and see only that person."""
+    """0 days is the population's model on the same windows; more days start from its weights and see only that
+    person."""
     body = done("personalisation").table
     runs = {(p["line"], p["x"]): open_run(p["runs"][0], place.folder / "runs") for p in body["runs"]}
     population, four = runs["ttm", 0], runs["ttm", 4]
@@ -224,7 +236,7 @@ def test_ablation_compares_with_the_whole(done):
 
 @pytest.mark.slow
 def test_scaling_changes_the_network_alone(done, place):
-    found = {(p.line, p.x): p.legs[0].recipe for p in points_of(place, tiny("scaling"))}
+    found = {(p.line, p.x): p.units[0].recipe for p in points_of(place, tiny("scaling"))}
     assert [found["ttm", n].model.d_model for n in (8, 16)] == [8, 16]
     assert found["ridge", 8] == found["ridge", 16]
     body = done("scaling").table
@@ -314,10 +326,13 @@ def test_ablation_of_nested_wrappers():
     found = variants(recipe)
     names = {name: model_name(one.model) for name, one in found.recipes.items()}
     assert names == {
-        "without hour_sin and hour_cos": "conformal-exogenous-residual-lstm", "without conformal": "exogenous-residual-lstm",
-        "without exogenous": "conformal-residual-lstm", "without signal I_S": "conformal-exogenous-residual-lstm",
-        "without signal m": "conformal-exogenous-residual-lstm", "without residual": "conformal-exogenous-lstm",
-    }  # fmt: skip
+        "without hour_sin and hour_cos": "conformal-exogenous-residual-lstm",
+        "without conformal": "exogenous-residual-lstm",
+        "without exogenous": "conformal-residual-lstm",
+        "without signal I_S": "conformal-exogenous-residual-lstm",
+        "without signal m": "conformal-exogenous-residual-lstm",
+        "without residual": "conformal-exogenous-lstm",
+    }
     assert found.recipes["without exogenous"].model.inner.mechanism == recipe.model.inner.mechanism
     assert found.recipes["without signal m"].model.inner.signals == ("I_S",)
     staged = {

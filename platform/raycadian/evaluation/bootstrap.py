@@ -12,16 +12,17 @@ MIN_SUBJECTS = 3
 class SubjectBootstrap:
     """R resamples of the S subjects, the same ones for every statistic, of windows that belong to them.
 
-    A statistic is a ratio of sums over windows, so sums per subject suffice: a thousand resamples are one matrix product
-    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile intervals; clusters are the subjects).
+    A statistic is a ratio of sums over windows, so sums per subject suffice: a thousand resamples are one matrix
+    product (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile intervals; clusters are the
+    subjects).
     """
 
     def __init__(self, subject: np.ndarray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0):
         self.subjects, self.code = np.unique(subject, return_inverse=True)  # (S,), (W,) position in it
         s, w = len(self.subjects), len(subject)
         self._member = csr_array((np.ones(w), (self.code, np.arange(w))), shape=(s, w))
-        times = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=resamples)
-        self.drawn = times.astype(np.float64)  # (R, S) how often each subject is in each resample
+        counts = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=resamples)
+        self.counts = counts.astype(np.float64)  # (R, S) how often each subject is in each resample
         self.settings = {
             "bootstrap": resamples,
             "confidence": confidence,
@@ -39,7 +40,7 @@ class SubjectBootstrap:
 
     def draws(self, total: np.ndarray, count: np.ndarray, root: bool = False) -> np.ndarray:
         """(S, K) sums -> (R, K): the ratio in each resample; NaN where the resample counts nothing."""
-        return ratio(self.drawn @ total, self.drawn @ count, root)
+        return ratio(self.counts @ total, self.counts @ count, root)
 
     def bounds(self, draws: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(R, K) -> low, high (K,): percentiles; NaN where fewer than MIN_SUBJECTS subjects contribute."""

@@ -60,7 +60,8 @@ class PairedScores:
         }  # fmt: skip
 
     def pairs(self, reference: str | None = None) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """(model, other, difference) of every pair, the better first; only those with `reference` where one is named."""
+        """(model, other, difference) of every pair, the better first; only those with `reference` where one is
+        named."""
         for model, other in combinations(self.ranked, 2):
             if reference in (None, model, other):
                 yield model, other, self.difference(model, other)
@@ -69,8 +70,8 @@ class PairedScores:
 def leaderboard(
     paired: PairedScores, n_windows: int, beside: Callable[[str], dict[str, float]], reference: str | None = None
 ) -> pd.DataFrame:
-    """One row a model, the best first: model, the metric with low and high, difference to `reference` (the best row if left
-    out) with diff_low and diff_high, verdict, what `beside` adds of a model, n_subjects, n_windows.
+    """One row a model, the best first: model, the metric with low and high, difference to `reference` (the best row
+    if left out) with diff_low and diff_high, verdict, what `beside` adds of a model, n_subjects, n_windows.
 
     attrs: bootstrap, confidence, seed of the resamples, for those who score beside it.
     """

@@ -1,4 +1,4 @@
-"""report.html: what a run found, as figures where people would look rather than read. One file, opens offline.
+"""report.html of a run: figures where people would look rather than read. One file, opens offline.
 
 Its sections come from the kind of predictions: forecast/report.py, label/report.py.
 """
@@ -18,8 +18,14 @@ from raycadian.pages import Section, page, table_html
 
 
 def write_report(
-    folder: Path, *, title: str, subtitle: str, sections: Sequence[Section], metadata: dict[str, Any], definitions: str = ""
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    title: str,
+    subtitle: str,
+    sections: Sequence[Section],
+    metadata: dict[str, Any],
+    definitions: str = "",
+) -> Path:
     """Write `folder`/report.html, whole or not at all, and return its path.
 
     `sections`, then what the run recorded about itself (`metadata`), then `definitions` of its metrics as plain text.

@@ -12,20 +12,16 @@ from typing import Any
 
 from raycadian import workflow
 from raycadian.cluster import JOB
-from raycadian.config import Forecasting, Recipe
+from raycadian.config import Recipe
 from raycadian.data.snapshot import Snapshot
-from raycadian.evaluation.forecast.compare import require_same_windows
-from raycadian.evaluation.forecast.predictions import Predictions
-from raycadian.evaluation.label.compare import require_same_labels
-from raycadian.evaluation.label.decision import Decided, joined
-from raycadian.experiments import label_report, report
-from raycadian.experiments.points import ExperimentPoint, TrainingUnit, legs, points
+from raycadian.experiments import report
+from raycadian.experiments.points import ExperimentPoint, TrainingUnit, points, units
 from raycadian.files import replaced_folder
 from raycadian.modalities.prepare import prepare
 from raycadian.runs import RUNS, Run, experiment_key, write_json
 from raycadian.tasks import task_of
-from raycadian.tasks.base import Data
-from raycadian.training.pipeline import SNAPSHOTS, load_data, read_predictions, results_of
+from raycadian.tasks.base import Data, Task
+from raycadian.training.pipeline import SNAPSHOTS, load_data
 
 FOLDER = "experiments"
 
@@ -51,19 +47,17 @@ def run(
     """
     bench = _Bench(progress, runs, snapshots, resume)
     progress.stage(f"prepare {recipe.dataset}")
-    found = points(recipe, bench.data(recipe))
-    ids = sorted({bench.data(leg.on or leg.recipe).snapshot_id for leg in legs(found)})
+    planned = points(recipe, bench.data(recipe))
+    ids = sorted({bench.data(unit.on or unit.recipe).snapshot_id for unit in units(planned)})
     folder = runs / FOLDER / f"{recipe.name}-{_key(recipe, ids)}"
     if resume and folder.is_dir():
         progress.stage(f"reuse {folder.name}")
         return Done(folder)
-    forecasts = isinstance(recipe.task, Forecasting)
-    said = [bench.predictions(point) if forecasts else bench.said(point) for point in found]
-    _require_identical(found, said)
+    results = [bench.results(point) for point in planned]
+    _require_identical(task_of(recipe), planned, results)
     progress.stage("score")
-    names = [[bench.trained(leg).name for leg in point.legs] for point in found]
-    write = report.write if forecasts else label_report.write
-    return Done(_written(folder, lambda path: write(path, recipe, found, said, names)))
+    names = [[bench.trained(unit).name for unit in point.units] for point in planned]
+    return Done(_written(folder, lambda path: report.write(path, recipe, planned, results, names)))
 
 
 @dataclass
@@ -86,10 +80,10 @@ class _Bench:
             self._data[key] = load_data(recipe, self.snapshots, self._snapshots[recipe.dataset])
         return self._data[key]
 
-    def trained(self, leg: TrainingUnit) -> Run:
-        recipe = leg.recipe
-        if leg.start is not None:
-            start = self.trained(TrainingUnit(leg.start))
+    def trained(self, unit: TrainingUnit) -> Run:
+        recipe = unit.recipe
+        if unit.start is not None:
+            start = self.trained(TrainingUnit(unit.start))
             recipe = recipe.model_copy(update={"start": str(start.path)})
         key = experiment_key(recipe, self.data(recipe).snapshot_id)
         if key not in self._runs:
@@ -98,29 +92,23 @@ class _Bench:
             )
         return self._runs[key]
 
-    def predictions(self, point: ExperimentPoint) -> Predictions:
-        return Predictions.concat([self._forecast(leg) for leg in point.legs])
+    def results(self, point: ExperimentPoint) -> Any:
+        """Of all its units, as those of one model."""
+        task = task_of(point.units[0].recipe)
+        return task.join([self._result(task, unit) for unit in point.units])
 
-    def said(self, point: ExperimentPoint) -> Decided:
-        runs = [self.trained(leg) for leg in point.legs]
-        return joined([results_of(run) for run in runs])
-
-    def _forecast(self, leg: TrainingUnit) -> Predictions:
-        trained = self.trained(leg)
-        if leg.on is None:
-            return read_predictions(trained)
-        return task_of(leg.on).test_on(trained, leg.on, self.data(leg.on))
+    def _result(self, task: Task[Any], unit: TrainingUnit) -> Any:
+        run = self.trained(unit)
+        if unit.on is None:
+            return task.results(run.path, run.recipe)
+        return task.test_on(run, unit.on, self.data(unit.on))
 
 
-def _require_identical(found: list[ExperimentPoint], said: list[Any]) -> None:
+def _require_identical(task: Task[Any], points: list[ExperimentPoint], results: list[Any]) -> None:
     """Every point that is tested on the same has the same windows: subject, time, truth. Raises ValueError."""
     first: dict[str, Any] = {}
-    for point, own in zip(found, said, strict=True):
-        one, name = first.setdefault(point.tested, own), f"{point.line} at {point.x}"
-        if isinstance(own, Predictions):
-            require_same_windows(one, own, name)
-        else:
-            require_same_labels(one[0], own[0], name)
+    for point, own in zip(points, results, strict=True):
+        task.require_same_windows(first.setdefault(point.tested, own), own, f"{point.line} at {point.x}")
 
 
 def _key(recipe: Recipe, snapshots: list[str]) -> str:

@@ -29,7 +29,7 @@ from raycadian.models.base import Model, ModelSpec
 from raycadian.physiology.cma.insights import Insight, insights
 from raycadian.runs import Run, open_run, predictions_file, write_json
 from raycadian.tasks.base import Cut, Data, Task, bootstrap_of
-from raycadian.types import GLUCOSE, OOD
+from raycadian.types import OOD
 
 log = logging.getLogger(__name__)
 _SCORED = ("val", "test")
@@ -113,7 +113,7 @@ class ForecastTask(Task[ForecastData]):
     ) -> None:
         drawn = bootstrap_of(recipe)
         tables = {split: metrics.score(p, **drawn) for split, p in predictions.items()}
-        if predictions["test"].target == GLUCOSE:
+        if predictions["test"].glycemic:
             tables["test"] = _with_lows(folder, predictions, tables["test"], drawn)
         tables["test"].to_csv(folder / "detailed_results.csv", index=False)
         write_json(folder / "metrics_summary.json", {split: _summary(table) for split, table in tables.items()})

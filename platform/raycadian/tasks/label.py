@@ -52,7 +52,7 @@ class LabelTask(SignalTask):
         return joined(list(results))
 
     def require_same_windows(self, one: Decided, other: Decided, name: str) -> None:
-        classification.require_same_labels(one[0], other[0], name)
+        compare.require_same_labels(one[0], other[0], name)
 
     def test_on(self, run: Run, recipe: Recipe, data: SignalData) -> Decided:
         raise ValueError(f"{run.name}: a model of a label is tested on the data set of its recipe; train one there")

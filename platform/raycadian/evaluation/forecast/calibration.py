@@ -28,8 +28,8 @@ def coverage_by_horizon(p: Predictions, people: SubjectBootstrap | None = None) 
     people = people or SubjectBootstrap(p.subject)
     tables = []
     for low, high in intervals(p.levels):
-        found = people.estimate(*people.sum_count(coverage_pct(low, high)(p.truth, p.quantiles, p.levels)))
-        columns = dict(zip(("observed_pct", "low", "high"), found, strict=True))
+        covered = people.estimate(*people.sum_count(coverage_pct(low, high)(p.truth, p.quantiles, p.levels)))
+        columns = dict(zip(("observed_pct", "low", "high"), covered, strict=True))
         nominal = float(interval_name(p.levels, low, high))
         tables.append(pd.DataFrame({"nominal_pct": nominal, "horizon_min": p.horizon_min, **columns}))
     columns = ["nominal_pct", "horizon_min", "observed_pct", "low", "high"]
@@ -51,7 +51,8 @@ def pit(p: Predictions) -> tuple[np.ndarray, np.ndarray]:
 
 
 def coverage_by_subject(p: Predictions) -> pd.DataFrame:
-    """subject, horizon_min, nominal, observed, n: for each person and step the share of truth inside each central interval.
+    """subject, horizon_min, nominal, observed, n: for each person and step the share of truth inside each central
+    interval.
 
     Shares from 0 to 1 over the `n` measured points; observed is NaN where nothing was measured.
     """
@@ -62,8 +63,16 @@ def coverage_by_subject(p: Predictions) -> pd.DataFrame:
         subject, horizon = np.repeat(people.subjects, p.truth.shape[1]), np.tile(p.horizon_min, len(people.subjects))
         nominal = float(p.levels[high] - p.levels[low])
         observed = ratio(total, count).ravel() / 100
-        tables.append(pd.DataFrame({
-            "subject": subject, "horizon_min": horizon, "nominal": round(nominal, 12), "observed": observed, "n": count.ravel().astype(int),
-        }))  # fmt: skip
+        tables.append(
+            pd.DataFrame(
+                {
+                    "subject": subject,
+                    "horizon_min": horizon,
+                    "nominal": round(nominal, 12),
+                    "observed": observed,
+                    "n": count.ravel().astype(int),
+                }
+            )
+        )
     columns = ["subject", "horizon_min", "nominal", "observed", "n"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

@@ -39,12 +39,12 @@ def leaderboard(
 ) -> pd.DataFrame:
     """One row a model, the best by `metric` first, over the whole horizon and all subjects.
 
-    `metric` (RMSE if left out) with low, high · difference to `reference` (default: the best row) with diff_low, diff_high,
-    paired: the same resampled people on both sides · verdict: better, worse, no difference shown (what the difference's
-    interval allows to say), "best" or "reference" for the row compared with · <metric>_at_<h>min at those `horizons`
-    (minutes) that are steps of the forecast · further metrics over the whole horizon · n_subjects, n_windows. The best of
-    several is chosen on these data, so its own value flatters it. Raises ValueError where windows or truths differ, or a
-    name is unknown.
+    `metric` (RMSE if left out) with low, high · difference to `reference` (default: the best row) with diff_low,
+    diff_high, paired: the same resampled people on both sides · verdict: better, worse, no difference shown (what the
+    difference's interval allows to say), "best" or "reference" for the row compared with · <metric>_at_<h>min at
+    those `horizons` (minutes) that are steps of the forecast · further metrics over the whole horizon · n_subjects,
+    n_windows. The best of several is chosen on these data, so its own value flatters it. Raises ValueError where
+    windows or truths differ, or a name is unknown.
     """
     compared = _Compared(named, metric, reference, bootstrap, confidence, seed)
 
@@ -64,21 +64,28 @@ def differences(
     seed: int = 0,
     reference: str | None = None,
 ) -> pd.DataFrame:
-    """What is better, by how much, and whether it is noise: one row a pair of models and horizon, the better model first.
+    """What is better, by how much, and whether it is noise: one row a pair of models and horizon, the better model
+    first.
 
-    model, other · kind (cumulative: over the whole horizon, step: at that one) with horizon_min · difference of the metric
-    (model minus other) with diff_low, diff_high, from resampling people · relative_pct of the other's value · p:
-    Diebold-Mariano over the windows of all people · p_holm, verdict and sentence: see `judged`. `reference`: only the
-    pairs with that model. Raises ValueError as `leaderboard`.
+    model, other · kind (cumulative: over the whole horizon, step: at that one) with horizon_min · difference of the
+    metric (model minus other) with diff_low, diff_high, from resampling people · relative_pct of the other's value ·
+    p: Diebold-Mariano over the windows of all people · p_holm, verdict and sentence: see `judged`. `reference`: only
+    the pairs with that model. Raises ValueError as `leaderboard`.
     """
     compared = _Compared(named, metric, reference, bootstrap, confidence, seed)
     return judged(compared.pairs(horizons, reference), compared.metric.name, confidence)
 
 
 def pairs(
-    named: dict[str, Predictions], *, metric: str, horizons: Sequence[float], bootstrap: int, confidence: float, seed: int,
+    named: dict[str, Predictions],
+    *,
+    metric: str,
+    horizons: Sequence[float],
+    bootstrap: int,
+    confidence: float,
+    seed: int,
     reference: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """The columns of `differences` up to p, for tables that are judged together."""
     return _Compared(named, metric, reference, bootstrap, confidence, seed).pairs(horizons, reference)
 

@@ -1,10 +1,12 @@
-"""Error grids: what a wrong glucose value would have led a person to do. Clarke, and Parkes for type 1 and type 2. Vectorised, mg/dL.
+"""Error grids: what a wrong glucose value would have led a person to do. Clarke, and Parkes for type 1 and type 2.
+Vectorised, mg/dL.
 
 Zones are letters of the inputs' shape, A (no effect on treatment) to E (dangerous), "" where either value is NaN.
 
-Why no library: error-grids 0.1.0 prolongs stretches of the Parkes lines past their corners, and methcomp 1.0.0 draws the lower
-zone D of type 1 through a corner of type 2; everywhere else methcomp agrees point by point. The surveillance error grid (Klonoff
-et al., J Diabetes Sci Technol 8:658, 2014) is a table of 337,561 rated pairs, not a formula, and no package ships it.
+Why no library: error-grids 0.1.0 prolongs stretches of the Parkes lines past their corners, and methcomp 1.0.0 draws
+the lower zone D of type 1 through a corner of type 2; everywhere else methcomp agrees point by point. The
+surveillance error grid (Klonoff et al., J Diabetes Sci Technol 8:658, 2014) is a table of 337,561 rated pairs, not a
+formula, and no package ships it.
 """
 
 from __future__ import annotations
@@ -19,9 +21,15 @@ Line = tuple[tuple[float, float], ...]
 """Corners (reference, predicted) of a boundary, the reference rising; its last stretch goes on beyond its end."""
 
 CLARKE_LINES: tuple[Line, ...] = (
-    ((0, 70), (175 / 3, 70), (400 / 1.2, 400)), ((70, 84), (70, 400)), ((0, 180), (70, 180)), ((70, 180), (290, 400)),
-    ((70, 0), (70, 56), (400, 320)), ((180, 0), (180, 70), (400, 70)), ((240, 70), (240, 180), (400, 180)), ((130, 0), (180, 70)),
-)  # fmt: skip
+    ((0, 70), (175 / 3, 70), (400 / 1.2, 400)),
+    ((70, 84), (70, 400)),
+    ((0, 180), (70, 180)),
+    ((70, 180), (290, 400)),
+    ((70, 0), (70, 56), (400, 320)),
+    ((180, 0), (180, 70), (400, 70)),
+    ((240, 70), (240, 180), (400, 180)),
+    ((130, 0), (180, 70)),
+)
 
 # Pfützner, Klonoff, Pardo, Parkes, J Diabetes Sci Technol 7:1275 (2013), table 1: beyond these lines lie B, C, D, E.
 PARKES_ABOVE: dict[int, dict[str, Line]] = {
@@ -55,8 +63,8 @@ PARKES_BELOW: dict[int, dict[str, Line]] = {
 def clarke_zones(reference: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Clarke, Cox, Gonder-Frederick, Carter, Pohl, Diabetes Care 10:622 (1987).
 
-    Zones are tested in the order A, E, C, D, the rest is B, so each point has one zone. The published grid ends at 400 mg/dL;
-    its lines are not prolonged: overestimates at a reference above 290 mg/dL are B.
+    Zones are tested in the order A, E, C, D, the rest is B, so each point has one zone. The published grid ends at
+    400 mg/dL; its lines are not prolonged: overestimates at a reference above 290 mg/dL are B.
     """
     r, p = np.asarray(reference, dtype=float), np.asarray(predicted, dtype=float)
     a = ((r <= 70) & (p <= 70)) | (np.abs(p - r) <= 0.2 * r)
@@ -68,10 +76,11 @@ def clarke_zones(reference: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def parkes_zones(reference: np.ndarray, predicted: np.ndarray, diabetes_type: int) -> np.ndarray:
-    """Parkes, Slatin, Pardo, Ginsberg, Diabetes Care 23:1143 (2000), also "consensus error grid"; corners: Pfützner et al. 2013.
+    """Parkes, Slatin, Pardo, Ginsberg, Diabetes Care 23:1143 (2000), also "consensus error grid"; corners: Pfützner
+    et al. 2013.
 
-    `diabetes_type` 1 (or treated with insulin) or 2. A point on a line is in the milder zone. The published grid ends at
-    550 mg/dL; the last stretch of each line is prolonged. Raises ValueError for another type.
+    `diabetes_type` 1 (or treated with insulin) or 2. A point on a line is in the milder zone. The published grid ends
+    at 550 mg/dL; the last stretch of each line is prolonged. Raises ValueError for another type.
     """
     if diabetes_type not in PARKES_ABOVE:
         raise ValueError(f"diabetes_type: expected 1 or 2, found {diabetes_type!r}")
@@ -96,7 +105,8 @@ def _height(line: Line, reference: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ErrorGrid:
-    """A grid as the scores and figures use it: `zones` (reference, predicted), lines, where its letters stand, its end."""
+    """A grid as the scores and figures use it: `zones` (reference, predicted), lines, where its letters stand, its
+    end."""
 
     title: str
     zones: Callable[[np.ndarray, np.ndarray], np.ndarray]

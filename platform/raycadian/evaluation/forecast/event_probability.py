@@ -1,10 +1,11 @@
 """The probability that glucose goes low at any time within the horizon: from quantiles, calibrated on validation data.
 
-Raw: at each step the predictive distribution runs through the quantiles, straight on the scale of normal scores (its tails go on
-as the outermost stretch does: exact for a normal forecast). Over the horizon: the largest of the steps' probabilities, the lower
-bound that holds whatever the dependence between steps (Fréchet); steps are nearly one event, their sum would be far too much.
-Calibrated: logit(probability) = slope * logit(raw) + intercept, slope >= 0 (Platt 1999; Cox, Biometrika 45:562, 1958), which
-keeps the order of windows and needs few events. The event: any measured point beyond the threshold, not 15 minutes in a row.
+Raw: at each step the predictive distribution runs through the quantiles, straight on the scale of normal scores (its
+tails go on as the outermost stretch does: exact for a normal forecast). Over the horizon: the largest of the steps'
+probabilities, the lower bound that holds whatever the dependence between steps (Fréchet); steps are nearly one event,
+their sum would be far too much. Calibrated: logit(probability) = slope * logit(raw) + intercept, slope >= 0 (Platt
+1999; Cox, Biometrika 45:562, 1958), which keeps the order of windows and needs few events. The event: any measured
+point beyond the threshold, not 15 minutes in a row.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class EventCalibration:
 
 
 def fit_event_calibration(val: Predictions, excursion: Excursion) -> EventCalibration:
-    """Slope and intercept of the largest likelihood on `val`, with Platt's softened targets ((n1+1)/(n1+2) and 1/(n0+2)).
+    """Slope and intercept of the largest likelihood on `val`, with Platt's softened targets ((n1+1)/(n1+2) and
+    1/(n0+2)).
 
     Raises ValueError where no window holds the event, or every one does: nothing could be learnt.
     """
@@ -67,15 +69,15 @@ def fit_event_calibration(val: Predictions, excursion: Excursion) -> EventCalibr
     events, windows = int(np.nansum(happened)), int(known.sum())
     if not 0 < events < windows:
         raise ValueError(
-            f"{excursion.name}: {events} of {windows} validation windows hold it; a probability can be calibrated only where some "
-            "do and some don't: take a longer validation range"
+            f"{excursion.name}: {events} of {windows} validation windows hold it; a probability can be calibrated only "
+            "where some do and some don't: take a longer validation range"
         )
     x = logit(raw_probability(val, excursion)[known])
     target = np.where(happened[known] == 1, (events + 1) / (events + 2), 1 / (windows - events + 2))
-    found = minimize(
+    fit = minimize(
         _deviance, (1.0, 0.0), args=(x, target), jac=True, method="L-BFGS-B", bounds=((0, None), (None, None))
     )
-    return EventCalibration(excursion.name, float(found.x[0]), float(found.x[1]), windows, events)
+    return EventCalibration(excursion.name, float(fit.x[0]), float(fit.x[1]), windows, events)
 
 
 def _deviance(parameters: np.ndarray, x: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
@@ -111,17 +113,17 @@ def step_probability(p: Quantiled, excursion: Excursion) -> np.ndarray:
 def happened_within(p: Predictions, excursion: Excursion) -> np.ndarray:
     """(W,) 1 where a measured point is beyond the threshold, 0 where none is, NaN where any point is missing.
 
-    Windows with gaps count nowhere, even if a measured point decides them: to keep those alone would overstate how often it
-    happens.
+    Windows with gaps count nowhere, even if a measured point decides them: to keep those alone would overstate how
+    often it happens.
     """
     return np.where(np.isnan(p.truth).any(1), np.nan, excursion.beyond(p.truth).any(1).astype(float))
 
 
 def excursion_named(name: str) -> Excursion:
-    found = {e.name: e for e in EXCURSIONS}
-    if name not in found:
-        raise ValueError(f"{name}: no such excursion; choose one of {', '.join(found)}")
-    return found[name]
+    known = {e.name: e for e in EXCURSIONS}
+    if name not in known:
+        raise ValueError(f"{name}: no such excursion; choose one of {', '.join(known)}")
+    return known[name]
 
 
 def fit_lows(val: Predictions) -> tuple[list[EventCalibration], list[str]]:
@@ -142,10 +144,11 @@ def write_calibrations(path: Path, calibrations: list[EventCalibration]) -> None
 
 
 def read_calibrations(path: Path) -> list[EventCalibration]:
-    """Raises ValueError for a file that holds something else; an absent file holds none (runs before 0.1.0 had none)."""
+    """Raises ValueError for a file that holds something else; an absent file holds none (runs before 0.1.0 had
+    none)."""
     if not path.is_file():
         return []
     try:
-        return [EventCalibration(**found) for found in json.loads(path.read_text(encoding="utf-8"))]
+        return [EventCalibration(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: no list of event calibrations: {error}") from None

@@ -1,4 +1,5 @@
-"""How good probabilities of an event are: Brier score and its parts, ROC and precision-recall areas, with intervals over people."""
+"""How good probabilities of an event are: Brier score and its parts, ROC and precision-recall areas, with intervals
+over people."""
 
 from __future__ import annotations
 
@@ -30,10 +31,10 @@ def probability_scores(
 ) -> pd.DataFrame:
     """Rows for the score table (scope, metric, kind window, ...), for each calibration and scope.
 
-    hypo70_probability_base_rate_pct: how often it happens · _brier: mean squared error of the probability (lower is better);
-    _brier_raw: without calibration · _brier_miscalibration, _brier_discrimination, _brier_uncertainty: brier = miscalibration -
-    discrimination + uncertainty (`brier_parts`) · _brier_skill_pct: 100 (1 - brier / uncertainty), 0 for always saying the base
-    rate · _auroc, _auprc (`areas`). Windows with missing points are left out.
+    hypo70_probability_base_rate_pct: how often it happens · _brier: mean squared error of the probability (lower is
+    better); _brier_raw: without calibration · _brier_miscalibration, _brier_discrimination, _brier_uncertainty: brier
+    = miscalibration - discrimination + uncertainty (`brier_parts`) · _brier_skill_pct: 100 (1 - brier / uncertainty),
+    0 for always saying the base rate · _auroc, _auprc (`areas`). Windows with missing points are left out.
     """
     people_of = partial(SubjectBootstrap, resamples=bootstrap, confidence=confidence, seed=seed)
     rows = []
@@ -51,15 +52,19 @@ def _scores_of(p: Predictions, calibration: EventCalibration, people_of: Callabl
     if not n:
         return
     people, raw = people_of(p.subject[known]), raw_probability(p.select(known), excursion)
-    said = calibration.calibrated(raw)
-    means = {"base_rate_pct": 100 * happened, "brier": (said - happened) ** 2, "brier_raw": (raw - happened) ** 2}
-    found = {name: people.estimate(*people.sum_count(values[:, None])) for name, values in means.items()}
-    parts = brier_parts(said, happened)
-    found |= {f"brier_{name}": (np.array([value]), *_NONE) for name, value in parts.items()}
+    probability = calibration.calibrated(raw)
+    means = {
+        "base_rate_pct": 100 * happened,
+        "brier": (probability - happened) ** 2,
+        "brier_raw": (raw - happened) ** 2,
+    }
+    scores = {name: people.estimate(*people.sum_count(values[:, None])) for name, values in means.items()}
+    parts = brier_parts(probability, happened)
+    scores |= {f"brier_{name}": (np.array([value]), *_NONE) for name, value in parts.items()}
     skill = 100 * (1 - means["brier"].mean() / parts["uncertainty"]) if parts["uncertainty"] else np.nan
-    found["brier_skill_pct"] = (np.array([skill]), *_NONE)
-    found |= areas(said, happened, people)
-    for name, values in found.items():
+    scores["brier_skill_pct"] = (np.array([skill]), *_NONE)
+    scores |= areas(probability, happened, people)
+    for name, values in scores.items():
         metric = f"{calibration.excursion}_probability_{name}"
         yield score_row(metric, "window", p.horizon_min[-1], values, len(people.subjects), n, left_open)
 
@@ -70,9 +75,10 @@ _NONE = (np.array([np.nan]), np.array([np.nan]))  # no interval
 def brier_parts(probability: np.ndarray, happened: np.ndarray) -> dict[str, float]:
     """Brier score = miscalibration - discrimination + uncertainty, exactly; all (N,) inputs known.
 
-    By isotonic regression of what happened on the probability, which needs no bins: miscalibration is what recalibrating would
-    gain (0 is best), discrimination what the recalibrated probability gains over the base rate (more is better), uncertainty
-    the score of the base rate. Dimitriadis, Gneiting, Jordan, PNAS 118:e2016191118 (2021).
+    By isotonic regression of what happened on the probability, which needs no bins: miscalibration is what
+    recalibrating would gain (0 is best), discrimination what the recalibrated probability gains over the base rate
+    (more is better), uncertainty the score of the base rate. Dimitriadis, Gneiting, Jordan, PNAS 118:e2016191118
+    (2021).
     """
     _, group = np.unique(probability, return_inverse=True)
     count = np.bincount(group)
@@ -87,8 +93,8 @@ def areas(
 ) -> dict[str, tuple[np.ndarray, ...]]:
     """auroc, auprc: value, low, high, (1,) each. NaN where all or none of the windows hold the event.
 
-    auroc: the chance that a window with the event has the higher probability of two, ties half. auprc: average precision, the
-    mean over events of the precision at their probability; for chance it is the base rate.
+    auroc: the chance that a window with the event has the higher probability of two, ties half. auprc: average
+    precision, the mean over events of the precision at their probability; for chance it is the base rate.
     """
     value, draws = area_draws(probability, happened, people, weight)
     events = people.sum((happened == 1)[:, None])
@@ -111,7 +117,7 @@ def area_draws(
         kept = at[np.unique(np.linspace(0, len(at) - 1, max(_CELLS // subjects, 2)).round().astype(int))]
         below = np.searchsorted(kept, probability, side="right") - 1
         probability = np.where(below >= 0, kept[np.maximum(below, 0)], -np.inf)
-    return total(np.ones((1, 1)))[0], _areas(people.code, probability, event, weight, subjects)(people.drawn)
+    return total(np.ones((1, 1)))[0], _areas(people.code, probability, event, weight, subjects)(people.counts)
 
 
 _CELLS = 5_000_000
@@ -120,7 +126,7 @@ _CELLS = 5_000_000
 def _areas(
     code: np.ndarray, probability: np.ndarray, event: np.ndarray, weight: np.ndarray, subjects: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """From how often each subject is drawn (R, S) to auroc and auprc (R, 2)."""
+    """From how often each subject is in each resample (R, S) to auroc and auprc (R, 2)."""
     at = np.unique(probability[event])
 
     def counts(chosen: np.ndarray, side: str) -> np.ndarray:
@@ -134,28 +140,31 @@ def _areas(
     false, false_above = counts(~event, "left"), counts(~event, "right")
     total = [np.bincount(code[chosen], weight[chosen], subjects) for chosen in (event, ~event)]
 
-    def both(drawn: np.ndarray) -> np.ndarray:
-        events, others = drawn @ total[0], drawn @ total[1]
-        tp, fp, above = drawn @ hits.T, drawn @ false.T, drawn @ false_above.T
-        mine = tp - drawn @ hits_above.T
+    def both(counts: np.ndarray) -> np.ndarray:
+        events, others = counts @ total[0], counts @ total[1]
+        tp, fp, above = counts @ hits.T, counts @ false.T, counts @ false_above.T
+        mine = tp - counts @ hits_above.T
         roc = (mine * (others[:, None] - (fp + above) / 2)).sum(1)
-        precision = (mine * np.nan_to_num(ratio(tp, tp + fp))).sum(1)  # nothing drawn from there: nothing is added
+        precision = (mine * np.nan_to_num(ratio(tp, tp + fp))).sum(1)  # no event there: nothing is added
         return np.column_stack([ratio(roc, events * others), ratio(precision, np.where(others > 0, events, 0))])
 
     return both
 
 
 def reliability_of_events(p: Predictions, calibration: EventCalibration, people_of: Callable) -> pd.DataFrame:
-    """A row for each tenth of the calibrated probability: said (mean), observed, low, high (shares), n_windows."""
+    """A row for each tenth of the calibrated probability: predicted (its mean), observed, low, high (shares),
+    n_windows."""
     excursion = excursion_named(calibration.excursion)
     happened = happened_within(p, excursion)
     known = ~np.isnan(happened)
-    said = calibration.probability(p)
-    tenth = np.minimum((10 * said).astype(int), 9)
+    probability = calibration.probability(p)
+    tenth = np.minimum((10 * probability).astype(int), 9)
     inside = known[:, None] & (tenth[:, None] == np.arange(10))
     people = people_of(p.subject)
     count = people.sum(inside)
     observed, low, high = people.estimate(people.sum(inside * np.nan_to_num(happened)[:, None]), count)
-    mean = ratio((inside * said[:, None]).sum(0), inside.sum(0))
-    table = pd.DataFrame({"said": mean, "observed": observed, "low": low, "high": high, "n_windows": inside.sum(0)})
+    mean = ratio((inside * probability[:, None]).sum(0), inside.sum(0))
+    table = pd.DataFrame(
+        {"predicted": mean, "observed": observed, "low": low, "high": high, "n_windows": inside.sum(0)}
+    )
     return table[table.n_windows > 0].reset_index(drop=True)

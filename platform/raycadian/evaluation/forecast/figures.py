@@ -109,7 +109,8 @@ def calibration(p: Predictions, people: SubjectBootstrap) -> "Figure":
 
 
 def _ranked_examples(p: Predictions) -> tuple[np.ndarray, list[tuple[str, int]]]:
-    """RMSE of each window (W,), and the windows at the ranks of _EXAMPLES among those with at least half their truth."""
+    """RMSE of each window (W,), and the windows at the ranks of _EXAMPLES among those with at least half their
+    truth."""
     seen = ~np.isnan(p.truth)
     error = np.sqrt(np.where(seen, (p.median - p.truth) ** 2, 0).sum(1) / np.maximum(seen.sum(1), 1))
     eligible = np.flatnonzero(2 * seen.sum(1) >= p.truth.shape[1])

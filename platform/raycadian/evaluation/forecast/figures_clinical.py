@@ -1,4 +1,5 @@
-"""Figures for those who treat people: error grids, and what a stated probability is worth. Colours and ink as in figures.py."""
+"""Figures for those who treat people: error grids, and what a stated probability is worth. Colours and ink as in
+figures.py."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _BINS = 110  # to a side
 
 
 def error_grid(p: Predictions, grid: ErrorGrid) -> "Figure":
-    """The median against what was measured at the key steps: the grid's lines, forecasts as density, shares of the zones."""
+    """The median against what was measured at the key steps: the grid's lines, forecasts as density, shares of the
+    zones."""
     figure, axes = new_figure(4.7 * len(p.key_steps) + 0.6, 5.0, ncols=len(p.key_steps), squeeze=False)
     for axis, step in zip(axes[0], p.key_steps, strict=True):
         _grid(axis, grid, p.truth[:, step], p.median[:, step])
@@ -59,10 +61,10 @@ def event_reliability(tables: dict[str, pd.DataFrame]) -> "Figure":
     figure, axes = new_figure(4.6 * len(tables) + 0.6, 4.2, ncols=len(tables), squeeze=False)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         axis.plot([0, 1], [0, 1], color=SOFT, lw=1, ls=":")
-        axis.vlines(table.said, table.low, table.high, color=MODELS[0], alpha=0.5, lw=2)
-        axis.plot(table.said, table.observed, "-", color=MODELS[0], lw=1.2)
+        axis.vlines(table.predicted, table.low, table.high, color=MODELS[0], alpha=0.5, lw=2)
+        axis.plot(table.predicted, table.observed, "-", color=MODELS[0], lw=1.2)
         size = 12 + 140 * np.sqrt(table.n_windows / table.n_windows.max())
-        axis.scatter(table.said, table.observed, s=size, color=MODELS[0], alpha=0.8, lw=0)
+        axis.scatter(table.predicted, table.observed, s=size, color=MODELS[0], alpha=0.8, lw=0)
         axis.set(xlabel="probability said", ylabel="share where it happened", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axis.set_title(title, fontsize=10, loc="left")
     return figure

@@ -28,9 +28,9 @@ def in_range(glucose: np.ndarray) -> np.ndarray:
 def cost(truth: np.ndarray, forecast: np.ndarray) -> np.ndarray:
     """1 to 2.5: the weight of a squared error in the glucose-specific MSE (gMSE).
 
-    Overestimates count up to 2.5 times where truth is low (towards 55 mg/dL and below), underestimates up to twice where it
-    is high (towards 255 and above). Del Favero, Facchinetti, Cobelli, IEEE Trans Biomed Eng 59:1281 (2012), eq. 4 to 9, with the
-    published constants.
+    Overestimates count up to 2.5 times where truth is low (towards 55 mg/dL and below), underestimates up to twice
+    where it is high (towards 255 and above). Del Favero, Facchinetti, Cobelli, IEEE Trans Biomed Eng 59:1281 (2012),
+    eq. 4 to 9, with the published constants.
     """
     low = _smooth_step(85.0 - truth, 30.0) * _smooth_step(forecast - truth, 10.0)
     high = _smooth_step(truth - 155.0, 100.0) * _smooth_step(truth - forecast, 20.0)
@@ -65,7 +65,8 @@ EXCURSIONS = (
 
 
 def has_event(beyond: np.ndarray, dt_min: float) -> np.ndarray:
-    """(..., H) bool -> (...) bool: whether points in a row cover at least EVENT_MIN minutes, each standing for dt_min."""
+    """(..., H) bool -> (...) bool: whether points in a row cover at least EVENT_MIN minutes, each standing for
+    dt_min."""
     points = _event_points(dt_min)
     if beyond.shape[-1] < points:
         return np.zeros(beyond.shape[:-1], dtype=bool)
@@ -117,10 +118,10 @@ def onset_ratios(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Per window (W,): what to sum above and below the line for events that begin after the origin.
 
-    `onset` (W,) minutes to it, of `onset_min`. onset_sensitivity_pct: the share of windows before an onset that alarm.
-    lead_time_min: from the first alarm to the onset, once for each event (a subject and the moment of its onset) that any
-    window alarms for; at most the horizon, as no window further off can hold the event, and in steps of the windows' spacing.
-    The "warning time" of Harvey et al., Diabetes Technol Ther 14:719 (2012).
+    `onset` (W,) minutes to it, of `onset_min`. onset_sensitivity_pct: the share of windows before an onset that
+    alarm. lead_time_min: from the first alarm to the onset, once for each event (a subject and the moment of its
+    onset) that any window alarms for; at most the horizon, as no window further off can hold the event, and in steps
+    of the windows' spacing. The "warning time" of Harvey et al., Diabetes Technol Ther 14:719 (2012).
     """
     before = ~np.isnan(onset)
     rings = np.flatnonzero(before & alarm)
@@ -139,9 +140,9 @@ def false_alarms_per_day(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per window (W,): false alarms that begin there, and the days that it stands for; their sums' ratio is the rate.
 
-    Neighbouring windows that alarm are one alarm (a person hears it once); it is false if none of its windows holds an
-    event. A window stands for the time to the next one: the smallest spacing between windows of one subject; NaN where nobody
-    has two.
+    Neighbouring windows that alarm are one alarm (a person hears it once); it is false if none of its windows holds
+    an event. A window stands for the time to the next one: the smallest spacing between windows of one subject; NaN
+    where nobody has two.
     """
     order = np.lexsort((time_utc, subject))
     inverse = np.argsort(order)

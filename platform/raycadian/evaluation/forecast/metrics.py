@@ -1,20 +1,21 @@
 """Scores of forecasts, with bootstrap intervals over people. docs/evaluation.md says when to look at which.
 
-Every metric is a ratio of sums over windows, pooled: points without measured truth are left out one by one, and counted.
-Of another target than glucose those that any has, in its unit: rmse_mmhg, mae, mape, bias, pinball, crps_quantile, wql, coverage, width.
+Every metric is a ratio of sums over windows, pooled: points without measured truth are left out one by one, and
+counted. Of another target than glucose those that any has, in its unit: rmse_mmhg, mae, mape, bias, pinball,
+crps_quantile, wql, coverage, width.
 
 rmse_mgdl         square root of the mean squared error of the median over all points (of all windows at once);
                   not the mean of per-window or per-person RMSEs, which is lower
 mae_mgdl          mean absolute error of the median
 mape_pct          mean of |median - truth| / truth
-mard_pct          mean absolute relative difference: the glucose field's name for the same number, always equal to mape_pct
+mard_pct          mean absolute relative difference: the glucose field's name for the same number
 bias_mgdl         mean of median - truth
-grmse_mgdl        glucose-specific RMSE: squared errors weigh up to 2.5 times where they hide a low, up to twice where a high
+grmse_mgdl        glucose-specific RMSE: squared errors weigh up to 2.5 times where they hide a low, twice where a high
 pinball_mgdl      mean pinball loss over the quantile levels, not normalised
-crps_quantile_mgdl    continuous ranked probability score from the quantiles: twice the pinball loss, integrated over the levels
+crps_quantile_mgdl    continuous ranked probability score: twice the pinball loss, integrated over the levels
 wql_per_point_mgdl    weighted quantile loss, by the number of points: 2 x pinball_mgdl
 wql_per_truth         weighted quantile loss, by the sum of |truth|: GluonTS' mean_weighted_quantile_loss; no unit
-clarke_a_pct      share of points in zone A of the Clarke error grid; clarke_ab_pct: in A or B; clarke_de_pct: in D or E;
+clarke_a_pct      share of points in zone A of Clarke's error grid; clarke_ab_pct: in A or B; clarke_de_pct: in D or E;
                   the same of the Parkes error grid for type 1 (parkes1_a_pct ...) and type 2 (parkes2_a_pct ...)
 tir_truth_pct     share of points within 70-180 mg/dL as measured; tir_forecast_pct: of the median;
                   tir_error_pct: the latter minus the former
@@ -22,24 +23,25 @@ coverage_90_pct   share of truth inside the central 90% interval; width_90_mgdl:
 
 kind   step        at that horizon alone
        cumulative  over all steps up to it; at the last step: over the whole horizon
-       window      the horizon judged as a whole, for events: at least 15 minutes in a row below 70 or 54, above 180 or 250 mg/dL
+       window      the horizon judged as a whole, for events: 15 minutes or more below 70 or 54, above 180 or 250 mg/dL
        person      a figure of each person's series, then the mean over people
 
 hypo70_sensitivity_pct           share of windows with an event in which the median shows one, too
 hypo70_precision_pct             share of windows whose median shows an event that hold one
 hypo70_f1_pct                    harmonic mean of the two
 hypo70_false_alarms_per_day      alarms without an event; neighbouring windows that alarm are one alarm
-hypo70_onset_sensitivity_pct     sensitivity for windows whose event begins after the origin (not under way, origin measured)
+hypo70_onset_sensitivity_pct     sensitivity for windows whose event begins after the origin (not yet under way)
 hypo70_lead_time_min             from the first alarm to such an event's onset, mean over the events that had one
-hypo70_q5_sensitivity_pct ...    the same where not the median but the 5% quantile raises the alarm (above: the upper ones)
+hypo70_q5_sensitivity_pct ...    the same where the 5% quantile raises the alarm, not the median (above: the upper ones)
 
-temporal_gain_min                horizon minus the delay at which the median follows the truth; at 30, 60 min and the last step
-gmi_pct_error ...                of each figure of evaluation/summaries.py (mean_mgdl, cv_pct, gmi_pct, gri, lbgi, hbgi, mage_mgdl,
-                                 time_below_54_pct, time_54_69_pct,
-                                 time_70_180_pct, time_181_250_pct, time_above_250_pct): forecast minus truth; beside it _truth and _forecast
+temporal_gain_min                horizon minus the delay of the median behind the truth; at 30, 60 min and the last step
+gmi_pct_error ...                of each figure of summaries.py: forecast minus truth; beside it _truth and _forecast
+                                 (mean_mgdl, cv_pct, gmi_pct, gri, lbgi, hbgi, mage_mgdl, time_below_54_pct,
+                                 time_54_69_pct, time_70_180_pct, time_181_250_pct, time_above_250_pct)
 
-hypo70_probability_...           evaluation/event_scores.py adds these to a run's test scores: base_rate_pct, brier, brier_raw,
-                                 brier_miscalibration, brier_discrimination, brier_uncertainty, brier_skill_pct, auroc, auprc
+hypo70_probability_...           event_scores.py adds these to a run's test scores: base_rate_pct, brier, brier_raw,
+                                 brier_miscalibration, brier_discrimination, brier_uncertainty, brier_skill_pct,
+                                 auroc, auprc
 
 Windows overlap and an event under way counts, so sensitivity includes events that have begun. Windows whose missing
 points leave open whether there was an event are left out. Low and high: percentile bootstrap over subjects, the same
@@ -81,7 +83,8 @@ Row = dict[str, str | int | float]
 
 @dataclass(frozen=True)
 class PointMetric:
-    """The mean over points of what each contributes, or its square root. glycemic: it means something of glucose alone."""
+    """The mean over points of what each contributes, or its square root. glycemic: it means something of glucose
+    alone."""
 
     points: Points
     root: bool = False
@@ -107,8 +110,8 @@ METRICS: dict[str, PointMetric] = {
     "tir_forecast_pct": PointMetric(points.tir_forecast_pct, glycemic=True),
     "tir_error_pct": PointMetric(points.tir_error_pct, glycemic=True),
 }
-"""Those that need no particular levels; `metrics_of` adds an interval's coverage and width. evaluation/metric.py has the
-words, units and directions."""
+"""Those that need no particular levels; `metrics_of` adds an interval's coverage and width. evaluation/metric.py has
+the words, units and directions."""
 
 
 def catalogue(target: str) -> dict[str, PointMetric]:
@@ -119,12 +122,12 @@ def catalogue(target: str) -> dict[str, PointMetric]:
 
 def metrics_of(levels: np.ndarray, target: str = GLUCOSE) -> dict[str, PointMetric]:
     """The catalogue, then coverage and width of each central interval that the levels bound, widest first."""
-    found = dict(catalogue(target))
+    metrics = dict(catalogue(target))
     for low, high in intervals(levels):
         name = interval_name(levels, low, high)
-        found[f"coverage_{name}_pct"] = PointMetric(points.coverage_pct(low, high))
-        found[in_unit_of(f"width_{name}_mgdl", target)] = PointMetric(points.width(low, high))
-    return found
+        metrics[f"coverage_{name}_pct"] = PointMetric(points.coverage_pct(low, high))
+        metrics[in_unit_of(f"width_{name}_mgdl", target)] = PointMetric(points.width(low, high))
+    return metrics
 
 
 def intervals(levels: np.ndarray) -> list[tuple[int, int]]:
@@ -146,8 +149,9 @@ def points_of(p: Predictions, metric: PointMetric) -> np.ndarray:
 def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """Every metric of this module in a long table, with intervals over subjects.
 
-    scope (all, id, ood) · metric · kind (step, cumulative, window) · horizon_min · value, low, high · n_subjects, n_windows
-    that contribute · n_points behind the value · n_missing points left out. Raises ValueError where no truth was measured.
+    scope (all, id, ood) · metric · kind (step, cumulative, window) · horizon_min · value, low, high · n_subjects,
+    n_windows that contribute · n_points behind the value · n_missing points left out. Raises ValueError where no
+    truth was measured.
     """
     if np.isnan(predictions.truth).all():
         raise ValueError(
@@ -177,19 +181,19 @@ def _point_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataF
     for name, total, below, root in rows:
         for kind in used:
             ahead = (lambda s: s.cumsum(1)) if kind == "cumulative" else (lambda s: s)
-            found = people.estimate(ahead(total), ahead(below), root)
-            yield _block(p, name, kind, found, ahead(count), used[kind])
+            estimate = people.estimate(ahead(total), ahead(below), root)
+            yield _block(p, name, kind, estimate, ahead(count), used[kind])
 
 
 def _block(
-    p: Predictions, metric: str, kind: str, found: tuple[np.ndarray, ...], count: np.ndarray, used: np.ndarray
+    p: Predictions, metric: str, kind: str, estimate: tuple[np.ndarray, ...], count: np.ndarray, used: np.ndarray
 ) -> pd.DataFrame:
-    value, low, high = found
-    asked = len(p) * (np.arange(len(value)) + 1 if kind == "cumulative" else 1)
+    value, low, high = estimate
+    expected = len(p) * (np.arange(len(value)) + 1 if kind == "cumulative" else 1)
     n = count.sum(0).astype(int)
     return pd.DataFrame({
         "metric": metric, "kind": kind, "horizon_min": p.horizon_min, "value": value, "low": low, "high": high,
-        "n_subjects": (count > 0).sum(0), "n_windows": used.sum(0), "n_points": n, "n_missing": asked - n,
+        "n_subjects": (count > 0).sum(0), "n_windows": used.sum(0), "n_points": n, "n_missing": expected - n,
     })  # fmt: skip
 
 
@@ -200,10 +204,10 @@ def _event_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[Row]:
         onset = onset_min(p.truth, origin, excursion, p.dt_min)
         for rule, position in alarm_rules(p.levels, excursion):
             alarm = forecast_event(p.quantiles[..., position], excursion, p.dt_min)
-            found = alarm_ratios(actual, alarm)
-            found["false_alarms_per_day"] = false_alarms_per_day(p.subject, p.time_utc, actual, alarm)
-            found |= onset_ratios(p.subject, p.time_utc, onset, alarm)
-            for name, (above, below) in found.items():
+            ratios = alarm_ratios(actual, alarm)
+            ratios["false_alarms_per_day"] = false_alarms_per_day(p.subject, p.time_utc, actual, alarm)
+            ratios |= onset_ratios(p.subject, p.time_utc, onset, alarm)
+            for name, (above, below) in ratios.items():
                 yield _window_row(p, f"{excursion.name}{rule}_{name}", people, above, below, np.isnan(actual))
 
 
@@ -238,16 +242,22 @@ def _person_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[Row]:
 def _person_row(p: Predictions, metric: str, horizon_min: float, values: np.ndarray, people: SubjectBootstrap) -> Row:
     """The mean of one value a person (S,)."""
     known = ~np.isnan(values)
-    found = people.estimate(np.nan_to_num(values)[:, None], known[:, None].astype(float))
+    estimate = people.estimate(np.nan_to_num(values)[:, None], known[:, None].astype(float))
     n = int(np.isin(p.subject, people.subjects[known]).sum())
-    return score_row(metric, "person", horizon_min, found, known.sum(), n, len(p) - n)
+    return score_row(metric, "person", horizon_min, estimate, known.sum(), n, len(p) - n)
 
 
 def score_row(
-    metric: str, kind: str, horizon_min: float, found: tuple[np.ndarray, ...], n_subjects: int, n: int, n_missing: int
+    metric: str,
+    kind: str,
+    horizon_min: float,
+    estimate: tuple[np.ndarray, ...],
+    n_subjects: int,
+    n: int,
+    n_missing: int,
 ) -> Row:
-    """A row of the score table; `found`: value, low, high, (1,) each."""
-    value, low, high = (float(v[0]) for v in found)
+    """A row of the score table; `estimate`: value, low, high, (1,) each."""
+    value, low, high = (float(v[0]) for v in estimate)
     return {
         "metric": metric, "kind": kind, "horizon_min": float(horizon_min), "value": value, "low": low, "high": high,
         "n_subjects": int(n_subjects), "n_windows": n, "n_points": n, "n_missing": int(n_missing),

@@ -10,7 +10,8 @@ from raycadian.evaluation.forecast.error_grids import ErrorGrid
 from raycadian.evaluation.forecast.glycemic import cost, in_range
 
 Points = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(truth (W, H), quantiles (W, H, Q), levels (Q,)) -> what each point contributes (W, H), NaN where truth is missing."""
+"""(truth (W, H), quantiles (W, H, Q), levels (Q,)) -> what each point contributes (W, H), NaN where truth is
+missing."""
 
 
 def median(quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -55,9 +56,9 @@ def quantile_loss(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) 
 def crps(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score: twice the pinball loss integrated over the levels from 0 to 1.
 
-    Gneiting and Ranjan, J Bus Econ Stat 29:411 (2011), eq. 12. The integral by the rule that gives each level the part of
-    (0, 1) nearest to it: with few levels an approximation (3% low for a normal forecast and levels 5, 25, 50, 75, 95%), proper all the
-    same. With the median alone it is the absolute error.
+    Gneiting and Ranjan, J Bus Econ Stat 29:411 (2011), eq. 12. The integral by the rule that gives each level the
+    part of (0, 1) nearest to it: with few levels an approximation (3% low for a normal forecast and levels 5, 25, 50,
+    75, 95%), proper all the same. With the median alone it is the absolute error.
     """
     return 2 * _pinball_by_level(truth, quantiles, levels) @ level_widths(levels)
 
@@ -89,8 +90,8 @@ def zones_pct(grid: ErrorGrid, zones: str) -> Points:
     """Points in any of the `zones` of an error grid, e.g. "AB"."""
 
     def points(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        found = grid.zones(truth, median(quantiles, levels))
-        return _where_measured(truth, 100.0 * np.logical_or.reduce([found == zone for zone in zones]))
+        lies_in = grid.zones(truth, median(quantiles, levels))
+        return _where_measured(truth, 100.0 * np.logical_or.reduce([lies_in == zone for zone in zones]))
 
     return points
 

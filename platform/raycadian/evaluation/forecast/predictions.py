@@ -1,4 +1,4 @@
-"""What a forecaster said about windows, beside what happened: the table that every score is computed from."""
+"""Forecasts of windows beside what happened: the table that every score is computed from."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _META = "raycadian"
 class Predictions:
     """W windows, H horizon steps, Q quantile levels; of `target`, in the unit that its name says (glucose: mg/dL).
 
-    subject (W,) str · time_utc (W,) datetime64[s] of the last context point · local_h (W,) its local hour · truth (W, H),
-    NaN where not measured · quantiles (W, H, Q), finite, non-decreasing in Q · levels (Q,), rising, with 0.5 · parts:
-    additive decomposition of the median, name -> (W, H) · dt_min: minutes a step · scope (W,) id (subject seen in
-    training) or ood (held out whole); all id where none is given · past (W, P) the last points before the forecast, or none.
+    subject (W,) str · time_utc (W,) datetime64[s] of the last context point · local_h (W,) its local hour · truth (W,
+    H), NaN where not measured · quantiles (W, H, Q), finite, non-decreasing in Q · levels (Q,), rising, with 0.5 ·
+    parts: additive decomposition of the median, name -> (W, H) · dt_min: minutes a step · scope (W,) id (subject seen
+    in training) or ood (held out whole); all id where none is given · past (W, P) the last points before the
+    forecast, or none.
 
     Raises ValueError where shapes disagree or a forecast is not finite: a forecast that is missing can't be scored, and
     to leave it out would reward it.
@@ -58,14 +59,14 @@ class Predictions:
         windows, steps = self.truth.shape
         expected: dict[str, tuple] = dict.fromkeys(("subject", "time_utc", "local_h", "scope"), (windows,))
         expected["quantiles"] = (windows, steps, len(self.levels))
-        found = {name: getattr(self, name).shape for name in expected}
+        actual = {name: getattr(self, name).shape for name in expected}
         for name, part in self.parts.items():
-            expected[f"parts[{name!r}]"], found[f"parts[{name!r}]"] = (windows, steps), part.shape
+            expected[f"parts[{name!r}]"], actual[f"parts[{name!r}]"] = (windows, steps), part.shape
         if self.past is not None:
-            expected["past"], found["past"] = (windows, *self.past.shape[1:2]), self.past.shape
+            expected["past"], actual["past"] = (windows, *self.past.shape[1:2]), self.past.shape
         for name, shape in expected.items():
-            if found[name] != shape:
-                raise ValueError(f"predictions.{name}: expected shape {shape}, found {found[name]}")
+            if actual[name] != shape:
+                raise ValueError(f"predictions.{name}: expected shape {shape}, found {actual[name]}")
 
     def _check_levels(self) -> None:
         levels = [float(v) for v in self.levels]
@@ -109,8 +110,8 @@ class Predictions:
     @property
     def key_steps(self) -> list[int]:
         """The steps that tables and figures show: 30 and 60 minutes ahead where the forecast has them, and the last."""
-        found = [i for i, minutes in enumerate(self.horizon_min) if minutes in (30.0, 60.0)]
-        return sorted({*found, self.truth.shape[1] - 1})
+        shown = [i for i, minutes in enumerate(self.horizon_min) if minutes in (30.0, 60.0)]
+        return sorted({*shown, self.truth.shape[1] - 1})
 
     def select(self, mask: np.ndarray) -> "Predictions":
         """The windows where `mask` (W,) is true, or the windows that an index names, in its order."""
@@ -139,9 +140,12 @@ class Predictions:
     def write_parquet(self, path: Path) -> None:
         """One row a window; horizon arrays as lists, one column a quantile (`q0.05` ...). Whole or not at all."""
         columns: dict[str, Any] = {
-            "subject": pa.array(self.subject.tolist(), pa.string()), "time_utc": pa.array(self.time_utc.astype("datetime64[s]")),
-            "local_h": self.local_h, "scope": pa.array(self.scope.tolist(), pa.string()), "truth": _lists(self.truth),
-        }  # fmt: skip
+            "subject": pa.array(self.subject.tolist(), pa.string()),
+            "time_utc": pa.array(self.time_utc.astype("datetime64[s]")),
+            "local_h": self.local_h,
+            "scope": pa.array(self.scope.tolist(), pa.string()),
+            "truth": _lists(self.truth),
+        }
         columns |= {f"q{level:g}": _lists(self.quantiles[:, :, i]) for i, level in enumerate(self.levels)}
         columns |= {f"part:{name}": _lists(part) for name, part in self.parts.items()}
         if self.past is not None:
@@ -192,9 +196,13 @@ def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
 def _layout(p: Predictions) -> dict[str, Any]:
     past = None if p.past is None else p.past.shape[1]
     return {
-        "levels": [float(v) for v in p.levels], "steps": p.truth.shape[1], "dt_min": p.dt_min, "parts": sorted(p.parts), "past": past,
+        "levels": [float(v) for v in p.levels],
+        "steps": p.truth.shape[1],
+        "dt_min": p.dt_min,
+        "parts": sorted(p.parts),
+        "past": past,
         "target": p.target,
-    }  # fmt: skip
+    }
 
 
 def _lists(matrix: np.ndarray) -> pa.Array:

@@ -32,8 +32,8 @@ def sections(
     """What a run's report shows of its forecasts, those without a body left empty.
 
     `predictions`: model name -> test predictions on identical windows, the run's own model first. `leaderboard`: of
-    `compare.leaderboard` over them; its settings of the bootstrap hold for every interval of the page. `insights`: a row a
-    person of the fitted mechanism in words, or none. `validation`: the run's own validation predictions, which
+    `compare.leaderboard` over them; its settings of the bootstrap hold for every interval of the page. `insights`: a
+    row a person of the fitted mechanism in words, or none. `validation`: the run's own validation predictions, which
     probabilities of lows and adaptive intervals are calibrated on; without them those are left out.
     """
     name, own = next(iter(predictions.items()))
@@ -112,8 +112,8 @@ def _compared_with(board: pd.DataFrame) -> str:
 def _leaderboard(board: pd.DataFrame, confidence: float) -> str:
     note = (
         f"{label(board.columns[1]).split(',')[0]} is pooled over the whole horizon. The difference is to "
-        f"{_compared_with(board)}; brackets hold {confidence:.0%} intervals from resampling people, for differences the "
-        "same people on both sides, and the verdict says no more than they do."
+        f"{_compared_with(board)}; brackets hold {confidence:.0%} intervals from resampling people, for differences "
+        "the same people on both sides, and the verdict says no more than they do."
     )
     text = parts.identical_windows(board) + note + _too_few(board.n_subjects.min())
     return paragraph(text) + parts.leaderboard(board, digits=2)
@@ -127,8 +127,8 @@ def _too_few(people: int) -> str:
 
 def _examples(name: str, p: Predictions) -> str:
     caption = (
-        f"Six forecasts of {name}, chosen by the rank of their RMSE among all test windows with at least half of the truth "
-        "measured."
+        f"Six forecasts of {name}, chosen by the rank of their RMSE among all test windows with at least half of the "
+        "truth measured."
     )
     if p.glycemic:
         caption += " Green: 70 to 180 mg/dL."
@@ -156,12 +156,18 @@ def _by_scope(tables: dict[str, pd.DataFrame], target: str) -> str:
                 rows.append({"model": name, "people": words, **values, **counts})
     if len({row["people"] for row in rows}) < 2:
         return ""
-    note = "Over the whole horizon. People seen in training are scored on other days of theirs; held-out people gave nothing to training."
+    note = (
+        "Over the whole horizon. People seen in training are scored on other days of theirs; held-out people gave "
+        "nothing to training."
+    )
     return paragraph(note) + table_html(pd.DataFrame(rows))
 
 
 def _by_hour(predictions: dict[str, Predictions], people: SubjectBootstrap) -> str:
-    caption = "RMSE over all steps of the horizon, by the local hour at which glucose was measured; bands: intervals over people"
+    caption = (
+        "RMSE over all steps of the horizon, by the local hour at which glucose was measured; bands: intervals over "
+        "people"
+    )
     return parts.figure(figures.by_hour(predictions, people), caption)
 
 
@@ -169,10 +175,10 @@ def _insights(insights: list[dict[str, Any]]) -> str:
     if not insights:
         return ""
     note = (
-        "The parameters of the cortisol-melatonin-adiponectin model as fitted to each person's glucose, in words by its authors' "
-        "thresholds. They describe a fit, often a poorly determined one: ± is a standard deviation of the posterior; as assumed means "
-        "that the data narrow what was assumed beforehand by less than a tenth; RMSE is of the readings about the fit, and "
-        "above 30 mg/dL it describes them poorly. Not a diagnosis."
+        "The parameters of the cortisol-melatonin-adiponectin model as fitted to each person's glucose, in words by "
+        "its authors' thresholds. They describe a fit, often a poorly determined one: ± is a standard deviation of "
+        "the posterior; as assumed means that the data narrow what was assumed beforehand by less than a tenth; RMSE "
+        "is of the readings about the fit, and above 30 mg/dL it describes them poorly. Not a diagnosis."
     )
     frame = pd.DataFrame(insights).fillna("").rename(columns=_PARAMETERS)
     return paragraph(note) + parts.folded(f"{len(frame)} fits", table_html(frame), len(frame) <= 12)

@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NOTE = (
-    "The better model of each pair comes first. The difference is of {label}; brackets hold {confidence:.0%} intervals from "
-    "resampling people: would it hold in other people? p: the Diebold-Mariano test over the windows of all people with the "
-    "small-sample correction of Harvey, Leybourne and Newbold: would it hold for these people on other days? It is corrected "
-    "by Holm's method for the {tests} comparisons over the whole horizon, and apart for those at single steps. Better: both say so. Better for these people: only the test does."
+    "The better model of each pair comes first. The difference is of {label}; brackets hold {confidence:.0%} "
+    "intervals from resampling people: would it hold in other people? p: the Diebold-Mariano test over the windows of "
+    "all people with the small-sample correction of Harvey, Leybourne and Newbold: would it hold for these people on "
+    "other days? It is corrected by Holm's method for the {tests} comparisons over the whole horizon, and apart for "
+    "those at single steps. Better: both say so. Better for these people: only the test does."
 )
 
 
-def comparison(named: dict[str, Predictions], board: pd.DataFrame, drawn: dict[str, Any]) -> str:
-    """Every pair over the whole horizon, at single steps folded, and the ranks; empty for one model. `drawn`: bootstrap,
-    confidence, seed."""
+def comparison(named: dict[str, Predictions], board: pd.DataFrame, resamples: dict[str, Any]) -> str:
+    """Every pair over the whole horizon, at single steps folded, and the ranks; empty for one model. `resamples`:
+    bootstrap, confidence, seed."""
     if len(named) < 2:
         return ""
-    settings = {name: drawn[name] for name in ("bootstrap", "confidence", "seed")}
-    metric, confidence = str(board.columns[1]), drawn["confidence"]
+    settings = {name: resamples[name] for name in ("bootstrap", "confidence", "seed")}
+    metric, confidence = str(board.columns[1]), resamples["confidence"]
     return differences_html(differences(named, metric=metric, **settings), metric, confidence) + ranks_html(
         named, metric, confidence
     )
@@ -53,9 +54,9 @@ def note(table: pd.DataFrame, metric: str, confidence: float) -> str:
 def pairs_html(table: pd.DataFrame) -> str:
     """Pairs in words and as a table; those at single steps folded."""
     whole = table.kind == "cumulative"
-    said = "".join(f"<li>{escape(text)}</li>" for text in table.sentence[whole])
+    sentences = "".join(f"<li>{escape(text)}</li>" for text in table.sentence[whole])
     rest = "" if whole.all() else parts.folded("At single steps", table_html(_shown(table[~whole])), False)
-    return f"<ul>{said}</ul>" + table_html(_shown(table[whole])) + rest
+    return f"<ul>{sentences}</ul>" + table_html(_shown(table[whole])) + rest
 
 
 def ranks_html(named: dict[str, Predictions], metric: str, confidence: float) -> str:
@@ -63,13 +64,13 @@ def ranks_html(named: dict[str, Predictions], metric: str, confidence: float) ->
     people = len(set(next(iter(named.values())).subject.tolist()))
     if len(named) < 3 or people < 2:
         return ""
-    found = rank_models(named, metric, 1 - confidence)
+    ranks = rank_models(named, metric, 1 - confidence)
     caption = (
-        f"Mean rank over {found.n_subjects} people by their own {label(metric).split(',')[0]}; 1 is best. Bars join "
-        f"models that Nemenyi's test can't tell apart (critical difference {found.critical:.2f}). Friedman's test that all "
-        f"rank the same: p {p_value(found.p)}."
+        f"Mean rank over {ranks.n_subjects} people by their own {label(metric).split(',')[0]}; 1 is best. Bars join "
+        f"models that Nemenyi's test can't tell apart (critical difference {ranks.critical:.2f}). Friedman's test that "
+        f"all rank the same: p {p_value(ranks.p)}."
     )
-    return parts.figure(critical_difference(found), caption)
+    return parts.figure(critical_difference(ranks), caption)
 
 
 def critical_difference(ranks: Ranks) -> "Figure":

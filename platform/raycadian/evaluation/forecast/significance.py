@@ -1,7 +1,8 @@
 """Tests of whether one forecaster's losses are lower than another's, and corrections for asking often.
 
-Two kinds of chance are kept apart. The Diebold-Mariano test asks whether the difference would hold for *these people* on
-other days; intervals from resampling people (bootstrap.py) and ranks over people ask whether it would in *other people*.
+Two kinds of chance are kept apart. The Diebold-Mariano test asks whether the difference would hold for *these people*
+on other days; intervals from resampling people (bootstrap.py) and ranks over people ask whether it would in *other
+people*.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which windows of one person have horizons that overlap: their errors share what happened, so they are not independent.
+    """Which windows of one person have horizons that overlap: their errors share what happened, so they are not
+    independent.
 
-    order (W,): the windows by person and time · person (W,): whose each is, in that order · pairs: (left, right) positions
-    in that order, once for each number of windows between them.
+    order (W,): the windows by person and time · person (W,): whose each is, in that order · pairs: (left, right)
+    positions in that order, once for each number of windows between them.
     """
 
     order: np.ndarray
@@ -26,7 +28,8 @@ class Overlap:
 
 
 def overlapping(subject: np.ndarray, time_utc: np.ndarray, horizon_min: float) -> Overlap:
-    """Windows (W,) that begin less than `horizon_min` apart. On an even grid these are the lags 1 to h - 1 of the test."""
+    """Windows (W,) that begin less than `horizon_min` apart. On an even grid these are the lags 1 to h - 1 of the
+    test."""
     person = np.unique(subject, return_inverse=True)[1]
     order = np.lexsort((time_utc, person))
     person, time_s = person[order], time_utc[order].astype("datetime64[s]").astype(np.int64)
@@ -54,12 +57,13 @@ class DieboldMariano:
 def diebold_mariano(difference: np.ndarray, overlap: Overlap) -> DieboldMariano:
     """Test that the mean of loss differences (W,), first minus second, is zero; NaN: the window has no loss.
 
-    For each person the variance of the mean counts the covariances of overlapping windows (Diebold and Mariano 1995, J.
-    Bus. Econ. Stat. 13:253, rectangular kernel), with the small-sample factor (n + 1 - 2h + h(h - 1)/n)/n of Harvey,
-    Leybourne and Newbold 1997 (Int. J. Forecasting 13:281); where that estimate isn't positive, Bartlett's weights take
-    the kernel's place. People are independent: their means are weighted by their windows, their variances add up, and the
-    degrees of freedom are Satterthwaite's. For one person this is the published test on t with n - 1 degrees. People with
-    no more than h windows can't enter. p is NaN where nobody can, 1 where both forecasts have the same losses.
+    For each person the variance of the mean counts the covariances of overlapping windows (Diebold and Mariano 1995,
+    J. Bus. Econ. Stat. 13:253, rectangular kernel), with the small-sample factor (n + 1 - 2h + h(h - 1)/n)/n of
+    Harvey, Leybourne and Newbold 1997 (Int. J. Forecasting 13:281); where that estimate isn't positive, Bartlett's
+    weights take the kernel's place. People are independent: their means are weighted by their windows, their
+    variances add up, and the degrees of freedom are Satterthwaite's. For one person this is the published test on t
+    with n - 1 degrees. People with no more than h windows can't enter. p is NaN where nobody can, 1 where both
+    forecasts have the same losses.
     """
     x = difference[overlap.order].astype(np.float64)
     seen = ~np.isnan(x)
@@ -85,11 +89,11 @@ def _combined(mean: np.ndarray, variance: np.ndarray, n: np.ndarray) -> DieboldM
         return DieboldMariano(np.nan, np.nan, np.nan, **counts)
     share = n / n.sum()
     parts = share**2 * variance
-    total, found = parts.sum(), (share * mean).sum()
+    total, pooled = parts.sum(), (share * mean).sum()
     if total <= 0:
         same = bool((mean == 0).all())
         return DieboldMariano(0.0 if same else np.nan, np.nan, 1.0 if same else np.nan, **counts)
-    statistic, df = found / np.sqrt(total), total**2 / (parts**2 / (n - 1)).sum()
+    statistic, df = pooled / np.sqrt(total), total**2 / (parts**2 / (n - 1)).sum()
     return DieboldMariano(float(statistic), float(df), float(2 * stats.t.sf(abs(statistic), df)), **counts)
 
 
@@ -98,8 +102,8 @@ def _sum(person: np.ndarray, values: np.ndarray, people: int = 0) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values (K,) adjusted so that the chance of any false finding among them stays below the level (Holm 1979, Scand. J.
-    Stat. 6:65). NaN, a test that could not be made, stays NaN and counts as none."""
+    """p-values (K,) adjusted so that the chance of any false finding among them stays below the level (Holm 1979,
+    Scand. J. Stat. 6:65). NaN, a test that could not be made, stays NaN and counts as none."""
     adjusted = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
@@ -120,7 +124,8 @@ class Ranks:
     n_subjects: int
 
     def groups(self) -> list[list[str]]:
-        """Models that Nemenyi's test can't tell apart: each largest run of neighbours within the critical difference."""
+        """Models that Nemenyi's test can't tell apart: each largest run of neighbours within the critical
+        difference."""
         names = sorted(self.mean, key=self.mean.__getitem__)
         runs = [
             [m for m in names[i:] if self.mean[m] - self.mean[first] < self.critical] for i, first in enumerate(names)
@@ -131,8 +136,8 @@ class Ranks:
 def ranks(losses: dict[str, np.ndarray], alpha: float = 0.05) -> Ranks:
     """Rank models by each person's loss (S,), lower is better (Demšar 2006, J. Mach. Learn. Res. 7:1).
 
-    People with a missing loss are left out. Critical difference q sqrt(K (K + 1) / 6 S), q of the studentized range with
-    infinitely many degrees of freedom over sqrt(2). Raises ValueError for fewer than two models or people.
+    People with a missing loss are left out. Critical difference q sqrt(K (K + 1) / 6 S), q of the studentized range
+    with infinitely many degrees of freedom over sqrt(2). Raises ValueError for fewer than two models or people.
     """
     table = np.stack(list(losses.values()), axis=1)  # (S, K)
     table = table[~np.isnan(table).any(1)]

@@ -32,9 +32,14 @@ def summary(glucose: np.ndarray) -> dict[str, float]:
     ranges = time_in_ranges_pct(seen)
     low, high = blood_glucose_indices(seen)
     return ranges | {
-        "mean_mgdl": float(seen.mean()), "cv_pct": cv_pct(seen), "gmi_pct": gmi_pct(seen), "gri": gri(ranges), "lbgi": low,
-        "hbgi": high, "mage_mgdl": mage_mgdl(glucose),
-    }  # fmt: skip
+        "mean_mgdl": float(seen.mean()),
+        "cv_pct": cv_pct(seen),
+        "gmi_pct": gmi_pct(seen),
+        "gri": gri(ranges),
+        "lbgi": low,
+        "hbgi": high,
+        "mage_mgdl": mage_mgdl(glucose),
+    }
 
 
 def time_in_ranges_pct(glucose: np.ndarray) -> dict[str, float]:
@@ -50,7 +55,8 @@ def cv_pct(glucose: np.ndarray) -> float:
 
 
 def gmi_pct(glucose: np.ndarray) -> float:
-    """Glucose management indicator: the HbA1c that the mean glucose suggests. Bergenstal et al., Diabetes Care 41:2275 (2018)."""
+    """Glucose management indicator: the HbA1c that the mean glucose suggests. Bergenstal et al., Diabetes Care
+    41:2275 (2018)."""
     return float(3.31 + 0.02392 * np.nanmean(glucose))
 
 
@@ -61,8 +67,8 @@ def gri(ranges: dict[str, float]) -> float:
 
 
 def blood_glucose_indices(glucose: np.ndarray) -> tuple[float, float]:
-    """LBGI, HBGI: risk of lows and of highs. Kovatchev et al., Diabetes Care 20:1655 (1997): means of 10 f² on either side of
-    f = 1.509 (ln(glucose)^1.084 - 5.381), which is 0 at 112.5 mg/dL."""
+    """LBGI, HBGI: risk of lows and of highs. Kovatchev et al., Diabetes Care 20:1655 (1997): means of 10 f² on either
+    side of f = 1.509 (ln(glucose)^1.084 - 5.381), which is 0 at 112.5 mg/dL."""
     seen = glucose[~np.isnan(glucose)]
     f = 1.509 * (np.log(np.maximum(seen, 1.0)) ** 1.084 - 5.381)
     return float(np.mean(10 * np.minimum(f, 0) ** 2)), float(np.mean(10 * np.maximum(f, 0) ** 2))
@@ -71,9 +77,9 @@ def blood_glucose_indices(glucose: np.ndarray) -> tuple[float, float]:
 def mage_mgdl(glucose: np.ndarray) -> float:
     """Mean amplitude of glycemic excursions: of swings between turning points that exceed one standard deviation.
 
-    Service et al., Diabetes 19:644 (1970), upward and downward swings together (iglu's direction "avg"). A turning point is
-    confirmed once glucose has come back from it by more than one standard deviation (over n - 1), so smaller wiggles end no
-    swing; nothing is smoothed. Missing points are passed over. NaN where no swing is that large.
+    Service et al., Diabetes 19:644 (1970), upward and downward swings together (iglu's direction "avg"). A turning
+    point is confirmed once glucose has come back from it by more than one standard deviation (over n - 1), so smaller
+    wiggles end no swing; nothing is smoothed. Missing points are passed over. NaN where no swing is that large.
     """
     seen = glucose[~np.isnan(glucose)]
     if len(seen) < 2:
@@ -83,25 +89,28 @@ def mage_mgdl(glucose: np.ndarray) -> float:
 
 
 def _turning_points(values: list[float], threshold: float) -> list[float]:
-    """Peaks and nadirs in turn, neighbours more than `threshold` apart, the last one the extreme so far; empty where none are."""
+    """Peaks and nadirs in turn, neighbours more than `threshold` apart, the last one the extreme so far; empty where
+    none are."""
     low = high = values[0]
-    direction, found = 0, []  # 1 rising from a nadir, -1 falling from a peak, 0 not yet known
+    direction, turns = 0, []  # 1 rising from a nadir, -1 falling from a peak, 0 not yet known
     for value in values:
         low, high = min(low, value), max(high, value)
         if direction >= 0 and high - value > threshold:
-            found.append(high)
+            turns.append(high)
             direction, low = -1, value
         elif direction <= 0 and value - low > threshold:
-            found.append(low)
+            turns.append(low)
             direction, high = 1, value
-    return found + ([high] if direction > 0 else [low] if direction < 0 else [])
+    return turns + ([high] if direction > 0 else [low] if direction < 0 else [])
 
 
 def person_series(p: Predictions) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """subject, truth (N,), forecast (N,) in time order: each moment once, by the longest-ahead forecasts that leave no gap.
+    """subject, truth (N,), forecast (N,) in time order: each moment once, by the longest-ahead forecasts that leave
+    no gap.
 
-    Windows of one subject that follow each other after s steps overlap: the last s steps of each are taken (all where they
-    do not overlap). Forecasts count only where truth was measured, so both sides of a comparison see the same moments.
+    Windows of one subject that follow each other after s steps overlap: the last s steps of each are taken (all where
+    they do not overlap). Forecasts count only where truth was measured, so both sides of a comparison see the same
+    moments.
     """
     steps = p.truth.shape[1]
     forecast = np.where(np.isnan(p.truth), np.nan, p.median).astype(np.float64)
@@ -123,8 +132,8 @@ def glucose_summaries(p: Predictions) -> pd.DataFrame:
     rows = []
     for subject, truth, forecast in person_series(p):
         row: dict[str, str | float] = {"subject": subject, "n_points": int((~np.isnan(truth)).sum())}
-        said = summary(forecast)
+        forecasts = summary(forecast)
         for name, value in summary(truth).items():
-            row |= {f"{name}_truth": value, f"{name}_forecast": said[name]}
+            row |= {f"{name}_truth": value, f"{name}_forecast": forecasts[name]}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -13,10 +13,11 @@ MIN_WINDOWS = 10  # fewer pairs of a subject say nothing about a correlation
 def temporal_gain_min(p: Predictions, step: int, people: SubjectBootstrap) -> np.ndarray:
     """(S,) minutes gained at one step of the horizon, for each of `people.subjects`; NaN where too little was measured.
 
-    Gain = horizon - delay, where the delay (0 up to the horizon, in steps of dt) is the shift of the truth at which it
-    correlates most with the forecast: corr over the subject's windows of forecast(t + horizon) with truth(t + horizon - delay), where
-    truth(t) is the last point before the forecast. 0 for "as now", the whole horizon for a forecast without lag. Facchinetti,
-    Sparacino, Trifoglio, Cobelli, Diabetes Technol Ther 13:111 (2011). Of equal correlations the smaller delay counts.
+    Gain = horizon - delay, where the delay (0 up to the horizon, in steps of dt) is the shift of the truth at which
+    it correlates most with the forecast: corr over the subject's windows of forecast(t + horizon) with truth(t +
+    horizon - delay), where truth(t) is the last point before the forecast. 0 for "as now", the whole horizon for a
+    forecast without lag. Facchinetti, Sparacino, Trifoglio, Cobelli, Diabetes Technol Ther 13:111 (2011). Of equal
+    correlations the smaller delay counts.
     """
     if p.past is None:
         return np.full(len(people.subjects), np.nan)
@@ -39,5 +40,5 @@ def _correlations(x: np.ndarray, y: np.ndarray, people: SubjectBootstrap) -> np.
         mx, my = people.sum(x) / n, people.sum(y) / n
         cross = people.sum(x * y) / n - mx * my
         spread = (people.sum(x * x) / n - mx**2) * (people.sum(y * y) / n - my**2)
-        found = cross / np.sqrt(spread)
-    return np.where((n >= MIN_WINDOWS) & (spread > 1e-6), found, np.nan)
+        correlation = cross / np.sqrt(spread)
+    return np.where((n >= MIN_WINDOWS) & (spread > 1e-6), correlation, np.nan)

@@ -2,14 +2,15 @@
 
 classify (p: the calibrated probability after voting; an alarm: p above the threshold chosen on validation windows)
 auroc            chance that of two windows the one with the label has the higher p, ties half
-auprc            average precision: the mean over windows with the label of the precision at their p; by chance base_rate
+auprc            average precision: the mean over windows with the label of the precision at their p (chance: base_rate)
 brier            mean of (p - label)^2; brier_raw: before calibration
-ece              expected calibration error: mean |mean p - share with the label| over 15 bins of equal width, weighed by
-                 their windows (Guo et al., ICML 2017); ece_adaptive: bins of equal numbers of windows; ece_raw: ece before
-                 calibration. A mean of absolute values: noise alone makes it positive, and resampling adds noise of its
-                 own, so that value and interval lie above the truth where people are few (neither is corrected)
-ece_chance       the ece that chance alone gives with these people and probabilities if all were calibrated, its mean and
-                 range: each bin's differences centred over people, resampled. An ece within says nothing against them
+ece              expected calibration error: mean |mean p - share with the label| over 15 bins of equal width, weighed
+                 by their windows (Guo et al., ICML 2017); ece_adaptive: bins of equal numbers of windows; ece_raw: ece
+                 before calibration. A mean of absolute values: noise alone makes it positive, and resampling adds noise
+                 of its own, so that value and interval lie above the truth where people are few (neither is corrected)
+ece_chance       the ece that chance alone gives with these people and probabilities if all were calibrated, its mean
+                 and range: each bin's differences centred over people, resampled. An ece within says nothing against
+                 them
 mce              the largest such difference of any bin of equal width
 sensitivity, specificity, precision, accuracy, f1: of alarms. specificity was set on validation windows
 event_sensitivity   share of episodes with an alarm in a window whose label is 1
@@ -69,7 +70,7 @@ class Statistic:
     def draws(self, people: SubjectBootstrap) -> np.ndarray:
         """(R,)."""
         with np.errstate(invalid="ignore"):
-            return self.formula(people.drawn @ self.per_subject)
+            return self.formula(people.counts @ self.per_subject)
 
     @property
     def contributed(self) -> np.ndarray:
@@ -85,7 +86,8 @@ def score_labels(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """metric, value, low, high, n_subjects, n_windows: a row a metric. `decision`: of classify, from validation windows."""
+    """metric, value, low, high, n_subjects, n_windows: a row a metric. `decision`: of classify, from validation
+    windows."""
     people = SubjectBootstrap(p.subject, resamples=bootstrap, confidence=confidence, seed=seed)
     known = statistics(p, decision, people)
     rows = [{"metric": name, **_estimate(statistic, people)} for name, statistic in known.items()]
@@ -128,24 +130,24 @@ def statistics(
 def _classification(
     p: LabelPredictions, decision: Decision | JoinedDecisions, people: SubjectBootstrap
 ) -> dict[str, Statistic]:
-    said, raw = decision.probability(p.score, p.case), expit(p.score)
+    probability, raw = decision.probability(p.score, p.case), expit(p.score)
     label, w = p.label, p.weight
-    alarm = said > decision.threshold
-    found = {
+    alarm = probability > decision.threshold
+    scores = {
         "base_rate": _mean(label, w, people),
-        "brier": _mean((said - label) ** 2, w, people),
+        "brier": _mean((probability - label) ** 2, w, people),
         "brier_raw": _mean((raw - label) ** 2, w, people),
-        "ece": calibration_error(said, label, w, people, _equal_width(said)),
-        "ece_adaptive": calibration_error(said, label, w, people, equal_mass(said)),
+        "ece": calibration_error(probability, label, w, people, _equal_width(probability)),
+        "ece_adaptive": calibration_error(probability, label, w, people, equal_mass(probability)),
         "ece_raw": calibration_error(raw, label, w, people, _equal_width(raw)),
-        "mce": calibration_error(said, label, w, people, _equal_width(said), largest=True),
+        "mce": calibration_error(probability, label, w, people, _equal_width(probability), largest=True),
         "accuracy": _mean(alarm == label, w, people),
         "sensitivity": _mean(alarm, w * (label == 1), people),
         "specificity": _mean(~alarm, w * (label == 0), people),
         "precision": _mean(label, w * alarm, people),
         "f1": _share(2 * w * alarm * label, w * (alarm + label), people),
     }
-    return found | _alarms(p, alarm, people)
+    return scores | _alarms(p, alarm, people)
 
 
 def _mean(values: np.ndarray, weight: np.ndarray, people: SubjectBootstrap) -> Statistic:
@@ -169,13 +171,14 @@ def equal_mass(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 
 def calibration_error(
-    said: np.ndarray, label: np.ndarray, weight: np.ndarray, people: SubjectBootstrap, place: np.ndarray,
+    probability: np.ndarray, label: np.ndarray, weight: np.ndarray, people: SubjectBootstrap, place: np.ndarray,
     largest: bool = False,
 ) -> Statistic:  # fmt: skip
-    """Of bins (W,): the mean over bins of |mean said - share with the label|, weighed by their windows, or the largest."""
+    """Of bins (W,): the mean over bins of |mean probability - share with the label|, weighed by their windows,
+    or the largest."""
     bins, s = int(place.max(initial=0)) + 1, len(people.subjects)
     cell = people.code * bins + place
-    n, off = (np.bincount(cell, x, s * bins).reshape(s, bins) for x in (weight, weight * (said - label)))
+    n, off = (np.bincount(cell, x, s * bins).reshape(s, bins) for x in (weight, weight * (probability - label)))
 
     def formula(sums: np.ndarray) -> np.ndarray:
         count, difference = np.split(sums, 2, axis=-1)
@@ -188,7 +191,8 @@ def calibration_error(
 
 def _by_chance(error: Statistic, people: SubjectBootstrap) -> dict[str, float]:
     """Of a calibration error: its mean and range where the differences of every bin are 0 but for the draw of people
-    (the null distribution of Broecker and Smith, Weather and Forecasting 22:651, 2007, with people in place of windows)."""
+    (the null distribution of Broecker and Smith, Weather and Forecasting 22:651, 2007, with people in place of
+    windows)."""
     count, difference = np.split(error.per_subject, 2, axis=1)
     centred = difference - count * np.nan_to_num(ratio(difference.sum(0), count.sum(0)))
     draws = Statistic(np.hstack([count, centred]), error.formula).draws(people)[:, None]
@@ -201,23 +205,23 @@ def _alarms(p: LabelPredictions, alarm: np.ndarray, people: SubjectBootstrap) ->
     same = np.concatenate([[False], p.case[1:] == p.case[:-1]])
     rising = alarm & ~(np.concatenate([[False], alarm[:-1]]) & same)
     without = p.label == 0
-    found = {
+    scores = {
         "alarms_per_case": _share(rising * 1.0, ~same * 1.0, people),
         "false_alarms_per_hour": _share(rising & without, without * (p.step_s / 3600), people),
     }
     if not (p.label == 1).any() or np.isnan(p.lead_s[p.label == 1]).any():
-        return found
+        return scores
     episodes = _episodes(p, alarm)
     first = np.zeros(len(p))
     first[episodes.window] = 1
     caught, lead = np.zeros(len(p)), np.zeros(len(p))
     caught[episodes.window], lead[episodes.window] = episodes.caught, np.nan_to_num(episodes.lead_s) / 60
-    return found | {"event_sensitivity": _share(caught, first, people), "lead_time_min": _share(lead, caught, people)}
+    return scores | {"event_sensitivity": _share(caught, first, people), "lead_time_min": _share(lead, caught, people)}
 
 
 def _episodes(p: LabelPredictions, alarm: np.ndarray) -> pd.DataFrame:
-    """A row an episode that a window with the label precedes: its first such window, whether any of them alarmed, and how
-    long before the onset the first that did."""
+    """A row an episode that a window with the label precedes: its first such window, whether any of them alarmed, and
+    how long before the onset the first that did."""
     ahead = np.flatnonzero(p.label == 1)
     onset = p.time_utc[ahead].astype(np.int64) + p.lead_s[ahead].round().astype(np.int64)
     lead = np.where(alarm[ahead], p.lead_s[ahead], np.nan)
@@ -228,13 +232,13 @@ def _episodes(p: LabelPredictions, alarm: np.ndarray) -> pd.DataFrame:
 
 
 def reliability(
-    said: np.ndarray, label: np.ndarray, weight: np.ndarray, people: SubjectBootstrap, place: np.ndarray
+    probability: np.ndarray, label: np.ndarray, weight: np.ndarray, people: SubjectBootstrap, place: np.ndarray
 ) -> pd.DataFrame:
-    """A row a bin (W,): said (mean), observed, low, high (shares, over people), n_windows."""
+    """A row a bin (W,): predicted (mean), observed, low, high (shares, over people), n_windows."""
     inside = (place[:, None] == np.arange(place.max(initial=0) + 1)) * weight[:, None]
     observed, low, high = people.estimate(people.sum(inside * label[:, None]), people.sum(inside))
-    mean, n = ratio((inside * said[:, None]).sum(0), inside.sum(0)), (inside > 0).sum(0)
-    table = pd.DataFrame({"said": mean, "observed": observed, "low": low, "high": high, "n_windows": n})
+    mean, n = ratio((inside * probability[:, None]).sum(0), inside.sum(0)), (inside > 0).sum(0)
+    table = pd.DataFrame({"predicted": mean, "observed": observed, "low": low, "high": high, "n_windows": n})
     return table[table.n_windows > 0].reset_index(drop=True)
 
 
@@ -270,10 +274,10 @@ def _regression(p: LabelPredictions, people: SubjectBootstrap) -> dict[str, Stat
 # --- curves ----------------------------------------------------------------------------------------------------------
 
 
-def curves(said: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Iterator[np.ndarray]:
+def curves(probability: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Iterator[np.ndarray]:
     """false positive rate, true positive rate, precision at every threshold, from the strictest; (T,) each."""
-    order = np.argsort(-said, kind="stable")
-    last = np.flatnonzero(np.diff(said[order], append=-1.0) != 0)  # ties move together
+    order = np.argsort(-probability, kind="stable")
+    last = np.flatnonzero(np.diff(probability[order], append=-1.0) != 0)  # ties move together
     tp, fp = (np.cumsum(weight[order] * (label[order] == v))[last] for v in (1, 0))
     yield np.concatenate([[0.0], ratio(fp, np.full_like(fp, fp[-1]))])
     yield np.concatenate([[0.0], ratio(tp, np.full_like(tp, tp[-1]))])

@@ -21,9 +21,9 @@ def leaderboard(
     named: dict[str, Decided], metric: str, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0,
     reference: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """One row a model, the best by `metric` first: its interval, the difference to the best (or to `reference`) on the same
-    resamples of people with what that allows to say, and the other metrics. Raises ValueError where windows or labels
-    differ."""
+    """One row a model, the best by `metric` first: its interval, the difference to the best (or to `reference`) on
+    the same resamples of people with what that allows to say, and the other metrics. Raises ValueError where windows
+    or labels differ."""
     require_named(named, reference)
     paired = _paired(named, metric, bootstrap, confidence, seed)
 
@@ -35,11 +35,14 @@ def leaderboard(
 
 
 def differences(
-    named: dict[str, Decided], metric: str, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
-    """One row a pair of models, the better first: difference of the metric with its interval, paired, and what it says."""
+    named: dict[str, Decided], metric: str, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0,
+    reference: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """One row a pair of models, the better first: difference of the metric with its interval, paired, and what it says.
+    `reference`: only the pairs with that model."""
+    require_named(named, reference)
     paired = _paired(named, metric, bootstrap, confidence, seed)
-    rows = [{"model": model, "other": other, "metric": metric} | own for model, other, own in paired.pairs()]
+    rows = [{"model": model, "other": other, "metric": metric} | own for model, other, own in paired.pairs(reference)]
     table = pd.DataFrame(rows, columns=_PAIR)
     return table.assign(sentence=[_sentence(row) for row in table.itertuples()])
 
@@ -54,9 +57,9 @@ def require_same_labels(one: LabelPredictions, other: LabelPredictions, name: st
     if not same.all():
         i = int(np.argmin(same))
         raise ValueError(
-            f"{name}: {int((~same).sum())} of {len(one)} windows differ, the first is window {i}: case {other.case[i]} at "
-            f"{other.time_utc[i]} with label {other.label[i]:g}, expected case {one.case[i]} at {one.time_utc[i]} with "
-            f"{one.label[i]:g}: {fix}"
+            f"{name}: {int((~same).sum())} of {len(one)} windows differ, the first is window {i}: case {other.case[i]} "
+            f"at {other.time_utc[i]} with label {other.label[i]:g}, expected case {one.case[i]} at {one.time_utc[i]} "
+            f"with {one.label[i]:g}: {fix}"
         )
 
 

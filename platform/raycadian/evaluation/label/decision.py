@@ -30,8 +30,9 @@ class Calibration:
     """Non-decreasing, from log odds to a probability.
 
     temperature: sigmoid(x / parameters[0]) (Guo et al., ICML 2017) · platt: sigmoid(a x + b), a >= 0 (Platt 1999) ·
-    beta: sigmoid(a log p - b log(1 - p) + c) with p = sigmoid(x), a, b >= 0 (Kull et al., AISTATS 2017) · isotonic: straight between knots `at` with values `parameters`, the log odds' ends beyond (Zadrozny and Elkan, KDD
-    2002) · none: sigmoid(x).
+    beta: sigmoid(a log p - b log(1 - p) + c) with p = sigmoid(x), a, b >= 0 (Kull et al., AISTATS 2017) · isotonic:
+    straight between knots `at` with values `parameters`, the log odds' ends beyond (Zadrozny and Elkan, KDD 2002) ·
+    none: sigmoid(x).
     """
 
     kind: Literal["none", "temperature", "platt", "beta", "isotonic"]
@@ -42,16 +43,16 @@ class Calibration:
         """(W,) log odds -> (W,) within EXTREME of 0 and 1."""
         match self.kind:
             case "none":
-                found = expit(score)
+                probability = expit(score)
             case "temperature":
-                found = expit(score / self.parameters[0])
+                probability = expit(score / self.parameters[0])
             case "platt":
-                found = expit(self.parameters[0] * score + self.parameters[1])
+                probability = expit(self.parameters[0] * score + self.parameters[1])
             case "beta":
-                found = expit(_both_ends(score) @ self.parameters[:2] + self.parameters[2])
+                probability = expit(_both_ends(score) @ self.parameters[:2] + self.parameters[2])
             case "isotonic":
-                found = np.interp(score, self.at, self.parameters)
-        return np.clip(found, EXTREME, 1 - EXTREME)
+                probability = np.interp(score, self.at, self.parameters)
+        return np.clip(probability, EXTREME, 1 - EXTREME)
 
 
 def fit_calibration(kind: str, score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:
@@ -61,16 +62,16 @@ def fit_calibration(kind: str, score: np.ndarray, label: np.ndarray, weight: np.
     events = int(label.sum())
     if not 0 < events < len(label):
         raise ValueError(
-            f"{events} of {len(label)} validation windows have the label; probabilities can be calibrated only where some have and "
-            "some don't: take more validation subjects (split.val_subjects), or calibration: none"
+            f"{events} of {len(label)} validation windows have the label; probabilities can be calibrated only where "
+            "some have and some don't: take more validation subjects (split.val_subjects), or calibration: none"
         )
     score = score.astype(np.float64)
     match kind:
         case "temperature":
-            found = minimize_scalar(
+            optimum = minimize_scalar(
                 lambda log_t: _cross_entropy(score * np.exp(-log_t), label, weight), bounds=(-5, 5), method="bounded"
             )
-            return Calibration("temperature", (float(np.exp(found.x)),))
+            return Calibration("temperature", (float(np.exp(optimum.x)),))
         case "platt":
             return Calibration("platt", _slopes(score[:, None], label, weight))
         case "beta":
@@ -87,10 +88,10 @@ def choose_calibration(score: np.ndarray, label: np.ndarray, weight: np.ndarray,
     fold = np.random.default_rng(0).permutation(of.max() + 1)[of] % _FOLDS
 
     def loss(kind: str) -> float:
-        said = np.empty(len(score))
+        probability = np.empty(len(score))
         for out in (fold == k for k in np.unique(fold)):
-            said[out] = fit_calibration(kind, score[~out], label[~out], weight[~out]).probability(score[out])
-        return _cross_entropy(logit(said), label, weight)
+            probability[out] = fit_calibration(kind, score[~out], label[~out], weight[~out]).probability(score[out])
+        return _cross_entropy(logit(probability), label, weight)
 
     return min(_SIMPLEST_FIRST, key=loss)
 
@@ -114,13 +115,13 @@ def _slopes(x: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float
     x = np.column_stack([x / unit, np.ones(len(x))])
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        said = x @ parameters
-        return _cross_entropy(said, target, weight), ((expit(said) - target) * weight / weight.sum()) @ x
+        score = x @ parameters
+        return _cross_entropy(score, target, weight), ((expit(score) - target) * weight / weight.sum()) @ x
 
     k = len(unit)
     begin, bounds = (1.0 / k,) * k + (0.0,), ((0, None),) * k + ((None, None),)
-    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return (*map(float, found[:k] / unit), float(found[k]))
+    fit = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return (*map(float, fit[:k] / unit), float(fit[k]))
 
 
 def _isotonic(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:

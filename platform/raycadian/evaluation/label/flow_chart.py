@@ -1,4 +1,5 @@
-"""Who is left after each step, as a flow chart: on the left how many, on the right who leaves. Inline SVG, a phone's width."""
+"""Who is left after each step, as a flow chart: on the left how many, on the right who leaves. Inline SVG, a phone's
+width."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ _INK, _SOFT, _PANEL = "var(--ink)", "var(--soft)", "var(--panel)"  # the page's 
 
 
 def flow_chart(steps: Sequence[dict[str, Any]], people: dict[str, int]) -> str:
-    """`steps`: step, excluded, left of each, in order: recordings that belong to nobody, everybody, then who leaves and why.
-    `people`: of each split, at the end."""
+    """`steps`: step, excluded, left of each, in order: recordings that belong to nobody, everybody, then who leaves
+    and why. `people`: of each split, at the end."""
     nobodys, everybody, *leaving = steps
     parts, y = [_box(2, 2, 2 * (_TRUNK - 2), [everybody["step"], f"{everybody['left']:,}"])], 2.0
     y += 2 * _LINE + 2 * _PAD
@@ -33,12 +34,13 @@ def flow_chart(steps: Sequence[dict[str, Any]], people: dict[str, int]) -> str:
     for i, (name, count) in enumerate(people.items()):
         parts.append(_box(2 + i * (width + 8), y, width, [_NAMES.get(name, name), f"{count:,}"]))
     y += 2 * _LINE + 2 * _PAD
-    told = "; ".join(f"{s['step']}: {s['excluded']:,} leave, {s['left']:,} left" for s in steps)
+    text = "; ".join(f"{s['step']}: {s['excluded']:,} leave, {s['left']:,} left" for s in steps)
     stray = f" Beside them {nobodys['excluded']:,} {nobodys['step']}." if nobodys["excluded"] else ""
     caption = f"People, and on the right who leaves at each step.{stray}"
     return (
-        f'<figure style="background:var(--bg)"><svg role="img" aria-label="{escape(told, quote=True)}" viewBox="0 0 {_WIDTH} {y + 2:g}" fill="{_INK}" '
-        f'style="max-width:{1.3 * _WIDTH:.0f}px;margin:auto" font-family="system-ui,sans-serif" font-size="12">{"".join(parts)}</svg>'
+        f'<figure style="background:var(--bg)"><svg role="img" aria-label="{escape(text, quote=True)}" '
+        f'viewBox="0 0 {_WIDTH} {y + 2:g}" fill="{_INK}" style="max-width:{1.3 * _WIDTH:.0f}px;margin:auto" '
+        f'font-family="system-ui,sans-serif" font-size="12">{"".join(parts)}</svg>'
         f"<figcaption><small>{escape(caption)}</small></figcaption></figure>"
     )
 
@@ -53,9 +55,10 @@ def _box(x: float, y: float, width: float, words: list[str], dashed: bool = Fals
         f'<text x="{x + width / 2:g}" y="{y + _PAD + _LINE * (i + 0.8):g}" text-anchor="middle">{escape(word)}</text>'
         for i, word in enumerate(words)
     )
-    frame = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{_height(words):g}" rx="4" fill="{_PANEL}" stroke="{_SOFT}"{dash}/>'
-    return frame + lines
+    box = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{_height(words):g}" rx="4"'
+    return f'<rect {box} fill="{_PANEL}" stroke="{_SOFT}"{dash}/>' + lines
 
 
 def _arrow(begin: float, y: float, end: float) -> str:
-    return f'<path d="M{begin:g} {y:g}H{end:g}M{end - 6:g} {y - 4:g}L{end:g} {y:g}L{end - 6:g} {y + 4:g}" stroke="{_SOFT}" fill="none"/>'
+    path = f"M{begin:g} {y:g}H{end:g}M{end - 6:g} {y - 4:g}L{end:g} {y:g}L{end - 6:g} {y + 4:g}"
+    return f'<path d="{path}" stroke="{_SOFT}" fill="none"/>'

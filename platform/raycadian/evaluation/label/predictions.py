@@ -1,4 +1,4 @@
-"""What a model said of windows with a label, beside what was true: the table that every score of classify and regress is from."""
+"""Scores of windows beside their labels: the table that every metric of classify and regress is computed from."""
 
 from __future__ import annotations
 

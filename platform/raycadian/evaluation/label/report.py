@@ -92,8 +92,8 @@ class _OfLabel:
 
     def leaderboard(self) -> str:
         note = (
-            f"Brackets hold {self.confidence:.0%} intervals from resampling people, for differences to the best the same "
-            "people on both sides."
+            f"Brackets hold {self.confidence:.0%} intervals from resampling people, for differences to the best the "
+            "same people on both sides."
         )
         return paragraph(parts.identical_windows(self.board) + note) + parts.leaderboard(self.board, digits=3)
 
@@ -157,15 +157,15 @@ def _calibration_in_words(shown: pd.DataFrame) -> str:
     within = shown.value["ece"] <= shown.high["ece_chance"]
     says = "so nothing speaks against the probabilities" if within else "so they are off by more than chance explains"
     return (
-        f"Expected calibration error {ece} after calibration, {raw} before. With as many people, calibrated probabilities give "
-        f"{chance} by chance alone, {says}."
+        f"Expected calibration error {ece} after calibration, {raw} before. With as many people, calibrated "
+        f"probabilities give {chance} by chance alone, {says}."
     )
 
 
 def _reliability_of(axis: "Axes", table: pd.DataFrame) -> None:
     axis.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
-    axis.plot(table.said, table.observed, marker="o", markersize=3)
-    axis.vlines(table.said, table.low, table.high, linewidth=1.2)
+    axis.plot(table.predicted, table.observed, marker="o", markersize=3)
+    axis.vlines(table.predicted, table.low, table.high, linewidth=1.2)
 
 
 def _case(name: str, p: LabelPredictions, decision: Decision) -> str:
@@ -180,8 +180,8 @@ def _case(name: str, p: LabelPredictions, decision: Decision) -> str:
     axis.axhline(decision.threshold, color=SOFT, linewidth=0.8, linestyle="--")
     axis.set(xlabel="minutes of the case", ylabel="probability", ylim=(0, 1))
     caption = (
-        f"{name} over case {case.case[0]}, the test case with most windows that have the label (shaded); dashed: the alarm's "
-        "threshold, from validation windows"
+        f"{name} over case {case.case[0]}, the test case with most windows that have the label (shaded); dashed: the "
+        "alarm's threshold, from validation windows"
     )
     return parts.figure(figure, caption)
 
