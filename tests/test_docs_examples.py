@@ -1,5 +1,6 @@
 """The worked examples of docs/howto/add_a_*.md: each page, applied to a copy of the package, does what it says."""
 
+import json
 import os
 import re
 import shutil
@@ -72,3 +73,12 @@ def test_a_modality(package):
     assert "temperature outside 15 to 45 °C: 20" in _raycadian(package, "prepare", "temperature.yaml")
     assert "test RMSE" in _raycadian(package, "train", "recipe.yaml")
     assert list((package / "runs").glob("skin-*/report.html"))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_task(package):
+    _apply("add_a_task.md", package)
+    assert "glucose-specific RMSE" in _raycadian(package, "train", "recipe.yaml")
+    (lows,) = (package / "runs").glob("guard-*/lows.json")
+    assert 0 <= json.loads(lows.read_text())["test"] <= 100
