@@ -40,7 +40,7 @@ from raycadian.physiology.cma.meals import meal_times
 from raycadian.runs import Run, write_json, write_recipe
 from raycadian.serving.app import free_port, serving
 from raycadian.serving.forecaster import Forecaster
-from raycadian.serving.web import api_key
+from raycadian.serving.keys import api_key
 
 PEERS = ("raycadian", "plain def", "plain async def")
 _LUA = """wrk.method = "POST"

@@ -20,6 +20,7 @@ from raycadian.modalities.biosignals.request import MAX_SAMPLES, BiosignalReques
 from raycadian.modalities.biosignals.simulate import make_case, make_person, write_vital
 from raycadian.modalities.cgm.request import ForecastRequest
 from raycadian.modalities.request import MAX_SIGNAL_BYTES, BiosignalResponse
+from raycadian.personal.store import digest
 from raycadian.serving import web
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.label import LabelPredictor
@@ -42,7 +43,7 @@ def classifier(run):
 
 @pytest.fixture(scope="module")
 def client(classifier):
-    app = web.create_app(served.Direct(classifier), web.digest(KEY))
+    app = web.create_app(served.Direct(classifier), digest(KEY))
     return TestClient(app, headers={"Authorization": f"Bearer {KEY}"}, raise_server_exceptions=False)
 
 
@@ -221,7 +222,7 @@ def stored(run, tmp_path_factory):
 
 
 def test_a_stored_case_is_answered_as_its_samples_are(stored):
-    app = web.create_app(served.Direct(stored), web.digest(KEY))
+    app = web.create_app(served.Direct(stored), digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post(PATH, json={"case": "ward/0.vital", "subject": "someone"})
         assert answer.status_code == 200, answer.text
@@ -245,7 +246,7 @@ def test_a_stored_case_is_answered_as_its_samples_are(stored):
     ],
 )
 def test_what_lies_outside_the_folder_is_not_read(stored, name, words):
-    app = web.create_app(served.Direct(stored), web.digest(KEY))
+    app = web.create_app(served.Direct(stored), digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post(PATH, json={"case": name})
         assert answer.status_code == 422 and re.search(words, answer.text), answer.text
@@ -315,7 +316,7 @@ def test_a_clipped_pressure_is_rejected_in_a_stream_as_in_the_whole_record(causa
 
 
 def test_a_stream_over_a_socket(causal):
-    app = web.create_app(served.Direct(causal), web.digest(KEY))
+    app = web.create_app(served.Direct(causal), digest(KEY))
     with TestClient(app).websocket_connect(f"{PATH}/stream", headers={"Authorization": f"Bearer {KEY}"}) as socket:
         first = {c: {"rate_hz": rate, "unit": unit} for c, (rate, unit) in rates(0).items()}
         socket.send_json({"channels": first})
@@ -334,9 +335,7 @@ def test_a_stream_over_a_socket(causal):
 
 
 def test_a_stream_needs_the_key_and_a_causal_model(classifier, causal):
-    with TestClient(web.create_app(served.Direct(causal), web.digest(KEY))).websocket_connect(
-        f"{PATH}/stream"
-    ) as socket:
+    with TestClient(web.create_app(served.Direct(causal), digest(KEY))).websocket_connect(f"{PATH}/stream") as socket:
         assert socket.receive_json()["error"] == "unauthorized"
     with pytest.raises(ValueError, match="filters: causal"):
         SignalStream(classifier, rates(0))
@@ -412,7 +411,7 @@ def test_several_labels_are_answered_each_with_its_own_threshold(week):
     task = week.task.model_copy(update={"also": (Column(name="ssri"),)})
     own, other = (Decision(1, "soft", 0.0, Calibration("platt", (1.0, b)), t) for b, t in ((0.0, 0.0), (1.0, 1.0)))
     both = LabelPredictor("both", model, week.card, week.window, task, own, also=[other])
-    app = web.create_app(served.Direct(both), web.digest(KEY))
+    app = web.create_app(served.Direct(both), digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post("/v1/actigraphy", json=days())
         assert answer.status_code == 200, answer.text
@@ -430,7 +429,7 @@ def test_several_labels_are_answered_each_with_its_own_threshold(week):
 
 
 def test_windows_of_activity_begin_at_local_midnights(week):
-    app = web.create_app(served.Direct(week), web.digest(KEY))
+    app = web.create_app(served.Direct(week), digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post("/v1/actigraphy", json=days(subject="anyone"))
         assert answer.status_code == 200, answer.text
@@ -455,7 +454,7 @@ def test_windows_of_activity_begin_at_local_midnights(week):
     ],
 )
 def test_activity_that_can_not_be_used_is_refused(week, sent, words):
-    app = web.create_app(served.Direct(week), web.digest(KEY))
+    app = web.create_app(served.Direct(week), digest(KEY))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
         answer = client.post("/v1/actigraphy", json=sent)
         assert answer.status_code == 422 and re.search(words, answer.text), answer.text

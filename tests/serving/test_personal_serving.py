@@ -29,7 +29,7 @@ from raycadian.modalities.actigraphy.request import Activity
 from raycadian.modalities.cgm.request import ForecastResponse
 from raycadian.modalities.request import BiosignalResponse
 from raycadian.personal.calibrate import calibrate
-from raycadian.personal.store import ADAPTER, Store
+from raycadian.personal.store import ADAPTER, Store, digest
 from raycadian.personal.task import CalibrationInputs
 from raycadian.serving import app, web
 from raycadian.serving.deployment import Endpoint
@@ -85,7 +85,7 @@ def of_file(predictor, path):
 
 def client_of(run, store):
     return TestClient(
-        web.create_app(served.Direct(load_predictor(run.path), run, store), web.digest(served.KEY)), headers=AUTH
+        web.create_app(served.Direct(load_predictor(run.path), run, store), digest(served.KEY)), headers=AUTH
     )
 
 
@@ -255,7 +255,7 @@ def replica(monkeypatch, known, tmp_path):
     for who in keys:
         copy.write(store.read(who), store.adapter(who))
     plain = Endpoint.func_or_class.__mro__[1]  # without what Ray puts round it
-    return plain(web.digest(served.KEY)), copy
+    return plain(digest(served.KEY)), copy
 
 
 def sent_by(subject, values):

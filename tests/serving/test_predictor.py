@@ -12,6 +12,7 @@ from raycadian.modalities import MODALITIES
 from raycadian.modalities.actigraphy.request import Activity
 from raycadian.modalities.biosignals.request import Signals
 from raycadian.modalities.cgm.request import History
+from raycadian.personal.store import digest
 from raycadian.serving import web
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.label import Estimate, LabelPredictor
@@ -78,7 +79,7 @@ def test_nobody_asked_nobody_answered(forecaster, labels):
 @pytest.mark.parametrize("schema", REQUESTS, ids=lambda s: s.__name__)
 def test_a_modality_has_a_post_path_with_examples_that_hold(forecaster, schema):
     """Adding a modality adds its path: the routes are made of the table."""
-    client = TestClient(web.create_app(served.Direct(forecaster), web.digest(served.KEY)))
+    client = TestClient(web.create_app(served.Direct(forecaster), digest(served.KEY)))
     operation = client.get("/openapi.json").json()["paths"][schema.path]["post"]
     assert operation["description"] == schema.summary and operation["security"] == [{"key": []}]
     content = operation["requestBody"]["content"]["application/json"]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from raycadian.modalities.cgm.request import EXAMPLE_RESPONSE, MAX_BYTES, ForecastRequest, ForecastResponse
-from raycadian.serving import web
+from raycadian.personal.store import digest
+from raycadian.serving import keys, web
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.schemas import Problem
 
@@ -33,7 +34,7 @@ def forecaster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(forecaster):
     return TestClient(
-        web.create_app(served.Direct(forecaster), web.digest(served.KEY)), headers=AUTH, raise_server_exceptions=False
+        web.create_app(served.Direct(forecaster), digest(served.KEY)), headers=AUTH, raise_server_exceptions=False
     )
 
 
@@ -125,7 +126,7 @@ def test_health_needs_no_key_and_waits_for_a_model(client):
     bare = TestClient(client.app)
     assert bare.get("/healthz").json() == {"status": "alive"}
     assert bare.get("/readyz").status_code == 200
-    empty = TestClient(web.create_app(served.Direct(None), web.digest(served.KEY)), headers=AUTH)
+    empty = TestClient(web.create_app(served.Direct(None), digest(served.KEY)), headers=AUTH)
     assert empty.get("/healthz").status_code == 200
     for answer in (empty.get("/readyz"), empty.get("/v1/model"), empty.post(PATH, json=body())):
         refused(answer, 503, "not_ready")
@@ -350,25 +351,25 @@ def test_the_examples_are_true(client):
 
 
 def test_the_key_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
-    monkeypatch.delenv(web.KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(keys.KEY_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    key = web.api_key()
+    key = keys.api_key()
     path = tmp_path / ".config" / "raycadian" / "api_key"
     assert len(key) >= 32 and path.read_text() == key and path.stat().st_mode & 0o777 == 0o600
-    assert web.api_key() == key and [p.name for p in path.parent.iterdir()] == ["api_key"]
+    assert keys.api_key() == key and [p.name for p in path.parent.iterdir()] == ["api_key"]
     path.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        web.api_key()
+        keys.api_key()
 
 
 @pytest.mark.parametrize("key", ["", "short", "long enough but ké", "two\nlines of a long key"])
 def test_keys_that_are_no_keys(monkeypatch, key):
-    monkeypatch.setenv(web.KEY_VARIABLE, key)
-    with pytest.raises(ValueError, match=web.KEY_VARIABLE):
-        web.api_key()
+    monkeypatch.setenv(keys.KEY_VARIABLE, key)
+    with pytest.raises(ValueError, match=keys.KEY_VARIABLE):
+        keys.api_key()
 
 
 def test_the_key_of_the_environment_comes_first(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv(web.KEY_VARIABLE, served.KEY)
-    assert web.api_key() == served.KEY and not os.listdir(tmp_path)
+    monkeypatch.setenv(keys.KEY_VARIABLE, served.KEY)
+    assert keys.api_key() == served.KEY and not os.listdir(tmp_path)

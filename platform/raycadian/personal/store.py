@@ -186,7 +186,7 @@ def new_key() -> str:
 
 
 def digest(key: str) -> str:
-    """As of the endpoint's key: 256 random bits need no slow hash."""
+    """Of a person's or the server's key, which is itself never kept: 256 random bits need no slow hash."""
     return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 

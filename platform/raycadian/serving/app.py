@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.cluster import connect
-from raycadian.personal.store import PEOPLE
+from raycadian.personal.store import PEOPLE, digest
 from raycadian.runs import Run
+from raycadian.serving.keys import api_key, key_source
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
@@ -92,12 +93,13 @@ class Server:
 
     def promote(self, run: Run) -> "Server":
         """Change over to another run without a restart. Raises ValueError where the endpoint keeps the old one."""
-        _deploy(_config(run, self.host, self.port, self.replicas, self.key, self.cases, self.people))
+        changed = replace(self, run=run)
+        _deploy(_config(changed))
         _wait_until_running(_PROMOTE_S)
         model = self.get("/v1/model")
         if model["model"] != run.name:
             raise ValueError(f"{run.name} was not taken over, {model['model']} goes on: {model['rejected']}")
-        return replace(self, run=run)
+        return changed
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
@@ -120,9 +122,7 @@ def start(
     cases: folder whose files requests may name in place of samples, on every node that holds a replica; people: that
     of those who calibrated. Raises ValueError where the port is taken, Serve runs already, or the run can't be loaded.
     """
-    from raycadian.serving.web import api_key
-
-    key = api_key()
+    server = Server(run, host, port, replicas, "", api_key(), cases, people)
     _require_free(host, port)
     prepare_environment()
     ray = connect()
@@ -134,14 +134,13 @@ def start(
         )
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-        _deploy(_config(run, host, port, replicas, key, cases, people))
+        _deploy(_config(server))
         _wait_until_running(_START_S)
-        server = Server(run, host, port, replicas, _proxy_in_words(ray), key, cases, people)
         _wait_until_ready(server)
+        return replace(server, proxy=_proxy_in_words(ray))
     except BaseException:
         stop()
         raise
-    return server
 
 
 def stop() -> None:
@@ -171,8 +170,6 @@ def serve_forever(
 ) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM. `follow` is asked every `every_s` for the run to serve: a promoted champion is
     taken over in place."""
-    from raycadian.serving.web import key_source
-
     ended = threading.Event()
     with serving(run, host=host, port=port, replicas=replicas, cases=cases, people=people) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -215,22 +212,17 @@ def _require_free(host: str, port: int) -> None:
             raise ValueError(f"can't listen on {host}:{port}: {error.strerror}; choose another with --port") from None
 
 
-def _config(
-    run: Run, host: str, port: int, replicas: int, key: str, cases: Path | None, people: Path
-) -> dict[str, Any]:
+def _config(server: Server) -> dict[str, Any]:
     """The Serve configuration, as in serve/*.yaml. The key stays here: only its hash travels."""
-    from raycadian.serving.web import digest
-
-    held = {"run": str(Path(run.path).absolute()), "people": str(people.absolute())} | (
-        {"cases": str(cases.absolute())} if cases else {}
-    )
+    held = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
+    held |= {"cases": str(server.cases.absolute())} if server.cases else {}
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": host, "port": port},
+        "http_options": {"host": server.host, "port": server.port},
         "applications": [{
-            "name": APP, "route_prefix": "/", "import_path": _IMPORT_PATH, "args": {"key_sha256": digest(key)},
+            "name": APP, "route_prefix": "/", "import_path": _IMPORT_PATH, "args": {"key_sha256": digest(server.key)},
             "deployments": [{
-                "name": "forecaster", "num_replicas": replicas, "user_config": held,
+                "name": "forecaster", "num_replicas": server.replicas, "user_config": held,
             }],
         }],
     }  # fmt: skip

@@ -12,13 +12,14 @@ from ray import serve
 
 from raycadian.modalities.cgm.request import FORECAST_NOTE
 from raycadian.modalities.request import Request
-from raycadian.personal.store import PEOPLE, Store
+from raycadian.personal.store import PEOPLE, Store, digest
 from raycadian.runs import RUNS, Run
+from raycadian.serving.keys import api_key
 from raycadian.serving.load import load_predictor
 from raycadian.serving.predictor import Answer, Predictor
 from raycadian.serving.slots import AdapterSlot, drop_deleted
 from raycadian.serving.stream import SignalStream
-from raycadian.serving.web import api_key, create_app, digest
+from raycadian.serving.web import create_app
 
 log = logging.getLogger("ray.serve")
 BATCH = 64

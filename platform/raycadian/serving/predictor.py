@@ -4,7 +4,7 @@ HTTP."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -49,16 +49,16 @@ class Predictor(ABC):
     model: Model
     batched: ClassVar[bool] = False
 
-    def predict(self, requests: Sequence[Request]) -> list[Any]:
-        """An Answer, or the ValueError that says why there is none, for each request, in order."""
+    def predict(self, requests: Sequence[Request]) -> list[Answer | ValueError]:
+        """An answer, or why there is none, for each request, in order."""
         answers: list[Any] = [None if r.path == self.path else self._other_path() for r in requests]
         own = [i for i, refusal in enumerate(answers) if refusal is None]
         for i, answer in zip(own, self._answers([requests[i] for i in own]), strict=True):
             answers[i] = answer
         return answers
 
-    def answer(self, request: Request) -> Any:
-        """The Answer to one request. Raises ValueError where there is none."""
+    def answer(self, request: Request) -> Answer:
+        """The answer to one request. Raises ValueError where there is none."""
         (answer,) = self.predict([request])
         if isinstance(answer, ValueError):
             raise answer
@@ -97,12 +97,12 @@ class Predictor(ABC):
         return ValueError(f"{self.name} answers on {self.path}; serve another run for this path")
 
 
-def each(answer: Any, requests: Sequence[Any]) -> list[Any]:
+def each(answer: Callable[[Any], Answer], requests: Sequence[Any]) -> list[Any]:
     """`answer(request)` of each request, or the ValueError that it raised."""
     return [_or_refusal(answer, request) for request in requests]
 
 
-def _or_refusal(answer: Any, request: Any) -> Any:
+def _or_refusal(answer: Callable[[Any], Answer], request: Any) -> Answer | ValueError:
     try:
         return answer(request)
     except ValueError as error:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import os
 import secrets
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
@@ -22,17 +18,15 @@ from raycadian.modalities import MODALITIES
 from raycadian.modalities.biosignals.request import MAX_MESSAGE, BiosignalRequest, StreamSamples, StreamStart
 from raycadian.modalities.request import Request as PersonData
 from raycadian.modalities.request import RequestSchema
-from raycadian.personal.store import Forbidden
+from raycadian.personal.store import Forbidden, digest
+from raycadian.serving.keys import KEY_FILE, KEY_VARIABLE
 from raycadian.serving.predictor import Answer
 from raycadian.serving.schemas import ModelResponse, Problem, explain
 from raycadian.serving.stream import SignalStream
 
 REQUESTS: tuple[type[RequestSchema], ...] = tuple(modality.request() for modality in MODALITIES.values())
 """What may be sent: a POST path each."""
-KEY_VARIABLE = "RAYCADIAN_API_KEY"
-KEY_FILE = Path("~/.config/raycadian/api_key")
 PERSON_KEY = "x-raycadian-person-key"  # header: asks for the adapter of the body's `subject`
-_KEY_CHARACTERS = 16  # at least
 _JSON = "application/json"
 
 
@@ -221,46 +215,6 @@ def _require_key(request: Request | WebSocket, key_sha256: str) -> None:
     if scheme.lower() != "bearer" or not secrets.compare_digest(digest(key.strip()), key_sha256):
         detail = f"send `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
         raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
-
-
-def digest(key: str) -> str:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def api_key() -> str:
-    """The server's key: from the environment, else from a file that only its owner reads, made on first use.
-
-    Raises ValueError for a key that is too short or a file that others may read.
-    """
-    key = os.environ.get(KEY_VARIABLE)
-    if key is None:
-        key = _key_in(KEY_FILE.expanduser())
-    if len(key) < _KEY_CHARACTERS or not key.isascii() or not key.isprintable():
-        raise ValueError(
-            f"{key_source()}: a key has {_KEY_CHARACTERS} or more printable ASCII characters; found {len(key)}"
-        )
-    return key
-
-
-def key_source() -> str:
-    """Where the key comes from."""
-    return f"environment {KEY_VARIABLE}" if KEY_VARIABLE in os.environ else str(KEY_FILE)
-
-
-def _key_in(path: Path) -> str:
-    """The key in a file, made whole or not at all where there is none."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-        with suppress(FileExistsError):  # another process was quicker: its key stands
-            os.link(temporary, path)
-        temporary.unlink()
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise ValueError(f"{path}: others may read the key (mode {mode:o}); run `chmod 600 {path}`")
-    return path.read_text(encoding="utf-8").strip()
 
 
 # --- errors and documentation -----------------------------------------------------------------------------------------
