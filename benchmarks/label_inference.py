@@ -22,7 +22,7 @@ from transformers import PatchTSTConfig, PatchTSTForClassification
 from raycadian import config
 from raycadian.models.base import ModelSpec
 from raycadian.models.build import build
-from raycadian.models.pat import SIZES, WIDTH, Attention
+from raycadian.models.pat_encoder import SIZES, WIDTH, Attention
 
 THREADS, ROUNDS = 2, 5
 BATCH, BATCHES = 64, 8

@@ -21,7 +21,7 @@ LAYERS = [
     {"cli"},
 ]
 DOORS = {  # heavy library -> files that may import it
-    "tsfm_public": {"models/ttm.py"},
+    "tsfm_public": {"models/granite.py"},
     "h5py": {"models/pat_weights.py"},
     "xgboost": {"models/trees.py"},
     "ray.train": {"training/distributed.py"},

@@ -9,16 +9,16 @@ import torch
 from label_cases import Held
 
 from raycadian import config
-from raycadian.models import checkpoint, pat, pat_weights
+from raycadian.models import checkpoint, pat_encoder, pat_weights
 from raycadian.models.base import ModelSpec, trainable_parameters
 from raycadian.models.build import build
 from raycadian.models.masked import draw
-from raycadian.models.pat import SIZES, WIDTH, Encoder, Head
+from raycadian.models.pat_encoder import SIZES, WIDTH, Encoder, Head
 from raycadian.models.seen import require_unseen
 
 WEEK = 10080
 DAY = 1440
-TINY = pat.Size(patch=18, heads=2, layers=2)
+TINY = pat_encoder.Size(patch=18, heads=2, layers=2)
 
 
 # --- a plain NumPy forward pass, from Keras' names and shapes alone -------------------------------------------------

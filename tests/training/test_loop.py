@@ -12,7 +12,7 @@ from torch import nn
 from raycadian.config import Persistence, Training, Window
 from raycadian.data.split import Range
 from raycadian.data.windows import cut_windows
-from raycadian.models.base import Model, ModelSpec
+from raycadian.models.base import Forecaster, ModelSpec
 from raycadian.training import loop
 from raycadian.training.engines import Process
 from raycadian.types import Prediction
@@ -21,7 +21,7 @@ WINDOW = Window(context=24, horizon=6)
 SPEC = ModelSpec(24, 6, 5.0, ("glucose_mgdl",), ("hour_sin", "hour_cos"), (0.25, 0.5, 0.75))
 
 
-class Small(Model):
+class Small(Forecaster):
     """A linear forecaster with dropout, so that random states matter."""
 
     def __init__(self):

@@ -47,6 +47,10 @@ class ModelConfig(Schema):
         """Short, fit for a file: `ridge`, `residual-ttm`."""
         return "-".join([self.kind, *(part.readable_name() for part in self.parts())])
 
+    def built_as(self) -> str:
+        """Its name in the table of models/build.py."""
+        return self.kind
+
     def served_tasks(self) -> frozenset[str]:
         """Kinds of task that it serves together with all that it wraps."""
         return self.tasks.intersection(*(part.served_tasks() for part in self.parts()))

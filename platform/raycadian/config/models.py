@@ -383,6 +383,9 @@ class Masked(WrapperConfig):
     def served_tasks(self) -> frozenset[str]:
         return self.tasks  # whatever its network serves later
 
+    def built_as(self) -> str:
+        return f"{self.kind}-{self.inner.kind}"
+
 
 MODELS: tuple[type[ModelConfig], ...] = (
     Persistence, Seasonal, Ridge, CMA, LSTM, MLP, TTM,

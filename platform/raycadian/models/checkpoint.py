@@ -37,10 +37,10 @@ def load(folder: Path) -> Model:
     try:
         section = TypeAdapter(config.Model).validate_python(raw["model"])
         model = build(section, ModelSpec.from_dict(raw["spec"]), iter(_architectures(raw)))
-        found = _digest(folder / _WEIGHTS)
-        if found != raw["weights_sha256"]:
+        digest, expected = _digest(folder / _WEIGHTS), raw["weights_sha256"]
+        if digest != expected:
             raise ValueError(
-                f"{_WEIGHTS} is not the file that was saved (sha256 {found[:12]}, expected {raw['weights_sha256'][:12]})"
+                f"{_WEIGHTS} is not the file that was saved (sha256 {digest[:12]}, expected {expected[:12]})"
             )
         model.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
     except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, ValidationError, ValueError) as error:
@@ -54,11 +54,10 @@ def export_pretrained(model: Model, folder: Path) -> None:
     Its point forecasts are the model's (within a hybrid: its correction's); the layer that gives the other quantiles is
     ours, not part of the format, and starts afresh. Raises ValueError where there is no TTM inside.
     """
-    networks = _networks(model) if model.spec.task == "forecast" else []  # a backbone alone is no forecaster
+    networks = [part.network for part in model.modules() if getattr(part, "exports_network", False)]
     if len(networks) != 1:
-        raise ValueError(
-            f"only one ttm can be exported, alone or wrapped; found {len(networks)} in {config.model_name(model.config)}"
-        )
+        name = config.model_name(model.config)
+        raise ValueError(f"only one ttm can be exported, alone or wrapped; found {len(networks)} in {name}")
     with replaced_folder(folder) as temporary:
         adapters.merged(networks[0]).save_pretrained(temporary)
 

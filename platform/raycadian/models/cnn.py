@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows
+from raycadian.models.base import ModelSpec, TrainingWindows
+from raycadian.models.label import LabelModel
 from raycadian.models.scaling import Scaling
 from raycadian.types import Batch
 
@@ -30,8 +31,8 @@ class CNN(LabelModel):
         self.head = nn.Linear(2 * widths[-1], spec.labels)
 
     def score(self, batch: Batch) -> Tensor:
-        found = self.backbone(self.scaling(batch).mT)  # (B, width, time)
-        pooled = torch.cat([found.mean(-1), found.amax(-1)], dim=1)
+        states = self.backbone(self.scaling(batch).mT)  # (B, width, time)
+        pooled = torch.cat([states.mean(-1), states.amax(-1)], dim=1)
         return self.head(pooled).view(-1, *self.spec.label_shape)
 
     def fit_statistics(self, windows: TrainingWindows) -> None:

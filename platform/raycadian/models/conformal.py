@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raycadian.config import Conformal as ConformalConfig
-from raycadian.models.base import Model, ModelSpec, TrainingWindows, Wrapper, spaced
+from raycadian import config
+from raycadian.models.base import Forecaster, ModelSpec, TrainingWindows, Wrapper, spaced
 from raycadian.types import Batch, Prediction
 
 _SAMPLE = 65536  # windows that are enough for any quantile
@@ -22,23 +22,23 @@ class Conformal(Wrapper):
 
     Subjects, not windows, are exchangeable: whoever comes next is one more person, however long others wore the sensor.
     So every subject has the same weight at each step, shared evenly by his windows. That new people are like those of the
-    validation takes that the model saw neither: `folds` sees to it (training/crossfit.py), or `split.kind` subject or kfold;
-    the last days of those who were trained on say too little of strangers (benchmarks/coverage.py).
+    validation takes that the model saw neither: `folds` sees to it (training/crossfit.py), or `split.kind` subject or
+    kfold; the last days of those who were trained on say too little of strangers (benchmarks/coverage.py).
     """
 
     offset_mgdl: Tensor
 
-    def __init__(self, spec: ModelSpec, config: ConformalConfig, inner: Model):
-        super().__init__(spec, config, inner)
+    def __init__(self, spec: ModelSpec, section: config.Conformal, inner: Forecaster):
+        super().__init__(spec, section, inner)
         self.register_buffer("offset_mgdl", torch.zeros(spec.horizon, len(spec.quantiles)))
 
-    def restore(self, found: Prediction, batch: Batch) -> Prediction:
-        moved = found.quantiles + self.offset_mgdl
-        middle, median = self.spec.middle, found.quantiles[..., self.spec.middle, None]
+    def restore(self, prediction: Prediction, batch: Batch) -> Prediction:
+        moved = prediction.quantiles + self.offset_mgdl
+        middle, median = self.spec.middle, prediction.quantiles[..., self.spec.middle, None]
         # outwards from the median, so that none crosses another
         below = torch.minimum(moved[..., :middle], median).flip(-1).cummin(-1).values.flip(-1)
         above = torch.maximum(moved[..., middle + 1 :], median).cummax(-1).values
-        return Prediction(torch.cat([below, median, above], dim=-1), found.parts)
+        return Prediction(torch.cat([below, median, above], dim=-1), prediction.parts)
 
     def calibrate(self, windows: TrainingWindows) -> None:
         super().calibrate(windows)
@@ -53,30 +53,30 @@ class Conformal(Wrapper):
 
 
 @torch.no_grad()
-def scores(model: Model, windows: TrainingWindows) -> tuple[np.ndarray, np.ndarray]:
+def scores(model: Forecaster, windows: TrainingWindows) -> tuple[np.ndarray, np.ndarray]:
     """y - quantile, (W, H, Q) mg/dL, NaN where no truth, and the subject of each window (W,)."""
-    found, subject = [], []
+    errors, subject = [], []
     for batch in spaced(windows, _SAMPLE):
-        found.append((batch["target"].unsqueeze(-1) - model(batch).quantiles).numpy())
+        errors.append((batch["target"].unsqueeze(-1) - model(batch).quantiles).numpy())
         subject.append(batch["subject"].numpy())
-    return np.concatenate(found), np.concatenate(subject)
+    return np.concatenate(errors), np.concatenate(subject)
 
 
 def conformal_offsets(scores: np.ndarray, subject: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
     """The conformal quantile of scores (W, H, Q), NaN = missing, at each step and level, (H, Q). subject (W,).
 
     Of n values the smallest that at least q (n + 1) of them reach above the median, and its mirror image below it; n
-    counts as many values as there are, each weighted so that the subjects' shares are equal. Raises ValueError where a step has
-    too few values for a level.
+    counts as many values as there are, each weighted so that the subjects' shares are equal. Raises ValueError where a
+    step has too few values for a level.
     """
-    found = np.empty(scores.shape[1:])
+    offsets = np.empty(scores.shape[1:])
     for h in range(scores.shape[1]):
         seen = ~np.isnan(scores[:, h, 0])
         _, owner, count = np.unique(subject[seen], return_inverse=True, return_counts=True)
         weight = 1.0 / count[owner]
         for k, level in enumerate(levels):
-            found[h, k] = _conformal_quantile(scores[seen, h, k], weight, level, h)
-    return found
+            offsets[h, k] = _conformal_quantile(scores[seen, h, k], weight, level, h)
+    return offsets
 
 
 def _conformal_quantile(score: np.ndarray, weight: np.ndarray, level: float, step: int) -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from raycadian.config import Ensemble as EnsembleConfig
-from raycadian.models.base import Model, ModelSpec, TrainingWindows, spaced, trainable_parameters
+from raycadian import config
+from raycadian.models.base import Builder, Forecaster, ModelSpec, TrainingWindows, spaced, trainable_parameters
 from raycadian.types import Batch, Prediction
 
 _SAMPLE = 65536  # windows that weights are chosen on
@@ -18,7 +19,7 @@ _DRAW = 0.1
 _SUM = 1e3
 
 
-class Ensemble(Model):
+class Ensemble(Forecaster):
     """The mean of the members' quantiles, widened by how far their medians are apart (Lakshminarayanan et al. 2017).
 
     A mixture's variance is the mean of the members' variances plus the variance of their medians, s^2. So with z_q the
@@ -31,12 +32,16 @@ class Ensemble(Model):
     normal: Tensor
     share: Tensor
 
-    def __init__(self, spec: ModelSpec, config: EnsembleConfig, members: Sequence[Model]):
-        super().__init__(spec, config)
+    def __init__(self, spec: ModelSpec, section: config.Ensemble, members: Sequence[Forecaster]):
+        super().__init__(spec, section)
         self.members = nn.ModuleList(members)
         normal = torch.special.ndtri(torch.tensor(spec.quantiles, dtype=torch.float64))
         self.register_buffer("normal", normal.float(), persistent=False)
         self.register_buffer("share", self._first_shares())
+
+    @classmethod
+    def build(cls, section: config.Ensemble, spec: ModelSpec, builder: Builder) -> Self:
+        return cls(spec, section, [builder.build(member, spec) for member in section.members * section.size])
 
     def _first_shares(self) -> Tensor:
         """Equal ones; where validation data will choose, equal over the members that train: beside one that doesn't they
@@ -51,17 +56,17 @@ class Ensemble(Model):
         return self._joined([member(batch) for member in self.members])
 
     def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
-        found, losses = zip(*(member.forward_loss(batch) for member in self.members), strict=True)
-        return self._joined(found), torch.stack(losses).mean()
+        predictions, losses = zip(*(member.forward_loss(batch) for member in self.members), strict=True)
+        return self._joined(predictions), torch.stack(losses).mean()
 
-    def _joined(self, found: Sequence[Prediction]) -> Prediction:
-        quantiles = torch.stack([one.quantiles for one in found])  # (members, B, H, Q)
+    def _joined(self, predictions: Sequence[Prediction]) -> Prediction:
+        quantiles = torch.stack([prediction.quantiles for prediction in predictions])  # (members, B, H, Q)
         medians = quantiles[..., self.spec.middle]
         mean, median = self._mean(quantiles), self._mean(medians).unsqueeze(-1)
         apart = self._mean((medians.unsqueeze(-1) - median).square()) * self.normal.square()
         offset = ((mean - median).square() + apart).sqrt() * self.normal.sign()
-        names = set.intersection(*(set(one.parts) for one in found))
-        parts = {name: self._mean(torch.stack([one.parts[name] for one in found])) for name in sorted(names)}
+        names = sorted(set.intersection(*(set(prediction.parts) for prediction in predictions)))
+        parts = {name: self._mean(torch.stack([one.parts[name] for one in predictions])) for name in names}
         return Prediction(median + offset, parts)
 
     def _mean(self, values: Tensor) -> Tensor:
@@ -81,12 +86,12 @@ class Ensemble(Model):
     @torch.no_grad()
     def _errors(self, windows: TrainingWindows) -> np.ndarray:
         """(N, members) mg/dL: of the members' medians, where the target was measured."""
-        found = []
+        errors = []
         for batch in spaced(windows, _SAMPLE):
             seen = ~torch.isnan(batch["target"])
             medians = [member(batch).quantiles[..., self.spec.middle] for member in self.members]
-            found.append(torch.stack([(m - batch["target"])[seen] for m in medians], dim=1))
-        return torch.cat(found).double().numpy()
+            errors.append(torch.stack([(m - batch["target"])[seen] for m in medians], dim=1))
+        return torch.cat(errors).double().numpy()
 
 
 def best_shares(errors: np.ndarray) -> np.ndarray:
@@ -105,5 +110,5 @@ def best_shares(errors: np.ndarray) -> np.ndarray:
         np.full((1, members), _SUM),  # the shares add up to 1
     ]
     wanted = [np.zeros(len(errors)), np.full(members, np.sqrt(_DRAW) / members), [_SUM]]
-    found, _ = nnls(np.concatenate(rows), np.concatenate(wanted))
-    return found / found.sum()
+    shares, _ = nnls(np.concatenate(rows), np.concatenate(wanted))
+    return shares / shares.sum()

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import features
-from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, spaced
+from raycadian.models.base import ModelSpec, TrainingWindows, spaced
+from raycadian.models.label import LabelModel
 from raycadian.types import Batch
 
 _SAMPLE = 65536  # training windows that say how variables vary
@@ -30,15 +31,16 @@ class FeatureNet(LabelModel):
 
     def score(self, batch: Batch) -> Tensor:
         batch = {**batch, "past": batch["past"].to(self.centre.dtype)}
-        found = features.compute(self.config.features, batch, self.spec)
-        standard = torch.nan_to_num((found - self.centre) / self.spread)
+        variables = features.compute(self.config.features, batch, self.spec)
+        standard = torch.nan_to_num((variables - self.centre) / self.spread)
         return self.head(self.backbone(standard)).view(-1, *self.spec.label_shape)
 
     @torch.no_grad()
     def fit_statistics(self, windows: TrainingWindows) -> None:
         super().fit_statistics(windows)
-        found = torch.cat([features.compute(self.config.features, b, self.spec) for b in spaced(windows, _SAMPLE)])
-        mean = found.double().nanmean(0).nan_to_num()
-        sd = (found.double() - mean).square().nanmean(0).nan_to_num().sqrt()
+        batches = spaced(windows, _SAMPLE)
+        variables = torch.cat([features.compute(self.config.features, batch, self.spec) for batch in batches]).double()
+        mean = variables.nanmean(0).nan_to_num()
+        sd = (variables - mean).square().nanmean(0).nan_to_num().sqrt()
         self.centre.copy_(mean)
         self.spread.copy_(torch.where(sd > 1e-6 * (1 + mean.abs()), sd, 1.0))

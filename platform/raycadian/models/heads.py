@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from scipy.special import stdtrit
 from torch import Tensor, nn
 
-from raycadian.models.base import Model, ModelSpec, mean_over_valid, pinball
+from raycadian.models.base import Forecaster, ModelSpec, mean_over_valid, pinball
 from raycadian.types import Batch, Prediction
 
 _RESOLUTION_MGDL = 1.0  # of sensors: no distribution is narrower
 
 
-class Headed(Model):
+class Headed(Forecaster):
     """A model that gives a distribution: its quantiles serve, its own loss trains."""
 
     @abstractmethod
@@ -27,8 +27,9 @@ class Headed(Model):
         return Prediction(self.distribution(batch).quantiles)
 
     def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
-        found, target = self.distribution(batch), batch["target"]
-        return Prediction(found.quantiles), mean_over_valid(found.loss(torch.nan_to_num(target)), target)
+        distribution, target = self.distribution(batch), batch["target"]
+        loss = mean_over_valid(distribution.loss(torch.nan_to_num(target)), target)
+        return Prediction(distribution.quantiles), loss
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class StudentT:
 
 
 class QuantileOffsets(nn.Module):
-    """The distribution from its median and a raw width: scale = 1 mg/dL + softplus(raw) * unit, degrees of freedom > 2
+    """Student's t from its median and a raw width: scale = 1 mg/dL + softplus(raw) * unit, degrees of freedom > 2
     (a variance exists) one a step, which training learns. Heavy tails keep one wild reading from widening all."""
 
     def __init__(self, spec: ModelSpec):
@@ -85,11 +86,12 @@ def residual_offsets(residual: Tensor, levels: tuple[float, ...]) -> Tensor:
     empty = np.flatnonzero(np.isnan(values).all(axis=0))
     if len(empty):
         raise ValueError(
-            f"no training window has a measured value at horizon step {empty[0] + 1}; bring more data or shorten the horizon"
+            f"no training window has a measured value at horizon step {empty[0] + 1}; bring more data or shorten the "
+            "horizon"
         )
-    found = torch.from_numpy(np.nanquantile(values, levels, axis=0).T.astype(np.float32))
+    offsets = torch.from_numpy(np.nanquantile(values, levels, axis=0).T.astype(np.float32))
     level = torch.tensor(levels)
-    return torch.where(level < 0.5, found.clamp(max=0), torch.where(level > 0.5, found.clamp(min=0), 0))
+    return torch.where(level < 0.5, offsets.clamp(max=0), torch.where(level > 0.5, offsets.clamp(min=0), 0))
 
 
 def around(median: Tensor, steps: Tensor, middle: int) -> Tensor:

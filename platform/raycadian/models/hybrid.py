@@ -22,10 +22,11 @@ class Residual(Wrapper):
     def view(self, batch: Batch) -> Batch:
         return left_over(batch)
 
-    def restore(self, found: Prediction, batch: Batch) -> Prediction:
-        mechanism = batch["mechanism"][:, self.spec.context :].to(found.quantiles.dtype)
-        parts = {"mechanism": mechanism, "correction": found.quantiles[..., self.spec.middle]}
-        return Prediction(mechanism.unsqueeze(-1) + found.quantiles, parts)
+    def restore(self, prediction: Prediction, batch: Batch) -> Prediction:
+        quantiles = prediction.quantiles
+        mechanism = batch["mechanism"][:, self.spec.context :].to(quantiles.dtype)
+        parts = {"mechanism": mechanism, "correction": quantiles[..., self.spec.middle]}
+        return Prediction(mechanism.unsqueeze(-1) + quantiles, parts)
 
 
 def left_over(batch: Batch) -> Batch:
@@ -37,23 +38,23 @@ def left_over(batch: Batch) -> Batch:
     mechanism, past = batch["mechanism"], batch["past"]
     context = past.shape[1]
     rest = past[..., :1] - mechanism[:, :context, None]
-    found = {**batch, "past": torch.cat([rest, past[..., 1:]], dim=-1), "shift": batch.get("shift", 0) + mechanism}
+    shift = batch.get("shift", 0) + mechanism
+    viewed = {**batch, "past": torch.cat([rest, past[..., 1:]], dim=-1), "shift": shift}
     if "target" in batch:
-        found["target"] = batch["target"] - mechanism[:, context:]
-    return found
+        viewed["target"] = batch["target"] - mechanism[:, context:]
+    return viewed
 
 
 class Exogenous(Wrapper):
     """The mechanism's signals join the known channels: the inner model may use them over context and horizon."""
 
+    @classmethod
+    def inner_spec(cls, spec: ModelSpec, section: config.Exogenous) -> ModelSpec:
+        return replace(spec, known=spec.known + signal_keys(section))
+
     def view(self, batch: Batch) -> Batch:
         columns = [batch[name] for name in signal_keys(self.config)]
         return {**batch, "known": torch.cat([batch["known"], torch.stack(columns, dim=-1)], dim=-1)}
-
-
-def with_signals(spec: ModelSpec, section: config.Exogenous) -> ModelSpec:
-    """What the model inside `Exogenous` must fit."""
-    return replace(spec, known=spec.known + signal_keys(section))
 
 
 def signal_keys(section: config.Exogenous) -> tuple[str, ...]:
@@ -71,14 +72,14 @@ class Physics(Wrapper):
     """
 
     def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:
-        found, loss = super().forward_loss(batch)
-        return found, loss + self.config.weight * self.penalty(found, batch)
+        prediction, loss = super().forward_loss(batch)
+        return prediction, loss + self.config.weight * self.penalty(prediction, batch)
 
-    def penalty(self, found: Prediction, batch: Batch) -> Tensor:
+    def penalty(self, prediction: Prediction, batch: Batch) -> Tensor:
         """(mg/dL per hour)^2, over the steps that have a measured target: those that the inner loss looks at."""
         assert "mechanism" in batch, "cut the windows with a mechanism"
         last = self.spec.context - 1
-        median = found.quantiles[..., self.spec.middle]
+        median = prediction.quantiles[..., self.spec.middle]
         path = torch.cat([batch["past"][:, -1:, 0].to(median.dtype), median], dim=1)
         if "shift" in batch:  # inside a residual: glucose is what is left over plus what was subtracted
             path = path + batch["shift"][:, last:]

@@ -19,17 +19,18 @@ def fit(
     weight = np.ones(len(x)) if weight is None else weight
     weight = weight / weight.sum()
 
-    def loss(found: np.ndarray) -> tuple[float, np.ndarray]:
-        said = z @ found[:-1] + found[-1]
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slopes = parameters[:-1]
+        score = z @ slopes + parameters[-1]
         if logistic:
-            value = weight @ (np.logaddexp(0.0, said) - label * said)
-            error = weight * (0.5 * (1 + np.tanh(said / 2)) - label)
+            value = weight @ (np.logaddexp(0.0, score) - label * score)
+            error = weight * (0.5 * (1 + np.tanh(score / 2)) - label)
         else:
-            value, error = 0.5 * weight @ (said - label) ** 2, weight * (said - label)
-        gradient = np.append(z.T @ error + _RIDGE * found[:-1], error.sum())
-        return value + 0.5 * _RIDGE * found[:-1] @ found[:-1], gradient
+            value, error = 0.5 * weight @ (score - label) ** 2, weight * (score - label)
+        gradient = np.append(z.T @ error + _RIDGE * slopes, error.sum())
+        return value + 0.5 * _RIDGE * slopes @ slopes, gradient
 
     bounds = [(0.0 if nonnegative else None, None)] * x.shape[1] + [(None, None)]
-    found = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12).x
-    slope = found[:-1] / spread
-    return slope, float(found[-1] - slope @ centre)
+    best = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12).x
+    slope = best[:-1] / spread
+    return slope, float(best[-1] - slope @ centre)

@@ -22,7 +22,7 @@ _SAMPLE = 4096  # windows that give the scaler's statistics
 
 
 class LSTM(Headed):
-    """LSTM(8, hidden, layers) -> last hidden state -> Linear, ReLU, Dropout -> Linear (facts/models.md, bloodTwin).
+    """LSTM(8, hidden, layers) -> last hidden state -> Linear, ReLU, Dropout -> Linear (bloodTwin).
 
     Features a point: glucose, its change, basal rate, bolus, sine and cosine of the local hour, a flag where the sensor
     was at its limit (40 or 400 mg/dL), a flag where nothing was measured. Basal, bolus and hour are zeros where the
@@ -35,17 +35,17 @@ class LSTM(Headed):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, spec: ModelSpec, config: config.LSTM):
-        super().__init__(spec, config)
-        between = config.dropout if config.layers > 1 else 0.0  # dropout stands between layers
-        width, outputs = len(spec.known) * config.exogenous, len(spec.quantiles) if config.head == "quantiles" else 2
-        self.lstm = nn.LSTM(len(FEATURES) + width, config.hidden, config.layers, batch_first=True, dropout=between)
+    def __init__(self, spec: ModelSpec, section: config.LSTM):
+        super().__init__(spec, section)
+        between = section.dropout if section.layers > 1 else 0.0  # dropout stands between layers
+        width, outputs = len(spec.known) * section.exogenous, len(spec.quantiles) if section.head == "quantiles" else 2
+        self.lstm = nn.LSTM(len(FEATURES) + width, section.hidden, section.layers, batch_first=True, dropout=between)
         self.head = nn.Sequential(
-            nn.Linear(config.hidden + width * spec.horizon, config.hidden), nn.ReLU(), nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, spec.horizon * outputs),
+            nn.Linear(section.hidden + width * spec.horizon, section.hidden), nn.ReLU(), nn.Dropout(section.dropout),
+            nn.Linear(section.hidden, spec.horizon * outputs),
         )  # fmt: skip
-        self.known = KnownCovariates(spec) if config.exogenous else None
-        self.tails = QuantileOffsets(spec) if config.head == "student_t" else None
+        self.known = KnownCovariates(spec) if section.exogenous else None
+        self.tails = QuantileOffsets(spec) if section.head == "student_t" else None
         self.register_buffer("centre", torch.zeros(len(FEATURES)))
         self.register_buffer("scale", torch.ones(len(FEATURES)))
 
@@ -58,8 +58,8 @@ class LSTM(Headed):
         if self.tails is None:
             scaled = around(raw[..., 0], F.softplus(raw[..., 1:]), self.spec.middle)
             return Quantiles(self._held(scaled * self.scale[0] + self.centre[0], batch), self.levels)
-        found = self.tails(raw[..., 0] * self.scale[0] + self.centre[0], raw[..., 1], self.scale[0])
-        return replace(found, quantiles=self._held(found.quantiles, batch))
+        distribution = self.tails(raw[..., 0] * self.scale[0] + self.centre[0], raw[..., 1], self.scale[0])
+        return replace(distribution, quantiles=self._held(distribution.quantiles, batch))
 
     def _raw(self, batch: Batch) -> Tensor:
         """(B, H, outputs), scaled."""

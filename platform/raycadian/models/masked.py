@@ -33,7 +33,7 @@ class Masked(Model):
         super().__init__(spec, section)
         self.patches = patches
 
-    def remember(self, cycles: Iterable[str]) -> None:
+    def remember_cycles(self, cycles: Iterable[str]) -> None:
         """Add the NHANES cycles that it learns from to those that its network has seen; the checkpoint keeps them."""
         inner = self.config.inner
         seen = joined_cycles(inner.cycles, cycles)
@@ -47,7 +47,7 @@ class Masked(Model):
     def rebuild(self, signal: Tensor, batch: Batch, hidden: Tensor) -> Tensor:
         """(B, L, C), from the patches where hidden (P,) is False."""
 
-    def forward(self, batch: Batch) -> Reconstruction:  # type: ignore[override]
+    def forward(self, batch: Batch) -> Reconstruction:
         return self._rebuilt(self.signal(batch), batch)
 
     def _rebuilt(self, signal: Tensor, batch: Batch) -> Reconstruction:
@@ -55,9 +55,9 @@ class Masked(Model):
         hidden = draw(self.patches, self.config.share, generator).to(signal.device)
         return Reconstruction(self.rebuild(signal, batch, hidden), hidden)
 
-    def forward_loss(self, batch: Batch) -> tuple[Reconstruction, Tensor]:  # type: ignore[override]
-        found, _, loss = self._errors(batch)
-        return found, loss
+    def forward_loss(self, batch: Batch) -> tuple[Reconstruction, Tensor]:
+        reconstruction, _, loss = self._errors(batch)
+        return reconstruction, loss
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """diagnostics: n, the number of points measured; mae and mse over them, standardised."""
@@ -68,11 +68,11 @@ class Masked(Model):
 
     def _errors(self, batch: Batch) -> tuple[Reconstruction, Tensor, Tensor]:
         signal, counted = self.signal(batch), batch["past_mask"]
-        found = self._rebuilt(signal, batch)
+        reconstruction = self._rebuilt(signal, batch)
         if self.config.error == "hidden":
-            counted = counted & found.hidden.repeat_interleave(signal.shape[1] // self.patches).unsqueeze(-1)
-        error = found.signal.to(signal.dtype) - signal
-        return found, error, mean_where(error.square(), counted)
+            counted = counted & reconstruction.hidden.repeat_interleave(signal.shape[1] // self.patches).unsqueeze(-1)
+        error = reconstruction.signal.to(signal.dtype) - signal
+        return reconstruction, error, mean_where(error.square(), counted)
 
 
 def draw(patches: int, share: float, generator: torch.Generator | None = None) -> Tensor:

@@ -30,22 +30,23 @@ class MLP(Headed):
     change_mgdl: Tensor
     unit_mgdl: Tensor
 
-    def __init__(self, spec: ModelSpec, config: config.MLP):
-        super().__init__(spec, config)
-        if config.lags >= spec.context:
+    def __init__(self, spec: ModelSpec, section: config.MLP):
+        super().__init__(spec, section)
+        if section.lags >= spec.context:
             raise ValueError(
-                f"mlp.lags {config.lags} changes need {config.lags + 1} points; the context has {spec.context}; lower lags"
+                f"mlp.lags {section.lags} changes need {section.lags + 1} points; the context has {spec.context}; lower lags"
             )
-        outputs = len(spec.quantiles) if config.head == "quantiles" else 2
-        size = config.lags + 1 + 4 * config.hour
-        widths = [size, *[config.hidden] * config.layers]
+        outputs = len(spec.quantiles) if section.head == "quantiles" else 2
+        size = section.lags + 1 + 4 * section.hour
+        widths = [size, *[section.hidden] * section.layers]
         blocks = [
-            nn.Sequential(nn.Linear(a, b), nn.GELU(), nn.Dropout(config.dropout)) for a, b in itertools.pairwise(widths)
+            nn.Sequential(nn.Linear(a, b), nn.GELU(), nn.Dropout(section.dropout))
+            for a, b in itertools.pairwise(widths)
         ]
         self.backbone = nn.Sequential(*blocks)
-        self.head = nn.Linear(config.hidden, spec.horizon * outputs)
+        self.head = nn.Linear(section.hidden, spec.horizon * outputs)
         self.linear = nn.Linear(size, spec.horizon)
-        self.tails = QuantileOffsets(spec) if config.head == "student_t" else None
+        self.tails = QuantileOffsets(spec) if section.head == "student_t" else None
         self.register_buffer("level", torch.tensor([0.0, 1.0]))  # mean and standard deviation, mg/dL
         self.register_buffer("change_mgdl", torch.ones(()))
         self.register_buffer("unit_mgdl", torch.ones(spec.horizon))

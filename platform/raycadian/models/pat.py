@@ -1,174 +1,22 @@
-"""Pretrained Actigraphy Transformer (Ruan et al. 2024, arXiv:2411.15240): a week of minutes to patches to a label.
-
-Shapes as in types.py, and: M minutes of a window   P patches   W width of a patch's embedding
-"""
+"""Pretrained Actigraphy Transformer (Ruan et al. 2024, arXiv:2411.15240): a week of minutes to patches to a label."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models import adapters
-from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows
+from raycadian.models import adapters, pat_weights
+from raycadian.models.base import Builder, ModelSpec, TrainingWindows
+from raycadian.models.label import LabelModel
 from raycadian.models.masked import Masked, load_encoder
+from raycadian.models.pat_encoder import SIZES, Decoder, Encoder, Head
 from raycadian.models.scaling import Scaling
 from raycadian.models.seen import joined_cycles, published_cycles
 from raycadian.types import Batch
-
-WIDTH = 96  # of an embedding, and of each head's queries, keys and values
-FEED_FORWARD = 256
-EPSILON = 1e-6
-_KERNEL = 3  # minutes that the convolution of the Conv variants sees at once
-
-
-@dataclass(frozen=True)
-class Size:
-    """patch: minutes of one · heads and layers of the encoder."""
-
-    patch: int
-    heads: int
-    layers: int
-
-
-SIZES = {
-    "small": Size(patch=18, heads=6, layers=1),
-    "medium": Size(patch=18, heads=12, layers=2),
-    "large": Size(patch=9, heads=12, layers=4),
-    "huge": Size(patch=5, heads=12, layers=8),
-}
-
-
-class Encoder(nn.Module):
-    """Activity (B, M), standardised -> (B, P, W). Raises ValueError where patches don't fill the window."""
-
-    positions: Tensor
-
-    def __init__(self, size: Size, minutes: int, *, convolution: bool = False, dropout: float = 0.1):
-        super().__init__()
-        if minutes % size.patch or minutes < size.patch:
-            raise ValueError(
-                f"PAT cuts a window into patches of {size.patch} minutes; found a window of {minutes}; take a multiple of "
-                f"{size.patch} (a week has 10080)"
-            )
-        self.size = size
-        self.embedding = ConvEmbedding() if convolution else nn.Linear(size.patch, WIDTH)
-        self.layers = nn.ModuleList(Block(size.heads, dropout) for _ in range(size.layers))
-        self.register_buffer("positions", sinusoids(minutes // size.patch), persistent=False)
-        self.apply(start)
-
-    def forward(self, activity: Tensor) -> Tensor:
-        return self.encode(self.embed(activity))
-
-    def embed(self, activity: Tensor) -> Tensor:
-        """Patches with their positions, (B, M) -> (B, P, W)."""
-        return self.embedding(activity.unflatten(1, (-1, self.size.patch))) + self.positions
-
-    def encode(self, patches: Tensor) -> Tensor:
-        """(B, any number of patches, W) -> the same."""
-        for layer in self.layers:
-            patches = layer(patches)
-        return patches
-
-
-class ConvEmbedding(nn.Module):
-    """The Conv variants: a convolution over a patch's minutes, ReLU, mean over them. (B, P, minutes) -> (B, P, W)."""
-
-    def __init__(self):
-        super().__init__()
-        self.convolution = nn.Conv1d(1, WIDTH, _KERNEL, padding="same")
-
-    def forward(self, patches: Tensor) -> Tensor:
-        found = F.relu(self.convolution(patches.flatten(0, 1).unsqueeze(1)))
-        return found.mean(-1).unflatten(0, patches.shape[:2])
-
-
-class Block(nn.Module):
-    """Attention, then a small network; each added to its input and normalised after. (B, P, W) -> the same."""
-
-    def __init__(self, heads: int, dropout: float):
-        super().__init__()
-        self.attention = Attention(heads)
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=EPSILON), nn.LayerNorm(WIDTH, eps=EPSILON)
-        self.ff1, self.ff2 = nn.Linear(WIDTH, FEED_FORWARD), nn.Linear(FEED_FORWARD, WIDTH)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        patches = self.norm1(patches + self.dropout(self.attention(patches)))
-        return self.norm2(patches + self.dropout(self.ff2(F.relu(self.ff1(patches)))))
-
-
-class Attention(nn.Module):
-    """Every patch to every other, each head as wide as the whole embedding (Keras' key_dim), so not torch's own module."""
-
-    def __init__(self, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value = (nn.Linear(WIDTH, heads * WIDTH) for _ in range(3))
-        self.output = nn.Linear(heads * WIDTH, WIDTH)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        parts = (project(patches).unflatten(-1, (self.heads, WIDTH)) for project in (self.query, self.key, self.value))
-        found = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))  # scaled by sqrt(WIDTH)
-        return self.output(found.transpose(1, 2).flatten(2))
-
-
-class Head(nn.Module):
-    """Mean over patches, dropout, Linear 128 ReLU, Linear to one logit a label: (B, P, W) -> (B, labels)."""
-
-    def __init__(self, labels: int, *, hidden: int = 128, dropout: float = 0.1):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, labels)
-        )  # fmt: skip
-        self.apply(start)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        return self.layers(patches.mean(1))
-
-
-class Decoder(nn.Module):
-    """What the encoder made of the visible patches -> all minutes (B, M), standardised.
-
-    One block, with the encoder's heads, sees them and a learned token in the place of each hidden one, and gives 2 tanh of
-    a patch's minutes: standard deviations, none beyond 2.
-    """
-
-    def __init__(self, size: Size, dropout: float):
-        super().__init__()
-        self.token = nn.Parameter(0.05 * torch.randn(WIDTH))
-        self.block = Block(size.heads, dropout)
-        self.minutes = nn.Linear(WIDTH, size.patch)
-        self.block.apply(start)
-        self.minutes.apply(start)
-
-    def forward(self, seen: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
-        """seen (B, visible patches, W), hidden (P,) bool, positions (P, W)."""
-        whole = self.token.to(seen.dtype).expand(len(seen), len(hidden), -1).clone()
-        whole[:, ~hidden] = seen
-        return 2 * torch.tanh(self.minutes(self.block(whole + positions)).flatten(1))
-
-
-def sinusoids(patches: int) -> Tensor:
-    """(P, W): the sines, then the cosines, of a patch's number at W / 2 wavelengths from 2 pi to 20000 pi."""
-    rate = torch.exp(torch.arange(0, WIDTH, 2, dtype=torch.float64) * (-math.log(10000.0) / WIDTH))
-    angle = torch.arange(patches).unsqueeze(1) * rate
-    return torch.cat([angle.sin(), angle.cos()], dim=1).float()
-
-
-def start(module: nn.Module) -> None:
-    """Random weights as Keras draws them, which the published ones started from: Glorot, biases 0."""
-    if isinstance(module, nn.Linear | nn.Conv1d):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
-
-
-# --- models ----------------------------------------------------------------------------------------------------------
 
 
 def scaling(spec: ModelSpec, section: config.PAT) -> Scaling:
@@ -193,13 +41,18 @@ class PAT(LabelModel):
         self.head = Head(spec.labels, hidden=section.hidden, dropout=section.dropout)
         adapters.apply(section.adapter, encoder, encoder, list(encoder.layers), self.head)
 
+    @classmethod
+    def build(cls, section: config.PAT, spec: ModelSpec, builder: Builder) -> Self:
+        encoder, section = _encoder(section, spec, builder)
+        return cls(spec, section, encoder)
+
     @property
     def backbone(self) -> nn.Module:
         return self.encoder
 
     def score(self, batch: Batch) -> Tensor:
-        found = self.head(self.encoder(self.scaling(batch)[..., 0]))
-        return found.view(-1, *self.spec.label_shape)
+        score = self.head(self.encoder(self.scaling(batch)[..., 0]))
+        return score.view(-1, *self.spec.label_shape)
 
     def fit_statistics(self, windows: TrainingWindows) -> None:
         super().fit_statistics(windows)
@@ -215,6 +68,11 @@ class MaskedPAT(Masked):
         self.encoder = encoder
         self.decoder = Decoder(encoder.size, section.inner.dropout)
 
+    @classmethod
+    def build(cls, section: config.Masked, spec: ModelSpec, builder: Builder) -> Self:
+        encoder, inner = _encoder(section.inner, spec, builder)
+        return cls(spec, section.with_parts([inner]), encoder)
+
     def signal(self, batch: Batch) -> Tensor:
         return self.scaling(batch)
 
@@ -227,27 +85,28 @@ class MaskedPAT(Masked):
         self.scaling.fit_statistics(windows)
 
 
-def random_encoder(section: config.PAT, spec: ModelSpec) -> Encoder:
-    convolution = section.embedding == "conv"
-    return Encoder(SIZES[section.size], spec.context, convolution=convolution, dropout=section.dropout)
-
-
-def pretrained(section: config.PAT, spec: ModelSpec) -> tuple[Encoder, config.PAT]:
-    """The encoder with the weights of `section.pretrained`, and the section with all cycles that they have seen. Raises
-    ValueError for weights of another encoder, or whose cycles nobody says."""
-    encoder = random_encoder(section, spec)
+def _encoder(section: config.PAT, spec: ModelSpec, builder: Builder) -> tuple[Encoder, config.PAT]:
+    """The encoder, with the weights of `section.pretrained` where it names some, and the section with the NHANES cycles
+    that they have seen; a checkpoint of ours says them itself. Raises ValueError for weights of another encoder, or whose
+    cycles nobody says."""
+    encoder = Encoder(
+        SIZES[section.size], spec.context, convolution=section.embedding == "conv", dropout=section.dropout
+    )
+    if section.pretrained is None or builder.restoring:
+        return encoder, section
     path = Path(section.pretrained).expanduser()
-    if path.is_dir():
-        known = load_encoder(path, section, encoder, "encoder.")["cycles"]
-    else:
-        from raycadian.models import pat_weights
-
-        pat_weights.load(encoder, path)
-        known = published_cycles(path)
+    known = _load_pretrained(encoder, section, path)
     if known is None and section.cycles is None:
         raise ValueError(
-            f"{path}: nobody says which NHANES cycles these weights have seen, and a task on one of them would be leakage; "
-            "set pat.cycles: [C, D, G] with the letters of the cycles, [] for none"
+            f"{path}: nobody says which NHANES cycles these weights have seen, and a task on one of them would be "
+            "leakage; set pat.cycles: [C, D, G] with the letters of the cycles, [] for none"
         )
-    seen = joined_cycles(known, section.cycles)
-    return encoder, section.model_copy(update={"cycles": seen})
+    return encoder, section.model_copy(update={"cycles": joined_cycles(known, section.cycles)})
+
+
+def _load_pretrained(encoder: Encoder, section: config.PAT, path: Path) -> Sequence[str] | None:
+    """Fill the encoder from a checkpoint's folder or a published file; the cycles that it is known to have seen."""
+    if path.is_dir():
+        return load_encoder(path, section, encoder, "encoder.")["cycles"]
+    pat_weights.load(encoder, path)
+    return published_cycles(path)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from raycadian.models.pat import FEED_FORWARD, WIDTH, ConvEmbedding, Encoder
+from raycadian.models.pat_encoder import FEED_FORWARD, WIDTH, ConvEmbedding, Encoder
+
+if TYPE_CHECKING:
+    import h5py
 
 _LARGEST_BYTES = 256 * 2**20  # of a file; PAT-H, the largest, has 16 MB
 _SAVED_MODEL = "model_weights/"  # the group that Keras puts a whole model's weights under
@@ -19,17 +22,18 @@ def load(encoder: Encoder, path: Path) -> None:
     """Every weight of `encoder` from the file. Raises ValueError for a file that is not HDF5, or in which a weight is
     missing, superfluous, of another shape or not finite; the encoder is then as it was."""
     expected = layout(encoder)
-    found = _read(path, {name: shape for name, (_, shape) in expected.items()})
+    arrays = _read(path, {name: shape for name, (_, shape) in expected.items()})
     like = encoder.state_dict()
-    encoder.load_state_dict({ours: _ours(found[name], like[ours]) for name, (ours, _) in expected.items()}, strict=True)
+    weights = {ours: _ours(arrays[name], like[ours]) for name, (ours, _) in expected.items()}
+    encoder.load_state_dict(weights, strict=True)
 
 
 def layout(encoder: Encoder) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Keras' name of each weight: (the encoder's name of it, its shape in the file)."""
-    found = _embedding(encoder)
+    names = _embedding(encoder)
     for i in range(encoder.size.layers):
-        found |= _block(f"encoder_layer_{i + 1}", f"layers.{i}", encoder.size.heads)
-    return found
+        names |= _block(f"encoder_layer_{i + 1}", f"layers.{i}", encoder.size.heads)
+    return names
 
 
 def _embedding(encoder: Encoder) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -41,16 +45,16 @@ def _embedding(encoder: Encoder) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _block(theirs: str, ours: str, heads: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     root = f"{theirs}_transformer/{theirs}"
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    names: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in ("query", "key", "value"):
-        found |= _pair(f"{root}_attention/{name}", f"{ours}.attention.{name}", (WIDTH, heads, WIDTH), (heads, WIDTH))
-    found |= _pair(f"{root}_attention/attention_output", f"{ours}.attention.output", (heads, WIDTH, WIDTH))
-    found |= _pair(f"{root}_ff1", f"{ours}.ff1", (WIDTH, FEED_FORWARD))
-    found |= _pair(f"{root}_ff2", f"{ours}.ff2", (FEED_FORWARD, WIDTH))
+        names |= _pair(f"{root}_attention/{name}", f"{ours}.attention.{name}", (WIDTH, heads, WIDTH), (heads, WIDTH))
+    names |= _pair(f"{root}_attention/attention_output", f"{ours}.attention.output", (heads, WIDTH, WIDTH))
+    names |= _pair(f"{root}_ff1", f"{ours}.ff1", (WIDTH, FEED_FORWARD))
+    names |= _pair(f"{root}_ff2", f"{ours}.ff2", (FEED_FORWARD, WIDTH))
     for name in ("norm1", "norm2"):
-        found[f"{root}_{name}/gamma:0"] = (f"{ours}.{name}.weight", (WIDTH,))
-        found[f"{root}_{name}/beta:0"] = (f"{ours}.{name}.bias", (WIDTH,))
-    return found
+        names[f"{root}_{name}/gamma:0"] = (f"{ours}.{name}.weight", (WIDTH,))
+        names[f"{root}_{name}/beta:0"] = (f"{ours}.{name}.bias", (WIDTH,))
+    return names
 
 
 def _pair(
@@ -80,40 +84,44 @@ def _read(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndar
         raise ValueError(f"{path}: no such file (working directory {Path.cwd()}); expected PAT's weights as Keras' .h5")
     if path.stat().st_size > _LARGEST_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes; expected PAT's weights, {_LARGEST_BYTES} at most")
+    import h5py  # 0.2 s that other models don't pay
+
     try:
         with h5py.File(path, "r") as file:
             sets = _datasets(file)
             _require_same(path, expected, sets)
-            found = {name: sets[name][()].astype(np.float32) for name in expected}
+            arrays = {name: sets[name][()].astype(np.float32) for name in expected}
     except (OSError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: not a whole HDF5 file: {error}; fetch PAT's .h5 again") from error
-    if wild := sorted(name for name, value in found.items() if not np.isfinite(value).all()):
+    if wild := sorted(name for name, value in arrays.items() if not np.isfinite(value).all()):
         raise ValueError(f"{path}: weights are not finite: {_some(wild)}; fetch the file again")
-    return found
+    return arrays
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """By path, of a saved model below the group of its weights; links, soft and to other files, are not followed."""
-    found: dict[str, h5py.Dataset] = {}
+    import h5py
+
+    sets: dict[str, h5py.Dataset] = {}
 
     def keep(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = item
+            sets[name] = item
 
     file.visititems(keep)
-    inside = {name.removeprefix(_SAVED_MODEL): one for name, one in found.items() if name.startswith(_SAVED_MODEL)}
-    return inside or found
+    inside = {name.removeprefix(_SAVED_MODEL): one for name, one in sets.items() if name.startswith(_SAVED_MODEL)}
+    return inside or sets
 
 
-def _require_same(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, h5py.Dataset]) -> None:
+def _require_same(path: Path, expected: dict[str, tuple[int, ...]], sets: dict[str, h5py.Dataset]) -> None:
     """Every difference at once: what loads in part is another network than the published one."""
     wrong = []
-    if missing := sorted(expected.keys() - found.keys()):
+    if missing := sorted(expected.keys() - sets.keys()):
         wrong.append(f"missing {_some(missing)}")
-    if extra := sorted(found.keys() - expected.keys()):
+    if extra := sorted(sets.keys() - expected.keys()):
         wrong.append(f"superfluous {_some(extra)}")
-    for name in sorted(expected.keys() & found.keys()):
-        one = found[name]
+    for name in sorted(expected.keys() & sets.keys()):
+        one = sets[name]
         if one.shape != expected[name]:
             wrong.append(f"{name}: expected {expected[name]}, found {one.shape}")
         elif one.dtype.kind != "f" or one.is_virtual or one.external:

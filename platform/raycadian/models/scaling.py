@@ -27,8 +27,8 @@ class Scaling(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, L, C)."""
-        found = (batch["past"].to(self.mean.dtype) - self.mean) / self.sd
-        return torch.where(batch["past_mask"], found, 0.0)
+        scaled = (batch["past"].to(self.mean.dtype) - self.mean) / self.sd
+        return torch.where(batch["past_mask"], scaled, 0.0)
 
     @torch.no_grad()
     def fit_statistics(self, windows: TrainingWindows) -> None:

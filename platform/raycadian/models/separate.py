@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raycadian.config import LabelModelConfig
-from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows
+from raycadian.models.base import Builder, ModelSpec, TrainingWindows
+from raycadian.models.label import LabelModel
 from raycadian.types import Batch
 
 
 class Separate(LabelModel):
-    """What is fitted in closed form shares nothing between labels: one of `members` each, on the windows whose label is known."""
+    """What is fitted in closed form shares nothing between labels: one of `members` each, on the windows whose label is
+    known."""
 
     def __init__(self, spec: ModelSpec, section: LabelModelConfig, members: Sequence[LabelModel]):
         super().__init__(spec, section)
@@ -33,6 +36,17 @@ class Separate(LabelModel):
             member.calibrate(_OneLabel(windows, i))
 
 
+class OneLabelModel(LabelModel):
+    """A model that knows one label at a time."""
+
+    @classmethod
+    def build(cls, section: Any, spec: ModelSpec, builder: Builder) -> LabelModel:
+        if spec.labels == 1:
+            return cls(spec, section)
+        alone = replace(spec, labels=1)
+        return Separate(spec, section, [cls(alone, section) for _ in range(spec.labels)])
+
+
 @dataclass(frozen=True)
 class _OneLabel:
     """Windows with the label of number `which` alone."""
@@ -44,10 +58,10 @@ class _OneLabel:
         return len(self.windows)
 
     def batch(self, index: Tensor) -> Batch:
-        return self._seen(self.windows.batch(index))
+        return self._of_one(self.windows.batch(index))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        return map(self._seen, self.windows.batches(batch_size))
+        return map(self._of_one, self.windows.batches(batch_size))
 
     def labels(self) -> Tensor:
         return self.windows.labels()[:, self.which]
@@ -55,5 +69,5 @@ class _OneLabel:
     def weights(self) -> Tensor:
         return self.windows.weights()
 
-    def _seen(self, batch: Batch) -> Batch:
+    def _of_one(self, batch: Batch) -> Batch:
         return batch | {"label": batch["label"][:, self.which]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import logistic
-from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, spaced, weights_of
+from raycadian.models.base import Builder, ModelSpec, TrainingWindows, spaced
+from raycadian.models.label import LabelModel, weights_of
 from raycadian.types import Batch, LabelPrediction
 
 _SAMPLE = 65536  # validation windows that weigh the members
@@ -33,16 +35,20 @@ class Stack(LabelModel):
         self.register_buffer("weight", torch.full((len(members), *spec.label_shape), 1 / len(members)))
         self.register_buffer("constant", torch.zeros(spec.label_shape))
 
+    @classmethod
+    def build(cls, section: config.Stack, spec: ModelSpec, builder: Builder) -> Self:
+        return cls(spec, section, [builder.build(member, spec) for member in section.members])
+
     def score(self, batch: Batch) -> Tensor:
         return self._joined([member(batch) for member in self.members])
 
-    def _joined(self, found: Sequence[LabelPrediction]) -> Tensor:
-        scores = torch.stack([one.score for one in found], dim=1)
+    def _joined(self, predictions: Sequence[LabelPrediction]) -> Tensor:
+        scores = torch.stack([prediction.score for prediction in predictions], dim=1)
         return (scores * self.weight).sum(1) + self.constant
 
     def forward_loss(self, batch: Batch) -> tuple[LabelPrediction, Tensor]:
-        found, losses = zip(*(member.forward_loss(batch) for member in self.members), strict=True)
-        return LabelPrediction(self._joined(found)), torch.stack(losses).mean()
+        predictions, losses = zip(*(member.forward_loss(batch) for member in self.members), strict=True)
+        return LabelPrediction(self._joined(predictions)), torch.stack(losses).mean()
 
     def fit_statistics(self, windows: TrainingWindows) -> None:
         for member in self.members:
@@ -58,8 +64,8 @@ class Stack(LabelModel):
         ]
         scores, label, weight = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
         scores, label = scores.reshape(*scores.shape[:2], -1), label.reshape(len(label), -1)
-        found = [self._weighed(scores[..., i], label[:, i], weight) for i in range(self.spec.labels)]
-        weights, constants = (np.stack(part, axis=-1) for part in zip(*found, strict=True))
+        fits = [self._weighed(scores[..., i], label[:, i], weight) for i in range(self.spec.labels)]
+        weights, constants = (np.stack(part, axis=-1) for part in zip(*fits, strict=True))
         self.weight.copy_(torch.from_numpy(weights).view_as(self.weight))
         self.constant.copy_(torch.from_numpy(constants).view_as(self.constant))
 
@@ -71,5 +77,5 @@ class Stack(LabelModel):
                 f"stack: {known.sum()} validation labels are known, all the same: nothing to weigh its members by; take "
                 "another split.seed or more subjects"
             )
-        how = {"logistic": self.spec.task == "classify", "nonnegative": True}
-        return logistic.fit(scores[known], label[known], weight=weight[known], **how)
+        x, wanted, weight = scores[known], label[known], weight[known]
+        return logistic.fit(x, wanted, logistic=self.link.logistic, weight=weight, nonnegative=True)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from raycadian import config
 from raycadian.models import features, logistic
-from raycadian.models.base import LabelModel, ModelSpec, TrainingWindows, spaced, weights_of
+from raycadian.models.base import ModelSpec, TrainingWindows, spaced
+from raycadian.models.label import weights_of
+from raycadian.models.separate import OneLabelModel
 from raycadian.types import Batch
 
 _SAMPLE = 65536  # training windows that it is fitted to
 
 
-class Statistics(LabelModel):
-    """Logistic regression (classify) or least squares (regress) on features.py's variables, fitted by `prepare` to
-    convergence, whatever the recipe says of training. A variable that a window lacks is at its training mean."""
+class Statistics(OneLabelModel):
+    """Logistic regression (classify) or least squares (regress) on features.py's variables, fitted to convergence in
+    `fit_statistics`, whatever the recipe says of training. A variable that a window lacks is at its training mean."""
 
     center: Tensor
     weight: Tensor
@@ -45,16 +46,14 @@ class Statistics(LabelModel):
             (features.compute(self.config.features, b, self.spec), b["label"], weights_of(b))
             for b in spaced(windows, _SAMPLE)
         ]
-        found, label, weight = (torch.cat(part).double() for part in zip(*parts, strict=True))
+        variables, label, weight = (torch.cat(part).double() for part in zip(*parts, strict=True))
         known = ~label.isnan()
-        found, label, weight = found[known], label[known].numpy(), weight[known].numpy()
-        mean = found.nanmean(0).nan_to_num()
-        x = torch.nan_to_num(found - mean).numpy()
-        if self.spec.task == "regress":
-            label = (label - self.label_mean.item()) / self.label_sd.item()
-        if self.spec.task == "classify":
-            weight = np.where(label == 1, self.positive_weight.item(), 1.0) * weight
-        slope, constant = logistic.fit(x, label, logistic=self.spec.task == "classify", weight=weight)
+        variables, label, weight = variables[known], label[known], weight[known].numpy()
+        mean = variables.nanmean(0).nan_to_num()
+        x = torch.nan_to_num(variables - mean).numpy()
+        weight = self.link.row_weights(self, label.numpy(), weight)
+        wanted = self.link.from_label(self, label).numpy()
+        slope, constant = logistic.fit(x, wanted, logistic=self.link.logistic, weight=weight)
         self.center.copy_(mean)
         self.weight.copy_(torch.from_numpy(slope))
         self.constant.fill_(constant)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from raycadian import config
 from raycadian.models import adapters
-from raycadian.models.base import LabelModel, Model, Wrapper
+from raycadian.models.base import Model, Wrapper
+from raycadian.models.label import LabelModel
 from raycadian.personal.store import PersonRecord
 from raycadian.physiology.rhythms.daily import Baseline, of_activity
 from raycadian.types import Batch

@@ -26,7 +26,7 @@ class PretrainTask(SignalTask):
 
     def before_training(self, model: Model, data: SignalData) -> None:
         """The checkpoint keeps whom it has seen."""
-        model.remember(data.cycles)
+        model.remember_cycles(data.cycles)
 
     def parts(self, recipe: Recipe) -> list[str]:
         return []

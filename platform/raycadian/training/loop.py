@@ -243,7 +243,7 @@ class _Session:
     @torch.no_grad()
     def _validation_sums(self) -> np.ndarray:
         """Of this process's part: sums of loss, squared and absolute error, the number of valid truths, and the ranks of
-        a classifier (models.base.LabelModel.loss)."""
+        a classifier (models.label.LabelModel.loss)."""
         self.engine.module.eval()
         sums: np.ndarray | float = 0.0
         for index in self._validation_parts(max(self.config.batch_size // self.process.world, 256)):
