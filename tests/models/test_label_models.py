@@ -233,7 +233,7 @@ def test_every_weight_of_a_masked_model_gets_a_gradient(name, data):
 )
 def test_a_later_recipe_takes_up_what_was_pretrained(inner, part, other, message, data, tmp_path):
     first = prepared(config.Masked(inner=inner), data["pretrain"], PRETRAIN)
-    first.remember(["C"])
+    first.remember_cycles(["C"])
     checkpoint.save(first, tmp_path / "run")
     section = type(inner)(pretrained=str(tmp_path / "run"), **inner.model_dump(exclude={"pretrained", "cycles"}))
     second = build(section, SPEC)

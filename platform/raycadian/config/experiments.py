@@ -34,7 +34,8 @@ class Nocturnal(ExperimentConfig):
 
     kind: Literal["nocturnal"] = "nocturnal"
     epochs_on: Literal["midnight", "any"] = "midnight"
-    """The validation windows that choose the epoch: nights alone, or windows at any time where validation data hold few nights."""
+    """The validation windows that choose the epoch: nights alone, or windows at any time where validation data hold few
+    nights."""
 
     @property
     def anchor(self) -> str:
@@ -46,7 +47,7 @@ class Prandial(ExperimentConfig):
 
     kind: Literal["prandial"] = "prandial"
     meals: Literal["recorded", "estimated"] = "recorded"
-    """recorded: where carbs_g says so · estimated: from glucose alone, at the times of day when a person's rises most."""
+    """recorded: where carbs_g says so · estimated: from glucose alone, when a person's usually rises."""
 
     @property
     def anchor(self) -> str:
@@ -114,7 +115,8 @@ class Scaling(ExperimentConfig):
 
     kind: Literal["scaling"] = "scaling"
     part: Literal["width", "layers"] = "width"
-    """width: d_model of a ttm, hidden of an lstm · layers of either. Models without stay as they are, a level to compare with."""
+    """width: d_model of a ttm, hidden of an lstm · layers of either. Models without stay as they are, a level to
+    compare with."""
     values: tuple[Count, ...] = Field((16, 32, 64, 128), min_length=2)
 
 

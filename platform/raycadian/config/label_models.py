@@ -88,12 +88,13 @@ Cycle = Literal["C", "D", "G", "H"]
 
 
 Seen = Literal["refuse", "allow"]
-"""allow: train and score on an NHANES cycle that the pretraining has seen. People whom a run of ours has learnt from stay
-refused."""
+"""allow: train and score on an NHANES cycle that the pretraining has seen. People whom a run of ours has learnt from
+stay refused."""
 
 
 class PretrainedNetwork(LabelModelConfig):
-    """A network whose weights may come from a pretraining. Its own section has `pretrained`, `cycles`, `seen`, `adapter`."""
+    """A network whose weights may come from a pretraining. Its own section has `pretrained`, `cycles`, `seen`,
+    `adapter`."""
 
     encoder_fields: ClassVar[tuple[str, ...]]
     """The fields that the shapes of its pretrained weights depend on."""
@@ -116,7 +117,8 @@ class TTMLabel(PretrainedNetwork):
 
     kind: Literal["ttm_label"] = "ttm_label"
     pretrained: str | None = None
-    """None: random start. A local folder or a hub name of granite's format, or the checkpoint folder of a run of `masked`."""
+    """None: random start. A local folder or a hub name of granite's format, or the checkpoint folder of a run of
+    `masked`."""
     d_model: Count = 64
     layers: Count = 3
     patch_length: Count = 50
@@ -126,10 +128,12 @@ class TTMLabel(PretrainedNetwork):
     channels: Literal["independent", "mixed"] = "independent"
     """independent: each goes through the backbone alone and the head joins them · mixed: every layer mixes them."""
     pieces: Count = 1
-    """The context is cut into so many equal pieces, each of which goes through the backbone alone; the head joins them."""
+    """The context is cut into so many equal pieces, each of which goes through the backbone alone; the head joins
+    them."""
     head: LabelHead = "linear"
     cycles: tuple[Cycle, ...] | None = Field(None, exclude_if=unsaid)
-    """NHANES cycles that the pretraining has seen, as a run of `masked` recorded them; granite's weights have seen none."""
+    """NHANES cycles that the pretraining has seen, as a run of `masked` recorded them; granite's weights have seen
+    none."""
     seen: Seen = Field("refuse", exclude_if=lambda value: value == "refuse")
 
 
@@ -143,10 +147,12 @@ class PAT(PretrainedNetwork):
     """0.29, 1.0, 2.0 or 4.0 million weights."""
     embedding: Literal["dense", "conv"] = "dense"
     pretrained: str | None = None
-    """None: random start. A published .h5 of the same size and embedding, or the checkpoint folder of a run of `masked`."""
+    """None: random start. A published .h5 of the same size and embedding, or the checkpoint folder of a run of
+    `masked`."""
     cycles: tuple[Cycle, ...] | None = None
-    """NHANES cycles that the pretraining has seen: no task is one of theirs. Known of PAT-*_29k and PAT-*_21k by the file's
-    name and of our own checkpoints; said here of other files, [] for none. The checkpoint keeps it, and a pretraining adds its data's."""
+    """NHANES cycles that the pretraining has seen: no task is one of theirs. Known of PAT-*_29k and PAT-*_21k by the
+    file's name and of our own checkpoints; given here of other files, [] for none. The checkpoint keeps it, and a
+    pretraining adds its data's."""
     seen: Seen = "refuse"
     standardise: Literal["minute", "window"] = "minute"
     """By mean and standard deviation of training: minute, of each minute of the window, as the published weights were

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 Head = Literal["quantiles", "student_t"]
-"""quantiles: trained by the pinball loss · student_t: a distribution, trained by its likelihood, whose quantiles serve."""
+"""quantiles: trained by the pinball loss · student_t: a distribution, trained by its likelihood, whose quantiles
+serve."""
 
 
 class Persistence(ModelConfig):
@@ -54,8 +55,8 @@ class Ridge(ModelConfig):
     basis: Literal["lagged", "changes"] = "lagged"
     """lagged: differences to the last value · changes: from point to point, so that a penalty smooths."""
     alpha: float = Field(1.0, ge=0)
-    """Penalty. lagged: in units of the mean squared lagged difference, over all windows together. changes: in units of each
-    variable's variance, a window: the same strength whatever their number; 0.01 to 0.1 is usual."""
+    """Penalty. lagged: in units of the mean squared lagged difference, over all windows together. changes: in units of
+    each variable's variance, a window: the same strength whatever their number; 0.01 to 0.1 is usual."""
     exogenous: bool = False
     """Each step also takes the known channels at its own time."""
 
@@ -106,8 +107,8 @@ class MLP(ModelConfig):
     hour: bool = True
     """The hour of day enters."""
     level_noise: float = Field(0.0, ge=0)
-    """Standard deviation of noise on the level while training, in units of the level's own: it then relies on the changes,
-    and does better for people whose glucose lies elsewhere than that of those it was trained on."""
+    """Standard deviation of noise on the level while training, in units of the level's own: it then relies on the
+    changes, and does better for people whose glucose lies elsewhere than that of those it was trained on."""
     head: Head = "quantiles"
 
 
@@ -193,7 +194,8 @@ Signal = Literal["glucose", "L", "m", "c", "a", "I_S", "I_E", "meal_distr"]
 
 
 class Exogenous(MechanismWrapper):
-    """The mechanism's signals as further known channels of the inner model, one of whose parts says `exogenous: true`."""
+    """The mechanism's signals as further known channels of the inner model, one part of which says `exogenous:
+    true`."""
 
     kind: Literal["exogenous"] = "exogenous"
     signals: tuple[Signal, ...] = Field(("glucose", "L", "m", "c", "a", "I_S", "I_E"), min_length=1)
@@ -243,7 +245,8 @@ class Simulated(Schema):
 
 
 class Staged(MechanismWrapper):
-    """Training in stages: on simulated people, on real ones with the backbone frozen, then mechanism and weights in turn."""
+    """Training in stages: on simulated people, on real ones with the backbone frozen, then mechanism and weights in
+    turn."""
 
     kind: Literal["staged"] = "staged"
     simulated: Simulated = Simulated()
@@ -284,7 +287,8 @@ class Ensemble(ModelConfig):
     size: Count = 1
     """Copies of each member; they differ in their random start."""
     weights: Literal["equal", "validation"] = "equal"
-    """validation: those that make the mean's squared error least on validation data, none below 0, drawn towards equal."""
+    """validation: those that make the mean's squared error least on validation data, none below 0, drawn towards
+    equal."""
 
     @model_validator(mode="after")
     def _several(self) -> "Ensemble":
@@ -324,8 +328,8 @@ class Conformal(WrapperConfig):
 
     kind: Literal["conformal"] = "conformal"
     folds: int = Field(0, ge=0)
-    """0: placed on validation windows. k: on everybody of the training data, in k groups of people, each scored by a model
-    that was trained without it, which takes k more trainings; sweeps leave them out. Outermost only."""
+    """0: placed on validation windows. k: on everybody of the training data, in k groups of people, each scored by a
+    model that was trained without it, which takes k more trainings; sweeps leave them out. Outermost only."""
     inner: "Model"
 
     @field_validator("folds")
@@ -346,8 +350,8 @@ class Conformal(WrapperConfig):
 
 
 class Stack(LabelModelConfig):
-    """Several models of a label: a logistic regression (or least squares) of validation labels on their scores, no weight
-    below 0. It is calibrated by its making."""
+    """Several models of a label: a logistic regression (or least squares) of validation labels on their scores, no
+    weight below 0. It is calibrated by its making."""
 
     kind: Literal["stack"] = "stack"
     members: tuple["Model", ...] = Field(min_length=2)
@@ -374,7 +378,8 @@ class Masked(WrapperConfig):
 
     kind: Literal["masked"] = "masked"
     inner: Annotated[PAT | TTMLabel, Field(discriminator="kind")]
-    """The network; its head and adapter have no part in it. A later recipe takes it up by `pretrained: <checkpoint>`."""
+    """The network; its head and adapter have no part in it. A later recipe starts from it: `pretrained:
+    <checkpoint>`."""
     share: float = Field(0.9, gt=0, lt=1)
     """Of the patches, hidden."""
     error: Literal["all", "hidden"] = "all"

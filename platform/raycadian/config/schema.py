@@ -29,7 +29,8 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def unsaid(value: Any) -> bool:
-    """For `exclude_if` of a field that came later: recipes that don't say it keep the keys that their runs are found by."""
+    """For `exclude_if` of a field that came later: recipes that don't say it keep the keys that their runs are found
+    by."""
     return value is None
 
 
@@ -47,7 +48,8 @@ def parse(schema: type[Schema], raw: dict, overrides: tuple[str, ...] = (), sour
 
 
 def override(valid: Any, values: dict[str, Any], source: str = "configuration") -> Any:
-    """A configuration with `dotted.path: value` applied: `--set`, and what a trial of a sweep does. Raises ValueError."""
+    """A configuration with `dotted.path: value` applied: `--set`, and what a trial of a sweep does. Raises
+    ValueError."""
     raw = valid.model_dump(mode="json")
     for path, value in values.items():
         raw = with_value(raw, path, value)
@@ -56,8 +58,8 @@ def override(valid: Any, values: dict[str, Any], source: str = "configuration") 
 
 def assignment(text: str) -> tuple[str, Any]:
     """Path and value of `dotted.path=value`. Raises ValueError."""
-    path, found, value = text.partition("=")
-    if not found:
+    path, equals, value = text.partition("=")
+    if not equals:
         raise ValueError(f"--set {text}: expected dotted.path=value, e.g. training.epochs=3")
     try:
         return path.strip(), yaml.safe_load(value)
@@ -139,4 +141,4 @@ def _fields_at(schema: Any, loc: list) -> list[str]:
 def _schemas_in(annotation: Any) -> list[Any]:
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return [annotation] if issubclass(annotation, Schema) else []
-    return [found for arg in get_args(annotation) for found in _schemas_in(arg)]
+    return [schema for arg in get_args(annotation) for schema in _schemas_in(arg)]

@@ -123,7 +123,8 @@ class Hypotension(Schema):
     gap_min: float = Field(0.0, ge=0)
     """Minutes right after the window in which the onset does not count as ahead."""
     gray_mmhg: Positive | None = None
-    """Windows without an episode whose pressure falls below this are left out: neither clearly low nor clearly normal."""
+    """Windows without an episode whose pressure falls below this are left out: neither clearly low nor clearly
+    normal."""
 
     @property
     def registered(self) -> str:
@@ -283,8 +284,8 @@ class _Labelled(_OnSignals):
     label: Label
     """What a run is chosen by."""
     also: tuple[Column, ...] = ()
-    """Further labels that one network learns at the same time, each calibrated and scored on its own. A window needs one of
-    all that is known; what isn't counts nowhere."""
+    """Further labels that one network learns at the same time, each calibrated and scored on its own. A window needs
+    one of all that is known; what isn't counts nowhere."""
     weight: str | None = None
     """Column of the table of people that weighs them in every score (survey weights)."""
     weighted_loss: bool = False
@@ -342,8 +343,8 @@ class Classification(_Labelled):
     balance: Literal["none", "training"] = "training"
     """training: windows with the label weigh as much as all others together, by their share in training."""
     calibration: Literal["none", "temperature", "platt", "beta", "isotonic", "chosen"] = "platt"
-    """How validation data turn the model's log odds into probabilities. chosen: by whichever of the others says it best of
-    validation people that it was not fitted on."""
+    """How validation data turn the model's log odds into probabilities. chosen: by whichever of the others says it best
+    of validation people that it was not fitted on."""
     voting: Literal["soft", "hard"] = "soft"
     """soft: the mean probability votes · hard: the share of windows above the threshold."""
     specificity: float = Field(0.9, gt=0, lt=1)
@@ -360,7 +361,8 @@ class Classification(_Labelled):
     def _yes_or_no(self) -> "Classification":
         if isinstance(self.label, Ahead) and not self.label.bound:
             raise ValueError(
-                f"{self.label.channel} ahead is a number, expected yes or no: give label.below or label.at_least, or task.kind: regress"
+                f"{self.label.channel} ahead is a number, expected yes or no: give label.below or label.at_least, or "
+                "task.kind: regress"
             )
         return self
 
@@ -385,7 +387,8 @@ class Regression(_Labelled):
             )
         if isinstance(self.label, Ahead) and self.label.bound:
             raise ValueError(
-                f"{self.label.channel}{self.label.bound} is yes or no: leave label.below and label.at_least out, or task.kind: classify"
+                f"{self.label.channel}{self.label.bound} is yes or no: leave label.below and label.at_least out, or "
+                "task.kind: classify"
             )
         return self
 

@@ -1,7 +1,7 @@
 """What a model is: `forward(batch) -> prediction`, `loss(batch) -> (loss, diagnostics)`. Wrappers are models.
 
-Shapes as in types.py. Inputs and outputs are in their channel's own unit (glucose: mg/dL); whatever scaling a model needs
-is its own affair, and its statistics are buffers, so that the weights file holds everything.
+Shapes as in types.py. Inputs and outputs are in their channel's own unit (glucose: mg/dL); whatever scaling a model
+needs is its own affair, and its statistics are buffers, so that the weights file holds everything.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from raycadian.types import Batch, LabelPrediction, Prediction, Reconstruction
 class ModelSpec:
     """What a model must fit: the windows it sees and what it gives. Raises ValueError.
 
-    context L and horizon H in points of `dt_min` minutes · past and known: channel names · task forecast: past[0] is the
-    target, quantiles are levels that rise strictly inside (0, 1) and contain 0.5 · the others: H is 0, there are no
+    context L and horizon H in points of `dt_min` minutes · past and known: channel names · task forecast: past[0] is
+    the target, quantiles are levels that rise strictly inside (0, 1) and contain 0.5 · the others: H is 0, there are no
     quantiles; balanced: windows with the label weigh as much as the others in training; labels: how many at once.
     """
 
@@ -108,9 +108,9 @@ class Builder(Protocol):
 class Model(nn.Module, ABC):
     """What the training loop, checkpoints and serving ask for. See `Forecaster` and, for labels, `LabelModel`.
 
-    `monitor`: the validation metric, lower is better, that chooses the epoch. `config` is the recipe's section that it was
-    built from. `model.double()` computes in float64: equal rows then give equal forecasts to 1e-9 mg/dL whatever batch
-    they stand in (float32: 1e-4).
+    `monitor`: the validation metric, lower is better, that chooses the epoch. `config` is the recipe's section that it
+    was built from. `model.double()` computes in float64: equal rows then give equal forecasts to 1e-9 mg/dL whatever
+    batch they stand in (float32: 1e-4).
     """
 
     monitor: ClassVar[str]
@@ -171,8 +171,8 @@ class Forecaster(Model):
         return prediction, mean_over_valid(losses, target)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """diagnostics: n, the number of valid target points; mae and mse, mean absolute and squared error of the median in
-        mg/dL."""
+        """diagnostics: n, the number of valid target points; mae and mse, mean absolute and squared error of the median
+        in mg/dL."""
         prediction, loss = self.forward_loss(batch)
         target = batch["target"]
         error = (prediction.quantiles[..., self.spec.middle] - torch.nan_to_num(target)).detach()
@@ -181,7 +181,8 @@ class Forecaster(Model):
 
 
 class Wrapper(Forecaster):
-    """A forecaster around another: what that sees of a batch, and what becomes of its forecast. The rest is forwarded."""
+    """A forecaster around another: what that sees of a batch, and what becomes of its forecast. The rest is
+    forwarded."""
 
     def __init__(self, spec: ModelSpec, config: ModelConfig, inner: Forecaster):
         super().__init__(spec, config)

@@ -16,14 +16,15 @@ _SAMPLE = 65536  # windows that are enough for any quantile
 class Conformal(Wrapper):
     """Each quantile moves by one offset a step, found on validation windows; the median stays.
 
-    Conformalised quantile regression with a bound for each tail (Romano, Patterson and Candes 2019, theorem 2): the score
-    of level q is y - quantile_q, and its conformal q-quantile is added, so that a share q of new values lies below. An
-    interval between levels 0.05 and 0.95 then covers 90% of them, if they are exchangeable with the validation windows.
+    Conformalised quantile regression with a bound for each tail (Romano, Patterson and Candes 2019, theorem 2): the
+    score of level q is y - quantile_q, and its conformal q-quantile is added, so that a share q of new values lies
+    below. An interval between levels 0.05 and 0.95 then covers 90% of them, if they are exchangeable with the
+    validation windows.
 
     Subjects, not windows, are exchangeable: whoever comes next is one more person, however long others wore the sensor.
-    So every subject has the same weight at each step, shared evenly by his windows. That new people are like those of the
-    validation takes that the model saw neither: `folds` sees to it (training/crossfit.py), or `split.kind` subject or
-    kfold; the last days of those who were trained on say too little of strangers (benchmarks/coverage.py).
+    So every subject has the same weight at each step, shared evenly by his windows. That new people are like those of
+    the validation takes that the model saw neither: `folds` sees to it (training/crossfit.py), or `split.kind` subject
+    or kfold; the last days of those who were trained on say too little of strangers (benchmarks/coverage.py).
     """
 
     offset_mgdl: Tensor
@@ -46,7 +47,8 @@ class Conformal(Wrapper):
             self.place(*scores(self.inner, windows))
 
     def place(self, scores: np.ndarray, subject: np.ndarray) -> None:
-        """Set the offsets from scores (W, H, Q) of windows of subject (W,). Raises ValueError where there are too few."""
+        """Set the offsets from scores (W, H, Q) of windows of subject (W,). Raises ValueError where there are too
+        few."""
         offset = conformal_offsets(scores, subject, self.spec.quantiles)
         offset[:, self.spec.middle] = 0.0
         self.offset_mgdl.copy_(torch.from_numpy(offset))

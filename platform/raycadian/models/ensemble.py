@@ -24,9 +24,10 @@ class Ensemble(Forecaster):
 
     A mixture's variance is the mean of the members' variances plus the variance of their medians, s^2. So with z_q the
     standard normal's quantile each quantile's distance o_q from the median becomes sqrt(o_q^2 + (z_q s)^2), which is
-    exact to the second moment for normal members of one width. The median is the mean of the medians. Members have their
-    own weights: the mean of their losses trains each as alone, but that `clip_norm` bounds all gradients together.
-    Parts that all members have are averaged, and so still add up. `weights: validation`: every mean is a weighted one.
+    exact to the second moment for normal members of one width. The median is the mean of the medians. Members have
+    their own weights: the mean of their losses trains each as alone, but that `clip_norm` bounds all gradients
+    together. Parts that all members have are averaged, and so still add up. `weights: validation`: every mean is a
+    weighted one.
     """
 
     normal: Tensor
@@ -44,8 +45,8 @@ class Ensemble(Forecaster):
         return cls(spec, section, [builder.build(member, spec) for member in section.members * section.size])
 
     def _first_shares(self) -> Tensor:
-        """Equal ones; where validation data will choose, equal over the members that train: beside one that doesn't they
-        would seem to do well for longer, and training would end too late."""
+        """Equal ones; where validation data will choose, equal over the members that train: beside one that doesn't
+        they would seem to do well for longer, and training would end too late."""
         counts = torch.ones(len(self.members))
         if self.config.weights == "validation":
             trains = torch.tensor([trainable_parameters(m) > 0 for m in self.members])
@@ -95,7 +96,8 @@ class Ensemble(Forecaster):
 
 
 def best_shares(errors: np.ndarray) -> np.ndarray:
-    """(M,) shares >= 0 that add up to 1, from errors (N, M): those of the least mean squared error, drawn towards equal.
+    """(M,) shares >= 0 that add up to 1, from errors (N, M): those of the least mean squared error, drawn towards
+    equal.
 
     Stacking (Breiman, Machine Learning 24:49, 1996) as least squares without negative weights. Validation errors of
     neighbouring windows are alike, so that the best shares are noisy: _DRAW of the mean squared error is charged for a

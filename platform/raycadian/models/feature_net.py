@@ -15,8 +15,8 @@ _SAMPLE = 65536  # training windows that say how variables vary
 
 
 class FeatureNet(LabelModel):
-    """features.py's variables, standardised by training windows, those that a window lacks at their mean -> Linear, GELU,
-    dropout -> Linear to every label."""
+    """features.py's variables, standardised by training windows, those that a window lacks at their mean -> Linear,
+    GELU, dropout -> Linear to every label."""
 
     centre: Tensor
     spread: Tensor

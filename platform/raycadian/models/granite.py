@@ -93,7 +93,8 @@ def random_backbone(section: config.TTMLabel, context: int, channels: int) -> Ti
 
 
 def pretrained_backbone(section: config.TTMLabel, context: int, channels: int) -> TinyTimeMixerModel:
-    """The backbone of the checkpoint `section.pretrained`: a folder, a hub's name, or name@revision. Raises ValueError."""
+    """The backbone of the checkpoint `section.pretrained`: a folder, a hub's name, or name@revision. Raises
+    ValueError."""
     folder = _locate(section.pretrained)
     architecture = _read_config(folder)
     _require_equal(
@@ -169,8 +170,8 @@ def _locate(source: str) -> Path:
         )
     except (OSError, HFValidationError) as error:
         raise ValueError(
-            f"ttm.pretrained: {source!r} is no folder (working directory {Path.cwd()}) and can't be fetched from the hub "
-            f"({type(error).__name__}). Where the hub can be reached: `hf download {name} --local-dir FOLDER` "
+            f"ttm.pretrained: {source!r} is no folder (working directory {Path.cwd()}) and can't be fetched from the "
+            f"hub ({type(error).__name__}). Where the hub can be reached: `hf download {name} --local-dir FOLDER` "
             "(HF_HUB_OFFLINE unset); bring FOLDER here and set ttm.pretrained: FOLDER"
         ) from error
     return Path(downloaded)

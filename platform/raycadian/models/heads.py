@@ -77,7 +77,8 @@ class QuantileOffsets(nn.Module):
 
 
 def residual_offsets(residual: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Offsets (H, Q) from a point forecast to its quantiles: the empirical quantiles of residuals (N, H), NaN = missing.
+    """Offsets (H, Q) from a point forecast to its quantiles: the empirical quantiles of residuals (N, H), NaN =
+    missing.
 
     The 0.5 level is 0; levels below it are held at or below 0, those above at or above, so that the median is the point
     forecast and levels never cross. Raises ValueError where a step has no residual.

@@ -15,8 +15,8 @@ from raycadian.types import SIGNAL, Batch, Prediction
 class Residual(Wrapper):
     """The inner model sees what the mechanism leaves over of the past and predicts what it will leave over.
 
-    quantiles = mechanism + inner quantiles; parts mechanism and correction (B, H) add up to the median, exactly. The loss
-    is the correction's: shifting forecast and truth alike changes no error.
+    quantiles = mechanism + inner quantiles; parts mechanism and correction (B, H) add up to the median, exactly. The
+    loss is the correction's: shifting forecast and truth alike changes no error.
     """
 
     def view(self, batch: Batch) -> Batch:
@@ -65,10 +65,10 @@ def signal_keys(section: config.Exogenous) -> tuple[str, ...]:
 class Physics(Wrapper):
     """The inner model, whose loss also asks for the mechanism's rate of change.
 
-    loss = inner loss + weight * mean over the horizon of (dy/dt - dM/dt)^2, y the median forecast, M the mechanism, both
-    in mg/dL per hour, by differences from the last point of the context on. Glucose moves by about 30 mg/dL in an hour:
-    the mean square is some hundreds, where the pinball loss is 3 to 10 mg/dL. (Karniadakis et al. 2021, Nature Reviews
-    Physics 3:422-440, on losses from equations.)
+    loss = inner loss + weight * mean over the horizon of (dy/dt - dM/dt)^2, y the median forecast, M the mechanism,
+    both in mg/dL per hour, by differences from the last point of the context on. Glucose moves by about 30 mg/dL in an
+    hour: the mean square is some hundreds, where the pinball loss is 3 to 10 mg/dL. (Karniadakis et al. 2021, Nature
+    Reviews Physics 3:422-440, on losses from equations.)
     """
 
     def forward_loss(self, batch: Batch) -> tuple[Prediction, Tensor]:

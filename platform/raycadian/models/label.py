@@ -17,8 +17,8 @@ class LabelModel(Model):
     """A subclass gives `score`, and calls `super().fit_statistics` in its own.
 
     `link` says what a score is: a log odds (classify), or standard deviations about the mean training label (regress).
-    Of several labels each has weight, mean and standard deviation of its own, and the loss is the mean over all that are
-    known.
+    Of several labels each has weight, mean and standard deviation of its own, and the loss is the mean over all that
+    are known.
     """
 
     monitor = "val/loss"
@@ -57,8 +57,9 @@ class LabelModel(Model):
         return self.link.each_loss(self, score, torch.nan_to_num(label).to(score.dtype))
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """diagnostics: n, the number of known labels; mae and mse of the label (classify: of its probability); classify:
-        ranks (2, SCORE_BINS), how many windows without and with the (first) label have a probability in each bin."""
+        """diagnostics: n, the number of known labels; mae and mse of the label (classify: of its probability);
+        classify: ranks (2, SCORE_BINS), how many windows without and with the (first) label have a probability in each
+        bin."""
         prediction, loss = self.forward_loss(batch)
         label, value = batch["label"], self.link.to_label(prediction.score.detach())
         error = value - torch.nan_to_num(label)

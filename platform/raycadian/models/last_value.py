@@ -16,8 +16,8 @@ _SAMPLE = 2**18  # windows that fit it
 
 
 class LastValue(OneLabelModel):
-    """The mean of a channel over the last seconds that were measured: regress gives it as it is, classify puts it through
-    a logistic regression, fitted in closed form. Of a window without any it takes the training mean."""
+    """The mean of a channel over the last seconds that were measured: regress gives it as it is, classify puts it
+    through a logistic regression, fitted in closed form. Of a window without any it takes the training mean."""
 
     slope: Tensor
     constant: Tensor

@@ -75,9 +75,9 @@ class Link(ABC):
 
 
 class LogOdds(Link):
-    """Scores are log odds, trained by the cross entropy in which, if the spec says balanced, windows with the label weigh
-    `positive_weight` times as much; the prediction takes that weight back, so that its odds are those of the training data
-    (Elkan, The foundations of cost-sensitive learning, IJCAI 2001, theorem 2)."""
+    """Scores are log odds, trained by the cross entropy in which, if the spec says balanced, windows with the label
+    weigh `positive_weight` times as much; the prediction takes that weight back, so that its odds are those of the
+    training data (Elkan, The foundations of cost-sensitive learning, IJCAI 2001, theorem 2)."""
 
     logistic = True
     objective = "binary:logistic"

@@ -11,8 +11,8 @@ _RIDGE = 1e-3  # of the weights of standardised variables: keeps them finite whe
 def fit(
     x: np.ndarray, label: np.ndarray, *, logistic: bool, weight: np.ndarray | None = None, nonnegative: bool = False
 ) -> tuple[np.ndarray, float]:
-    """(weights (F,), constant) for x (N, F) and label (N,), each row with its weight: the least mean cross entropy of log
-    odds x w + b (`logistic`), or mean squared error, and a ridge of 1e-3 on standardised variables."""
+    """(weights (F,), constant) for x (N, F) and label (N,), each row with its weight: the least mean cross entropy of
+    log odds x w + b (`logistic`), or mean squared error, and a ridge of 1e-3 on standardised variables."""
     centre, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 0, spread, 1.0)
     z = (x - centre) / spread

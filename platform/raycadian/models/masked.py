@@ -1,4 +1,5 @@
-"""Learning from signals without labels: hide patches, rebuild the signal, count the error. For any backbone of patches."""
+"""Learning from signals without labels: hide patches, rebuild the signal, count the error. For any backbone of
+patches."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from raycadian.types import Batch, Reconstruction
 class Masked(Model):
     """Masked autoencoding (He et al. 2022). A subclass says what is rebuilt and how.
 
-    One draw of hidden patches serves a batch; in training it comes from torch's generator, in evaluation it is always the
-    same, so that losses compare. The loss is the mean squared error over all points that were measured, or those of
+    One draw of hidden patches serves a batch; in training it comes from torch's generator, in evaluation it is always
+    the same, so that losses compare. The loss is the mean squared error over all points that were measured, or those of
     hidden patches alone (`error`).
     """
 

@@ -21,8 +21,8 @@ _TINY_MGDL = 1e-3  # scale of what doesn't vary
 class MLP(Headed):
     """last value + unit * (linear(x) + network(x)), x the last `lags` changes and the level, each scaled.
 
-    The linear path is an autoregression; the network adds what that can't say. `unit` (H,) is the root mean square of the
-    change from the origin to each step in training windows, so that every step weighs alike in the network's terms.
+    The linear path is an autoregression; the network adds what that can't say. `unit` (H,) is the root mean square of
+    the change from the origin to each step in training windows, so that every step weighs alike in the network's terms.
     `hour`: sine and cosine of the hour at the origin and of twice that enter too.
     """
 
@@ -34,7 +34,8 @@ class MLP(Headed):
         super().__init__(spec, section)
         if section.lags >= spec.context:
             raise ValueError(
-                f"mlp.lags {section.lags} changes need {section.lags + 1} points; the context has {spec.context}; lower lags"
+                f"mlp.lags {section.lags} changes need {section.lags + 1} points; the context has {spec.context}; "
+                "lower lags"
             )
         outputs = len(spec.quantiles) if section.head == "quantiles" else 2
         size = section.lags + 1 + 4 * section.hour

@@ -20,7 +20,8 @@ from raycadian.types import Batch
 
 
 def scaling(spec: ModelSpec, section: config.PAT) -> Scaling:
-    """Raises ValueError for windows that PAT can't take. Minutes that were not worn, or not measured, are at the mean."""
+    """Raises ValueError for windows that PAT can't take. Minutes that were not worn, or not measured, are at the
+    mean."""
     if len(spec.past) != 1 or abs(spec.dt_min - 1) > 1e-9:
         raise ValueError(
             f"PAT takes one channel of activity by the minute; found {list(spec.past)} every {spec.dt_min:g} min; set "
@@ -87,8 +88,8 @@ class MaskedPAT(Masked):
 
 def _encoder(section: config.PAT, spec: ModelSpec, builder: Builder) -> tuple[Encoder, config.PAT]:
     """The encoder, with the weights of `section.pretrained` where it names some, and the section with the NHANES cycles
-    that they have seen; a checkpoint of ours says them itself. Raises ValueError for weights of another encoder, or whose
-    cycles nobody says."""
+    that they have seen; a checkpoint of ours says them itself. Raises ValueError for weights of another encoder, or
+    whose cycles nobody says."""
     encoder = Encoder(
         SIZES[section.size], spec.context, convolution=section.embedding == "conv", dropout=section.dropout
     )

@@ -1,4 +1,5 @@
-"""The layers of the Pretrained Actigraphy Transformer (Ruan et al. 2024, arXiv:2411.15240), as its authors trained them.
+"""The layers of the Pretrained Actigraphy Transformer (Ruan et al. 2024, arXiv:2411.15240), as its authors trained
+them.
 
 Shapes as in types.py, and: M minutes of a window   P patches   W width of a patch's embedding
 """
@@ -95,7 +96,8 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every patch to every other, each head as wide as the whole embedding (Keras' key_dim), so not torch's own module."""
+    """Every patch to every other, each head as wide as the whole embedding (Keras' key_dim), so not torch's own
+    module."""
 
     def __init__(self, heads: int):
         super().__init__()
@@ -126,8 +128,8 @@ class Head(nn.Module):
 class Decoder(nn.Module):
     """What the encoder made of the visible patches -> all minutes (B, M), standardised.
 
-    One block, with the encoder's heads, sees them and a learned token in the place of each hidden one, and gives 2 tanh of
-    a patch's minutes: standard deviations, none beyond 2.
+    One block, with the encoder's heads, sees them and a learned token in the place of each hidden one, and gives 2 tanh
+    of a patch's minutes: standard deviations, none beyond 2.
     """
 
     def __init__(self, size: Size, dropout: float):

@@ -21,9 +21,9 @@ _SAMPLE = 65536  # validation windows that weigh the members
 class Stack(LabelModel):
     """Stacking (Wolpert, Neural Networks 5:241, 1992): weight . members' scores + constant, for each label alone.
 
-    The scores are log odds or numbers in the label's unit. Members train as if alone, the mean of their losses together;
-    `calibrate` finds the weights, none below 0, on validation labels: a logistic regression, whose probabilities are
-    calibrated by its making, or least squares. Until then each counts alike.
+    The scores are log odds or numbers in the label's unit. Members train as if alone, the mean of their losses
+    together; `calibrate` finds the weights, none below 0, on validation labels: a logistic regression, whose
+    probabilities are calibrated by its making, or least squares. Until then each counts alike.
     """
 
     weight: Tensor
@@ -74,8 +74,8 @@ class Stack(LabelModel):
         known = ~np.isnan(label)
         if len(np.unique(label[known])) < 2:
             raise ValueError(
-                f"stack: {known.sum()} validation labels are known, all the same: nothing to weigh its members by; take "
-                "another split.seed or more subjects"
+                f"stack: {known.sum()} validation labels are known, all the same: nothing to weigh its members by; "
+                "take another split.seed or more subjects"
             )
         x, wanted, weight = scores[known], label[known], weight[known]
         return logistic.fit(x, wanted, logistic=self.link.logistic, weight=weight, nonnegative=True)

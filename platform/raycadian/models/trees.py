@@ -16,7 +16,8 @@ from torch import Tensor, nn
 class Trees(nn.Module):
     """Features (B, F), NaN = missing -> (B,), the sum over trees of a leaf's value.
 
-    Trees stand as heaps, (T, N): the children of node i are 2 i + 1 (feature < threshold) and 2 i + 2; a leaf has feature
+    Trees stand as heaps, (T, N): the children of node i are 2 i + 1 (feature < threshold) and 2 i + 2; a leaf has
+    feature
     -1. Missing values go where training sent them.
     """
 
@@ -56,11 +57,11 @@ class Trees(nn.Module):
         self.value[count:] = 0.0
 
     def grow(
-        self, features: np.ndarray, label: np.ndarray, weight: np.ndarray, *, objective: str, lr: float, l2: float, min_weight: float,
-        positive_weight: float = 1.0,
+        self, features: np.ndarray, label: np.ndarray, weight: np.ndarray, *, objective: str, lr: float, l2: float,
+        min_weight: float, positive_weight: float = 1.0,
     ) -> None:  # fmt: skip
-        """Fit to label (N,) from features (N, F), NaN = missing, each row with its weight (N,): all the trees, in XGBoost's
-        histogram method, without any random draw. `objective`: binary:logistic (the sum is a log odds) or
+        """Fit to label (N,) from features (N, F), NaN = missing, each row with its weight (N,): all the trees, in
+        XGBoost's histogram method, without any random draw. `objective`: binary:logistic (the sum is a log odds) or
         reg:squarederror. `min_weight`: of the rows (their Hessian) in a leaf, at least."""
         import xgboost  # 1 s that other models don't pay
 

@@ -27,8 +27,8 @@ class TTM(Headed):
 
     It scales every window itself by the mean and standard deviation of what was measured. All past channels enter
     (`mix_channel` in the decoder where there are several), glucose alone is forecast. `exogenous`: the known channels
-    enter too, standardised, as granite's exogenous channels: over the context beside glucose, and over the horizon into a
-    block that mixes them into every step with its neighbours. It mixes what it is given, so glucose is scaled before.
+    enter too, standardised, as granite's exogenous channels: over the context beside glucose, and over the horizon into
+    a block that mixes them into every step with its neighbours. It mixes what it is given, so glucose is scaled before.
     """
 
     adaptable = "network", ADAPTED_LAYERS
@@ -72,7 +72,8 @@ class TTM(Headed):
             self.known.fit_statistics(windows)
 
     def _forecast(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Median (B, H) mg/dL, the decoder's state (B, patches, width), the window's standard deviation (B, 1) mg/dL."""
+        """Median (B, H) mg/dL, the decoder's state (B, patches, width), the window's standard deviation (B, 1)
+        mg/dL."""
         past = batch["past"].to(self.levels.dtype)
         output = self._run(past, batch["past_mask"])
         return output.prediction_outputs[..., 0], output.decoder_hidden_state[:, 0], output.scale[:, 0]
@@ -98,8 +99,8 @@ class TTM(Headed):
 
 
 class Steps(nn.Module):
-    """Positive steps between neighbouring quantiles from the decoder's state, in the window's standard deviations; or the
-    one raw width of a distribution.
+    """Positive steps between neighbouring quantiles from the decoder's state, in the window's standard deviations; or
+    the one raw width of a distribution.
 
     Granite's own `multi_quantile_head` sees the shape of the forecast alone, and takes symmetric levels only.
     """

@@ -109,8 +109,8 @@ class MaskedTTM(Masked):
 
 
 def _backbone(section: config.TTMLabel, spec: ModelSpec, builder: Builder) -> tuple[nn.Module, config.TTMLabel]:
-    """The backbone, with the weights of `section.pretrained` where it names some, and the section with the NHANES cycles
-    that they have seen; a checkpoint of ours says them itself. Raises ValueError."""
+    """The backbone, with the weights of `section.pretrained` where it names some, and the section with the NHANES
+    cycles that they have seen; a checkpoint of ours says them itself. Raises ValueError."""
     from raycadian.models import granite
 
     if builder.restoring:
