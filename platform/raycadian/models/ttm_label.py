@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raycadian import config
-from raycadian.models import adapters
+from raycadian.models import adapters, ttm
 from raycadian.models.base import Builder, ModelSpec, TrainingWindows, spaced
 from raycadian.models.label import LabelModel
 from raycadian.models.masked import Masked, is_ours, load_encoder
