@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
 from raycadian import config
+
+# peft is imported where an adapter is made: it takes seconds, and most checkpoints have none
 
 
 def apply(
@@ -33,29 +36,32 @@ def apply(
 
 
 def _inject(adapter: config.Lora, network: nn.Module) -> None:
-    from peft import LoraConfig, inject_adapter_in_model  # 3 s that models without a network don't pay
-
     names = {name.rpartition(".")[2] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     if unknown := set(adapter.target_modules) - names:
         raise ValueError(
             f"adapter.target_modules: no linear layer is called {sorted(unknown)}; there are {sorted(names)}"
         )
-    settings = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=list(adapter.target_modules),
-    )
+    inject(network, adapter.target_modules, adapter.rank, adapter.alpha, adapter.dropout)
+
+
+def inject(network: nn.Module, names: Iterable[str], rank: int, alpha: float, dropout: float = 0.0) -> None:
+    """Freeze `network` in place, and add low-rank weights to its linear layers of these names."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(names))
     inject_adapter_in_model(settings, network)
 
 
 def merged(network: nn.Module) -> nn.Module:
     """A copy with every low-rank addition added into the weight it adapts: a plain network with the same outputs."""
-    from peft.tuners.lora import LoraLayer
-
     network = copy.deepcopy(network)
-    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, LoraLayer)]
-    for name, layer in layers:
+    for name, layer in _lora_layers(network.named_modules()):
         layer.merge()
         network.set_submodule(name, layer.get_base_layer())
     return network
+
+
+def _lora_layers(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, module) for name, module in modules if isinstance(module, LoraLayer)]

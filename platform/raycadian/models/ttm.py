@@ -16,7 +16,6 @@ from raycadian.models.heads import Headed, QuantileOffsets, Quantiles, StudentT,
 from raycadian.models.known import KnownCovariates
 from raycadian.types import Batch
 
-
 ADAPTED_LAYERS = ("fc1", "fc2", "attn_layer")
 """Linear layers that a person's adapter adds to."""
 
