@@ -17,7 +17,7 @@ LAYERS = [
     {"data", "models", "evaluation"},  # never one another
     {"modalities", "tasks"},
     {"training", "tracking", "personal"},
-    {"serving", "experiments", "workflow"},
+    {"serving", "experiments", "workflow", "quickstart"},
     {"cli"},
 ]
 DOORS = {  # heavy library -> files that may import it

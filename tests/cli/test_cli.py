@@ -22,6 +22,7 @@ from raycadian.cli.main import main
 REPO = Path(__file__).parents[2]
 RECIPE_FLAGS = {"--set", "--runs", "--snapshots", "--resume", "--json"}
 # A change of this table is a change of what people and scripts type: make it deliberately, and say so in the CHANGELOG.
+FILE_FLAGS = {"--set", "--unit", "--timezone", "--subject", "--format", "--modality"}
 CALIBRATE_FLAGS = {
     "--subject", "--recording", "--episodes", "--update", "--delete", "--new-key", "--channel", "--card", "--run", "--champion",
     "--people", "--runs", "--json",
@@ -29,11 +30,12 @@ CALIBRATE_FLAGS = {
 FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "demo": ([], {"--runs", "--snapshots", "--port"}),
     "doctor": ([], {"--ray", "--json"}),
-    "prepare": (["card"], {"--snapshots", "--json"}),
-    "inspect": (["snapshot"], {"--out", "--json"}),
+    "prepare": (["files"], FILE_FLAGS | {"--snapshots", "--json"}),
+    "inspect": (["files"], FILE_FLAGS | {"--out", "--snapshots", "--json"}),
+    "init": (["files"], FILE_FLAGS | {"--out", "--snapshots"}),
     "train": (["recipe"], RECIPE_FLAGS),
     "tune": (["recipe"], RECIPE_FLAGS),
-    "run": (["recipe"], RECIPE_FLAGS),
+    "run": (["files"], FILE_FLAGS | RECIPE_FLAGS),
     "score": (["run"], {"--runs", "--json"}),
     "compare": (["run"], {"--runs", "--json"}),
     "experiment": (["recipe"], RECIPE_FLAGS),
@@ -161,8 +163,7 @@ def test_schema_of_something_else_is_refused():
 # --- prepare and inspect ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
-def test_prepare_and_inspect(card, tmp_path, ray_local):
+def test_prepare_and_inspect(card, tmp_path):
     done = invoke("prepare", card, "--snapshots", tmp_path / "snapshots", "--json")
     assert done.exit_code == 0, done.output
     prepared = json.loads(done.stdout)
@@ -181,8 +182,7 @@ def test_prepare_and_inspect(card, tmp_path, ray_local):
     assert "<html" in (tmp_path / "quality.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.ray
-def test_prepare_for_people_prints_counts_and_issues(card, tmp_path, ray_local):
+def test_prepare_for_people_prints_counts_and_issues(card, tmp_path):
     done = invoke("prepare", card, "--snapshots", tmp_path / "snapshots")
     assert done.exit_code == 0, done.output
     assert "  subjects: 2" in done.output

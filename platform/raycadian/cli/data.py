@@ -1,4 +1,4 @@
-"""Verbs of data: `prepare`, `inspect`, `indices`, `simulate`, `schema`."""
+"""Verbs of data: `prepare`, `inspect`, `init`, `indices`, `simulate`, `schema`."""
 
 from __future__ import annotations
 
@@ -8,29 +8,46 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycadian.cli.options import JSON, SNAPSHOTS, YAML, outlasts_job, resolve
-from raycadian.cli.terminal import console, show_json
+from raycadian.cli.options import JSON, SNAPSHOTS, YAML, file_options, outlasts_job
+from raycadian.cli.terminal import console, preparing, show_json
 
 if TYPE_CHECKING:
     from raycadian.data.snapshot import Snapshot
+    from raycadian.quickstart import CardOptions, Dataset
 
 Progress = Callable[[int, int], None]
 
 
 @click.command()
-@click.argument("card", type=YAML)
+@file_options
 @SNAPSHOTS
 @JSON
-def prepare(card: Path, snapshots: Path, as_json: bool) -> None:
-    """Read a data set's files into a snapshot: even grid, quality, content hash."""
-    from raycadian.modalities.prepare import prepare as prepare_snapshot
+def prepare(files: tuple[str, ...], options: CardOptions, snapshots: Path, as_json: bool) -> None:
+    """Read a data set's files into a snapshot: even grid, quality, content hash.
 
-    with console.status(f"preparing {card}"):
-        snapshot = prepare_snapshot(card, snapshots)
+    FILE is a card, or data files of one modality: what they are is recognised, each guess is said with how to change
+    it, and a card is written beside the snapshots.
+    """
+    dataset = _prepared(files, options, snapshots)
     if as_json:
-        show_json({"snapshot": snapshot.id, "path": str(snapshot.path), **snapshot.manifest})
+        show_json(_dataset_body(dataset) | dataset.snapshot.manifest)
     else:
-        _show_snapshot(snapshot)
+        _show_snapshot(dataset.snapshot)
+
+
+def _prepared(files: tuple[str, ...], options: CardOptions, snapshots: Path) -> Dataset:
+    from raycadian import quickstart
+
+    with preparing(" ".join(files)) as progress:
+        return quickstart.prepare(quickstart.sources_of(files), options, snapshots, progress, console.print)
+
+
+def _dataset_body(dataset: Dataset) -> dict[str, Any]:
+    """Of data files, also their card and what was guessed for it."""
+    body = {"snapshot": dataset.snapshot.id, "path": str(dataset.snapshot.path)}
+    if not dataset.guesses:
+        return body
+    return body | {"card_path": str(dataset.card), "guesses": [vars(guess) for guess in dataset.guesses]}
 
 
 def _show_snapshot(snapshot: Snapshot) -> None:
@@ -42,21 +59,23 @@ def _show_snapshot(snapshot: Snapshot) -> None:
 
 
 @click.command()
-@click.argument("snapshot", type=resolve)
+@file_options
 @click.option("--out", type=YAML, help="HTML file; <snapshot>-quality.html if left out.")
+@SNAPSHOTS
 @JSON
-def inspect(snapshot: Path, out: Path | None, as_json: bool) -> None:
-    """Data quality of a snapshot as a page, or as JSON."""
-    from raycadian.data.snapshot import Snapshot
+def inspect(files: tuple[str, ...], options: CardOptions, out: Path | None, snapshots: Path, as_json: bool) -> None:
+    """Data quality of a snapshot as a page, or as JSON.
 
-    opened = Snapshot.open(snapshot)
+    FILE is a snapshot, a card, or data files, which are prepared first.
+    """
+    snapshot = _prepared(files, options, snapshots).snapshot
     if as_json:
-        show_json(_quality_body(opened))
+        show_json(_quality_body(snapshot))
         return
     from raycadian.modalities.quality import quality_page
 
-    out = out or Path(f"{opened.id}-quality.html")
-    out.write_text(quality_page(opened), encoding="utf-8")
+    out = out or Path(f"{snapshot.id}-quality.html")
+    out.write_text(quality_page(snapshot), encoding="utf-8")
     click.echo(out)
 
 
@@ -64,6 +83,25 @@ def _quality_body(snapshot: Snapshot) -> dict[str, Any]:
     manifest = snapshot.manifest
     body = {"snapshot": snapshot.id, "quality": manifest["quality"], "issues": manifest["issues"]}
     return body | ({"cohorts": manifest["cohorts"]} if "cohorts" in manifest else {})
+
+
+@click.command()
+@file_options
+@click.option("--out", type=YAML, default=Path(), help="Folder of the card and the recipe; this one if left out.")
+@SNAPSHOTS
+def init(files: tuple[str, ...], options: CardOptions, out: Path, snapshots: Path) -> None:
+    """Write a card and a first recipe for data files, with comments, to change before `raycadian run RECIPE`.
+
+    The files are read into a snapshot, which the run takes up; nothing is trained.
+    """
+    from raycadian.quickstart import recipe, sources_of
+
+    sources = sources_of(files)
+    if sources.kind == "recipe":
+        raise ValueError(f"{sources.path} is a recipe: init takes data files or a card")
+    with preparing(" ".join(files)) as progress:
+        _, path = recipe(sources, options, out, snapshots, progress, console.print, cards=out)
+    click.echo(f"{path}\nnext: raycadian run {path}")
 
 
 @click.command()
@@ -168,4 +206,11 @@ def schema(kind: str) -> None:
     show_json(SCHEMAS[kind].model_json_schema())
 
 
-VERBS = {"prepare": prepare, "inspect": inspect, "indices": indices, "simulate": simulate, "schema": schema}
+VERBS = {
+    "prepare": prepare,
+    "inspect": inspect,
+    "init": init,
+    "indices": indices,
+    "simulate": simulate,
+    "schema": schema,
+}

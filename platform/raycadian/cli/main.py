@@ -64,6 +64,9 @@ VERBS = {  # in the order of work
     ),
     "prepare": Verb(_data, "Read a data set's files into a snapshot: even grid, quality, content hash."),
     "inspect": Verb(_data, "Data quality of a snapshot as a page, or as JSON."),
+    "init": Verb(
+        _data, "Write a card and a first recipe for data files, with comments, to change before `raycadian run RECIPE`."
+    ),
     "train": Verb(_train, "Train and score the recipe's model; one worker in this process, more on Ray Train."),
     "tune": Verb(_train, "Sweep the recipe's search space on Ray Tune; choose on validation data."),
     "run": Verb(_train, "Prepare, tune, train the model and its peers, score, promote the best, report."),
@@ -96,7 +99,10 @@ VERBS = {  # in the order of work
     ),
     "jobs": Verb(_jobs, "Jobs of a cluster: list, logs, stop, fetch what they made."),
     "benchmark": Verb(_benchmark, "Published benchmarks, run with any model of the platform."),
-    "schema": Verb(_data, "JSON schema of a recipe, card or search space, for editors that check YAML."),
+    "schema": Verb(
+        _data,
+        "JSON schema of a recipe, a card (of any modality, or of one) or a search space, for editors that check YAML.",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,29 @@ ADDRESS = click.option(
     "--address", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="The cluster's dashboard, http://HOST:8265."
 )
 CHAMPION = click.option("--champion", "champion_name", help="Registered name; the only one if left out.")
+
+
+_FILE_OPTIONS = (
+    click.option("--unit", metavar="UNIT", help="Of the values, in place of what is recognised: mg/dL or mmol/L."),
+    click.option("--timezone", metavar="ZONE", help="Of the clock in the files, e.g. Europe/Madrid."),
+    click.option("--subject", metavar="ID", help="Whose the files are, where they don't say it."),
+    click.option("--format", metavar="NAME", help="Of the files, in place of what is recognised."),
+    click.option("--modality", metavar="NAME", help="cgm, biosignals or actigraphy, where it isn't plain."),
+)
+
+
+def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """FILE..., and what may be said of data files in place of what is recognised: a verb gets `files` and `options`."""
+
+    @wraps(function)
+    def verb(overrides: Any, unit: Any, timezone: Any, subject: Any, format: Any, modality: Any, **rest: Any) -> None:
+        from raycadian.quickstart import CardOptions
+
+        function(options=CardOptions(unit, timezone, subject, format, modality, overrides), **rest)
+
+    for option in (*reversed(_FILE_OPTIONS), SET):
+        verb = option(verb)
+    return click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")(verb)
 
 
 def run_option(use: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

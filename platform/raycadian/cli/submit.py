@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ import raycadian
 from raycadian.cli.upload import Upload, card_data, recipe_data
 from raycadian.cluster import JOB, prepare_client
 from raycadian.data.storage import resolve_path
+from raycadian.quickstart import sources_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -108,7 +110,16 @@ def check(upload: Upload, verb: str, given: Mapping[str, Any]) -> list[str]:
             raise ValueError(f"--{name} {given[name]}: on a cluster an absolute path, on storage that every node sees")
     if "recipe" in given:
         return recipe_data(upload, str(given["recipe"]), tuple(given.get("overrides", ())))
-    return card_data(upload, str(given["card"])) if "card" in given else []
+    return _files_data(upload, given["files"], tuple(given.get("overrides", ()))) if "files" in given else []
+
+
+def _files_data(upload: Upload, files: Sequence[str], overrides: tuple[str, ...]) -> list[str]:
+    """What the one card or recipe needs: data files themselves are no part of a job."""
+    sources = sources_of(files)
+    checks = {"recipe": partial(recipe_data, overrides=overrides), "card": card_data}
+    if sources.kind not in checks:
+        raise ValueError(f"{files[0]}: a job takes a card or recipe; `raycadian init {files[0]}` writes both")
+    return checks[sources.kind](upload, files[0])
 
 
 def send(

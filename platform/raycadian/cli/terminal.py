@@ -6,6 +6,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -78,6 +80,22 @@ def _validation(metrics: dict[str, float], unit: str) -> str:
     if "val/auroc" in metrics:
         return f"val loss {metrics['val/loss']:.4f} · val AUROC {metrics['val/auroc']:.3f}"
     return f"val RMSE {metrics['val/rmse']:.2f} · val MAE {metrics['val/mae']:.2f} {unit}".rstrip()
+
+
+@contextmanager
+def preparing(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A line that changes while a data set is prepared; then what was done, and whether here or on Ray, stays."""
+    last = ""
+    with console.status(f"preparing {what}") as status:
+
+        def progress(stage: str, done: int, total: int | None) -> None:
+            nonlocal last
+            last = f"{done} of {total or '?'} {stage}" if total != 1 or done != 1 else stage
+            status.update(f"preparing {what}: {last}")
+
+        yield progress
+    if last:
+        console.print(f"[dim]{last}[/dim]")
 
 
 def show_table(frame: "pd.DataFrame", title: str = "") -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycadian.cli.options import recipe_options
-from raycadian.cli.terminal import Terminal, show_json, show_table
+from raycadian.cli.options import JSON, RESUME, RUNS, SNAPSHOTS, file_options, recipe_options
+from raycadian.cli.terminal import Terminal, console, preparing, show_json, show_table
 
 if TYPE_CHECKING:
     from raycadian.config import Recipe
+    from raycadian.quickstart import CardOptions
     from raycadian.training.tune import Sweep
 
 
@@ -58,14 +60,31 @@ def _show_sweep(sweep: Sweep) -> None:
 
 
 @click.command()
-@recipe_options
-def run(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
-    """Prepare, tune, train the model and its peers, score, promote the best, report."""
-    loaded, terminal = _load(recipe, overrides)
+@file_options
+@RUNS
+@SNAPSHOTS
+@RESUME
+@JSON
+def run(files: tuple[str, ...], options: CardOptions, runs: Path, snapshots: Path, resume: bool, as_json: bool) -> None:
+    """Prepare, tune, train the model and its peers, score, promote the best, report.
+
+    FILE is a recipe; or a card or data files, for which a first recipe is written into the folder of the runs: ridge
+    regression beside persistence for glucose.
+    """
+    recipe = _recipe_of(files, options, runs, snapshots)
     from raycadian import workflow
     from raycadian.cli.results import show_outcome
 
-    show_outcome(workflow.run(loaded, terminal, runs=runs, snapshots=snapshots, resume=resume), as_json)
+    terminal = Terminal(recipe.task.headline.unit)
+    show_outcome(workflow.run(recipe, terminal, runs=runs, snapshots=snapshots, resume=resume), as_json)
+
+
+def _recipe_of(files: tuple[str, ...], options: CardOptions, runs: Path, snapshots: Path) -> Recipe:
+    from raycadian import quickstart
+
+    sources = quickstart.sources_of(files)
+    with preparing(" ".join(files)) if sources.kind != "recipe" else nullcontext() as progress:
+        return quickstart.recipe(sources, options, runs, snapshots, progress, console.print)[0]
 
 
 @click.command()

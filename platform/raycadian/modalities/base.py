@@ -70,6 +70,8 @@ class Modality(ABC):
     snapshot in tests/modalities/test_golden_snapshots.py fails where what is written changes and this doesn't."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns that part-0.parquet of every subject has, beside `recording` and `observed`."""
+    example_task: ClassVar[str] = ""
+    """Of a modality of which nothing is forecast by itself: what a recipe says of its labels, as YAML."""
     effort: ClassVar[float] = 1.0
     """Time that a byte of a file takes, in that of a byte of a table of readings."""
 

@@ -19,6 +19,9 @@ class Actigraphy(Modality):
     name = "actigraphy"
     Card = ActigraphyCard
     version = 1
+    example_task = (
+        "task: {kind: classify, label: {kind: column, name: COLUMN}}, a column of the people that the card names"
+    )
 
     def items(self, preparation: Preparation) -> list[Item]:
         from raycadian.modalities.actigraphy.prepare import items

@@ -23,6 +23,7 @@ class Biosignals(Modality):
     name = "biosignals"
     Card = BiosignalCard
     version = 1
+    example_task = "task: {kind: classify, label: {kind: hypotension, channel: map_mmhg, ahead_min: 5}}"
     effort = 5.0  # filtered, judged and packed better than text: 2 MB/s on one core
 
     def items(self, preparation: Preparation) -> list[Item]:

@@ -37,6 +37,8 @@ _NAMES_SUBJECT = {"glucobench", "ohio_t1dm", "pump_v2"}  # formats that say whos
 _IN_UTC = {"pump_v2"}  # formats of UTC alone
 _LOCAL = {"dexcom_clarity", "libreview", "ohio_t1dm", "glucobench"}  # formats of a local clock
 _OFFSET = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*[+-]\d{2}:?\d{2}\b|\"(utcOffset|timezoneOffset)\"\s*:\s*-?[1-9]")
+_CLOCK = re.compile(r"\b(\d{1,2}):(\d{2})\b")
+_ROWS = 500  # looked at for the time between readings
 _UTC = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|UTC)\b")
 
 
@@ -50,6 +52,7 @@ def detect(path: Path, given: Given) -> Detection | None:
     guesses += _unit_stated(source, kind)
     questions: list[Question] = []
     _add_clock(source.text, kind, given, guesses, questions)
+    guesses += _step(source.lines, given)
     if kind not in _NAMES_SUBJECT:
         guesses.append(_subject_of_file(source))
     guesses += _unused(first_rows(source), set(GLUCOBENCH.model_dump().values())) if kind == "glucobench" else []
@@ -87,6 +90,22 @@ def _add_clock(text: str, kind: str, given: Given, guesses: list[Guess], questio
     guesses.append(Guess("timezone", None, False, why, option("timezone", "Europe/Madrid")))
 
 
+def _step(lines: list[str], given: Given) -> list[Guess]:
+    """The grid's step, where readings are further apart than the usual 5 minutes: a denser grid would be mostly holes."""
+    if "grid.dt_min" in given:
+        return []
+    clocks = [match for line in lines[:_ROWS] if (match := _CLOCK.search(line))]
+    minutes = np.array([60 * int(match[1]) + int(match[2]) for match in clocks])
+    apart = np.abs(np.diff(minutes))
+    apart = apart[(apart > 1) & (apart < 12 * 60)]  # neither rows of one moment, nor over midnight
+    step = 5 * round(float(np.median(apart)) / 5) if len(apart) else 0
+    if not 10 <= step <= 30:
+        return []
+    return [
+        Guess("grid.dt_min", float(step), False, f"most readings are {step} minutes apart", option("grid.dt_min", 5))
+    ]
+
+
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +129,9 @@ def _table(source: Source, given: Given) -> Detection | None:
         guesses += [choice.guess] if choice.guess else []
         questions += [choice.question] if choice.question else []
     _add_unit(source, columns, glucose, given, guesses, questions)
-    _add_clock(" ".join(columns.get(time.column or "", ())[:200]), "generic", given, guesses, questions)
+    times = columns.get(time.column or "", [])
+    _add_clock(" ".join(times[:200]), "generic", given, guesses, questions)
+    guesses += _step(times, given)
     if subject.column is None and subject.question is None:
         guesses.append(_subject_of_file(source))
     guesses += _unused(columns, {c.column for c in chosen})

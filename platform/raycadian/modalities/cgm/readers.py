@@ -78,13 +78,26 @@ def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Rea
 def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
     """All readings of the one person in a file, recognised by content where no card says how. Raises ValueError."""
     parts: dict[str, list[Readings]] = {}
-    for readings in read_files([path], card or CGMCard(name="history", files=(path.name,)), issues):
+    for readings in read_files([path], card or _card_of(path), issues):
         parts.setdefault(readings.subject, []).append(readings)
     if len(parts) != 1:
         raise ValueError(
             f"{path}: expected one person, found {len(parts)} ({', '.join(sorted(parts)[:5])}); cut it out"
         )
     return merge(next(iter(parts.values())), issues)
+
+
+def _card_of(path: Path) -> CGMCard:
+    """A known format needs no card; of another table the columns and the unit are recognised. Raises ValueError."""
+    from raycadian.modalities.detect import make_card  # which knows all modalities, and so this one
+
+    anyhow = CGMCard(name="history", files=(path.name,))
+    if recognised_format(Source.of(path), anyhow) is not None:
+        return anyhow
+    try:
+        return make_card([path], modality="cgm")[0]
+    except ValueError as error:
+        raise ValueError(f"{error}; a card that says it does too: --card CARD") from None
 
 
 def _formats(paths: list[Path], card: CGMCard, issues: Issues) -> dict[Path, str]:
