@@ -1,15 +1,16 @@
 """CMA curves and one-day fits per second against the reference implementation, pfun-cma-model 0.4.209.
 
 The reference runs in an environment of its own (.bench-venv/, made on first use) and in a temporary working directory,
-for it writes to `logs/`. Both sides see the same days of 288 readings and use one thread; seconds are the process's own on the processor, so that other
-work on the machine counts little. Days are real where
-../shared/data is present, else simulated.
+for it writes to `logs/`. Both sides see the same days of 288 readings and use one thread; seconds are the process's own
+on the processor, so that other work on the machine counts little. Days are real where ../shared/data is present, else
+simulated.
 
 Sums of squares are compared on identical data, after each side's curve got its best offset and gain (>= 0), for the
 reference fits a curve without either: on the reference's normalised scale, where both minimise that very sum, and in
 mg/dL, which is what Raycadian fits. `as fitted` is the reference's own sum, without offset and gain. The reference's
-parameters may leave its bounds, Raycadian's may not. Days on which the reference's search raises are left out. Run: `python benchmarks/cma.py [--json] [--days 72]`.
-`at_least`: the share of all such days that are no worse, a lower bound with 95% confidence (exact binomial).
+parameters may leave its bounds, Raycadian's may not. Days on which the reference's search raises are left out. Run:
+`python benchmarks/cma.py [--json] [--days 72]`. `at_least`: the share of all such days that are no worse, a lower bound
+with 95% confidence (exact binomial).
 """
 
 from __future__ import annotations
@@ -171,9 +172,15 @@ def _told(found, seconds: float, search: float) -> dict:
     theta = np.asarray(found.popt, dtype=float)
     outside = (theta < np.asarray(bounds.lb, float)) | (theta > np.asarray(bounds.ub, float))
     return {
-        "fit_s": seconds, "search_s": search, "t_h": data["t"].tolist(), "value": data["value"].tolist(), "G": data["G"].tolist(),
-        "curve": found.cma.g_instant.tolist(), "theta": theta.tolist(), "left_bounds": bool(outside.any()),
-    }  # fmt: skip
+        "fit_s": seconds,
+        "search_s": search,
+        "t_h": data["t"].tolist(),
+        "value": data["value"].tolist(),
+        "G": data["G"].tolist(),
+        "curve": found.cma.g_instant.tolist(),
+        "theta": theta.tolist(),
+        "left_bounds": bool(outside.any()),
+    }
 
 
 def _each(call, calls: int = 10, rounds: int = 20) -> float:
@@ -218,10 +225,11 @@ def raycadian(days: np.ndarray, tM: np.ndarray, theirs: dict) -> dict:
         "one_curve_s": _each(lambda: cma.signals(t_h, **cma.DEFAULTS, tM=meals)),
         "fit_s": _each(lambda: fit_cma(t_h, glucose[batch], tM=tM[batch]), 1, 5) / BATCH,
         "gains_fit_s": _each(lambda: fit_cma(t_h, glucose[batch], tM=tM[batch], gains="per_meal"), 1, 5) / BATCH,
-        "one_fit_s": _each(lambda: [fit_cma(t_h, glucose[i : i + 1], tM=tM[i : i + 1]) for i in range(len(days))], 1, 3) / len(days),
+        "one_fit_s": _each(lambda: [fit_cma(t_h, glucose[i : i + 1], tM=tM[i : i + 1]) for i in range(len(days))], 1, 3)
+        / len(days),
         "sums": sums,
         "left_bounds": ((theta < lower) | (theta > upper)).any(1).tolist(),
-    }  # fmt: skip
+    }
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------------
@@ -275,9 +283,13 @@ def _squares(what: str, ours: list[float], theirs: list[float]) -> dict:
     no_worse = ratio <= 1 + 1e-9
     least = binomtest(int(no_worse.sum()), len(ratio), alternative="greater").proportion_ci(0.95).low
     return {
-        "what": what, "median_ours_over_reference": round(float(np.median(ratio)), 4), "worst": round(float(ratio.max()), 4),
-        "days_no_worse": round(float(no_worse.mean()), 3), "at_least": f"{least:.1%}", "target": 0.95,
-    }  # fmt: skip
+        "what": what,
+        "median_ours_over_reference": round(float(np.median(ratio)), 4),
+        "worst": round(float(ratio.max()), 4),
+        "days_no_worse": round(float(no_worse.mean()), 3),
+        "at_least": f"{least:.1%}",
+        "target": 0.95,
+    }
 
 
 def table(report: dict) -> str:
@@ -289,7 +301,8 @@ def table(report: dict) -> str:
     left = ", ".join(f"{name} {n}" for name, n in report["fits_outside_bounds"].items())
     return (
         f"{report['days']} days ({report['data']}), one thread each\n\n{speed}\n\n{squares}\n\n"
-        f"fits outside the bounds: {left}\ndays that the reference gave up on, left out above: {report['reference_failed']}"
+        f"fits outside the bounds: {left}\ndays that the reference gave up on, left out above: "
+        f"{report['reference_failed']}"
     )
 
 

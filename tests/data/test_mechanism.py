@@ -109,7 +109,7 @@ def test_training_data_without_a_shape_are_refused():
         fitted(series_of(np.full(600, 110.0)))
 
 
-# --- nothing of the future ----------------------------------------------------------------------------------------------
+# --- nothing of the future --------------------------------------------------------------------------------------------
 
 STEADY = helpers.day_curve(4, seed=3)
 
@@ -144,7 +144,7 @@ def test_no_reading_changes_the_mechanism_before_the_next_cutoff(at, length, by,
         assert not torch.equal(one[last >= next_cutoff], two[last >= next_cutoff])
 
 
-# --- what the fits are worth ----------------------------------------------------------------------------------------------
+# --- what the fits are worth ------------------------------------------------------------------------------------------
 
 
 def test_diagnostics_count_what_the_records_say(caplog):
@@ -174,7 +174,7 @@ def test_the_rmse_of_readings_is_that_of_the_readings():
     assert found.diagnostics["rmse_mgdl"]["above_30"] == 0
 
 
-# --- fits that are kept, and fits elsewhere -------------------------------------------------------------------------------
+# --- fits that are kept, and fits elsewhere ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -201,7 +201,8 @@ def test_the_same_fits_are_made_once(mapped, monkeypatch):
     first, n = _fits_of(mapped, monkeypatch)
     again, none = _fits_of(mapped, monkeypatch)
     assert n > 4 and none == 0 and again.records == first.records and torch.equal(again.curves, first.curves)
-    longer = fit_mechanism(mapped, CONFIG, 2 * LENGTH, train=(Range("p0", 0, 0, 500, "train", "id"), Range("p1", 0, 0, 300, "train", "id")))  # fmt: skip
+    train = (Range("p0", 0, 0, 500, "train", "id"), Range("p1", 0, 0, 300, "train", "id"))
+    longer = fit_mechanism(mapped, CONFIG, 2 * LENGTH, train=train)
     assert longer.records == first.records  # the horizon is no part of a fit
     memory, _ = _fits_of(replace(mapped, origin=None), monkeypatch)
     assert memory.records == first.records
@@ -244,9 +245,14 @@ def test_fits_on_ray_are_the_same_to_the_bit(ray_local, monkeypatch):
     monkeypatch.setattr(fits, "_PART", 8)
     rng = np.random.default_rng(1)
     profiles = [
-        fits.Profile(np.arange(288) / 12, helpers.day_curve(1, seed=i) if i % 7 else np.full(288, 100.0), rng.integers(1, 9, 288).astype(float), 50.0)
+        fits.Profile(
+            np.arange(288) / 12,
+            helpers.day_curve(1, seed=i) if i % 7 else np.full(288, 100.0),
+            rng.integers(1, 9, 288).astype(float),
+            50.0,
+        )
         for i in range(20)
-    ]  # fmt: skip
+    ]
     here = fits.fit_profiles(profiles, CONFIG)
     assert fits.fit_profiles(profiles, CONFIG, on_ray=True) == here
     assert [r["ok"] for r in here] == [bool(i % 7) for i in range(20)]

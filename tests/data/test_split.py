@@ -81,7 +81,8 @@ def person(**more) -> Split:
 
 
 def test_a_persons_days_in_order():
-    """The last day of two trains, half a day validates, the rest tests, over recordings; the fewer train, the same test."""
+    """The last day of two trains, half a day validates, the rest tests, over recordings; the fewer train, the same
+    test."""
     found = make_split({"a": [300, 900], "b": [900]}, person(), dt_s=300.0)
     assert [(r.recording, r.start, r.stop, r.split) for r in found.ranges] == [
         (0, 288, 300, "train"), (1, 0, 276, "train"), (1, 276, 420, "val"), (1, 420, 900, "test"),

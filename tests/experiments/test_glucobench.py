@@ -242,8 +242,9 @@ def test_a_model_that_does_not_exist_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "context", "kind"), [(BLEND, 97, "ensemble"), ("ridge:lags=6", 6, "ridge"), ("mlp:lags=24,hour=false", 120, "mlp")]
-)  # fmt: skip
+    ("text", "context", "kind"),
+    [(BLEND, 97, "ensemble"), ("ridge:lags=6", 6, "ridge"), ("mlp:lags=24,hour=false", 120, "mlp")],
+)
 def test_models_look_back_as_far_as_they_need(text, context, kind):
     recipe = glucobench.parse_entry(text, Protocol(45, 60, 36, 120)).recipe
     assert (recipe.window.context, recipe.model.kind) == (context, kind)

@@ -19,7 +19,8 @@ REAL = [
 
 
 def neurokits(at_125: np.ndarray, kind: str) -> np.ndarray:
-    """Its beats of a track at 125 Hz that was not filtered; arterial pressure, which it doesn't know, as a pulse wave."""
+    """Its beats of a track at 125 Hz that was not filtered; arterial pressure, which it doesn't know, as a pulse
+    wave."""
     import neurokit2 as nk
 
     if kind == "ecg":

@@ -31,7 +31,8 @@ LOWER, UPPER = torch.tensor([cma.BOUNDS[k] for k in cma.PARAMETERS], dtype=torch
 def _simulated(
     n: int, seed: int, noise_mgdl: float, taug=(0.5, 2.5)
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Readings (n, 288), true curves, meal times: parameters drawn inside the bounds, offset 60-100, gain 40-120 mg/dL."""
+    """Readings (n, 288), true curves, meal times: parameters drawn inside the bounds, offset 60-100, gain 40-120
+    mg/dL."""
     g = torch.Generator().manual_seed(seed)
     u = torch.rand(n, 8, generator=g, dtype=torch.float64)
     theta = LOWER + (UPPER - LOWER) * u[:, :6]
@@ -161,10 +162,15 @@ def test_the_screened_grid_holds_the_objective():
 
 @pytest.mark.slow
 @given(
-    seed=st.integers(0, 10_000), points=st.sampled_from([12, 37, 96, 288, 301]), kind=st.sampled_from(["walk", "spikes", "step"]),
-    scale=st.sampled_from([1e-6, 1.0, 1e6]), missing=st.floats(0, 0.6), with_prior=st.booleans(), meals=st.integers(1, 5),
+    seed=st.integers(0, 10_000),
+    points=st.sampled_from([12, 37, 96, 288, 301]),
+    kind=st.sampled_from(["walk", "spikes", "step"]),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    missing=st.floats(0, 0.6),
+    with_prior=st.booleans(),
+    meals=st.integers(1, 5),
     gains=st.sampled_from(["one", "per_meal"]),
-)  # fmt: skip
+)
 @settings(max_examples=40)
 def test_the_bounds_are_never_left(seed, points, kind, scale, missing, with_prior, meals, gains):
     rng = np.random.default_rng(seed)
@@ -204,7 +210,8 @@ def test_a_truth_at_the_bounds_is_reached_exactly_and_flagged():
 
 
 def test_a_response_lasts_a_sampling_interval():
-    """A lone reading can't make a response of seconds with a huge gain: the fitted curve stays near the data anywhere."""
+    """A lone reading can't make a response of seconds with a huge gain: the fitted curve stays near the data
+    anywhere."""
     glucose = torch.full((1, 288), 100.0, dtype=torch.float64) + torch.sin(T_H)
     glucose[0, 84] = 250.0  # 7:00, the meal at 6.99
     found = fit_cma(T_H, glucose, tM=torch.tensor([[6.99]]))
@@ -521,7 +528,8 @@ def _drawn_from(prior: Prior, n: int, seed: int, noise_mgdl: float, rho: float =
 @pytest.mark.slow
 @pytest.mark.parametrize("noise_mgdl", [3.0, 10.0])
 def test_intervals_cover_planted_parameters(noise_mgdl):
-    """Nominal 90%: 80% or more for every parameter but Cm, whose posterior is far from normal (docs/concepts/mechanism.md)."""
+    """Nominal 90%: 80% or more for every parameter but Cm, whose posterior is far from normal
+    (docs/concepts/mechanism.md)."""
     glucose, tM, theta = _drawn_from(Prior(), 300, 23, noise_mgdl)
     found = fit_cma(T_H, glucose, tM=tM, prior=Prior())
     free = ~found.sd.isnan()

@@ -75,7 +75,7 @@ def test_shapes_that_differ_are_refused():
         meal_times(T_H[:100], _peaks(8))
 
 
-# --- other meals --------------------------------------------------------------------------------------------------------
+# --- other meals ------------------------------------------------------------------------------------------------------
 
 
 def fitted(gains="one") -> CMAFit:
@@ -146,8 +146,13 @@ def test_nothing_changes_before_the_first_other_meal(origin_h, hour, size):
 
 @pytest.mark.parametrize(
     ("text", "meal"),
-    [("20:00", Meal(20.0)), ("7:30x0.5", Meal(7.5, 0.5)), (" 00:00x2 ", Meal(0.0, 2.0)), ("23:59*1.25", Meal(23 + 59 / 60, 1.25))],
-)  # fmt: skip
+    [
+        ("20:00", Meal(20.0)),
+        ("7:30x0.5", Meal(7.5, 0.5)),
+        (" 00:00x2 ", Meal(0.0, 2.0)),
+        ("23:59*1.25", Meal(23 + 59 / 60, 1.25)),
+    ],
+)
 def test_meals_in_words(text, meal):
     assert parse_meal(text) == meal and parse_meal(str(meal)) == meal
 

@@ -1,4 +1,5 @@
-"""The pacemaker against published figures: its period in the dark, phase response to bright light, and dim light's limit."""
+"""The pacemaker against published figures: its period in the dark, phase response to bright light, and dim light's
+limit."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def phase_shift_h(from_cbt_h: float, lux: float = 10_000, hours: float = 6.7) ->
 
 
 def test_phase_response_to_bright_light():
-    """Khalsa et al. 2003, J Physiol 549:945, 6.7 h of up to 10,000 lux: delays when its middle is before CBTmin (up to 3.4 h),
-    advances after it (up to 2.0 h), nothing at it, little by day."""
+    """Khalsa et al. 2003, J Physiol 549:945, 6.7 h of up to 10,000 lux: delays when its middle is before CBTmin (up to
+    3.4 h), advances after it (up to 2.0 h), nothing at it, little by day."""
     shifts = {h: phase_shift_h(h) for h in (-12, -6, -3, 0, 3, 6)}
     assert -3.4 < shifts[-3] < shifts[-6] < -1.4
     assert 1 < shifts[6] < shifts[3] < 2.0
@@ -51,8 +52,8 @@ def test_phase_response_to_bright_light():
     ("day_h", "lux", "follows"), [(23.5, 1.5, False), (24.6, 1.5, False), (23.5, 450, True), (24.6, 450, True)]
 )
 def test_limit_of_entrainment(day_h, lux, follows):
-    """Wright et al. 2001, PNAS 98:14027: candle light (1.5 lux) holds nobody to days of 23.5 or 24.6 h; Czeisler et al. and Scheer et
-    al. 2007, PLoS One 2:e721: brighter light does."""
+    """Wright et al. 2001, PNAS 98:14027: candle light (1.5 lux) holds nobody to days of 23.5 or 24.6 h; Czeisler et al.
+    and Scheer et al. 2007, PLoS One 2:e721: brighter light does."""
     t = np.arange(round(day_h * 10)) / 10
     day = np.where(t < day_h * 2 / 3, lux, 0.0)
     x, _, _ = simulate(np.tile(day, 60), entrained(WAKING))

@@ -54,9 +54,13 @@ def test_each_reason_is_found_where_it_is():
     flags = flag_samples(values, RATE_HZ, ABP)
     expected = np.zeros(len(values), np.uint8)
     for start, end, reason in (
-        (1000, 1400, Reason.MISSING), (3000, 3010, Reason.MISSING), (5000, 5500, Reason.FLAT), (8000, 8200, Reason.IMPLAUSIBLE),
-        (9000, 9100, Reason.IMPLAUSIBLE), (12_000, 12_100, Reason.SATURATED),
-    ):  # fmt: skip
+        (1000, 1400, Reason.MISSING),
+        (3000, 3010, Reason.MISSING),
+        (5000, 5500, Reason.FLAT),
+        (8000, 8200, Reason.IMPLAUSIBLE),
+        (9000, 9100, Reason.IMPLAUSIBLE),
+        (12_000, 12_100, Reason.SATURATED),
+    ):
         expected[start:end] = reason
     np.testing.assert_array_equal(flags, expected)
     assert count_samples(repair(values, flags, RATE_HZ, ABP)[1]) == {
@@ -134,9 +138,11 @@ def test_runs(mask):
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 600), st.sampled_from([np.nan, 400.0, 91.0, 290.0])), max_size=6),
+    st.lists(
+        st.tuples(st.integers(0, 3000), st.integers(1, 600), st.sampled_from([np.nan, 400.0, 91.0, 290.0])), max_size=6
+    ),
     st.lists(st.integers(0, 700), max_size=8),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("rails", [(0.0, 290.0), None])
 def test_a_causal_repair_in_pieces_is_one_pass(rails, stretches, sizes):
     values = noisy("abp")[:3000].copy()

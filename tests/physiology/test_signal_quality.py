@@ -1,4 +1,5 @@
-"""Quality of windows: the indices against their definitions, every reason planted, the real records' known stretches."""
+"""Quality of windows: the indices against their definitions, every reason planted, the real records' known
+stretches."""
 
 from __future__ import annotations
 
@@ -268,8 +269,9 @@ def test_the_false_asystole_is_bad_and_the_calm_before_it_good(shared):
 
 def test_missing_stretches_of_mixedsignals_are_rejected_by_reason(shared):
     tracks = {
-        kind: real(shared, "mixedsignals", signal, kind) for kind, signal in (("ecg", "II"), ("ppg", "Pleth"), ("abp", "ABP"))
-    }  # fmt: skip
+        kind: real(shared, "mixedsignals", signal, kind)
+        for kind, signal in (("ecg", "II"), ("ppg", "Pleth"), ("abp", "ABP"))
+    }
     found = windows_quality(tracks)
     assert not found.good[0]
     first = {name: Reason(int(q.reasons[0])) for name, q in found.tracks.items()}

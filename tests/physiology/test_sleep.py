@@ -1,4 +1,5 @@
-"""Rest, regularity, social jet lag, windows of sleep and the 36 indices: plain implementations, invariants, what is wrong."""
+"""Rest, regularity, social jet lag, windows of sleep and the 36 indices: plain implementations, invariants, what is
+wrong."""
 
 from __future__ import annotations
 
@@ -200,9 +201,15 @@ def test_a_regular_sleeper():
     assert [str(d) for d in days[[0, -1]]] == ["2024-01-01", "2024-01-20"]
     found = dict(zip(INDICES, values.mean(axis=0), strict=True))
     expected = {
-        "ST_long": 7.2, "WT_long": 0.8, "LongSleepWindow_length": 8, "LongSleepWindow_number": 1, "Sleep_percentage": 0.3,
-        "ST_short": 0, "ShortSleepWindow_number": 0, "Sleep_amplitude": 0.9 * 4 / np.pi * np.sin(np.pi / 3),
-    }  # fmt: skip
+        "ST_long": 7.2,
+        "WT_long": 0.8,
+        "LongSleepWindow_length": 8,
+        "LongSleepWindow_number": 1,
+        "Sleep_percentage": 0.3,
+        "ST_short": 0,
+        "ShortSleepWindow_number": 0,
+        "Sleep_amplitude": 0.9 * 4 / np.pi * np.sin(np.pi / 3),
+    }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     phase = values[:, AT["Circadian_phase"]]
     assert 20.5 < phase.mean() < 22.5 and np.ptp(phase) < 0.1  # melatonin about 1.5 h before bed

@@ -1,4 +1,5 @@
-"""Whole tracks: nothing spreads, pieces equal the whole, causal looks back only, memory of a case, bad input, the real records."""
+"""Whole tracks: nothing spreads, pieces equal the whole, causal looks back only, memory of a case, bad input, the real
+records."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ from raycadian.physiology.waveforms.pipeline import KINDS, Prepared, Stream, pre
 from raycadian.physiology.waveforms.repair import REPAIRED
 
 STRETCHES = st.lists(
-    st.tuples(st.integers(0, 29_999), st.integers(1, 4000), st.sampled_from([np.nan, np.inf, 0.3, -50.0, 1e6])), max_size=5
-)  # fmt: skip
+    st.tuples(st.integers(0, 29_999), st.integers(1, 4000), st.sampled_from([np.nan, np.inf, 0.3, -50.0, 1e6])),
+    max_size=5,
+)
 
 
 def spoilt(kind: str, stretches: list[tuple[int, int, float]]) -> np.ndarray:
@@ -251,7 +253,15 @@ def test_a_clipped_pressure_is_rejected_causally_too():
     assert clean.good.all()
 
 
-@pytest.mark.parametrize(("record", "signal", "kind"), [("a103l", "II", "ecg"), ("a103l", "PLETH", "ppg"), ("mixedsignals", "ABP", "abp"), ("mixedsignals", "Pleth", "ppg")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("record", "signal", "kind"),
+    [
+        ("a103l", "II", "ecg"),
+        ("a103l", "PLETH", "ppg"),
+        ("mixedsignals", "ABP", "abp"),
+        ("mixedsignals", "Pleth", "ppg"),
+    ],
+)
 def test_real_signals_are_not_called_saturated_causally_where_they_are_not_offline(shared, record, signal, kind):
     values, rate_hz = real_track(shared, record, signal)
     offline, causal = (prepare(values.astype(np.float32), rate_hz, kind, causal=how).samples for how in (False, True))

@@ -18,10 +18,10 @@ MEALS_A_DAY = 3
 def begins_at(series: Series, recording: int, anchor: Anchor) -> np.ndarray:
     """(n,) bool for the points of a recording: True where the last context point of a forecast may lie.
 
-    midnight: the first point at or after local midnight · meal: the first point of a meal of at least 10 g after an hour
-    without carbohydrate · estimated_meal: the first point at or after one of the three times of day at which the
-    person's glucose rises most, by the whole of their record: this chooses which windows are scored, looking back, and is
-    nothing that a model sees. Raises ValueError where the series has no meals.
+    midnight: the first point at or after local midnight · meal: the first point of a meal of at least 10 g after an
+    hour without carbohydrate · estimated_meal: the first point at or after one of the three times of day at which the
+    person's glucose rises most, by the whole of their record: this chooses which windows are scored, looking back, and
+    is nothing that a model sees. Raises ValueError where the series has no meals.
     """
     points = slice(int(series.offsets[recording]), int(series.offsets[recording + 1]))
     match anchor:

@@ -32,8 +32,8 @@ Record = dict[str, Any]
 _PART = 256  # fits at once: as many as `fit_cma` takes in one piece
 _FORMAT = 1
 VERSION = 1
-"""Of what is fitted to a profile and how. A change of its figures is a new version: what was kept is then fitted again. A
-golden fit in tests/data/test_fits.py fails where figures change and this doesn't."""
+"""Of what is fitted to a profile and how. A change of its figures is a new version: what was kept is then fitted again.
+A golden fit in tests/data/test_fits.py fails where figures change and this doesn't."""
 _FIT_S = 0.0016  # seconds of a fit on one core (docs/mechanism.md)
 _KEPT = 200  # files of fits, about 1 kB a fit: a sweep over priors makes one a trial
 log = logging.getLogger(__name__)
@@ -121,12 +121,12 @@ def _single_threaded() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# --- kept beside the tables of the snapshots ----------------------------------------------------------------------------
+# --- kept beside the tables of the snapshots --------------------------------------------------------------------------
 
 
 def kept(folder: Path, key: dict[str, Any], fit: Callable[[], list[Record]]) -> list[Record]:
-    """The records of fits that `key` (JSON-able) determines, from a file of `folder` where some process on this node has
-    written them, else from `fit`, while others who want the same wait. Raises ValueError for a damaged file."""
+    """The records of fits that `key` (JSON-able) determines, from a file of `folder` where some process on this node
+    has written them, else from `fit`, while others who want the same wait. Raises ValueError for a damaged file."""
     stated = json.dumps([_FORMAT, VERSION, torch.__version__, key], sort_keys=True)
     path = folder / f"fits-{hashlib.sha256(stated.encode()).hexdigest()[:24]}.json"
     if not path.is_file():

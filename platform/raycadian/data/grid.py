@@ -22,9 +22,9 @@ def to_recordings(readings: Readings, grid: Grid, issues: Issues) -> list[Record
     its first reading. A point within half a step of a reading takes the nearest, and only there is `observed` True: a
     history cut half a step after a point gives it the same value as the whole, so that a served forecast equals the
     scored one. Other points take the value linear in time between readings at most `interpolate_min` apart, or NaN.
-    Carbohydrate and boluses are summed on the first grid point at or after them, so that no point knows of a later meal;
-    basal rates hold until the next one (NaN before the first). A channel is absent where the subject has no such event.
-    What is dropped is counted in `issues`.
+    Carbohydrate and boluses are summed on the first grid point at or after them, so that no point knows of a later
+    meal; basal rates hold until the next one (NaN before the first). A channel is absent where the subject has no such
+    event. What is dropped is counted in `issues`.
     """
     glucose = readings.glucose
     return arrays_to_recordings(

@@ -26,10 +26,10 @@ _AHEAD = 8  # subjects read at once
 class WindowIndex:
     """Every place of a series where a good window with a known label begins, in the order of the series.
 
-    recording (M,) position in the series · point (M,) first point within it · label (M,) float32, (M, labels) where the task has
-    several, NaN where one of them is unknown · lead_s (M,) seconds from
-    the window's end to the onset of the next episode, NaN where there is none or the label is none of episodes · weight (M,)
-    of the person, 1 where the task names none · cases: name of each recording of the series.
+    recording (M,) position in the series · point (M,) first point within it · label (M,) float32, (M, labels) where the
+    task has several, NaN where one of them is unknown · lead_s (M,) seconds from the window's end to the onset of the
+    next episode, NaN where there is none or the label is none of episodes · weight (M,) of the person, 1 where the task
+    names none · cases: name of each recording of the series.
     """
 
     recording: np.ndarray
@@ -61,8 +61,8 @@ class WindowIndex:
 
 @dataclass(frozen=True)
 class LabelledWindows:
-    """Windows of a series with their labels, cut lazily: first (W,) int64 position in the series, label (W,) or (W, labels),
-    weight (W,) above 0 where the loss is weighed; only their ratios count."""
+    """Windows of a series with their labels, cut lazily: first (W,) int64 position in the series, label (W,) or (W,
+    labels), weight (W,) above 0 where the loss is weighed; only their ratios count."""
 
     series: Series
     first: np.ndarray
@@ -82,8 +82,8 @@ class LabelledWindows:
         return torch.from_numpy(weight.astype(np.float32))
 
     def batch(self, index: Tensor) -> Batch:
-        """The windows `index` (B,) int64: past, past_mask, an empty known, label, subject, time_s, local_h, and weight where the
-        loss is weighed."""
+        """The windows `index` (B,) int64: past, past_mask, an empty known, label, subject, time_s, local_h, and weight
+        where the loss is weighed."""
         starts = torch.from_numpy(self.first[index.numpy()])
         batch, _, _ = who(self.series, starts, self.context)
         rows = self.series.table[len(self.series.table) - len(self.series.channels) :]
@@ -98,8 +98,8 @@ class LabelledWindows:
             yield self.batch(torch.arange(begin, min(begin + batch_size, len(self))))
 
     def sample(self, n: int, seed: int) -> "LabelledWindows":
-        """n of the windows, drawn at random, in order; with the same seed a smaller draw is part of a larger one. Raises
-        ValueError where there are fewer."""
+        """n of the windows, drawn at random, in order; with the same seed a smaller draw is part of a larger one.
+        Raises ValueError where there are fewer."""
         if n > len(self):
             raise ValueError(f"{n} windows are asked for, there are {len(self)}; lower train_windows or window.step_s")
         drawn = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])

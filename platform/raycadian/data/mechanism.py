@@ -50,8 +50,8 @@ class Mechanism:
     signals: dict[str, Tensor] = field(default_factory=dict)
 
     def cut(self, point: np.ndarray, starts: np.ndarray, context: int, length: int) -> dict[str, Tensor]:
-        """`mechanism` (B, L+H) mg/dL and the signals alike, by their names in a batch, for windows that begin at `point`
-        of their recording, position `starts` of the series."""
+        """`mechanism` (B, L+H) mg/dL and the signals alike, by their names in a batch, for windows that begin at
+        `point` of their recording, position `starts` of the series."""
         row = np.searchsorted(self.first, starts + context - 1, side="right") - 1
         phase = torch.from_numpy((point - self.begin[row]) % self.points_a_day)
         named = {"mechanism": self.curves} | {SIGNAL + name: curves for name, curves in self.signals.items()}
@@ -68,18 +68,19 @@ class Mechanism:
 
 
 def diagnose(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Counts over fits (the population's among them): parameters at a bound, parameters of which the data say nothing (a
-    posterior sd of 90% of the prior's or more), RMSE of the readings about their fits in mg/dL and how many lie above
-    30, condition number of the scaled precision (large where parameters stand in for one another)."""
+    """Counts over fits (the population's among them): parameters at a bound, parameters of which the data say nothing
+    (a posterior sd of 90% of the prior's or more), RMSE of the readings about their fits in mg/dL and how many lie
+    above 30, condition number of the scaled precision (large where parameters stand in for one another)."""
     fit = CMAFit.from_records(records)
     rmse = np.array([r.get("rmse_readings_mgdl", r["rmse_mgdl"]) for r in records])
+    poor = int((rmse > RMSE_MGDL).sum())
     at_bound, condition = fit.at_bound, fit.condition[~fit.condition.isnan()]
     silent = ~fit.informed & ~at_bound & ~fit.sd.isnan()
     return {
         "fits": len(records),
         "at_bound": dict(zip(cma.PARAMETERS, at_bound.sum(0).tolist(), strict=True)),
         "not_informed": dict(zip(cma.PARAMETERS, silent.sum(0).tolist(), strict=True)),
-        "rmse_mgdl": {"median": float(np.median(rmse)), "max": float(rmse.max()), "above_30": int((rmse > RMSE_MGDL).sum())},
+        "rmse_mgdl": {"median": float(np.median(rmse)), "max": float(rmse.max()), "above_30": poor},
         "condition": {"median": condition.median().item(), "max": condition.max().item()} if len(condition) else None,
     }  # fmt: skip
 
@@ -103,9 +104,10 @@ def fit_mechanism(
 ) -> Mechanism:
     """Fit the mechanism along a series for windows of `length` = L+H points.
 
-    The population's fit comes from the ranges `train`, or, at the endpoint, from the run (`population`). `signals`: names
-    of physiology.cma's signals that windows carry too. `correction_mgdl` (P,): all fits are to glucose less this daily
-    curve, which the population's record keeps. Raises ValueError where the grid does not divide a day or the training data can't be fitted.
+    The population's fit comes from the ranges `train`, or, at the endpoint, from the run (`population`). `signals`:
+    names of physiology.cma's signals that windows carry too. `correction_mgdl` (P,): all fits are to glucose less this
+    daily curve, which the population's record keeps. Raises ValueError where the grid does not divide a day or the
+    training data can't be fitted.
     """
     if DAY_S % series.dt_s:
         raise ValueError(f"the CMA needs a grid that divides 24 h; found dt {series.dt_s} s; choose grid.dt_min 5, say")

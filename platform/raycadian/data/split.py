@@ -76,8 +76,8 @@ def make_split(
 ) -> SplitManifest:  # fmt: skip
     """Split subjects (id -> points of each recording in time order). Deterministic in the seed. Raises ValueError.
 
-    strata: a number for each subject, such as its share of windows with the label; of a split by subject every part then
-    holds people along the whole range of it. shared: of kind run, the split of that run.
+    strata: a number for each subject, such as its share of windows with the label; of a split by subject every part
+    then holds people along the whole range of it. shared: of kind run, the split of that run.
     """
     subjects = sorted(lengths)
     match config.kind:
@@ -126,8 +126,8 @@ def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
         for left, right in itertools.pairwise(own):
             if right.start < left.stop:
                 raise ValueError(
-                    f"leakage: {left.split} [{left.start}, {left.stop}) and {right.split} [{right.start}, {right.stop}) "
-                    f"overlap in recording {number} of subject {subject!r}"
+                    f"leakage: {left.split} [{left.start}, {left.stop}) and {right.split} "
+                    f"[{right.start}, {right.stop}) overlap in recording {number} of subject {subject!r}"
                 )
     for subject in {r.subject for r in ranges}:
         own = sorted((r for r in ranges if r.subject == subject), key=lambda r: (r.recording, r.start))
@@ -139,7 +139,8 @@ def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
 
 
 def same_people(one: str, other: str) -> bool:
-    """Whether two ids of snapshots are of one data set, perhaps of two versions of it, so that a subject is the same person."""
+    """Whether two ids of snapshots are of one data set, perhaps of two versions of it, so that a subject is the same
+    person."""
     return one.rpartition("-")[0] == other.rpartition("-")[0]
 
 
@@ -166,8 +167,8 @@ def _require(manifest: SplitManifest) -> None:
 def _draw(
     subjects: list[str], fraction: float | int, seed: int, name: str, strata: Mapping[str, float] | None = None
 ) -> list[str]:
-    """ceil(fraction) of the subjects, at least one, or a whole number of them; at least one is left. With strata, one from
-    each of as many stretches of equal size along them."""
+    """ceil(fraction) of the subjects, at least one, or a whole number of them; at least one is left. With strata, one
+    from each of as many stretches of equal size along them."""
     n = fraction if isinstance(fraction, int) else int(np.ceil(fraction * len(subjects)))
     if fraction > 0 and not 0 < n < len(subjects):
         raise ValueError(
@@ -246,8 +247,8 @@ def _as_in(shared: SplitManifest | None, lengths: dict[str, list[int]], config: 
     assert shared is not None, config
     if not same_people(shared.snapshot, snapshot):
         raise ValueError(
-            f"split.run {config.run} splits the people of {shared.snapshot}, not those of {snapshot}; name a run on this data "
-            "set, or take split.kind subject"
+            f"split.run {config.run} splits the people of {shared.snapshot}, not those of {snapshot}; "
+            "name a run on this data set, or take split.kind subject"
         )
     audit(shared.ranges, grouped=True)
     return _of_people(lengths, {r.subject: r.split for r in shared.ranges})

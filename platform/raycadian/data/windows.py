@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Windows:
     """Windows of a series, cut lazily, kept as runs of evenly spaced starts: memory is flat in their number.
 
-    first (R,) int64 the position where each run's first window begins · before (R+1,) int64 the number of windows before
-    each run, and of all · stride points from one window of a run to the next.
+    first (R,) int64 the position where each run's first window begins · before (R+1,) int64 the number of windows
+    before each run, and of all · stride points from one window of a run to the next.
     """
 
     series: Series
@@ -53,8 +53,8 @@ class Windows:
         return torch.from_numpy(self.first[run] + (index.numpy() - self.before[run]) * self.stride)
 
     def sample(self, n: int, seed: int) -> "Windows":
-        """n of the windows, drawn at random, in order; with the same seed a smaller draw is part of a larger one. Raises
-        ValueError where there are fewer."""
+        """n of the windows, drawn at random, in order; with the same seed a smaller draw is part of a larger one.
+        Raises ValueError where there are fewer."""
         if n > len(self):
             raise ValueError(f"{n} windows are asked for, there are {len(self)}; lower train_windows or window.stride")
         drawn = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
@@ -98,8 +98,8 @@ class Windows:
 
 
 def who(series: Series, starts: Tensor, context: int) -> tuple[Batch, np.ndarray, Tensor]:
-    """subject, time_s, local_h of windows of `context` points that begin at `starts`; the points within their recordings
-    (B,), and the local hours of their first points (B,)."""
+    """subject, time_s, local_h of windows of `context` points that begin at `starts`; the points within their
+    recordings (B,), and the local hours of their first points (B,)."""
     offsets = torch.from_numpy(series.offsets)
     recording = torch.searchsorted(offsets, starts, right=True) - 1
     point, number = (starts - offsets[recording]).numpy(), recording.numpy()
@@ -123,9 +123,10 @@ def cut_windows(
     """The valid windows of `ranges`, every `stride` points, or all whose context ends at an `anchor`. Raises ValueError
     where none fits.
 
-    A training window lies inside its range. Of validation and test the target does; the context may reach back before it
-    (`windows_begin`), as a forecast's does. Valid: the last context point was measured (so nothing interpolated towards a later reading is seen), at most
-    `max_missing` of the context is missing, and something of the horizon was measured.
+    A training window lies inside its range. Of validation and test the target does; the context may reach back before
+    it (`windows_begin`), as a forecast's does. Valid: the last context point was measured (so nothing interpolated
+    towards a later reading is seen), at most `max_missing` of the context is missing, and something of the horizon was
+    measured.
     """
     position = {(s, n): i for i, (s, n) in enumerate(zip(series.subject_of, series.number_of, strict=True))}
     code = {name: i for i, name in enumerate(series.subjects)}
@@ -152,8 +153,8 @@ def cut_windows(
 
 def windows_begin(r: Range, context: int) -> int:
     """The point of the recording at which the first window of a range begins: of validation and test `context` points
-    before the range, or where the recording begins. Those points may lie in an earlier range, of which a forecast knows the
-    past too; never in a later one, and a training window sees no point outside its range."""
+    before the range, or where the recording begins. Those points may lie in an earlier range, of which a forecast knows
+    the past too; never in a later one, and a training window sees no point outside its range."""
     return r.start if r.split == "train" else max(r.start - context, 0)
 
 
@@ -208,8 +209,8 @@ def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:
     have, hours = len(observed), dt_s / 3600
     if have < window.context:
         raise ValueError(
-            f"a forecast needs {window.context} points ({window.context * hours:g} h) without a long gap or a change of the "
-            f"clock; the last unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
+            f"a forecast needs {window.context} points ({window.context * hours:g} h) without a long gap or a change "
+            f"of the clock; the last unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
         )
     missing = 1 - float(observed[-window.context :].mean())
     if missing > window.max_missing:

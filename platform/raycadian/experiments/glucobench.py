@@ -1,7 +1,7 @@
 """GlucoBench, built in: any model of the platform under its protocol, next to the figures that it published.
 
-One task of Ray for each model and seed. Models are trained on a seed's training part, stopped and blended on its validation
-part; its test part (the same people, later) and the people held out whole are forecast once.
+One task of Ray for each model and seed. Models are trained on a seed's training part, stopped and blended on its
+validation part; its test part (the same people, later) and the people held out whole are forecast once.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ COLUMNS = (
 PRETRAINED = "+pretrained"
 _CELLS = ("id_rmse", "id_mae", "ood_rmse", "ood_mae")
 
-# Sergazinov et al., GlucoBench, ICLR 2024, and its repository's results (CC BY): linear regression without covariates, and
-# for each cell the best of all models, with or without covariates; mg/dL.
+# Sergazinov et al., GlucoBench, ICLR 2024, and its repository's results (CC BY): linear regression without covariates,
+# and for each cell the best of all models, with or without covariates; mg/dL.
 PUBLISHED = {
     "iglu": {"linear regression": (19.435, 12.918, 21.185, 13.395), "best of all": (19.162, 12.103, 21.185, 13.395)},
     "colas": {"linear regression": (9.738, 5.951, 9.479, 5.881), "best of all": (9.517, 5.951, 9.464, 5.881)},
@@ -131,9 +131,10 @@ def benchmark(
     """One row for each model, seed and split (id, ood), with COLUMNS; mg/dL.
 
     mean_rmse is the square root of the mean over forecasts of their mean squared error, median_rmse that of the median;
-    mean_mae and median_mae are the mean and median over forecasts of their mean absolute error. `pretrain`: files of other
-    people, which every model that trains is first trained on, once; its rows then stand beside the plain ones, as
-    MODEL+pretrained. `on_done` gets the rows of each model and seed as they come, and the number of all. Raises ValueError.
+    mean_mae and median_mae are the mean and median over forecasts of their mean absolute error. `pretrain`: files of
+    other people, which every model that trains is first trained on, once; its rows then stand beside the plain ones, as
+    MODEL+pretrained. `on_done` gets the rows of each model and seed as they come, and the number of all. Raises
+    ValueError.
     """
     settings = parse_protocol(protocol)
     dataset = dataset or (protocol if protocol in PROTOCOLS else path.name.split(".")[0])
@@ -250,13 +251,14 @@ def scores(p: Predictions) -> dict[str, float]:
     square, absolute = (error**2).mean(1), np.abs(error).mean(1)
     return {
         "mean_rmse": float(np.sqrt(square.mean())), "mean_mae": float(absolute.mean()),
-        "median_rmse": float(np.sqrt(np.median(square))), "median_mae": float(np.median(absolute)), "n_forecasts": len(p),
+        "median_rmse": float(np.sqrt(np.median(square))), "median_mae": float(np.median(absolute)),
+        "n_forecasts": len(p),
     }  # fmt: skip
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, its figures averaged over seeds as the paper does (the mean squared error before its root), then the
-    published ones; `ahead` counts the cells that are below the best published figure, where there are any."""
+    """A row a model, its figures averaged over seeds as the paper does (the mean squared error before its root), then
+    the published ones; `ahead` counts the cells that are below the best published figure, where there are any."""
     dataset, rows = table.dataset.iloc[0], []
     best = PUBLISHED.get(dataset, {}).get("best of all")
     for name, own in table.groupby("model", sort=False):

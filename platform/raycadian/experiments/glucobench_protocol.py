@@ -60,10 +60,12 @@ def parse_protocol(text: str) -> Protocol:
     names = [f.name for f in fields(Protocol)]
     try:
         values = {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
-        return Protocol(**{name: value if name == "gap" else int(value) for name, value in values.items()})  # type: ignore[arg-type]
+        whole = {name: int(value) for name, value in values.items() if name != "gap"}
+        return Protocol(**values | whole)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"--protocol {text}: expected one of {', '.join(PROTOCOLS)}, or {','.join(f'{n}=..' for n in names)} ({error})"
+            f"--protocol {text}: expected one of {', '.join(PROTOCOLS)}, or "
+            f"{','.join(f'{n}=..' for n in names)} ({error})"
         ) from None
 
 
@@ -142,9 +144,9 @@ def split(pieces: list[Piece], protocol: Protocol, seed: int) -> dict[str, tuple
 
     val and test ranges begin with the history of their first forecast, `max_input` points that belong to the range
     before: forecasts begin after it. Of each person's last piece (n points, segment s, history h) the last segment is
-    test and the one before it validation. Short last pieces, as GlucoBench's code has them: n < h + 3s trains only where
-    the person has no other piece; n < h + 2s is test whole, and validation comes from the piece before where that has
-    h + 2s; a person whose only piece is that short trains. Every other piece trains.
+    test and the one before it validation. Short last pieces, as GlucoBench's code has them: n < h + 3s trains only
+    where the person has no other piece; n < h + 2s is test whole, and validation comes from the piece before where that
+    has h + 2s; a person whose only piece is that short trains. Every other piece trains.
     """
     subjects = list(dict.fromkeys(p.subject for p in pieces))
     n = int(np.ceil(OOD_SHARE * len(subjects)))

@@ -1,7 +1,8 @@
 """The Cortisol-Melatonin-Adiponectin (CMA) model of glucose: closed-form equations, their bounds, their derivatives.
 
 Source: the reference implementation pfun-cma-model, with the baseline B counted once a meal. Everything here is on the
-model's own scale: `G` has no unit. Glucose in mg/dL is `offset + gain * G` (raycadian.physiology.cma.fit), never `G` itself.
+model's own scale: `G` has no unit. Glucose in mg/dL is `offset + gain * G` (raycadian.physiology.cma.fit), never `G`
+itself.
 
 Public functions take tensors or NumPy arrays (and numbers, lists) and answer in kind; see physiology/arrays.py.
 
@@ -40,11 +41,11 @@ def signals(
 ) -> dict[str, Array]:  # fmt: skip
     """The faithful day: every signal of the model at hours `t_h` (..., T) of one local day, 0 to 24.
 
-    Parameters broadcast over the batch (...,); `taug` may have one value a meal, (..., M); meal times `tM` are (..., M).
-    Returns L light, m melatonin, c cortisol, a adiponectin, I_S insulin sensitivity, I_E effective insulin, meal_distr
-    meal distribution, G glucose, each (..., T), and g (..., M, T), the share of each meal. Differentiable in everything. The day is not periodic: no
-    meal reaches past midnight; forecasting needs `periodic`.
-    Raises ValueError where a shape doesn't fit.
+    Parameters broadcast over the batch (...,); `taug` may have one value a meal, (..., M); meal times `tM` are (...,
+    M). Returns L light, m melatonin, c cortisol, a adiponectin, I_S insulin sensitivity, I_E effective insulin,
+    meal_distr meal distribution, G glucose, each (..., T), and g (..., M, T), the share of each meal. Differentiable in
+    everything. The day is not periodic: no meal reaches past midnight; forecasting needs `periodic`. Raises ValueError
+    where a shape doesn't fit.
     """
     back, (t, tM, *values) = like(t_h, tM, d, taup, taug, B, Cm, toff)
     t, tM, p = _aligned(t, tM, dict(zip(PARAMETERS, values, strict=True)))
@@ -58,10 +59,10 @@ def periodic(
     """The day repeated, with period 24 h: what forecasting and fitting use. Shapes as `signals`; any `t_h`.
 
     Circadian terms and baseline take the hour of day. A meal acts for 48 h, so that the evening before reaches into the
-    morning: g_i(t) = 1.3 [K(s / taug^2) + K((s + 24) / taug^2)] / (1 + I_E) + ..., s = (t - tM_i) mod 24.
-    Continuous but for two places. At midnight cortisol steps (its term in 8 - t is not periodic; 0.06 in c at the
-    defaults), and the baseline steps unless 2 Cm is a whole number (by B at most, a meal). At tM the response of two days
-    ago ends: below 1e-6 for taug <= 1.5, 0.005 at taug = 3.
+    morning: g_i(t) = 1.3 [K(s / taug^2) + K((s + 24) / taug^2)] / (1 + I_E) + ..., s = (t - tM_i) mod 24. Continuous
+    but for two places. At midnight cortisol steps (its term in 8 - t is not periodic; 0.06 in c at the defaults), and
+    the baseline steps unless 2 Cm is a whole number (by B at most, a meal). At tM the response of two days ago ends:
+    below 1e-6 for taug <= 1.5, 0.005 at taug = 3.
     """
     back, (t, tM, *values) = like(t_h, tM, d, taup, taug, B, Cm, toff)
     t, tM, p = _aligned(t, tM, dict(zip(PARAMETERS, values, strict=True)))
@@ -195,7 +196,7 @@ def meal_distribution(t: ArrayLike, Cm: ArrayLike, toff: ArrayLike) -> Array:
     return back(torch.cos(Cm * (t + toff) * (math.pi / 12.0)).square())
 
 
-# --- derivatives in closed form: a tenth of the time of automatic ones, which the tests compare them with ---------------
+# --- derivatives in closed form: a tenth of the time of automatic ones, which the tests compare them with -------------
 
 
 def insulin(t: ArrayLike, d: ArrayLike, taup: ArrayLike) -> tuple[Array, Array, Array]:

@@ -1,29 +1,31 @@
 """Fitting the CMA model to glucose in mg/dL: batched, bounded, several starts, optional priors.
 
-Observation model: glucose = offset + sum_i gain_i * g_i(t), g_i the share of meal i in the periodic day of `cma.periodic`,
-gain_i >= 0: one gain for all meals (offset + gain * G), or one a meal. B is in every g_i, so a gain scales its meal's
-part of the baseline too. Offset and gains are linear, so they are solved in closed form for every trial value of the six
-parameters (variable projection, Golub and Pereyra 1973; its Hessian without the projector's second derivatives, as
-Kaufman 1975).
+Observation model: glucose = offset + sum_i gain_i * g_i(t), g_i the share of meal i in the periodic day of
+`cma.periodic`, gain_i >= 0: one gain for all meals (offset + gain * G), or one a meal. B is in every g_i, so a gain
+scales its meal's part of the baseline too. Offset and gains are linear, so they are solved in closed form for every
+trial value of the six parameters (variable projection, Golub and Pereyra 1973; its Hessian without the projector's
+second derivatives, as Kaufman 1975).
 
-Two limits keep out responses that no reading has seen (else a spike between two readings, and a huge gain, fit anything):
-a response lasts at least one sampling interval at half its height, which for 5-minute data means taug >= 0.30, above the
-model's own bound of 0.1; and a gain is at most 1.3 times the range of the data, more than a sampled meal can need.
+Two limits keep out responses that no reading has seen (else a spike between two readings, and a huge gain, fit
+anything): a response lasts at least one sampling interval at half its height, which for 5-minute data means taug >=
+0.30, above the model's own bound of 0.1; and a gain is at most 1.3 times the range of the data, more than a sampled
+meal can need.
 
 Objective, minimised over theta = (d, taup, taug, B, Cm, toff) inside the bounds:
 
     F(theta) = n ln R(theta) + prior_weight * sum_k ((theta_k - mean_k) / sd_k)^2
 
 R is the weighted residual sum of squares over that of the weighted mean. The logarithm comes from profiling the noise
-variance out: fits don't depend on the unit of glucose, nor the prior's strength on the noise. Residuals of a daily curve
-are correlated over about two hours, so n is not the number of readings but that of 2-hour cells of the day which hold any:
-12 for a full day. Without priors F orders parameters as least squares does.
+variance out: fits don't depend on the unit of glucose, nor the prior's strength on the noise. Residuals of a daily
+curve are correlated over about two hours, so n is not the number of readings but that of 2-hour cells of the day which
+hold any: 12 for a full day. Without priors F orders parameters as least squares does.
 
 The model depends on the hour of day alone. So least squares over many days equals the fit of the mean daily profile,
 weighted by its counts, up to a constant of the sum of squares: see `day_profile`.
 
 Uncertainty: F is -2 ln of the posterior (gains, offset and the noise's variance profiled out), so half its Hessian at
-the optimum is the posterior's precision (Laplace; Gauss-Newton's Hessian, the usual one for least squares). See uncertainty.py.
+the optimum is the posterior's precision (Laplace; Gauss-Newton's Hessian, the usual one for least squares). See
+uncertainty.py.
 
 Shape legend: S fits, R rows (fits x starts), T times, M meals, J gains (1 or M), P = 6 parameters. float64, but for the
 search of a start.

@@ -22,8 +22,8 @@ _READINGS: dict[str, tuple[str, str, tuple[float, ...], tuple[str, ...]]] = {
 @dataclass(frozen=True)
 class Insight:
     """One parameter in words. sd: of the posterior, None where it isn't known (at a bound the posterior is one-sided) ·
-    `at_bound`: the fit stopped at the edge of what the model allows; the value says little · `informed`: the data narrow
-    the prior by a tenth or more; without that the value is the prior's."""
+    `at_bound`: the fit stopped at the edge of what the model allows; the value says little · `informed`: the data
+    narrow the prior by a tenth or more; without that the value is the prior's."""
 
     parameter: str
     value: float
@@ -41,7 +41,8 @@ class Insight:
 
 
 def insights(record: Mapping[str, Any]) -> list[Insight]:
-    """One for each of d, taup, taug, B, Cm of a fit's record (`CMAFit.to_records`). Every sentence ends "not a diagnosis".
+    """One for each of d, taup, taug, B, Cm of a fit's record (`CMAFit.to_records`). Every sentence ends "not a
+    diagnosis".
 
     A value on a threshold takes the higher reading, except d = -0.5 and 0.5, which are aligned. Records of before there
     were uncertainties have none. Raises ValueError for a record of a fit that failed.

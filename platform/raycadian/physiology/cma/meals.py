@@ -20,12 +20,13 @@ LEAD_H = 0.05  # a meal begins this long before the bin whose mean rose
 
 
 def meal_times(t_h: ArrayLike, glucose_mgdl: ArrayLike, n: int = 3) -> Array:
-    """(S, n) hours, ascending: starts of the `n` 2-hour bins of the day whose mean glucose rose most over the bin before.
+    """(S, n) hours, ascending: starts of the `n` 2-hour bins of the day whose mean glucose rose most over the bin
+    before.
 
     t_h (S, T) or (T,) local hours, wrapped to a day here; glucose_mgdl (S, T) or (T,), NaN = missing. Bins without a
-    reading make no rise; where fewer than `n` rises are left, the missing times are NaN, at the end. Nothing is invented:
-    `fit_cma` marks such a person as not fitted. The bin from midnight has no bin before it, as in the reference.
-    Raises ValueError for n outside 1..11 and for shapes that differ.
+    reading make no rise; where fewer than `n` rises are left, the missing times are NaN, at the end. Nothing is
+    invented: `fit_cma` marks such a person as not fitted. The bin from midnight has no bin before it, as in the
+    reference. Raises ValueError for n outside 1..11 and for shapes that differ.
     """
     bins = int(24 / BIN_H)
     if not 1 <= n < bins:
@@ -90,8 +91,8 @@ def usual_meals(fit: CMAFit) -> tuple[Meal, ...]:
 
 
 def difference_mgdl(fit: CMAFit, origin_h: float, since_h: ArrayLike, meals: Sequence[Meal]) -> Array:
-    """What changes in the curve of a single fit, (T,) mg/dL, if from `origin_h` (local hours) on these meals were eaten,
-    daily, in place of the usual ones; since_h (T,) hours after the origin.
+    """What changes in the curve of a single fit, (T,) mg/dL, if from `origin_h` (local hours) on these meals were
+    eaten, daily, in place of the usual ones; since_h (T,) hours after the origin.
 
     Meals up to the origin go on acting, and the baseline stays: with r_h(t) the response 1.3 K / (1 + I_E) to meals at
     clock time h that begin after the origin, and gain_near(h) that of the usual meal nearest to h on the clock,

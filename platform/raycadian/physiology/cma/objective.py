@@ -16,8 +16,8 @@ from raycadian.physiology.cma.problem import Problem
 
 
 def gram_matrix(data: Problem, theta: Tensor) -> Tensor:
-    """Weighted inner products (R, 5 + 4 J, 5 + 4 J) of: the constant · y · for each gain its curve G_j, and G_j's slopes
-    in d, taup and taug · what B, Cm and toff change in every G_j."""
+    """Weighted inner products (R, 5 + 4 J, 5 + 4 J) of: the constant · y · for each gain its curve G_j, and G_j's
+    slopes in d, taup and taug · what B, Cm and toff change in every G_j."""
     d, taup, taug, B, Cm, toff = theta[:, :, None].unbind(1)
     I_E, I_d, I_p = cma.insulin(data.hour, d, taup)
     since = data.log_since - 2.0 * torch.log(taug)[:, None, None]
@@ -39,7 +39,8 @@ def gram_matrix(data: Problem, theta: Tensor) -> Tensor:
 
 
 def slope_mix(gain: Tensor) -> Tensor:
-    """(R, 5 + 4 J, P): the columns of `gram_matrix` that make the slope of the whole curve, sum_j gain_j G_j, in each parameter."""
+    """(R, 5 + 4 J, P): the columns of `gram_matrix` that make the slope of the whole curve, sum_j gain_j G_j, in each
+    parameter."""
     gains, P = gain.shape[1], len(cma.PARAMETERS)
     mix = gain.new_zeros(len(gain), 5 + 4 * gains, P)
     for k in range(3):

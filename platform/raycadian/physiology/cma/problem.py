@@ -84,8 +84,8 @@ def bounds(hour: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
 
 class Problem(NamedTuple):
     """R standardised curves. hour, y (mean 0, variance 1 under w), w (sums to 1) (R, T), y and w 0 where missing ·
-    log_since (R, J, K, T): J gains, each of K meals and days · n (R,) independent values · gain_max (R,) · bounds lower,
-    upper, and mean and precision of the prior (R, P)."""
+    log_since (R, J, K, T): J gains, each of K meals and days · n (R,) independent values · gain_max (R,) · bounds
+    lower, upper, and mean and precision of the prior (R, P)."""
 
     hour: Tensor
     y: Tensor

@@ -13,7 +13,8 @@ from raycadian.physiology.cma import equations as cma
 
 
 class DayProfile(NamedTuple):
-    """Mean glucose by time of day, (T,): mean hour of the readings in a bin, their mean (NaN where none), their number."""
+    """Mean glucose by time of day, (T,): mean hour of the readings in a bin, their mean (NaN where none), their
+    number."""
 
     t_h: Array
     glucose_mgdl: Array

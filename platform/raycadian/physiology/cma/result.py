@@ -20,12 +20,12 @@ class CMAFit:
     where `ok` is False, and `reason` says why.
 
     d, taup, taug, B, Cm, toff, offset_mgdl, rmse_mgdl (weighted) (S,) · gain_mgdl (S, M), all equal where one gain was
-    fitted · tM (S, M) h · n_points (S,) int · ok (S,) bool · reason: one text a fit, empty where ok.
-    In the order of cma.PARAMETERS: at_bound (S, P) bool, at a bound of the fit · sd (S, P) of the posterior (Laplace),
-    NaN at a bound, where the posterior is one-sided · informed (S, P) bool: sd below 0.9 of the prior's, so the data say
-    something.
+    fitted · tM (S, M) h · n_points (S,) int · ok (S,) bool · reason: one text a fit, empty where ok. In the order of
+    cma.PARAMETERS: at_bound (S, P) bool, at a bound of the fit · sd (S, P) of the posterior (Laplace), NaN at a bound,
+    where the posterior is one-sided · informed (S, P) bool: sd below 0.9 of the prior's, so the data say something.
     sd_offset_mgdl (S,), sd_gain_mgdl (S, M), NaN for a gain at a bound · condition (S,): of the posterior's precision
-    scaled to a unit diagonal, over the parameters inside their bounds, offset and gains; large where they stand in for one another.
+    scaled to a unit diagonal, over the parameters inside their bounds, offset and gains; large where they stand in for
+    one another.
     """
 
     d: Array
@@ -70,15 +70,15 @@ class CMAFit:
         return {name: getattr(self, name) for name in cma.PARAMETERS}
 
     def signals(self, t_h: ArrayLike) -> dict[str, Array]:
-        """`cma.periodic` at local hours t_h (S, T) or (T,): L, m, c, a, I_S, I_E, G (S, T) and g (S, M, T), without unit;
-        in kind with t_h."""
+        """`cma.periodic` at local hours t_h (S, T) or (T,): L, m, c, a, I_S, I_E, G (S, T) and g (S, M, T), without
+        unit; in kind with t_h."""
         back, (t_h,) = like(t_h)
         fit = self.tensors()
         return back(cma.periodic(t_h.to(fit.d), **fit.parameters, tM=fit.tM))
 
     def glucose_mgdl(self, t_h: ArrayLike) -> Array:
-        """The fitted curve, offset + sum_i gain_i g_i, (S, T) mg/dL at local hours t_h (S, T) or (T,); 24 h periodic; in
-        kind with t_h."""
+        """The fitted curve, offset + sum_i gain_i g_i, (S, T) mg/dL at local hours t_h (S, T) or (T,); 24 h periodic;
+        in kind with t_h."""
         back, (t_h,) = like(t_h)
         fit = self.tensors()
         return back(fit.offset_mgdl[:, None] + (fit.gain_mgdl[:, :, None] * fit.signals(t_h)["g"]).sum(1))

@@ -17,8 +17,8 @@ _RESUMED = 1e-3  # damping where the search on all points takes over from the co
 
 
 class Search(NamedTuple):
-    """Where each row stands: theta (R, P), F (R,), half of F's gradient (R, P), half its Gauss-Newton Hessian (R, P, P);
-    and what the search has learnt: the correction of that Hessian (R, P, P), damping (R,)."""
+    """Where each row stands: theta (R, P), F (R,), half of F's gradient (R, P), half its Gauss-Newton Hessian (R, P,
+    P); and what the search has learnt: the correction of that Hessian (R, P, P), damping (R,)."""
 
     theta: Tensor
     F: Tensor

@@ -13,7 +13,8 @@ _SCREENED = 16  # fits whose starts are screened at once: a grid of them fits in
 # Where starts are looked for. Cm = 0 is left out: G has no slope in Cm or toff there, and no search leaves it.
 GRID = {
     "d": (-10.0, -6.0, -2.5, 0.5, 3.5, 7.5, 11.5), "taup": (0.8, 1.8), "taug": (0.3, 0.5, 0.8, 1.1, 1.4, 1.8, 2.3, 2.8),
-    "B": (0.03, 0.12, 0.4, 1.0), "Cm": (0.15, 0.4, 0.65, 0.9, 1.15, 1.4, 1.65, 1.9), "toff": (-2.5, -1.25, 0.0, 1.25, 2.5),
+    "B": (0.03, 0.12, 0.4, 1.0), "Cm": (0.15, 0.4, 0.65, 0.9, 1.15, 1.4, 1.65, 1.9),
+    "toff": (-2.5, -1.25, 0.0, 1.25, 2.5),
 }  # fmt: skip
 MAX_STARTS = len(GRID["Cm"]) * len(GRID["toff"])
 

@@ -16,8 +16,8 @@ def posterior_spread(data: Problem, theta: Tensor, raw: Tensor, solved: Gains) -
     """sd, condition and informed as in fit.py's `FittedChunk`, standardised.
 
     F is -2 ln posterior, so half its Gauss-Newton Hessian, jointly in parameters, offset and gains, is the posterior's
-    precision. The bounds count as a normal of the uniform distribution's variance: without them a direction that neither
-    data nor prior hold would have any sd.
+    precision. The bounds count as a normal of the uniform distribution's variance: without them a direction that
+    neither data nor prior hold would have any sd.
     """
     P, J = theta.shape[1], data.gains
     width = data.upper - data.lower

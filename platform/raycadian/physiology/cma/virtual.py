@@ -23,8 +23,8 @@ SENSOR_MGDL = (40.0, 400.0)
 
 
 def draw(prior: Prior, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The six parameters (n,): from their priors, normal and cut off at the model's bounds; even between the bounds where there
-    is no prior."""
+    """The six parameters (n,): from their priors, normal and cut off at the model's bounds; even between the bounds
+    where there is no prior."""
     drawn = {}
     for name, (low, high) in cma.BOUNDS.items():
         normal = getattr(prior, name)
@@ -38,14 +38,15 @@ def draw(prior: Prior, n: int, rng: np.random.Generator) -> dict[str, np.ndarray
 
 
 def simulate(
-    prior: Prior, n: int, points: int, dt_s: float, *, tM: Sequence[float], offset_mgdl: float, gain_mgdl: Sequence[float],
-    noise_mgdl: float, rng: np.random.Generator,
+    prior: Prior, n: int, points: int, dt_s: float, *, tM: Sequence[float], offset_mgdl: float,
+    gain_mgdl: Sequence[float], noise_mgdl: float, rng: np.random.Generator,
 ) -> np.ndarray:  # fmt: skip
     """Glucose (n, points) in mg/dL from local midnight on: offset + sum_i gain_i g_i(t) + noise, within a sensor's
     range.
 
-    Each person has parameters from the prior, meals around `tM` (hours), an offset and gains around the ones given (those
-    of a population's fit, a gain a meal). The noise is autoregressive with standard deviation `noise_mgdl`, correlated over 2 h.
+    Each person has parameters from the prior, meals around `tM` (hours), an offset and gains around the ones given
+    (those of a population's fit, a gain a meal). The noise is autoregressive with standard deviation `noise_mgdl`,
+    correlated over 2 h.
     """
     t_h = np.tile(np.arange(points) * (dt_s / 3600), (n, 1))
     meals = np.sort((np.array(tM) + rng.normal(0, MEAL_SD_H, (n, len(tM)))) % 24, axis=1)

@@ -2,9 +2,9 @@
 
 The body's equations, parameters and sensor noise are simglucose's own; what is here is a life around them: meals that
 follow the person's own clock, carbohydrate counted with error, boluses late or forgotten, a pump, lost signals. Nothing
-here knows of the cortisol-melatonin-adiponectin model, nor has the UVA/Padova model (2008 version) any circadian hormone
-or dawn effect: rhythms in the glucose come from meals, insulin and sleep alone.
-N ticks of 5 minutes, from local midnight of a Monday.
+here knows of the cortisol-melatonin-adiponectin model, nor has the UVA/Padova model (2008 version) any circadian
+hormone or dawn effect: rhythms in the glucose come from meals, insulin and sleep alone. N ticks of 5 minutes, from
+local midnight of a Monday.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def simulate(patient: str, days: float, seed: int) -> pd.DataFrame:
     """One virtual person's `days` days at 5 minutes; the same for the same (patient, seed), and a longer run begins
     with the shorter one.
 
-    Columns: subject, time (local clock, naive), glucose_mgdl (the sensor's reading at that time, rounded to 1 mg/dL, NaN
-    while its signal is lost), carbs_g and bolus_u (of the meal and the bolus that begin at that time), basal_uph (rate
-    from that time on); numbers float32. No row knows of anything later than its time. About 0.3 s a day.
-    Raises ValueError for an unknown patient, for days below one tick, and where simglucose is not installed.
+    Columns: subject, time (local clock, naive), glucose_mgdl (the sensor's reading at that time, rounded to 1 mg/dL,
+    NaN while its signal is lost), carbs_g and bolus_u (of the meal and the bolus that begin at that time), basal_uph
+    (rate from that time on); numbers float32. No row knows of anything later than its time. About 0.3 s a day. Raises
+    ValueError for an unknown patient, for days below one tick, and where simglucose is not installed.
     """
     n = ticks(days)
     body = virtual_patient(patient)  # refuses an unknown name
@@ -112,7 +112,8 @@ def virtual_patient(patient: str) -> "T1DPatient":
 
 
 def advance(body: "T1DPatient", carbs_g: float, bolus_u: float, basal_uph: float) -> None:
-    """Five minutes: a meal begins (eaten at 5 g a minute, as the package has it), the bolus spreads evenly over them."""
+    """Five minutes: a meal begins (eaten at 5 g a minute, as the package has it), the bolus spreads evenly over
+    them."""
     action = _simglucose().action
     insulin_upm = basal_uph / 60 + bolus_u / DT_MIN
     for minute in range(DT_MIN):
@@ -130,7 +131,8 @@ def sensor(noise: np.random.SeedSequence) -> "CGMSensor":
 
 
 def draw_habits(patient: str, rng: np.random.Generator) -> Habits:
-    """A person's habits: adolescents rise later, heavier people eat more; clocks differ by SD 1.3 h, as chronotypes do."""
+    """A person's habits: adolescents rise later, heavier people eat more; clocks differ by SD 1.3 h, as chronotypes
+    do."""
     late_h = 0.75 if patient.startswith("adolescent") else 0.0
     weight_kg = _parameters().loc[patient, "BW"]
     return Habits(
@@ -244,8 +246,8 @@ def _simglucose() -> SimpleNamespace:
     """What is used of the package, imported on first use: it is an extra."""
     try:
         with warnings.catch_warnings():
-            # simglucose registers itself with gym 0.9.4, which compares versions by deprecated distutils classes, and finds
-            # its tables through deprecated pkg_resources: neither is ours to repair
+            # simglucose registers itself with gym 0.9.4, which compares versions by deprecated distutils classes, and
+            # finds its tables through deprecated pkg_resources: neither is ours to repair
             warnings.simplefilter("ignore")
             from simglucose.controller.basal_bolus_ctrller import CONTROL_QUEST
             from simglucose.patient.t1dpatient import PATIENT_PARA_FILE, Action, T1DPatient

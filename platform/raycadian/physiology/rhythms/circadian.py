@@ -1,8 +1,9 @@
-"""Rest-activity rhythms of minutes of activity, of many people at once. Days (..., D, 1440) from midnight, NaN = missing.
+"""Rest-activity rhythms of minutes of activity, of many people at once. Days (..., D, 1440) from midnight, NaN =
+missing.
 
 IS, IV: Witting et al. 1990, Biol Psychiatry 27:563; L5, M10, RA: Van Someren et al. 1999, Chronobiol Int 16:505, of the
-average day. Cosinor: Nelson et al. 1979, Chronobiologia 6:305, least squares in closed form. Missing minutes count nowhere:
-sums are over what is there, and what is left without data is NaN.
+average day. Cosinor: Nelson et al. 1979, Chronobiologia 6:305, least squares in closed form. Missing minutes count
+nowhere: sums are over what is there, and what is left without data is NaN.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from raycadian.physiology.rhythms.wear import DAY_MIN
 
 
 def rhythm(days: np.ndarray) -> dict[str, np.ndarray]:
-    """Every index of these days (..., D, 1440), each (...,): interdaily_stability, intradaily_variability, l5, l5_onset_h,
-    m10, m10_onset_h, relative_amplitude, and the cosinor's mesor, amplitude, acrophase_h, cosinor_r2."""
+    """Every index of these days (..., D, 1440), each (...,): interdaily_stability, intradaily_variability, l5,
+    l5_onset_h, m10, m10_onset_h, relative_amplitude, and the cosinor's mesor, amplitude, acrophase_h, cosinor_r2."""
     return rest_activity(days) | cosinor(days)
 
 
@@ -40,23 +41,23 @@ def binned(days: np.ndarray, minutes: int) -> np.ndarray:
 
 
 def interdaily_stability(bins: np.ndarray) -> np.ndarray:
-    """IS (...,) of bins (..., D, p), usually hours: variance of the average day over the variance of all. 1: every day is the
-    same; 0: no day is like another."""
+    """IS (...,) of bins (..., D, p), usually hours: variance of the average day over the variance of all. 1: every day
+    is the same; 0: no day is like another."""
     profile, mean = _mean(bins, -2), _mean(bins, (-2, -1))
     between = _mean((profile - mean[..., None]) ** 2, -1)
     return _ratio(between, _variance(bins, mean))
 
 
 def intradaily_variability(bins: np.ndarray) -> np.ndarray:
-    """IV (...,) of bins (..., D, p), usually hours: mean squared step from bin to bin over the variance. Near 0: one smooth
-    wave a day; 2: noise. Steps next to a missing bin don't count."""
+    """IV (...,) of bins (..., D, p), usually hours: mean squared step from bin to bin over the variance. Near 0: one
+    smooth wave a day; 2: noise. Steps next to a missing bin don't count."""
     series = bins.reshape(*bins.shape[:-2], -1)
     return _ratio(_mean(np.diff(series, axis=-1) ** 2, -1), _variance(bins, _mean(bins, (-2, -1))))
 
 
 def least_active(days: np.ndarray, hours: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean activity of the least active `hours` on end of the average day, and the hour at which they begin, (...,) each.
-    L5 is of 5 hours."""
+    """Mean activity of the least active `hours` on end of the average day, and the hour at which they begin, (...,)
+    each. L5 is of 5 hours."""
     return _extreme(_mean(days, -2), hours, np.nanargmin)
 
 
@@ -66,8 +67,8 @@ def most_active(days: np.ndarray, hours: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def cosinor(days: np.ndarray, period_h: float = 24.0) -> dict[str, np.ndarray]:
-    """mesor, amplitude, acrophase_h (hour of the peak, of the first day) and cosinor_r2, (...,) each, of the least-squares
-    cosine through all minutes that are there."""
+    """mesor, amplitude, acrophase_h (hour of the peak, of the first day) and cosinor_r2, (...,) each, of the
+    least-squares cosine through all minutes that are there."""
     series = days.reshape(*days.shape[:-2], -1)
     angle = 2 * np.pi * (np.arange(series.shape[-1]) + 0.5) / (60 * period_h)
     basis = np.stack([np.ones_like(angle), np.cos(angle), np.sin(angle)])  # (3, N)
@@ -102,7 +103,8 @@ def apart_h(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:
 
 
 def _extreme(average: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.ndarray]:
-    """Of the average day (..., 1440), which goes round midnight; stretches with a minute that no day has are left out."""
+    """Of the average day (..., 1440), which goes round midnight; stretches with a minute that no day has are left
+    out."""
     width = round(60 * hours)
     if not 1 <= width < DAY_MIN:
         raise ValueError(f"a stretch of {hours:g} h: expected more than 0 and less than 24")
@@ -122,9 +124,9 @@ def _extreme(average: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.nd
 def _sums(values: np.ndarray, width: int) -> np.ndarray:
     """(P, N) -> (P, N - width + 1): of each `width` values in a row."""
     until = np.cumsum(values, axis=1)
-    found = until[:, width - 1 :].copy()
-    found[:, 1:] -= until[:, :-width]
-    return found
+    sums = until[:, width - 1 :].copy()
+    sums[:, 1:] -= until[:, :-width]
+    return sums
 
 
 def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:

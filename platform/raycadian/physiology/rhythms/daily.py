@@ -23,14 +23,15 @@ _LEAST = 1e-6  # of the mean: a smaller spread is rounding
 
 
 def of_activity(days: np.ndarray) -> np.ndarray:
-    """ACTIVITY (D, F) of minutes (D, 1440) from midnight, NaN = not worn: each day alone (physiology/circadian.py, sleep.py)."""
+    """ACTIVITY (D, F) of minutes (D, 1440) from midnight, NaN = not worn: each day alone (physiology/circadian.py,
+    sleep.py)."""
     each = days[:, None, :]
-    found = rhythm(each)
+    features = rhythm(each)
     at_rest = rest(each)[:, 0]
     known = (~np.isnan(at_rest)).sum(1)
     rest_h = np.where(known > 0, 24 * (at_rest == 1).sum(1) / np.maximum(known, 1), np.nan)
-    found |= {"level": found["mesor"], "rest_h": rest_h}
-    return np.stack([found[name] for name in ACTIVITY], axis=1)
+    features |= {"level": features["mesor"], "rest_h": rest_h}
+    return np.stack([features[name] for name in ACTIVITY], axis=1)
 
 
 def of_glucose(days: np.ndarray) -> np.ndarray:
@@ -68,8 +69,8 @@ class Baseline:
         return Baseline(tuple(names), mean, spread, len(values), dates[0], dates[-1])
 
     def deviations(self, values: np.ndarray) -> np.ndarray:
-        """Features (D, F) in the person's own standard deviations from the usual, within FURTHEST; NaN where a day or the
-        baseline lacks one, 0 where nothing varied."""
+        """Features (D, F) in the person's own standard deviations from the usual, within FURTHEST; NaN where a day or
+        the baseline lacks one, 0 where nothing varied."""
         apart = _apart(values, self.mean, np.isin(self.names, ON_THE_CLOCK))
         varies = self.spread > _LEAST * (1 + np.abs(np.nan_to_num(self.mean)))
         z = np.where(varies, apart / np.where(varies, self.spread, 1.0), 0 * apart)

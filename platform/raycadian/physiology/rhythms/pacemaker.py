@@ -1,8 +1,8 @@
 """The human circadian pacemaker: a light-driven van der Pol oscillator, one person or many at once.
 
 Forger, Jewett, Kronauer 1999, A simpler model of the human circadian pacemaker, J Biol Rhythms 14:532 (equations 1 to 3
-and its constants). x follows core body temperature, whose minimum (CBTmin) is where x is least; melatonin begins to rise in
-dim light (DLMO) 7 h before. Light in lux acts through receptors of which a share n is used up.
+and its constants). x follows core body temperature, whose minimum (CBTmin) is where x is least; melatonin begins to
+rise in dim light (DLMO) 7 h before. Light in lux acts through receptors of which a share n is used up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Sleep from activity and from sleep episodes: rest, regularity, social jet lag, sleep windows, and mood_ml's 36 indices.
+"""Sleep from activity and from sleep episodes: rest, regularity, social jet lag, sleep windows, and mood_ml's 36
+indices.
 
-Rest by each person's own level: Roenneberg et al. 2015, Sleep Med Rev 22:14 (activity below 15% of its 24-hour mean); its last
-step, matching whole blocks, is left out. Sleep regularity index: Phillips et al. 2017, Sci Rep 7:3216. Social jet lag:
-Wittmann et al. 2006, Chronobiol Int 23:497. Windows of sleep: Katori et al. 2022, PNAS 119:e2116729119.
+Rest by each person's own level: Roenneberg et al. 2015, Sleep Med Rev 22:14 (activity below 15% of its 24-hour mean);
+its last step, matching whole blocks, is left out. Sleep regularity index: Phillips et al. 2017, Sci Rep 7:3216. Social
+jet lag: Wittmann et al. 2006, Chronobiol Int 23:497. Windows of sleep: Katori et al. 2022, PNAS 119:e2116729119.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def rest(days: np.ndarray) -> np.ndarray:
 
 
 def regularity(state: np.ndarray) -> np.ndarray:
-    """Sleep regularity index (...,) of sleep (1) and wake (0) by the minute (..., D, 1440), NaN = not known: -100 to 100, the
-    share of moments that are alike 24 h apart, rescaled. NaN where no two are known."""
+    """Sleep regularity index (...,) of sleep (1) and wake (0) by the minute (..., D, 1440), NaN = not known: -100 to
+    100, the share of moments that are alike 24 h apart, rescaled. NaN where no two are known."""
     one, next_day = state[..., :-1, :], state[..., 1:, :]
     known = ~(np.isnan(one) | np.isnan(next_day))
     pairs = known.sum((-2, -1))
@@ -61,16 +62,16 @@ def regularity(state: np.ndarray) -> np.ndarray:
 
 
 def social_jet_lag_h(mid_sleep_h: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Hours (...,) by which mid-sleep is apart on free days and on others, never negative; mid_sleep_h (..., D) hour of day,
-    NaN = not known, free (..., D) bool (usually the days woken up to on Saturday and Sunday)."""
+    """Hours (...,) by which mid-sleep is apart on free days and on others, never negative; mid_sleep_h (..., D) hour of
+    day, NaN = not known, free (..., D) bool (usually the days woken up to on Saturday and Sunday)."""
     of_free = circular_mean_h(np.where(free, mid_sleep_h, np.nan))
     of_work = circular_mean_h(np.where(free, np.nan, mid_sleep_h))
     return np.abs(apart_h(of_free, of_work))
 
 
 def mid_rest_h(nights: np.ndarray) -> np.ndarray:
-    """Hour of day (..., D) of the middle of the longest rest of each night from noon to noon, (..., D, 1440) of 1 at rest, 0 not,
-    NaN not known; NaN where it is shorter than NIGHT_H."""
+    """Hour of day (..., D) of the middle of the longest rest of each night from noon to noon, (..., D, 1440) of 1 at
+    rest, 0 not, NaN not known; NaN where it is shorter than NIGHT_H."""
     flat = nights.reshape(-1, DAY_MIN) == 1
     edges = np.diff(np.pad(flat, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (night, begin), (_, end) = np.nonzero(edges == 1), np.nonzero(edges == -1)
@@ -78,9 +79,9 @@ def mid_rest_h(nights: np.ndarray) -> np.ndarray:
     longest = np.zeros(len(flat), dtype=np.int64)
     np.maximum.at(longest, night, length)
     first = (length == longest[night]) & (length >= 60 * NIGHT_H)
-    found = np.full(len(flat), np.nan)
-    found[night[first][::-1]] = ((begin + end)[first][::-1] / 120 + 12) % 24  # of equals the first
-    return found.reshape(nights.shape[:-1])
+    mid_h = np.full(len(flat), np.nan)
+    mid_h[night[first][::-1]] = ((begin + end)[first][::-1] / 120 + 12) % 24  # of equals the first
+    return mid_h.reshape(nights.shape[:-1])
 
 
 def episodes_of(state: np.ndarray, start: np.datetime64) -> "Episodes":
@@ -115,8 +116,8 @@ class Episodes:
 
     @property
     def possible(self) -> np.ndarray:
-        """(E,) bool: complete, ends at most 24 h after its start, and sleeps no longer than it lasts (by more than 5 minutes,
-        which trackers round off)."""
+        """(E,) bool: complete, ends at most 24 h after its start, and sleeps no longer than it lasts (by more than 5
+        minutes, which trackers round off)."""
         length_h = (self.end - self.start).astype("timedelta64[s]").astype(np.int64) / 3600  # below 0 where one is NaT
         return (length_h > 0) & (length_h <= 24) & (self.asleep_h >= 0) & (self.asleep_h <= length_h + 5 / 60)
 
@@ -136,8 +137,8 @@ class Episodes:
         if not (possible := Episodes(start, end, asleep).possible).all():
             i = int(np.flatnonzero(~possible)[0])
             raise ValueError(
-                f"sleep episode {start[i]} to {end[i]} with {60 * asleep[i]:g} min of sleep: expected an end at most 24 h after the "
-                "start, and no more sleep than time"
+                f"sleep episode {start[i]} to {end[i]} with {60 * asleep[i]:g} min of sleep: expected an end at most "
+                "24 h after the start, and no more sleep than time"
             )
         if (overlap := start[1:] < end[:-1]).any():
             i = int(np.flatnonzero(overlap)[0])
@@ -175,12 +176,14 @@ def sleep_windows(episodes: Episodes, join_h: float = JOIN_H) -> Windows:
 
 
 def daily_indices(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
-    """The days (D,) on which a window ends, and INDICES of each (D, 12). A day without a window is not known, and left out.
+    """The days (D,) on which a window ends, and INDICES of each (D, 12). A day without a window is not known, and left
+    out.
 
-    A window belongs to the day it ends on; it is long from 3.75 h. ST is the time asleep in windows, WT the rest of them, in
-    hours. Sleep_percentage: sleep over 24 h. Sleep_amplitude (ours): from trough to peak of the 24-hour cosine through the
-    day's sleep. Circadian_phase: dim light melatonin onset, 7 h before the day's CBTmin, in hours after the midnight that
-    begins the day before (23 is 11 pm, 25 is 1 am); Circadian_amplitude: mean radius of the pacemaker over the day.
+    A window belongs to the day it ends on; it is long from 3.75 h. ST is the time asleep in windows, WT the rest of
+    them, in hours. Sleep_percentage: sleep over 24 h. Sleep_amplitude (ours): from trough to peak of the 24-hour cosine
+    through the day's sleep. Circadian_phase: dim light melatonin onset, 7 h before the day's CBTmin, in hours after the
+    midnight that begins the day before (23 is 11 pm, 25 is 1 am); Circadian_amplitude: mean radius of the pacemaker
+    over the day.
     """
     windows = sleep_windows(episodes)
     days, of = np.unique(windows.day, return_inverse=True)
@@ -200,8 +203,9 @@ def daily_indices(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mood_indices(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
-    """The days (D,) and mood_ml's 36 columns (D, 36) in the order of COLUMNS: of each of INDICES the mean and the SD over the
-    record, the same on every day, and the day's z-score (0 where nothing varies). Raises ValueError without two days."""
+    """The days (D,) and mood_ml's 36 columns (D, 36) in the order of COLUMNS: of each of INDICES the mean and the SD
+    over the record, the same on every day, and the day's z-score (0 where nothing varies). Raises ValueError without
+    two days."""
     days, values = daily_indices(episodes)
     if len(days) < 2:
         raise ValueError(f"{len(days)} day with sleep: means and deviations need two at least; add episodes")
@@ -247,8 +251,8 @@ def _circadian(windows: Windows, days: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _light(windows: Windows, usual: np.ndarray, first: np.datetime64, n_days: int) -> np.ndarray:
-    """Lux (T,) in the pacemaker's steps from the midnight that begins `first`: none in a window of sleep, AWAKE_LUX between
-    two within a day, and the usual day's light (`usual`) where nothing is known."""
+    """Lux (T,) in the pacemaker's steps from the midnight that begins `first`: none in a window of sleep, AWAKE_LUX
+    between two within a day, and the usual day's light (`usual`) where nothing is known."""
     n = len(usual) * n_days
     step_s = _DAY_S / len(usual)
     a, b = ((t - first.astype("datetime64[s]")).astype(np.int64) / step_s for t in (windows.start, windows.end))

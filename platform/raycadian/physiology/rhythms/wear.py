@@ -1,8 +1,8 @@
 """When a device that counts movement was worn, and which days count. Many people at once: P people, N minutes.
 
-Choi et al. 2011, Med Sci Sports Exerc 43:357 (the rule of R's PhysicalActivity); Troiano et al. 2008, Med Sci Sports Exerc
-40:181 (the rule of NHANES 2003-06). Both: long stretches without movement are non-wear, short interruptions forgiven; they
-differ in what is long, short and forgiven. Missing minutes are never worn, and move nothing.
+Choi et al. 2011, Med Sci Sports Exerc 43:357 (the rule of R's PhysicalActivity); Troiano et al. 2008, Med Sci Sports
+Exerc 40:181 (the rule of NHANES 2003-06). Both: long stretches without movement are non-wear, short interruptions
+forgiven; they differ in what is long, short and forgiven. Missing minutes are never worn, and move nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ DAY_MIN = 1440
 
 
 def choi(counts: np.ndarray, window_min: int = 90, spike_min: int = 2, around_min: int = 30) -> np.ndarray:
-    """Worn (..., N) bool. Non-wear: at least `window_min` of zeros; up to `spike_min` of movement between them is forgiven
-    where `around_min` on both sides (as far as the recording goes) are zeros."""
+    """Worn (..., N) bool. Non-wear: at least `window_min` of zeros; up to `spike_min` of movement between them is
+    forgiven where `around_min` on both sides (as far as the recording goes) are zeros."""
     rows, start, length, moving = _stretches(_movement(counts))
     still = np.pad(np.where(moving, 0, length), 1)
     first, last = _at_edges(rows, start, length)
@@ -27,8 +27,8 @@ def choi(counts: np.ndarray, window_min: int = 90, spike_min: int = 2, around_mi
 
 
 def troiano(counts: np.ndarray, window_min: int = 60, spike_min: int = 2, most_counts: float = 100.0) -> np.ndarray:
-    """Worn (..., N) bool. Non-wear: at least `window_min` that begin and end with zeros; up to `spike_min` in a row of at
-    most `most_counts` are forgiven."""
+    """Worn (..., N) bool. Non-wear: at least `window_min` that begin and end with zeros; up to `spike_min` in a row of
+    at most `most_counts` are forgiven."""
     rows, start, length, moving = _stretches(_movement(counts))
     first, last = _at_edges(rows, start, length)
     highest = np.maximum.reduceat(rows.ravel(), start)

@@ -1,8 +1,8 @@
 """Heart beats in ECG, PPG and arterial pressure at 125 Hz: whole tracks at once, without a loop over beats.
 
-ECG: the detector of NeuroKit (Makowski et al. 2021, Behav Res Methods 53:1689), regions where the smoothed gradient exceeds its
-own average, with a floor against noise between slow beats. Pulses: Elgendi et al. 2013 (PLoS ONE 8:e76585), two moving
-averages of the squared signal.
+ECG: the detector of NeuroKit (Makowski et al. 2021, Behav Res Methods 53:1689), regions where the smoothed gradient
+exceeds its own average, with a floor against noise between slow beats. Pulses: Elgendi et al. 2013 (PLoS ONE 8:e76585),
+two moving averages of the squared signal.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _INVERTED = 1.5  # downward over upward deflection of the QRS, median, from whic
 class Beats:
     """Of one track, as sample numbers at 125 Hz, ascending.
 
-    peaks (M,): R peaks, or systolic peaks · feet (M,): the onset of each pulse, its diastolic minimum; for an ECG the peaks
-    themselves · inverted: the QRS points down, and `peaks` are its minima.
+    peaks (M,): R peaks, or systolic peaks · feet (M,): the onset of each pulse, its diastolic minimum; for an ECG the
+    peaks themselves · inverted: the QRS points down, and `peaks` are its minima.
     """
 
     peaks: np.ndarray
@@ -60,7 +60,8 @@ def ecg_beats(values: np.ndarray) -> Beats:
 
 
 def pulse_beats(filtered: np.ndarray, repaired: np.ndarray, late_s: float = 0.0) -> Beats:
-    """Systolic peaks and the feet before them in a filtered PPG or arterial pressure (N,), found in the pulses' own band."""
+    """Systolic peaks and the feet before them in a filtered PPG or arterial pressure (N,), found in the pulses' own
+    band."""
     pulse = zero_phase(repaired, "pulse")
     power = np.maximum(pulse, 0.0) ** 2
     floor = _mean(power, 10.0)

@@ -1,8 +1,8 @@
 """Resampling to 125 Hz and the filters of each kind of waveform: the same code at once, in chunks, and as samples come.
 
-Band-pass ECG 0.5-40 Hz (Butterworth), PPG 0.5-8 Hz (Chebyshev II, 20 dB: its edges are those of the stop band), low-pass
-ABP 20 Hz (Butterworth); the order, 4, is that of the design, as in scipy and MATLAB: a band-pass has twice as many poles.
-Zero-phase filtering runs forwards and backwards, which squares the gain: -6 dB at a Butterworth's edge.
+Band-pass ECG 0.5-40 Hz (Butterworth), PPG 0.5-8 Hz (Chebyshev II, 20 dB: its edges are those of the stop band),
+low-pass ABP 20 Hz (Butterworth); the order, 4, is that of the design, as in scipy and MATLAB: a band-pass has twice as
+many poles. Zero-phase filtering runs forwards and backwards, which squares the gain: -6 dB at a Butterworth's edge.
 """
 
 from __future__ import annotations
@@ -74,14 +74,15 @@ def ratio(rate_hz: float, to_hz: float = RATE_HZ) -> tuple[int, int]:
         if near and near.numerator <= limit and abs(near / exact - 1) < _MAX_DRIFT:
             return near.numerator, near.denominator
     raise ValueError(
-        f"{rate_hz} Hz can't be brought to {to_hz:g} Hz without drift: expected a ratio of integers up to {_MAX_TERMS[-1]}. "
-        "The fix is almost always the recorder's nominal rate, with fewer digits"
+        f"{rate_hz} Hz can't be brought to {to_hz:g} Hz without drift: expected a ratio of integers up to "
+        f"{_MAX_TERMS[-1]}. The fix is almost always the recorder's nominal rate, with fewer digits"
     )
 
 
 @lru_cache(8)  # up to a million taps each, and a server meets any rate
 def _low_pass(up: int, down: int) -> np.ndarray:
-    """Linear-phase FIR at the rate times `up`, Kaiser beta 5: of the lower rate's half, flat to 2/3, -50 dB from all of it."""
+    """Linear-phase FIR at the rate times `up`, Kaiser beta 5: of the lower rate's half, flat to 2/3, -50 dB from all of
+    it."""
     larger = max(up, down)
     return up * signal.firwin(20 * larger + 1, 0.84 / larger, window=("kaiser", 5.0))
 
@@ -89,8 +90,8 @@ def _low_pass(up: int, down: int) -> np.ndarray:
 class Resampler:
     """Resamples evenly sampled values with their flags, in pieces of any size: what comes out does not depend on them.
 
-    Output m lies at time m / to_hz exactly: the filter's delay is taken out, and output waits until its support is there.
-    The ends are held. An output carries the flags of the inputs nearest to it. `push(last=True)` gives the rest:
+    Output m lies at time m / to_hz exactly: the filter's delay is taken out, and output waits until its support is
+    there. The ends are held. An output carries the flags of the inputs nearest to it. `push(last=True)` gives the rest:
     ceil(N * to / rate) outputs in all.
     """
 

@@ -1,9 +1,11 @@
-"""A waveform as recorded -> a waveform to learn from: repaired, at 125 Hz, filtered, with its beats and the quality of its windows.
+"""A waveform as recorded -> a waveform to learn from: repaired, at 125 Hz, filtered, with its beats and the quality of
+its windows.
 
     repair -> resample -> filter -> beats -> quality
 
-`prepare` does it for a whole track, forwards and backwards in time; `Stream` for samples as they come; `prepare(causal=True)`
-is a Stream fed with the track. Tracks of a case begin at the same time; `windows_quality` puts them together.
+`prepare` does it for a whole track, forwards and backwards in time; `Stream` for samples as they come;
+`prepare(causal=True)` is a Stream fed with the track. Tracks of a case begin at the same time; `windows_quality` puts
+them together.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ _LATE_S = 0.1  # a causal filter's delay, at most: that of the PPG at 1.5 to 6 H
 class Prepared:
     """A track at 125 Hz.
 
-    values (N,) float32, NaN exactly where nothing was measured or repaired · flags (N,) uint8, the reason of each sample that is
-    not as measured, with REPAIRED where it was interpolated · samples: how many by reason, at the recorder's rate.
+    values (N,) float32, NaN exactly where nothing was measured or repaired · flags (N,) uint8, the reason of each
+    sample that is not as measured, with REPAIRED where it was interpolated · samples: how many by reason, at the
+    recorder's rate.
     """
 
     kind: str
@@ -59,7 +62,8 @@ class Prepared:
         return masked(self.flags)
 
     def quality(self, starts: np.ndarray, length: int, limits: Limits = LIMITS) -> Quality:
-        """Of the windows [start, start + length), in samples; they may overlap. Raises ValueError where one leaves the track."""
+        """Of the windows [start, start + length), in samples; they may overlap. Raises ValueError where one leaves the
+        track."""
         starts = np.asarray(starts, np.int64)
         if len(starts) and not (starts.min() >= 0 and starts.max() + length <= len(self)):
             raise ValueError(
@@ -81,24 +85,25 @@ def prepare(
     spec = spec or kind_of(kind)
     values = checked(values, rate_hz, spec)
     if causal:
-        found, flags, samples = _through_stream(values, rate_hz, kind, spec, rails)
+        repaired, flags, samples = _through_stream(values, rate_hz, kind, spec, rails)
         del values
-        filtered = Causal(kind).push(found)
+        filtered = Causal(kind).push(repaired)
     else:
-        found, found_flags = repair(values, flag_samples(values, rate_hz, spec), rate_hz, spec)
+        repaired, repaired_flags = repair(values, flag_samples(values, rate_hz, spec), rate_hz, spec)
         del values  # hours at the recorder's rate, which nothing needs from here on
-        samples = count_samples(found_flags)
-        found, flags = resample(found, found_flags, rate_hz)
-        filtered = zero_phase(found, kind)
-    return _with_beats(kind, found, filtered, flags, samples, causal, upright)
+        samples = count_samples(repaired_flags)
+        repaired, flags = resample(repaired, repaired_flags, rate_hz)
+        filtered = zero_phase(repaired, kind)
+    return _with_beats(kind, repaired, filtered, flags, samples, causal, upright)
 
 
 def _with_beats(
-    kind: str, found: np.ndarray, filtered: np.ndarray, flags: np.ndarray, samples: dict[str, int], causal: bool, upright: bool = False
+    kind: str, repaired: np.ndarray, filtered: np.ndarray, flags: np.ndarray, samples: dict[str, int], causal: bool,
+    upright: bool = False,
 ) -> Prepared:  # fmt: skip
-    """Of a track at 125 Hz, before (`found`) and after the filter."""
+    """Of a track at 125 Hz, before (`repaired`) and after the filter."""
     bad = masked(flags)
-    beats = find_beats(filtered, found, kind, bad, late_s=_LATE_S if causal else 0.0)
+    beats = find_beats(filtered, repaired, kind, bad, late_s=_LATE_S if causal else 0.0)
     values = np.where(bad, np.nan, -filtered if upright and beats.inverted else filtered).astype(np.float32)
     return Prepared(kind, values, flags, beats, samples)
 
@@ -106,12 +111,13 @@ def _with_beats(
 class Stream:
     """A track as its samples come: repaired, at 125 Hz, filtered, all causally, with state between pushes.
 
-    What comes out does not depend on the pieces, to the last bit. Output waits for the resampler's support: 80 ms from 500 Hz.
-    The last `keep_s` seconds of it stay for `recent`. samples: counts by reason so far, at the recorder's rate.
+    What comes out does not depend on the pieces, to the last bit. Output waits for the resampler's support: 80 ms from
+    500 Hz. The last `keep_s` seconds of it stay for `recent`. samples: counts by reason so far, at the recorder's rate.
     """
 
     def __init__(
-        self, kind: str, rate_hz: float, *, keep_s: float = 0.0, rails: tuple[float, float] | None = None, spec: Kind | None = None
+        self, kind: str, rate_hz: float, *, keep_s: float = 0.0, rails: tuple[float, float] | None = None,
+        spec: Kind | None = None,
     ):  # fmt: skip
         self._kind, self._spec, self._rate_hz = kind, spec or kind_of(kind), rate_hz
         check_rate(rate_hz, self._spec)
@@ -123,29 +129,30 @@ class Stream:
 
     def push(self, values: np.ndarray, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Samples (n,) -> filtered values (m,) float64, finite, and their flags (m,); `last` gives the rest."""
-        found, flags = self.at_125(values, last)
-        filtered = self._filter.push(found)
+        repaired, flags = self.at_125(values, last)
+        filtered = self._filter.push(repaired)
         if self._keep:
-            new = found, filtered, flags
+            new = repaired, filtered, flags
             self._kept = tuple(np.concatenate(pair)[-self._keep :] for pair in zip(self._kept, new, strict=True))
         return filtered, flags
 
     def recent(self) -> Prepared:
-        """What was kept, with its beats: of `prepare(causal=True)` the values, and beats that know of nothing before."""
-        found, filtered, flags = self._kept
-        if not len(found):
+        """What was kept, with its beats: of `prepare(causal=True)` the values, and beats that know of nothing
+        before."""
+        repaired, filtered, flags = self._kept
+        if not len(repaired):
             raise ValueError(
                 "nothing is kept: give the Stream a keep_s, and push samples, before asking for what is recent"
             )
-        return _with_beats(self._kind, found, filtered, flags, dict(self.samples), causal=True)
+        return _with_beats(self._kind, repaired, filtered, flags, dict(self.samples), causal=True)
 
     def at_125(self, values: np.ndarray, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """As `push`, not filtered, and not kept."""
         values = checked(values, self._rate_hz, self._spec) if len(values) else np.empty(0, np.float32)
-        found, flags = self._repair.push(values)
+        repaired, flags = self._repair.push(values)
         for reason, n in count_samples(flags).items():
             self.samples[reason] = self.samples.get(reason, 0) + n
-        return self._resampler.push(found, flags, last)
+        return self._resampler.push(repaired, flags, last)
 
 
 def _through_stream(
@@ -154,8 +161,8 @@ def _through_stream(
     """Causally repaired values at 125 Hz, their flags, samples by reason."""
     stream, piece = Stream(kind, rate_hz, rails=rails, spec=spec), int(_PIECE_S * rate_hz)
     pieces = [stream.at_125(values[i : i + piece], i + piece >= len(values)) for i in range(0, len(values), piece)]
-    found, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
-    return found, flags, stream.samples
+    repaired, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    return repaired, flags, stream.samples
 
 
 # --- the windows of a case --------------------------------------------------------------------------------------------

@@ -1,16 +1,18 @@
-"""Is a window of a waveform good enough to learn from? Indices for all windows of a track at once, and reasons for rejection.
+"""Is a window of a waveform good enough to learn from? Indices for all windows of a track at once, and reasons for
+rejection.
 
-Of any kind: samples neither measured nor repaired; at least 3 beats; no pause over 3 s (Orphanidou et al. 2015, IEEE J Biomed
-Health Inform 19:832) and no more than 200 beats a minute. Slow hearts are not held against a patient under anaesthesia.
+Of any kind: samples neither measured nor repaired; at least 3 beats; no pause over 3 s (Orphanidou et al. 2015, IEEE J
+Biomed Health Inform 19:832) and no more than 200 beats a minute. Slow hearts are not held against a patient under
+anaesthesia.
 
-Shape (ECG, PPG): the mean correlation of the window's beats with their template, Orphanidou's index. With beats centred and of
-unit length the template is their mean, and the mean correlation with it is its length: a running sum gives it for windows
-however they overlap. Edges (ECG, PPG; ours): none is far steeper than those of the window's beats.
+Shape (ECG, PPG): the mean correlation of the window's beats with their template, Orphanidou's index. With beats centred
+and of unit length the template is their mean, and the mean correlation with it is its length: a running sum gives it
+for windows however they overlap. Edges (ECG, PPG; ours): none is far steeper than those of the window's beats.
 
-PPG: skewness (Elgendi 2016, Bioengineering 3:21; in pieces of 3 s, as neurokit2 takes it). Over clean windows of two real records
-the plain value is 0.26 to 0.66, so "at least 0.8" can't be a limit for that: the index here is the share of a window's pieces
-of 3 s, one a second, that are skewed to the right. ABP: the share of normal beats by the signal abnormality index (Sun, Reisner,
-Mark 2006, Comput Cardiol 33:13; thresholds of its code, jSQI 3.0).
+PPG: skewness (Elgendi 2016, Bioengineering 3:21; in pieces of 3 s, as neurokit2 takes it). Over clean windows of two
+real records the plain value is 0.26 to 0.66, so "at least 0.8" can't be a limit for that: the index here is the share
+of a window's pieces of 3 s, one a second, that are skewed to the right. ABP: the share of normal beats by the signal
+abnormality index (Sun, Reisner, Mark 2006, Comput Cardiol 33:13; thresholds of its code, jSQI 3.0).
 """
 
 from __future__ import annotations
@@ -46,8 +48,9 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Quality:
-    """Of W windows of one track: reasons (W,) uint16, 0 = good · beats (W,) · index (W,) float32, of shape (ECG, PPG) or share
-    of normal beats (ABP), NaN where it has none · skewness (W,) float32, share of a PPG's pieces skewed to the right."""
+    """Of W windows of one track: reasons (W,) uint16, 0 = good · beats (W,) · index (W,) float32, of shape (ECG, PPG)
+    or share of normal beats (ABP), NaN where it has none · skewness (W,) float32, share of a PPG's pieces skewed to the
+    right."""
 
     reasons: np.ndarray
     beats: np.ndarray
@@ -60,8 +63,8 @@ class Quality:
 
     def counts(self) -> dict[str, int]:
         """Windows by reason; a window that has several counts under each."""
-        found = {reason.label: int(np.count_nonzero(self.reasons & reason)) for reason in Reason}
-        return {label: n for label, n in found.items() if n}
+        counts = {reason.label: int(np.count_nonzero(self.reasons & reason)) for reason in Reason}
+        return {label: n for label, n in counts.items() if n}
 
 
 def window_starts(n: int, window_s: float = 10.0, stride_s: float = 10.0) -> tuple[np.ndarray, int]:
@@ -73,9 +76,11 @@ def window_starts(n: int, window_s: float = 10.0, stride_s: float = 10.0) -> tup
 
 
 def assess(
-    values: np.ndarray, flags: np.ndarray, beats: Beats, kind: str, starts: np.ndarray, length: int, limits: Limits = LIMITS
+    values: np.ndarray, flags: np.ndarray, beats: Beats, kind: str, starts: np.ndarray, length: int,
+    limits: Limits = LIMITS,
 ) -> Quality:  # fmt: skip
-    """Quality of the windows [start, start + length) of a filtered track (N,), NaN where masked, with its flags (N,)."""
+    """Quality of the windows [start, start + length) of a filtered track (N,), NaN where masked, with its flags
+    (N,)."""
     bad, filled = np.isnan(values), np.nan_to_num(values)
     low, high = np.searchsorted(beats.peaks, starts), np.searchsorted(beats.peaks, starts + length)
     reasons = _masked_reasons(flags, bad, starts, length, limits)
@@ -137,7 +142,8 @@ def _rhythm_reasons(
 def _likeness(values: np.ndarray, peaks: np.ndarray, bad: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Mean correlation of each window's beats with their template, (W,) float32; NaN without a whole beat.
 
-    A beat lasts from 0.25 s before its peak to 0.35 s after it; one that leaves the track or meets masked samples counts for nothing.
+    A beat lasts from 0.25 s before its peak to 0.35 s after it; one that leaves the track or meets masked samples
+    counts for nothing.
     """
     before, after = round(0.25 * RATE_HZ), round(0.35 * RATE_HZ)
     whole = (peaks >= before) & (peaks + after < len(values))
@@ -158,7 +164,8 @@ def _likeness(values: np.ndarray, peaks: np.ndarray, bad: np.ndarray, low: np.nd
 def _steepest(
     values: np.ndarray, peaks: np.ndarray, starts: np.ndarray, length: int, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Steepest slope of each window over the median of the steepest slopes around its beats, (W,); NaN without a beat."""
+    """Steepest slope of each window over the median of the steepest slopes around its beats, (W,); NaN without a
+    beat."""
     if not len(peaks) or not len(starts):
         return np.full(len(starts), np.nan)
     slope = np.nan_to_num(np.abs(np.gradient(values)))  # 0 beside masked samples
@@ -172,7 +179,8 @@ def _steepest(
 
 
 def _skewed_share(values: np.ndarray, bad: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Share of each window's pieces of 3 s, one a second, that are skewed to the right, (W,) float32; constants are not."""
+    """Share of each window's pieces of 3 s, one a second, that are skewed to the right, (W,) float32; constants are
+    not."""
     piece, step = min(round(3 * RATE_HZ), length), round(RATE_HZ)
     right = _skewness(values, bad, np.arange(0, len(values) - piece + 1, step), piece) > 0
     first, last = -(-starts // step), (starts + length - piece) // step + 1
@@ -195,11 +203,13 @@ def _skewness(values: np.ndarray, bad: np.ndarray, starts: np.ndarray, length: i
 
 
 def normal_pressure_beats(values: np.ndarray, beats: Beats, bad: np.ndarray) -> np.ndarray:
-    """(M,) True where an arterial beat is normal by the signal abnormality index; a beat lasts from its foot to the next one.
+    """(M,) True where an arterial beat is normal by the signal abnormality index; a beat lasts from its foot to the
+    next one.
 
-    Systolic <= 300, diastolic >= 20, mean 30 to 200, pulse pressure >= 20 mmHg; 20 to 200 beats a minute; mean of the falling
-    slopes above -375 mmHg/s (-3 a sample at 125 Hz); changes from the beat before <= 20 mmHg (systolic, diastolic) and <= 0.5 s.
-    The last beat of a track and those around masked samples have no end and count as the others but for mean, slope and period.
+    Systolic <= 300, diastolic >= 20, mean 30 to 200, pulse pressure >= 20 mmHg; 20 to 200 beats a minute; mean of the
+    falling slopes above -375 mmHg/s (-3 a sample at 125 Hz); changes from the beat before <= 20 mmHg (systolic,
+    diastolic) and <= 0.5 s. The last beat of a track and those around masked samples have no end and count as the
+    others but for mean, slope and period.
     """
     if not len(beats):
         return np.empty(0, bool)

@@ -1,8 +1,9 @@
 """What is wrong with the samples of a waveform, and the repair of it before anything is filtered.
 
 A sample carries the reasons for which it is not a measurement (`Reason`, bits). Short stretches of such samples are
-interpolated and say so (REPAIRED); longer ones are masked: they hold a straight line while filters run over them, so that no
-NaN spreads, and become NaN afterwards. Windows are rejected by the same reasons and by those of `signal_quality`.
+interpolated and say so (REPAIRED); longer ones are masked: they hold a straight line while filters run over them, so
+that no NaN spreads, and become NaN afterwards. Windows are rejected by the same reasons and by those of
+`signal_quality`.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ REPAIRED = np.uint8(128)  # beside a sample's reason: interpolated, the value ma
 class Kind:
     """How a kind of signal is repaired. Values are in mV (ECG), mmHg (ABP), or whatever a PPG comes in.
 
-    `limits`: outside is no such signal. `max_gap_s`: what is interpolated at most: less than a QRS complex for the ECG, less
-    than an upstroke for pulses. `flat_s`, `rail_s`: how long an exactly constant value is believed, anywhere and at the ends of
-    the range. `min_rate_hz`: at which the signal's band is still there.
+    `limits`: outside is no such signal. `max_gap_s`: what is interpolated at most: less than a QRS complex for the ECG,
+    less than an upstroke for pulses. `flat_s`, `rail_s`: how long an exactly constant value is believed, anywhere and
+    at the ends of the range. `min_rate_hz`: at which the signal's band is still there.
     """
 
     limits: tuple[float, float]
@@ -147,12 +148,12 @@ def repair(values: np.ndarray, flags: np.ndarray, rate_hz: float, kind: Kind) ->
 
 
 class CausalRepair:
-    """Repair of samples as they come: what is no measurement holds the last one, for `max_gap_s` as REPAIRED, then masked;
-    what is saturated is masked at once.
+    """Repair of samples as they come: what is no measurement holds the last one, for `max_gap_s` as REPAIRED, then
+    masked; what is saturated is masked at once.
 
-    A constant is known to be one only once it has lasted, so its beginning stays. `rails`, the recorder's range, is not in the
-    data seen so far; where it isn't told, a sample is saturated at the highest or lowest value so far from the third time on
-    that the track stops there: a clipped pulse does at every beat.
+    A constant is known to be one only once it has lasted, so its beginning stays. `rails`, the recorder's range, is not
+    in the data seen so far; where it isn't given, a sample is saturated at the highest or lowest value so far from the
+    third time on that the track stops there: a clipped pulse does at every beat.
     """
 
     def __init__(self, kind: Kind, rate_hz: float, rails: tuple[float, float] | None = None):
@@ -184,7 +185,7 @@ class CausalRepair:
         return filled, flags
 
     def _at_rail(self, values: np.ndarray, equal_for: np.ndarray) -> np.ndarray:
-        """(n,) True at an end of the recorder's range, told or found."""
+        """(n,) True at an end of the recorder's range, given or as seen so far."""
         if self._rails:
             return (values <= self._rails[0]) | (values >= self._rails[1])
         low, high = self._kind.limits
@@ -219,8 +220,8 @@ def masked(flags: np.ndarray) -> np.ndarray:
 
 def count_samples(flags: np.ndarray) -> dict[str, int]:
     """Samples by reason, and how many of them were repaired."""
-    found = np.bincount(flags[flags != 0], minlength=256)
-    counts = {r.label: int(found[r] + found[r | REPAIRED]) for r in OF_SAMPLES} | {
-        "repaired": int(found[REPAIRED:].sum())
+    by_bits = np.bincount(flags[flags != 0], minlength=256)
+    counts = {r.label: int(by_bits[r] + by_bits[r | REPAIRED]) for r in OF_SAMPLES} | {
+        "repaired": int(by_bits[REPAIRED:].sum())
     }
     return {label: n for label, n in counts.items() if n}
