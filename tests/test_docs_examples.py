@@ -82,3 +82,10 @@ def test_a_task(package):
     assert "glucose-specific RMSE" in _raycadian(package, "train", "recipe.yaml")
     (lows,) = (package / "runs").glob("guard-*/lows.json")
     assert 0 <= json.loads(lows.read_text())["test"] <= 100
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_model(package):
+    _apply("add_a_model.md", package)
+    assert "test RMSE" in _raycadian(package, "train", "recipe.yaml")
+    (config,) = (package / "runs").glob("trend-*/checkpoint/config.json")
+    assert '"trend"' in config.read_text()
