@@ -82,6 +82,8 @@ def test_a_task(package):
     assert "glucose-specific RMSE" in _raycadian(package, "train", "recipe.yaml")
     (lows,) = (package / "runs").glob("guard-*/lows.json")
     assert 0 <= json.loads(lows.read_text())["test"] <= 100
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_model(package):
