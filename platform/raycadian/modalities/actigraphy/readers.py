@@ -1,12 +1,12 @@
 """Actigraphy files of every format as recordings of a minute a point: recognised by content, one person at a time.
 
 A `Part` is one person in one file, small enough to send to a worker: of NHANES's minutes a range of rows, of other files
-the whole. People's labels come from NHANES's other tables among the same files (data/nhanes.py).
+the whole. People's labels come from NHANES's other tables among the same files (nhanes.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +53,23 @@ class Part:
     monitors: str | None = None
 
 
+Reader = Callable[[Path, ActigraphyCard, Issues], Iterator[Epochs]]
+
+
+def _of_source(read: Callable[[Source, ActigraphyCard, Issues], Iterator[Epochs]]) -> Reader:
+    return lambda path, card, issues: read(Source.of(path), card, issues)
+
+
+_EPOCHS: dict[str, Reader] = {
+    "awd": _of_source(read_awd),
+    "agd": read_agd,
+    "respironics": _of_source(read_respironics),
+    "wear_flags": read_wear_flags,
+    "table": _of_source(read_table),
+}
+"""Format -> reader of the epochs that a device wrote; NHANES's minutes and Apple Health give recordings."""
+
+
 def detect_format(path: str | Path) -> str:
     """The kind of a file by its content: one of nhanes.KINDS, awd, agd, respironics, wear_flags, apple_health or table.
     Raises ValueError."""
@@ -80,35 +97,33 @@ def parts(paths: list[Path], issues: Issues) -> list[Part]:
     where there are none, a file is of no known kind, or a person's minutes are in two files."""
     kinds = {Path(path): detect_format(path) for path in paths}
     monitors = [path for path, kind in kinds.items() if kind == "monitors"]
-    found = [part for path, kind in kinds.items() for part in _parts(path, kind, monitors)]
-    if not found:
+    all_parts = [part for path, kind in kinds.items() for part in _parts(path, kind, monitors)]
+    if not all_parts:
         raise ValueError(
             f"{', '.join(map(str, paths))}: no file with activity among them; add PAXRAW, PAXMIN or a device's file"
         )
-    whose: dict[str, Part] = {}
-    for part in found:
-        if part.subject is not None and part.subject in whose:
-            raise ValueError(
-                f"SEQN {part.subject} is in {whose[part.subject].path} and in {part.path}; is a file given twice?"
-            )
-        if part.subject is not None:
-            whose[part.subject] = part
-    return found
+    by_subject: dict[str, Part] = {}
+    for part in all_parts:
+        if part.subject is not None and by_subject.setdefault(part.subject, part) is not part:
+            first = by_subject[part.subject].path
+            raise ValueError(f"SEQN {part.subject} is in {first} and in {part.path}; is a file given twice?")
+    return all_parts
 
 
 def read_part(part: Part, card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
     """The recordings of a part, those of one person behind one another. Raises ValueError."""
+    return (r for r in _recordings(part, card, issues) if r.subject not in card.exclude_subjects)
+
+
+def _recordings(part: Part, card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
     path = Path(part.path)
     if part.kind in MINUTES:
         monitors = None if part.monitors is None else Xpt.open(part.monitors)
-        found = minutes_reader(Xpt.open(path), monitors, card.wear)(issues, part.begin, part.end)
-    elif part.kind == "apple_health":
-        found = iter(read_apple_health(path, card, issues))
-    else:
-        found = (r for epochs in _epochs(path, part.kind, card, issues) for r in to_recordings(epochs, card, issues))
-    for recording in found:
-        if recording.subject not in card.exclude_subjects:
-            yield recording
+        return minutes_reader(Xpt.open(path), monitors, card.wear)(issues, part.begin, part.end)
+    if part.kind == "apple_health":
+        return iter(read_apple_health(path, card, issues))
+    epochs = _EPOCHS[part.kind](path, card, issues)
+    return (recording for one in epochs for recording in to_recordings(one, card, issues))
 
 
 def read_activity(paths: list[Path], card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
@@ -140,29 +155,40 @@ def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> list[
     if not known.any():
         issues.add("person without a usable epoch (left out)", where)
         return []
-    epochs = _rows(epochs, known)
+    epochs, utc_s, offset_min = _in_order(_rows(epochs, known), card, issues)
+    gridded = [
+        _gridded(_rows(epochs, span), utc_s[span], int(offset_min[span][0]), card.wear, issues)
+        for span in _stretches(utc_s, offset_min, where, issues)
+    ]
+    return [
+        Recording(epochs.subject, i, start, offset, 60.0, {epochs.channel: values}, observed)
+        for i, (start, offset, values, observed) in enumerate(gridded)
+    ]
+
+
+def _in_order(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> tuple[Epochs, np.ndarray, np.ndarray]:
+    """The epochs in the order of time, each once, with their UTC seconds, rising, and minutes ahead of UTC."""
     utc_s, offset_min = _utc(epochs, card)
     steps, first = np.diff(utc_s), np.arange(len(utc_s))
     if (steps <= 0).any():
+        where = f"subject {epochs.subject!r}"
         issues.add("row out of time order (sorted)", where, int((steps < 0).sum()))
         first = np.unique(utc_s, return_index=True)[1]
         issues.add("epoch twice (the first is kept)", where, len(utc_s) - len(first))
-    unique_s = utc_s[first]
-    if unique_s[-1] - unique_s[0] > _MOST_YEARS * 366 * 86_400:
-        begin, end = unique_s[[0, -1]].astype("datetime64[s]")
+    return _rows(epochs, first), utc_s[first], offset_min[first]
+
+
+def _stretches(utc_s: np.ndarray, offset_min: np.ndarray, where: str, issues: Issues) -> list[slice]:
+    """What becomes a recording each. Raises ValueError for clocks that can't be one person's."""
+    if utc_s[-1] - utc_s[0] > _MOST_YEARS * 366 * 86_400:
+        begin, end = utc_s[[0, -1]].astype("datetime64[s]")
         raise ValueError(
             f"{where}: from {begin} to {end}: clocks more than {_MOST_YEARS} years apart can't be one recording"
         )
-    epochs, offset_min = _rows(epochs, first), offset_min[first]
     moved = np.diff(offset_min) != 0
     issues.add("change of the UTC offset (DST or travel)", where, int(moved.sum()))
-    edges = [0, *(np.flatnonzero(moved | (np.diff(unique_s) > _GAP_S)) + 1), len(unique_s)]
-    spans = [slice(a, b) for a, b in pairwise(edges)]
-    found = [_gridded(_rows(epochs, s), unique_s[s], int(offset_min[s][0]), card.wear, issues) for s in spans]
-    return [
-        Recording(epochs.subject, i, start, offset, 60.0, {epochs.channel: values}, observed)
-        for i, (start, offset, values, observed) in enumerate(found)
-    ]
+    edges = [0, *(np.flatnonzero(moved | (np.diff(utc_s) > _GAP_S)) + 1), len(utc_s)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def _parts(path: Path, kind: str, monitors: list[Path]) -> Iterator[Part]:
@@ -184,21 +210,6 @@ def _monitors_of(xpt: Xpt, monitors: list[Path]) -> str:
             f"{xpt.path}: no PAXHD file with its people, which says when each began; add the cycle's PAXHD"
         )
     return str(own[0])
-
-
-def _epochs(path: Path, kind: str, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
-    match kind:
-        case "awd":
-            return read_awd(Source.of(path), card, issues)
-        case "agd":
-            return read_agd(path, card, issues)
-        case "respironics":
-            return read_respironics(Source.of(path), card, issues)
-        case "wear_flags":
-            return read_wear_flags(path, card, issues)
-        case "table":
-            return read_table(Source.of(path), card, issues)
-    raise AssertionError(kind)
 
 
 # --- the grid of minutes --------------------------------------------------------------------------------------------

@@ -1,24 +1,44 @@
-"""Waveforms and numerics of a case, whatever the file: .vital, WFDB, EDF, CSV, Parquet, npz; or VitalDB's public API by case id.
+"""Waveforms and numerics of a case, whatever the file: .vital, WFDB, EDF, CSV, Parquet, npz; or VitalDB's public API by
+case id.
 
-`read_case` is the door: it recognises the format by content, takes the tracks that are asked for under the names and in the units
-that the caller wants, and says whose they are.
+`read_case` is the door: it recognises the format by content, takes the tracks that are wanted under the names and in the
+units that the caller wants, and says whose they are.
 """
 
 from __future__ import annotations
 
 import itertools
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from raycadian.data.source import open_bytes
+from raycadian.modalities.biosignals.formats import edf, vital_files, waveform_tables, wfdb_records
 from raycadian.modalities.biosignals.tracks import explained, find, in_unit
-from raycadian.types import Case, Issues
+from raycadian.types import Case, Issues, Track
 
 Format = Literal["auto", "vital", "wfdb", "edf", "npz", "table"]
 VITALDB = "vitaldb:"  # begins the name of a case of the public data set
+
+
+class _Reader(NamedTuple):
+    """How a format is read. `read`: of a path, the tracks that are wanted (all where None), issues; of a format that needn't
+    state rates and units, also a rate and units by the tracks' names."""
+
+    read: Callable[..., Case]
+    track_names: Callable[[Path], list[str]]
+    states_rate: bool = True
+
+
+_READERS = {
+    "vital": _Reader(vital_files.read_vital, vital_files.track_names),
+    "wfdb": _Reader(wfdb_records.read_wfdb, wfdb_records.track_names),
+    "edf": _Reader(edf.read_edf, edf.track_names),
+    "npz": _Reader(waveform_tables.read_npz, waveform_tables.track_names, states_rate=False),
+    "table": _Reader(waveform_tables.read_table, waveform_tables.track_names, states_rate=False),
+}
 
 
 def read_case(
@@ -44,40 +64,27 @@ def read_case(
     subject: whose it is; else what `clinical` (subjectid), then the file itself says. '' is nobody in particular
     clinical: the case's row of the clinical table
     issues: counts what was repaired or left out
-    Raises ValueError for a file that is broken or something else, for a track that is absent or empty, and for a case of no subject;
-    ConnectionError where the API doesn't answer.
+    Raises ValueError for a file that is broken or something else, for a track that is absent or empty, and for a case of no
+    subject; ConnectionError where the API doesn't answer.
     """
-    issues, units = Issues() if issues is None else issues, units or {}
-    path = _local(source)
+    path, units = _local(source), units or {}
     wanted = _wanted(tracks)
     with explained(path):
-        found = _read(path, format, wanted, units, rate_hz, issues)
-    held = dict(found.tracks) if wanted is None else _named(found, wanted, optional, path, format)
+        case = _read(path, format, wanted, units, rate_hz, Issues() if issues is None else issues)
+    held = dict(case.tracks) if wanted is None else _named(case, wanted, optional, path, format)
     if not held:
         raise ValueError(f"{path}: no track with samples")
-    held = {
-        name: in_unit(track, units[name], f"{path}: {name}") if name in units else track for name, track in held.items()
-    }
-    case = str(source).removeprefix(VITALDB) if _of_vitaldb(source) else found.case
-    who = _subject(subject, clinical, found, path)
-    return replace(found, case=case, subject=who, tracks=held, clinical=dict(clinical or {}))
+    held |= {n: in_unit(track, units[n], f"{path}: {n}") for n, track in held.items() if n in units}
+    name = str(source).removeprefix(VITALDB) if _of_vitaldb(source) else case.case
+    subject = _subject(subject, clinical, case, path)
+    return replace(case, case=name, subject=subject, tracks=held, clinical=dict(clinical or {}))
 
 
 def track_names(source: str | Path, format: Format = "auto") -> list[str]:
     """The names of the tracks of a file, without reading their samples where the format allows. Raises ValueError."""
-    from raycadian.modalities.biosignals.formats import edf, vital_files, waveform_tables, wfdb_records
-
     path = _local(source)
     with explained(path):
-        match detect_format(path) if format == "auto" else format:
-            case "vital":
-                return vital_files.track_names(path)
-            case "wfdb":
-                return wfdb_records.track_names(path)
-            case "edf":
-                return edf.track_names(path)
-            case _:
-                return waveform_tables.track_names(path)
+        return _READERS[detect_format(path) if format == "auto" else format].track_names(path)
 
 
 def detect_format(path: Path) -> Format:
@@ -120,31 +127,20 @@ def _local(source: str | Path) -> Path:
 
 
 def _read(
-    path: Path,
-    format: Format,
-    wanted: Mapping[str, str] | None,
-    units: Mapping[str, str],
-    rate_hz: float | None,
-    issues: Issues,
-) -> Case:
-    from raycadian.modalities.biosignals.formats import edf, vital_files, waveform_tables, wfdb_records
-
+    path: Path, format: Format, wanted: Mapping[str, Sequence[str]] | None, units: Mapping[str, str],
+    rate_hz: float | None, issues: Issues,
+) -> Case:  # fmt: skip
     if format not in get_args(Format):
         raise ValueError(f"format: expected one of {', '.join(get_args(Format))}, found {format!r}")
     format = detect_format(path) if format == "auto" else format
-    theirs = list(itertools.chain(*wanted.values())) if wanted is not None else None
-    if rate_hz is not None and format in ("vital", "wfdb", "edf"):
+    reader = _READERS[format]
+    names = list(itertools.chain(*wanted.values())) if wanted is not None else None
+    if not reader.states_rate:
+        stated = {theirs: unit for ours, unit in units.items() for theirs in (wanted or {}).get(ours, [ours])}
+        return reader.read(path, names, issues, rate_hz, stated)
+    if rate_hz is not None:
         raise ValueError(f"{path}: rate_hz is for tables and archives; a {format} file says its own")
-    match format:
-        case "vital":
-            return vital_files.read_vital(path, theirs, issues)
-        case "wfdb":
-            return wfdb_records.read_wfdb(path, theirs, issues)
-        case "edf":
-            return edf.read_edf(path, theirs, issues)
-    stated = {theirs: unit for name, unit in units.items() for theirs in (wanted or {}).get(name, [name])}
-    reader = waveform_tables.read_npz if format == "npz" else waveform_tables.read_table
-    return reader(path, theirs, issues, rate_hz, stated)
+    return reader.read(path, names, issues)
 
 
 def _wanted(tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None) -> dict[str, list[str]] | None:
@@ -156,20 +152,21 @@ def _wanted(tracks: Sequence[str] | Mapping[str, str | Sequence[str]] | None) ->
 
 
 def _named(
-    found: Case, wanted: Mapping[str, Sequence[str]], optional: Collection[str], path: Path, format: Format
-) -> dict[str, Any]:
-    held = {ours: find(found.tracks, theirs, path) for ours, theirs in wanted.items()}
-    absent = [" or ".join(wanted[ours]) for ours, full in held.items() if full is None and ours not in optional]
+    case: Case, wanted: Mapping[str, Sequence[str]], optional: Collection[str], path: Path, format: Format
+) -> dict[str, Track]:
+    """The tracks under our names. Raises ValueError where one is lacking."""
+    theirs = {ours: find(case.tracks, names, path) for ours, names in wanted.items()}
+    absent = [" or ".join(wanted[ours]) for ours, full in theirs.items() if full is None and ours not in optional]
     if absent:
         names = track_names(path, format)
         raise ValueError(
             f"{path}: no track {', '.join(absent)} with samples; the file has {', '.join(names[:30]) or 'none'}"
         )
-    return {ours: found.tracks[full] for ours, full in held.items() if full is not None}
+    return {ours: case.tracks[full] for ours, full in theirs.items() if full is not None}
 
 
-def _subject(subject: str | None, clinical: Mapping[str, Any] | None, found: Case, path: Path) -> str:
-    stated = subject if subject is not None else (clinical or {}).get("subjectid", found.subject or None)
+def _subject(subject: str | None, clinical: Mapping[str, Any] | None, case: Case, path: Path) -> str:
+    stated = subject if subject is not None else (clinical or {}).get("subjectid", case.subject or None)
     if stated is None or stated != stated:
         raise ValueError(
             f"{path}: a case without a subject; give `subject`, or a clinical table with caseid and subjectid: the split of "
