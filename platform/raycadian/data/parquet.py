@@ -1,4 +1,5 @@
-"""How recordings lie in Parquet: the long table of a subject, its events, the table of all recordings, and their hash."""
+"""How recordings lie in Parquet: the long table of a subject, its events, the table of all recordings, and their
+hash."""
 
 from __future__ import annotations
 
@@ -48,9 +49,9 @@ def folder_name(subject: str) -> str:
 
 
 def to_table(recordings: list[Recording], columns: Sequence[str] = ()) -> pa.Table:
-    """Recordings one below the other, in the long format of part-0.parquet: the number of the recording, the `columns` in
-    their order (time_utc, observed, names of channels), then those that are not among them: observed, and the channels,
-    which all recordings have, by name."""
+    """Recordings one below the other, in the long format of part-0.parquet: the number of the recording, the `columns`
+    in their order (time_utc, observed, names of channels), then those that are not among them: observed, and the
+    channels, which all recordings have, by name."""
     start_s, n_points = extents(recordings)
     table = {RECORDING: pa.array(np.repeat([r.index for r in recordings], n_points), pa.int32())}
     for name in dict.fromkeys([*columns, OBSERVED, *sorted(recordings[0].channels)]):

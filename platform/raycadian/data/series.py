@@ -92,8 +92,9 @@ class Series:
     table (1+C, N) float32: row 0 the target, NaN where it was not measured; then the past channels, the target
     first, gaps carried forward (causal: a value never comes from a later reading than an observed point after it).
     Where nothing is forecast there is no row 0: (C, N).
-    observed (N,) bool: where the target, or every channel, was measured · offsets (R+1,) first point of each recording · subject_of (R,) index into `subjects` · number_of (R,) number of
-    the recording within its subject · start_s (R,) UTC seconds · utc_offset_min (R,).
+    observed (N,) bool: where the target, or every channel, was measured · offsets (R+1,) first point of each recording
+    · subject_of (R,) index into `subjects` · number_of (R,) number of the recording within its subject · start_s (R,)
+    UTC seconds · utc_offset_min (R,).
     """
 
     table: np.ndarray
@@ -124,8 +125,8 @@ class Series:
 
 
 def build_series(source: HasRecordings, channels: tuple[str, ...], forecast: bool | None = None) -> Series:
-    """A series in memory, for few recordings (serving, tests) or few points (numerics). `forecast`: whether the first channel
-    is; glucose is if left out. Raises ValueError."""
+    """A series in memory, for few recordings (serving, tests) or few points (numerics). `forecast`: whether the first
+    channel is; glucose is if left out. Raises ValueError."""
     target = _is_forecast(channels) if forecast is None else forecast
     recordings = [r for s in source.subjects for r in source.recordings(s)]
     if not recordings:
@@ -144,7 +145,8 @@ def open_series(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
 
 
 def _reopen(origin: Origin) -> Series:
-    """The same on the node of this process, which may be another one; the snapshot is read only where that has to be."""
+    """The same on the node of this process, which may be another one; the snapshot is read only where that has to
+    be."""
     if origin.folder.is_dir():
         return replace(_read(origin.folder), origin=origin)
     try:
@@ -158,7 +160,8 @@ def _reopen(origin: Origin) -> Series:
 
 
 def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path) -> Series:
-    """A source's series, memory-mapped from `folder`, which is built by the first process that asks. Raises ValueError."""
+    """A source's series, memory-mapped from `folder`, which is built by the first process that asks. Raises
+    ValueError."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -251,7 +254,8 @@ def _is_forecast(channels: tuple[str, ...]) -> bool:
 
 
 def _rows(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
-    """(1+C, n): the target as measured, then the channels with gaps carried forward; (C, n) where nothing is forecast."""
+    """(1+C, n): the target as measured, then the channels with gaps carried forward; (C, n) where nothing is
+    forecast."""
     rows = np.zeros((target + len(channels), len(recording)), dtype=np.float32)
     if target:
         rows[0] = np.where(recording.observed, recording.channels[channels[0]], np.nan)

@@ -1,8 +1,9 @@
-"""Where snapshots lie: a folder of this machine or of a shared file system, or a URL of object storage (s3://bucket/folder).
+"""Where snapshots lie: a folder of this machine or of a shared file system, or a URL of object storage
+(s3://bucket/folder).
 
-`resolve_path` gives either the interface of pathlib; what else differs between them is told apart here and nowhere else: object
-storage has no folders and no renaming, a listing costs as much as one file's size, and it fails in ways of its own.
-Credentials are the storage library's business: it reads them from its environment, and nothing here sees them.
+`resolve_path` gives either the interface of pathlib; what else differs between them is told apart here and nowhere
+else: object storage has no folders and no renaming, a listing costs as much as one file's size, and it fails in ways of
+its own. Credentials are the storage library's business: it reads them from its environment, and nothing here sees them.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def resolve_path(text: str | Path) -> Path:
     from upath import UPath
 
     try:
-        found = UPath(text, use_listings_cache=False)  # others write there too
-        assert found.fs is not None
+        path = UPath(text, use_listings_cache=False)  # others write there too
+        assert path.fs is not None
     except (ImportError, ValueError) as error:  # a missing package, or no such scheme
         raise ValueError(f"{text}: {error}") from None
-    return found
+    return path
 
 
 def remote(path: Path) -> bool:
@@ -65,8 +66,8 @@ def sizes(folder: Path) -> dict[str, int]:
     if not remote(folder):
         return {f.relative_to(folder).as_posix(): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
     with explained(folder):
-        found = folder.fs.find(folder.path, detail=True)
-    return {name.removeprefix(f"{folder.path}/"): entry["size"] for name, entry in found.items()}
+        entries = folder.fs.find(folder.path, detail=True)
+    return {name.removeprefix(f"{folder.path}/"): entry["size"] for name, entry in entries.items()}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -76,7 +77,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> int:
-    """Write a file, in object storage in one piece; its size. Raises OSError, and ValueError where there is no bucket."""
+    """Write a file, in object storage in one piece; its size. Raises OSError, and ValueError where there is no
+    bucket."""
     with explained(path):
         try:
             with path.open("wb") as file:
@@ -90,8 +92,8 @@ def write_bytes(path: Path, data: bytes | memoryview) -> int:
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that comes piece by piece. In object storage it appears at the end, in one piece that memory held; not at all
-    where an error came first."""
+    """A file that comes piece by piece. In object storage it appears at the end, in one piece that memory held; not at
+    all where an error came first."""
     if not remote(path):
         with path.open("wb") as file:
             yield file
@@ -121,8 +123,8 @@ def remove(folder: Path) -> None:
 
 
 def publish(built: Path, target: Path, last: str) -> None:
-    """Let the finished folder appear as `target`, whole or not at all: renamed, or copied inside the object storage with the
-    file `last`, without which nobody takes it for whole, at the end."""
+    """Let the finished folder appear as `target`, whole or not at all: renamed, or copied inside the object storage
+    with the file `last`, without which nobody takes it for whole, at the end."""
     if not remote(built):
         built.rename(target)
         return
@@ -151,15 +153,15 @@ def explained(path: Path) -> Iterator[None]:
     except Exception as error:
         if not remote(path):
             raise
-        said = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
         if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
             raise PermissionError(
                 errno.EACCES,
-                f"{path}: access denied ({said}); give the processes of every node credentials that may list, read, write and "
-                "delete there, in the environment or by the machine's role",
+                f"{path}: access denied ({message}); give the processes of every node credentials that may list, read, "
+                "write and delete there, in the environment or by the machine's role",
             ) from error
         raise OSError(
             errno.EIO,
-            f"{path}: the storage did not answer, after several tries ({said}); check the network and the endpoint, then run "
-            "it again: nothing half-written is listed",
+            f"{path}: the storage did not answer, after several tries ({message}); check the network and the endpoint, "
+            "then run it again: nothing half-written is listed",
         ) from error

@@ -1,7 +1,7 @@
 """How a snapshot comes to be: in a workspace of its own, a subject at a time, then published whole or not at all.
 
-A subject's row, which the worker that wrote it answers with: subject, issues, quality; and where it has a recording files
-(name -> bytes), sha256, events, observed, heads; attributes and judged where the modality has them.
+A subject's row, which the worker that wrote it answers with: subject, issues, quality; and where it has a recording
+files (name -> bytes), sha256, events, observed, heads; attributes and judged where the modality has them.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def head_of(recording: Recording) -> list[Any]:
 
 
 def finish(folder: Path, rows: list[Row], about: dict[str, Any]) -> dict[str, Any]:
-    """Write recordings.parquet, attributes.json and manifest.json of the subjects that have a recording (at least one) into
-    the folder where their files are; the manifest. `about`: what it says beside that, `card` at least."""
+    """Write recordings.parquet, attributes.json and manifest.json of the subjects that have a recording (at least one)
+    into the folder where their files are; the manifest. `about`: what it says beside that, `card` at least."""
     usable = [row for row in rows if "sha256" in row]
     heads = [[row[SUBJECT], *head] for row in usable for head in row["heads"]]
     files = {"recordings.parquet": write_table(heads_table(heads), folder / "recordings.parquet")}

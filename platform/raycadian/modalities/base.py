@@ -1,7 +1,7 @@
 """What a modality is: everything that tells one kind of recordings from another, in one object.
 
-A modality is a folder with one subclass of `Modality`, listed once in `modalities/__init__.py`. Import is cheap: what is
-heavy (pandas, torch, readers) is imported where a method needs it.
+A modality is a folder with one subclass of `Modality`, listed once in `modalities/__init__.py`. Import is cheap: what
+is heavy (pandas, torch, readers) is imported where a method needs it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import yaml
 from pydantic import Field
 
 from raycadian.config.schema import Schema
@@ -46,11 +47,22 @@ class BaseCard(Schema):
     source: str = ""
     citation: str = ""
 
+    def as_yaml(self, **dump: bool) -> str:
+        """As the file that `raycadian prepare` takes; `dump`: exclude_none or exclude_defaults. What every card says of its terms stands last."""
+        values = {"name": self.name, "modality": self.modality} | self.model_dump(mode="json", **dump)
+        first = ("name", "description", "modality", "files")
+        names = [*first, *(n for n in values if n not in first + _LAST), *_LAST]
+        content = {name: values[name] for name in names if name in values}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+_LAST = ("exclude_subjects", "license", "source", "citation")
+
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a modality's driver works with: a card, the files that it names, the folder that they are relative to, a folder
-    for what is laid aside (gone afterwards), and where to count and to tell."""
+    """What a modality's driver works with: a card, the files that it names, the folder that they are relative to, a
+    folder for what is laid aside (gone afterwards), and where to count and to tell."""
 
     card: Any
     paths: list[Path]
@@ -128,8 +140,8 @@ class Modality(ABC):
 
     def read_person(self, path: Path, card: Any | None, like: Any, issues: Issues) -> list[Recording]:
         """One person's recordings from a file of any known format, as a model takes them that was trained on a data set
-        with the card `like`. `card`: how to read the file, where it doesn't say so itself. Raises ValueError for a file of
-        several people, or without a recording."""
+        with the card `like`. `card`: how to read the file, where it doesn't say so itself. Raises ValueError for a file
+        of several people, or without a recording."""
         raise ValueError(f"{path}: {self.name} can't be read for one person alone; prepare it as a data set")
 
     @abstractmethod
@@ -141,8 +153,8 @@ class Modality(ABC):
     def series(self, snapshot: "Snapshot", channels: tuple[str, ...]) -> "Series":
         """The series whose first channel is forecast. Raises ValueError where that can't be."""
         raise ValueError(
-            f"{snapshot.id} holds {self.name}, of which {channels[0]} can't be forecast; set task.target and window.past "
-            "to a channel that can be, or task.kind: classify or regress"
+            f"{snapshot.id} holds {self.name}, of which {channels[0]} can't be forecast; set task.target and "
+            "window.past to a channel that can be, or task.kind: classify or regress"
         )
 
     def quality(self, snapshot: "Snapshot") -> list[Section]:

@@ -52,9 +52,10 @@ def _modality(name: Any, source: str) -> Modality:
 # --- for editors ----------------------------------------------------------------------------------------------------
 
 _TAGGED = [Annotated[modality.Card, Tag(name)] for name, modality in MODALITIES.items()]
+_UNION: Any = Annotated[reduce(or_, _TAGGED), Discriminator(tag("modality", USUAL))]
 
 
-class CardOfAnyModality(RootModel[Annotated[reduce(or_, _TAGGED), Discriminator(tag("modality", USUAL))]]):  # type: ignore[misc]
+class CardOfAnyModality(RootModel[_UNION]):
     """A card of any modality, which `modality` says; cgm where it says none."""
 
     @classmethod

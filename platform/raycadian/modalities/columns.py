@@ -16,8 +16,8 @@ TIMES = {
     "measured_at", "recorded_at", "date",
 }  # fmt: skip
 SUBJECTS = {
-    "subject", "subject_id", "subjectid", "patient", "patient_id", "patientid", "participant", "participant_id", "person",
-    "person_id", "user", "user_id", "pid", "id", "seqn", "ptid",
+    "subject", "subject_id", "subjectid", "patient", "patient_id", "patientid", "participant", "participant_id",
+    "person", "person_id", "user", "user_id", "pid", "id", "seqn", "ptid",
 }  # fmt: skip
 _TIME_TOKENS = {"ts", "time", "timestamp", "datetime"}
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|_?(mg_?dl|mmol_?l)$", re.IGNORECASE)
@@ -89,15 +89,16 @@ def _numbers_rows(texts: Sequence[str]) -> bool:
 
 
 def time_format(texts: Sequence[str], given: Given) -> Choice:
-    """The strptime format of a column of times; no column where it is ISO 8601. Raises ValueError where no format reads them.
-    Day and month are told by days after the 12th, else by which makes the times follow one another."""
+    """The strptime format of a column of times; no column where it is ISO 8601. Raises ValueError where no format reads
+    them. Day and month are told by days after the 12th, else by which makes the times follow one another."""
     filled = [text for text in texts if text]
     if "time_format" in given or not filled or all(_ISO.fullmatch(text) for text in filled[:100]):
         return Choice(given.get("time_format"))
     formats = [f for f in _formats(filled[0]) if _reads(f, filled)]
     if not formats:
         raise ValueError(
-            f"times such as {filled[0]!r} are in no known form; add {option('time_format', '%d/%m/%Y %H:%M')} (strptime)"
+            f"times such as {filled[0]!r} are in no known form; add {option('time_format', '%d/%m/%Y %H:%M')} "
+            "(strptime)"
         )
     if len(formats) > 1:
         formats = _continuous(formats, filled)

@@ -1,4 +1,5 @@
-"""From files to a card: what they are is recognised, what can't be told is asked for, and every guess says how to change it."""
+"""From files to a card: what they are is recognised, what can't be told is asked for, and every guess says how to
+change it."""
 
 from __future__ import annotations
 
@@ -33,9 +34,10 @@ def make_card(
 ) -> tuple[Any, list[Guess]]:
     """A card for data files of one modality, of one person or of several, and what was guessed for it.
 
-    overrides: `dotted.path=value` of the card; they go before what is guessed, and answer what is asked · name: of the data
-    set; the first file's stem if left out. Raises ValueError where a file is of no known kind, where files don't fit together,
-    and where something that results hang on can't be told: the message says what to add on the command line.
+    overrides: `dotted.path=value` of the card; they go before what is guessed, and answer what is asked · name: of the
+    data set; the first file's stem if left out. Raises ValueError where a file is of no known kind, where files don't
+    fit together, and where something that results hang on can't be told: the message says what to add on the command
+    line.
     """
     paths = list(dict.fromkeys(Path(path) for path in paths))
     if not paths:
@@ -67,7 +69,7 @@ def detect(path: Path, given: Given, modality: str | None = None) -> Detection:
         raise ValueError(f"{path}: {'a folder; name its files' if path.is_dir() else 'no such file'}")
     if modality is not None and modality not in MODALITIES:
         raise ValueError(f"modality {modality!r}; there are {', '.join(MODALITIES)}")
-    found: list[Detection] = []
+    detections: list[Detection] = []
     messages: list[str] = []
     for candidate in [MODALITIES[modality]] if modality else MODALITIES.values():
         try:
@@ -75,15 +77,17 @@ def detect(path: Path, given: Given, modality: str | None = None) -> Detection:
         except ValueError as error:
             messages.append(f"  not {candidate.name}: {error}")
             continue
-        found += [detection] if detection else []
-    if not found:
+        detections += [detection] if detection else []
+    if not detections:
         raise ValueError(_unknown(path, messages, modality))
-    exact = [detection for detection in found if detection.format not in _TABLES]
+    exact = [detection for detection in detections if detection.format not in _TABLES]
     if len(exact) == 1:
         return exact[0]
-    if len(found) > 1:
-        raise ValueError(f"{path}: may be {' or '.join(d.modality for d in found)}: add --modality {found[0].modality}")
-    return found[0]
+    if len(detections) > 1:
+        raise ValueError(
+            f"{path}: may be {' or '.join(d.modality for d in detections)}: add --modality {detections[0].modality}"
+        )
+    return detections[0]
 
 
 def _unknown(path: Path, messages: list[str], modality: str | None) -> str:
@@ -116,7 +120,8 @@ def _one_modality(detections: Detections) -> str:
 
 
 def _joined(detections: Detections) -> Iterator[Guess]:
-    """A guess a field, where the files agree or add to one another. Raises ValueError where they can't be one data set."""
+    """A guess a field, where the files agree or add to one another. Raises ValueError where they can't be one data
+    set."""
     by_name: dict[str, dict[Path, Guess]] = {}
     for path, detection in detections.items():
         for guess in detection.guesses:
@@ -155,8 +160,9 @@ def _questions(detections: Detections, guesses: list[Guess], given: Given) -> It
     unnamed = [p for p, d in detections.items() if any(g.name == "subject" for g in d.guesses)]
     if len(unnamed) > 1 and "subject" not in given and any(g.name == "subject" for g in guesses):
         yield (
-            f"{len(unnamed)} files, of which {unnamed[0]} is the first, name no person, and training and test must not share "
-            "one: add --subject NAME if all are one person's, or --set subject=null if each file is another person's"
+            f"{len(unnamed)} files, of which {unnamed[0]} is the first, name no person, and training and test must not "
+            "share one: add --subject NAME if all are one person's, or --set subject=null if each file is another "
+            "person's"
         )
 
 
@@ -202,7 +208,8 @@ def card_yaml(card: BaseCard, guesses: Sequence[Guess]) -> str:
     """The card as YAML: what is not usual, and every guess with why it was made and how to change it."""
     values = {"name": card.name, "modality": card.modality} | card.model_dump(mode="json", exclude_defaults=True)
     blocks = [
-        f"# Made by raycadian from {_plural(len(card.files), 'file')}; change what is wrong, then `raycadian prepare` it."
+        f"# Made by raycadian from {_plural(len(card.files), 'file')}; change what is wrong, then `raycadian prepare` "
+        "it."
     ]
     for key in dict.fromkeys([*values, *(guess.name.partition(".")[0] for guess in guesses)]):
         comments = [f"# {guess}" for guess in guesses if guess.name.partition(".")[0] == key]

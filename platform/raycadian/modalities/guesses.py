@@ -40,8 +40,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Detection:
-    """One file: its modality and format, the values of the card that it takes to read it, how each was found, and what has to
-    be asked. `recordings`: whether there are any in it; a table of people has none."""
+    """One file: its modality and format, the values of the card that it takes to read it, how each was found, and what
+    has to be asked. `recordings`: whether there are any in it; a table of people has none."""
 
     modality: str
     format: str

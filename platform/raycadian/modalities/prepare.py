@@ -1,8 +1,8 @@
 """From a card to a snapshot: what every modality shares.
 
-Memory stays flat in the number of subjects: each is read, cleaned and written alone, in this process where that is quick,
-else on Ray Data. On several nodes the snapshots' folder lies on storage that all of them see: a shared folder, or object
-storage (data/storage.py), where everything is first written below `.preparing-...` too.
+Memory stays flat in the number of subjects: each is read, cleaned and written alone, in this process where that is
+quick, else on Ray Data. On several nodes the snapshots' folder lies on storage that all of them see: a shared folder,
+or object storage (data/storage.py), where everything is first written below `.preparing-...` too.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def prepare(
 ) -> Snapshot:  # fmt: skip
     """Read a card's files into a snapshot below `out` (a path or a URL), or return the one that is there already.
 
-    `on_ray`: on Ray's workers or in this process; where it isn't said, where it takes less time. The result is the same.
+    `on_ray`: on Ray's workers or in this process; where it isn't said, where it takes less time. The result is the
+    same.
     Raises ValueError where a file can't be understood or nothing usable is in them, OSError where the disk is full or
-    the storage or the API of cases can't be reached; then, and on Ctrl-C, nothing of it is left (downloads stay in their
-    cache) and what was there before is intact.
+    the storage or the API of cases can't be reached; then, and on Ctrl-C, nothing of it is left (downloads stay in
+    their cache) and what was there before is intact.
     """
     card_path = Path(card_path)
     return prepare_card(load_card(card_path), card_path.parent, out, progress, on_ray=on_ray)

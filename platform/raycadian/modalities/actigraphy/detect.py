@@ -13,8 +13,8 @@ from raycadian.modalities.columns import Choice, choose, named, numeric, subject
 from raycadian.modalities.guesses import Detection, Given, Guess, Question, option
 
 _ACTIVITY = {
-    "activity", "activity_counts", "activity_count", "counts", "count", "raw_activity", "vector_magnitude", "vm", "axis1",
-    "mims", "counts_per_minute", "cpm",
+    "activity", "activity_counts", "activity_count", "counts", "count", "raw_activity", "vector_magnitude", "vm",
+    "axis1", "mims", "counts_per_minute", "cpm",
 }  # fmt: skip
 _WORN = {"worn", "wear", "wearing", "is_worn"}
 _MINUTE = {"minute", "minute_index", "index", "paxn"}
@@ -80,7 +80,8 @@ def _minute(columns: dict[str, list[str]], time: Choice, given: Given) -> Choice
     if choice.column is not None or choice.question is not None or "columns.minute" in given:
         return choice
     message = (
-        f"no column of times among {shown(list(columns))}: add --set columns.time=NAME, or --set columns.minute=NAME (1 at the "
-        "midnight that begins the first day), or --set columns.minute=null where each row is a minute from midnight on"
+        f"no column of times among {shown(list(columns))}: add --set columns.time=NAME, or --set columns.minute=NAME "
+        "(1 at the midnight that begins the first day), or --set columns.minute=null where each row is a minute from "
+        "midnight on"
     )
     return Choice(None, question=Question("columns.minute", message))

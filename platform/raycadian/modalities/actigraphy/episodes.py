@@ -1,4 +1,5 @@
-"""One person's sleep episodes: from a table of them (mood_ml's example.csv), from Apple Health's records, or from activity."""
+"""One person's sleep episodes: from a table of them (mood_ml's example.csv), from Apple Health's records, or from
+activity."""
 
 from __future__ import annotations
 
@@ -31,23 +32,23 @@ def card_of(path: Path | None) -> ActigraphyCard | None:
 
 
 def read_episodes(path: Path, card: ActigraphyCard | None, issues: Issues) -> Episodes:
-    """Sleep episodes by local clock, in order. Of a table the columns sleep_start, sleep_end and minutes_sleep; of Apple
-    Health its records of sleep; of a recording (which `card` may describe) the rest in its activity. Episodes that can't be
-    are left out and counted. Raises ValueError."""
+    """Sleep episodes by local clock, in order. Of a table the columns sleep_start, sleep_end and minutes_sleep; of
+    Apple Health its records of sleep; of a recording (which `card` may describe) the rest in its activity. Episodes
+    that can't be are left out and counted. Raises ValueError."""
     kind = detect_format(path)
     if kind == "apple_health":
-        found = _episodes(sleep_episodes(parse_export(path, issues), zone=card.timezone if card else None))
+        episodes = _episodes(sleep_episodes(parse_export(path, issues), zone=card.timezone if card else None))
     elif kind == "table" and _lists_episodes(path):
-        found = _of_table(path, card.time_format if card else None, issues)
+        episodes = _of_table(path, card.time_format if card else None, issues)
     else:
-        found = _of_activity(path, card, issues)
-    possible = found.possible
-    begins = str(found.start[~possible][0]) if not possible.all() else ""
+        episodes = _of_activity(path, card, issues)
+    possible = episodes.possible
+    begins = str(episodes.start[~possible][0]) if not possible.all() else ""
     issues.add("sleep episode that can't be (left out)", f"{path.name}: {begins}", int((~possible).sum()))
     if not possible.any():
         raise ValueError(f"{path}: no sleep episode in it that can be used; bring a longer record, with nights")
     try:
-        return Episodes(found.start[possible], found.end[possible], found.asleep_h[possible]).checked()
+        return Episodes(episodes.start[possible], episodes.end[possible], episodes.asleep_h[possible]).checked()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -76,14 +77,15 @@ def _of_table(path: Path, time_format: str | None, issues: Issues) -> Episodes:
     table = read_small(path, "sleep episodes")
     if lacking := [name for name in _COLUMNS if name not in table]:
         raise ValueError(
-            f"{path}: no column {', '.join(lacking)}; found {', '.join(table)}; sleep episodes have {', '.join(_COLUMNS)}"
+            f"{path}: no column {', '.join(lacking)}; found {', '.join(table)}; sleep episodes have "
+            f"{', '.join(_COLUMNS)}"
         )
     clock = {name: parse_times(table[name], time_format)[0] for name in _COLUMNS[:2]}
-    found = pd.DataFrame({**clock, "minutes_sleep": pd.to_numeric(table["minutes_sleep"], errors="coerce")})
-    unclear = found.isna().any(axis=1).to_numpy()
+    rows = pd.DataFrame({**clock, "minutes_sleep": pd.to_numeric(table["minutes_sleep"], errors="coerce")})
+    unclear = rows.isna().any(axis=1).to_numpy()
     for line in np.flatnonzero(unclear) + 2:
         issues.add("row not understood (left out)", f"{path.name}:{line}")
-    return _episodes(found[~unclear])
+    return _episodes(rows[~unclear])
 
 
 def _episodes(table: pd.DataFrame) -> Episodes:
@@ -101,7 +103,8 @@ def _of_activity(path: Path, card: ActigraphyCard | None, issues: Issues) -> Epi
         name = next((name for name in (ACTIVITY_COUNTS, ACTIVITY_MIMS) if name in recording.channels), None)
         if name is None:
             raise ValueError(
-                f"{path}: {', '.join(recording.channels)} by the minute doesn't tell sleep; give activity, or sleep episodes"
+                f"{path}: {', '.join(recording.channels)} by the minute doesn't tell sleep; give activity, or sleep "
+                "episodes"
             )
         activity = np.where(recording.observed, recording.channels[name].astype(np.float64), np.nan)
         local = recording.start_utc + np.timedelta64(60 * recording.utc_offset_min, "s")

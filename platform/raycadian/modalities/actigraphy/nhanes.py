@@ -1,8 +1,8 @@
 """NHANES's questionnaires, prescriptions and weights as one table of people, and who is left at each step of a cohort.
 
 A file is known by its columns, not by its name. SEQN numbers a person over all cycles, so that cycles pool by joining.
-PHQ-9: Kroenke, Spitzer, Williams 2001, J Gen Intern Med 16:606. Weights: NHANES analytic guidelines (divide the two-year
-examination weight by the number of cycles pooled).
+PHQ-9: Kroenke, Spitzer, Williams 2001, J Gen Intern Med 16:606. Weights: NHANES analytic guidelines (divide the
+two-year examination weight by the number of cycles pooled).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ TABLES = {
     "minutes_counts": "PAXRAW", "minutes_mims": "PAXMIN", "monitors": "PAXHD", "demographics": "DEMO",
     "depression": "DPQ", "prescriptions": "RXQ_RX", "drugs": "RXQ_DRUG", "sleep": "SLQ",
 }  # fmt: skip
-# label -> ingredients, and classes of the third level, by either of which a drug counts. By its ingredients it does where it
-# is one for the nervous system: fluoxetine with olanzapine, classed as a combination, is an SSRI too; chlordiazepoxide with
-# clidinium, for the bowel, is no benzodiazepine's use.
+# label -> ingredients, and classes of the third level, by either of which a drug counts. By its ingredients it does
+# where it is one for the nervous system: fluoxetine with olanzapine, classed as a combination, is an SSRI too;
+# chlordiazepoxide with clidinium, for the bowel, is no benzodiazepine's use.
 NERVOUS = ("PSYCHOTHERAPEUTIC AGENTS", "CENTRAL NERVOUS SYSTEM AGENTS")
 DRUGS = {
     "ssri": (
@@ -49,8 +49,9 @@ DRUGS = {
     ),
     "benzodiazepine": (
         (
-            "ALPRAZOLAM", "BROMAZEPAM", "CHLORDIAZEPOXIDE", "CLOBAZAM", "CLONAZEPAM", "CLORAZEPATE", "DIAZEPAM", "ESTAZOLAM",
-            "FLURAZEPAM", "LORAZEPAM", "MIDAZOLAM", "NITRAZEPAM", "OXAZEPAM", "PRAZEPAM", "QUAZEPAM", "TEMAZEPAM", "TRIAZOLAM",
+            "ALPRAZOLAM", "BROMAZEPAM", "CHLORDIAZEPOXIDE", "CLOBAZAM", "CLONAZEPAM", "CLORAZEPATE", "DIAZEPAM",
+            "ESTAZOLAM", "FLURAZEPAM", "LORAZEPAM", "MIDAZOLAM", "NITRAZEPAM", "OXAZEPAM", "PRAZEPAM", "QUAZEPAM",
+            "TEMAZEPAM", "TRIAZOLAM",
         ),
         ("BENZODIAZEPINES", "BENZODIAZEPINE ANTICONVULSANTS"),
     ),
@@ -81,16 +82,16 @@ def people(paths: Iterable[str | Path], most_missing: int = 0) -> pd.DataFrame:
         tables.setdefault(kind_of(xpt), []).append(xpt)
     if "demographics" not in tables:
         raise ValueError("no DEMO file among the files: it has the age and the survey weights; add it, one a cycle")
-    found = demographics(tables["demographics"])
+    table = demographics(tables["demographics"])
     if depression := tables.get("depression"):
-        found = found.join(phq9(_one_row_each(depression), most_missing))
+        table = table.join(phq9(_one_row_each(depression), most_missing))
     if prescriptions := tables.get("prescriptions"):
         if "drugs" not in tables:
             raise ValueError(f"{prescriptions[0].path}: prescriptions without RXQ_DRUG, which has the classes; add it")
-        found = found.join(drug_use(_stacked(prescriptions), _stacked(tables["drugs"])))
+        table = table.join(drug_use(_stacked(prescriptions), _stacked(tables["drugs"])))
     if sleep := tables.get("sleep"):
-        found = found.join(_sleep(_one_row_each(sleep)))
-    return found
+        table = table.join(_sleep(_one_row_each(sleep)))
+    return table
 
 
 def demographics(files: list[Xpt]) -> pd.DataFrame:
@@ -138,8 +139,8 @@ def phq9(table: pd.DataFrame, most_missing: int = 0) -> pd.DataFrame:
 def drug_use(prescriptions: pd.DataFrame, drugs: pd.DataFrame) -> pd.DataFrame:
     """ssri and benzodiazepine (1, 0, NaN = not known) of everybody asked, and each by ingredient and by class alone.
 
-    A person uses a drug that is named or classed so. Refused, don't know, and a drug without a known code (unless another
-    one counts) leave it unknown.
+    A person uses a drug that is named or classed so. Refused, don't know, and a drug without a known code (unless
+    another one counts) leave it unknown.
     """
     codes = {label: _codes(drugs, *terms) for label, terms in DRUGS.items()}
     rows = pd.DataFrame(index=pd.Index(subject_ids(prescriptions["SEQN"]), name=SUBJECT))
@@ -150,11 +151,11 @@ def drug_use(prescriptions: pd.DataFrame, drugs: pd.DataFrame) -> pd.DataFrame:
             drug.isin(by_name).to_numpy(),
             drug.isin(by_class).to_numpy(),
         )
-    found = rows.groupby(level=0).any()
+    use = rows.groupby(level=0).any()
     for label in DRUGS:
-        uses = found[f"{label}_by_name"] | found[f"{label}_by_class"]
-        found[label] = _flag(uses, uses | ~found["unclear"])
-    return found.drop(columns="unclear")
+        uses = use[f"{label}_by_name"] | use[f"{label}_by_class"]
+        use[label] = _flag(uses, uses | ~use["unclear"])
+    return use.drop(columns="unclear")
 
 
 def _codes(drugs: pd.DataFrame, ingredients: tuple[str, ...], classes: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -173,8 +174,8 @@ def _classed(drugs: pd.DataFrame, level: str, classes: tuple[str, ...]) -> pd.Se
 
 def _sleep(table: pd.DataFrame) -> pd.DataFrame:
     """sleep_disorder and sleep_trouble: a doctor has said so (SLQ060), or was told so (SLQ050, where it was asked)."""
-    asked = {"sleep_disorder": "SLQ060", "sleep_trouble": "SLQ050"}
-    return pd.DataFrame({k: _flag(table[c] == 1, table[c].isin([1, 2])) for k, c in asked.items() if c in table})
+    questions = {"sleep_disorder": "SLQ060", "sleep_trouble": "SLQ050"}
+    return pd.DataFrame({k: _flag(table[c] == 1, table[c].isin([1, 2])) for k, c in questions.items() if c in table})
 
 
 def _flag(yes: pd.Series, known: pd.Series) -> pd.Series:
@@ -192,8 +193,8 @@ def _one_row_each(files: list[Xpt]) -> pd.DataFrame:
     if repeated.any():
         names = ", ".join(xpt.path.name for xpt in files)
         raise ValueError(
-            f"{names}: SEQN {table['SEQN'][repeated].iloc[0]:.0f} is there twice, and {int(repeated.sum()):,} such rows in all; "
-            "a person has one row: is a file given twice?"
+            f"{names}: SEQN {table['SEQN'][repeated].iloc[0]:.0f} is there twice, and {int(repeated.sum()):,} such "
+            "rows in all; a person has one row: is a file given twice?"
         )
     return table.set_index(pd.Index(subject_ids(table["SEQN"]), name=SUBJECT)).drop(columns="SEQN")
 
@@ -228,23 +229,28 @@ class Flow:
 
 
 def cohort(
-    table: pd.DataFrame, recorded: Iterable[str], label: str, min_age_y: float = 0.0, valid_days: pd.Series | None = None,
+    table: pd.DataFrame, recorded: Iterable[str], label: str, min_age_y: float = 0.0,
+    valid_days: pd.Series | None = None,
     min_valid_days: int = 4,
 ) -> tuple[pd.DataFrame, Flow]:  # fmt: skip
     """The people of `table` with a recording, an examination weight and a known label, and the flow that leads there.
 
-    recorded: subjects with a recording · valid_days: days that count, by subject; those with fewer than `min_valid_days`
-    leave. Recordings of people who are not in the table are counted first. Raises ValueError where nobody is left.
+    recorded: subjects with a recording · valid_days: days that count, by subject; those with fewer than
+    `min_valid_days` leave. Recordings of people who are not in the table are counted first. Raises ValueError where
+    nobody is left.
     """
     left, steps = _followed(table, recorded, label, min_age_y, valid_days, min_valid_days)
     if left.empty:
-        told = "; ".join(f"{step['step']}: {step['excluded']:,}" for step in steps.steps if step["excluded"])
-        raise ValueError(f"nobody is left in the cohort ({told}); do recordings and labels belong to the same cycle?")
+        excluded = "; ".join(f"{step['step']}: {step['excluded']:,}" for step in steps.steps if step["excluded"])
+        raise ValueError(
+            f"nobody is left in the cohort ({excluded}); do recordings and labels belong to the same cycle?"
+        )
     return left, steps
 
 
 def flow(
-    table: pd.DataFrame, recorded: Iterable[str], label: str, min_age_y: float = 0.0, valid_days: pd.Series | None = None,
+    table: pd.DataFrame, recorded: Iterable[str], label: str, min_age_y: float = 0.0,
+    valid_days: pd.Series | None = None,
     min_valid_days: int = 4,
 ) -> Flow:  # fmt: skip
     """The steps of `cohort` alone, also where they leave nobody. Raises ValueError for an unknown label."""

@@ -1,4 +1,5 @@
-"""A card of actigraphy in the snapshot: whole local days of each person, with the labels and weights of the survey beside.
+"""A card of actigraphy in the snapshot: whole local days of each person, with the labels and weights of the survey
+beside.
 
 NHANES's minutes are read by each worker from its person's own rows; other files are read once and laid aside by person.
 """
@@ -35,8 +36,8 @@ from raycadian.types import OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recordin
 
 
 def items(job: Preparation) -> list[Item]:
-    """What is to be read, a person a piece, with the row of the table of people. Raises ValueError for files that can't be
-    understood, or don't measure the same."""
+    """What is to be read, a person a piece, with the row of the table of people. Raises ValueError for files that can't
+    be understood, or don't measure the same."""
     card = job.card
     given = parts(job.paths, job.issues)
     kinds = {part.kind for part in given if part.kind in MINUTES}
@@ -133,8 +134,8 @@ def cohorts(rows: list[dict], card: ActigraphyCard, paths: list[Path]) -> dict[s
 def recordings_of_person(
     path: Path, card: ActigraphyCard | None, like: ActigraphyCard, issues: Issues
 ) -> list[Recording]:
-    """One person's recordings of whole days; without a card wear is told as in the data set `like`. Raises ValueError for
-    a file of several people, or without a whole day."""
+    """One person's recordings of whole days; without a card wear is told as in the data set `like`. Raises ValueError
+    for a file of several people, or without a whole day."""
     recordings = whole_days(list(read_activity([path], card or _card_of(path, like), issues)), issues)
     if len(people := sorted({r.subject for r in recordings})) > 1:
         raise ValueError(f"{path}: expected one person, found {len(people)} ({', '.join(people[:5])}); cut it out")
@@ -168,7 +169,8 @@ def _json_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _laid_aside(whole: list[Part], job: Preparation) -> list[Item]:
-    """The recordings of whole files in a Parquet file each, as items by person; a person in several files has all of them."""
+    """The recordings of whole files in a Parquet file each, as items by person; a person in several files has all of
+    them."""
     people: dict[str, list[dict[str, Any]]] = defaultdict(list)
     folder = job.work / "spill"
     if whole:
@@ -193,8 +195,8 @@ def _taken_up(item: dict[str, Any]) -> list[Recording]:
         last = recordings[-1] if recordings else None
         if last is not None and recording.start_utc < last.start_utc + np.timedelta64(60 * len(last), "s"):
             raise ValueError(
-                f"subject {item[SUBJECT]!r}: two recordings at {recording.start_utc} UTC; keep one of the files, or give "
-                "two people two ids"
+                f"subject {item[SUBJECT]!r}: two recordings at {recording.start_utc} UTC; keep one of the files, or "
+                "give two people two ids"
             )
         recordings.append(replace(recording, index=len(recordings)))
     return recordings

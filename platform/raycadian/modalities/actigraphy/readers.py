@@ -1,7 +1,7 @@
 """Actigraphy files of every format as recordings of a minute a point: recognised by content, one person at a time.
 
-A `Part` is one person in one file, small enough to send to a worker: of NHANES's minutes a range of rows, of other files
-the whole. People's labels come from NHANES's other tables among the same files (nhanes.py).
+A `Part` is one person in one file, small enough to send to a worker: of NHANES's minutes a range of rows, of other
+files the whole. People's labels come from NHANES's other tables among the same files (nhanes.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _MOST_ACTIVITY = 1e6  # of an epoch
 
 @dataclass(frozen=True)
 class Part:
-    """One person's rows [begin, end) of a file of minutes (`monitors`: its PAXHD), or a whole file of whoever is in it."""
+    """One person's rows [begin, end) of a file of minutes (`monitors`: its PAXHD), or a whole file of whoever is in
+    it."""
 
     path: str
     kind: str
@@ -93,8 +94,8 @@ def detect_format(path: str | Path) -> str:
 
 
 def parts(paths: list[Path], issues: Issues) -> list[Part]:
-    """What the recordings are read from, in the order of the files; NHANES's other tables are left out. Raises ValueError
-    where there are none, a file is of no known kind, or a person's minutes are in two files."""
+    """What the recordings are read from, in the order of the files; NHANES's other tables are left out. Raises
+    ValueError where there are none, a file is of no known kind, or a person's minutes are in two files."""
     kinds = {Path(path): detect_format(path) for path in paths}
     monitors = [path for path, kind in kinds.items() if kind == "monitors"]
     all_parts = [part for path, kind in kinds.items() for part in _parts(path, kind, monitors)]
@@ -141,8 +142,9 @@ def labels(paths: list[Path], most_missing: int = 0) -> pd.DataFrame | None:
 def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> list[Recording]:
     """A person's epochs on a grid of minutes, counts summed; a minute without all of its epochs is missing.
 
-    A gap of more than a day, or a change of the UTC offset (DST, with a time zone in the card), ends a recording. A device's
-    own clock runs on through DST; clocks in a table follow it. `observed`: by the device where it says, else by `card.wear`.
+    A gap of more than a day, or a change of the UTC offset (DST, with a time zone in the card), ends a recording. A
+    device's own clock runs on through DST; clocks in a table follow it. `observed`: by the device where it says, else
+    by `card.wear`.
     Raises ValueError for epochs that don't divide a minute, or clocks that can't be.
     """
     where = f"subject {epochs.subject!r}"

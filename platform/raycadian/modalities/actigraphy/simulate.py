@@ -1,8 +1,8 @@
 """Made-up participants as NHANES files of the genuine layouts: activity by the minute with a planted, moderate effect.
 
 Nobody in them is real. Depression lowers and delays a person's daily activity and breaks up the night, by amounts that
-overlap between people; SSRI use follows depression, benzodiazepines and sleep disorder come with broken nights. Cycles C
-and D have counts (PAXRAW), G and H MIMS (PAXMIN with PAXHD). Files are written by pyreadstat, in batches of people.
+overlap between people; SSRI use follows depression, benzodiazepines and sleep disorder come with broken nights. Cycles
+C and D have counts (PAXRAW), G and H MIMS (PAXMIN with PAXHD). Files are written by pyreadstat, in batches of people.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.nhanes_minutes import COUNT_MINUTES, SAMPLES_A_MINUTE
@@ -55,11 +54,11 @@ def simulate_nhanes(
     people: int, out: str | Path, cycle: str = "D", seed: int = 0, prevalence: float = 0.3, effect: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:  # fmt: skip
-    """Write the XPT files of `people` made-up participants of a cycle into the folder `out`, and its card beside it (`out` with
-    suffix .yaml).
+    """Write the XPT files of `people` made-up participants of a cycle into the folder `out`, and its card beside it
+    (`out` with suffix .yaml).
 
-    prevalence: share with PHQ-9 of at least 10 (in NHANES 6 to 10%; more here, so that few people suffice) · effect: 1 is
-    moderate, 0 plants nothing. The same arguments give the same values. Returns the card. Raises ValueError.
+    prevalence: share with PHQ-9 of at least 10 (in NHANES 6 to 10%; more here, so that few people suffice) · effect: 1
+    is moderate, 0 plants nothing. The same arguments give the same values. Returns the card. Raises ValueError.
     """
     if cycle not in CYCLES:
         raise ValueError(f"cycle: expected one of {', '.join(CYCLES)}, found {cycle!r}")
@@ -132,7 +131,8 @@ def activity(
     """Counts (minutes,) of one person from `start_min` after the first midnight, and whether the device was worn.
 
     Awake, bouts of 2 to 15 minutes have a level each around a daily curve; asleep there is next to nothing but short
-    awakenings. Weekends are an hour later. The device comes off for the bath, and one person in four takes it off at night.
+    awakenings. Weekends are an hour later. The device comes off for the bath, and one person in four takes it off at
+    night.
     """
     minute = start_min + np.arange(minutes)
     day, hour = minute // 1440, minute % 1440 / 60
@@ -242,7 +242,8 @@ def _tables(drawn: Participants, cycle: str, rng: np.random.Generator) -> dict[s
         {
             "SEQN": seqn, "SDDSRVYR": float(CYCLES[cycle]), "RIDSTATR": 2.0,
             "RIAGENDR": rng.integers(1, 3, n).astype(float), "RIDAGEYR": rng.integers(18, 80, n).astype(float),
-            "WTINT2YR": 1.0, "WTMEC2YR": np.round(rng.lognormal(10, 0.6, n), 2), "SDMVPSU": rng.integers(1, 3, n).astype(float),
+            "WTINT2YR": 1.0, "WTMEC2YR": np.round(rng.lognormal(10, 0.6, n), 2), 
+            "SDMVPSU": rng.integers(1, 3, n).astype(float),
             "SDMVSTRA": rng.integers(1, 16, n).astype(float),
         }
     )  # fmt: skip
@@ -261,7 +262,8 @@ def _tables(drawn: Participants, cycle: str, rng: np.random.Generator) -> dict[s
 
 
 def _phq9(drawn: Participants, rng: np.random.Generator) -> pd.DataFrame:
-    """Answers whose total is 10 to 20 of the depressed and 0 to 9 of the others; one person in thirty refuses an item."""
+    """Answers whose total is 10 to 20 of the depressed and 0 to 9 of the others; one person in thirty refuses an
+    item."""
     n = len(drawn.seqn)
     total = np.where(drawn.depressed, rng.integers(10, 21, n), np.minimum(rng.geometric(0.25, n) - 1, 9))
     order = np.argsort(rng.random((n, 27)), axis=1)  # 27 points, of which a person has the first `total`
@@ -284,15 +286,14 @@ def _card(name: str, people: int, cycle: str, seed: int, prevalence: float, effe
     card = ActigraphyCard(
         name=name,
         description=(
-            f"{people} made-up participants in the layout of NHANES cycle {cycle}: activity by the minute in which depression "
-            f"(prevalence {prevalence:g}) lowers, delays and breaks up a person's days by an effect of {effect:g}. No real person's data; "
-            f"figures on it say nothing about people. Made by: raycadian simulate --modality actigraphy --patients {people} "
-            f"--cycle {cycle} --seed {seed}"
+            f"{people} made-up participants in the layout of NHANES cycle {cycle}: activity by the minute in which "
+            f"depression (prevalence {prevalence:g}) lowers, delays and breaks up a person's days by an effect of "
+            f"{effect:g}. No real person's data; figures on it say nothing about people. Made by: raycadian simulate "
+            f"--modality actigraphy --patients {people} --cycle {cycle} --seed {seed}"
             + ("" if (prevalence, effect) == (0.3, 1.0) else " (and another effect, in Python)")
         ),
         files=(f"{name}/*.XPT",),
         license="Apache-2.0",
-        source="made by raycadian (data/simulated_actigraphy.py)",
+        source="made by raycadian (modalities/actigraphy/simulate.py)",
     )
-    content = card.model_dump(mode="json", exclude_none=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return card.as_yaml(exclude_none=True)

@@ -63,8 +63,8 @@ class BiosignalCard(BaseCard):
     vitaldb: tuple[int, ...] | Literal["cohort"] | None = None
     """Case ids of the VitalDB API instead of files; cohort: all that `cohort` selects."""
     waveforms: dict[str, tuple[str, ...]] = Field(min_length=1)
-    """Channel -> names of its track, the first that a case has is taken; e.g. ecg_mv: [SNUADC/ECG_II]. A channel is named
-    after its kind and unit: ecg..._mv, ppg..., abp..._mmhg. At 125 Hz in the snapshot."""
+    """Channel -> names of its track, the first that a case has is taken; e.g. ecg_mv: [SNUADC/ECG_II]. A channel is
+    named after its kind and unit: ecg..._mv, ppg..., abp..._mmhg. At 125 Hz in the snapshot."""
     numerics: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """The same for values every second or two, e.g. map_mmhg: [Solar8000/ART_MBP]."""
     numerics_every_s: Positive = 60.0
@@ -72,8 +72,8 @@ class BiosignalCard(BaseCard):
     filters: Literal["zero_phase", "causal"] = "zero_phase"
     """causal: as a stream has to be filtered."""
     rails: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    """Of `filters: causal`: channel -> the lowest and the highest value that its recorder can give, in the channel's unit. Left
-    out, they are found once a track has stopped at one three times."""
+    """Of `filters: causal`: channel -> the lowest and the highest value that its recorder can give, in the channel's
+    unit. Left out, they are found once a track has stopped at one three times."""
     quality: SignalQuality = SignalQuality()
     clinical: Clinical | None = None
     cohort: str | None = None

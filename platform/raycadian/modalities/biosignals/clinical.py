@@ -1,7 +1,7 @@
 """The table of cases: whose each is, and what is known of the operation; and cohorts, by a query on it.
 
-A value beyond what is told apart (an age of '>89') becomes the first whole number beyond (90), and the column NAME_beyond
-says where: kept, not dropped, since leaving out the oldest would bias a cohort.
+A value beyond what is told apart (an age of '>89') becomes the first whole number beyond (90), and the column
+NAME_beyond says where: kept, not dropped, since leaving out the oldest would bias a cohort.
 """
 
 from __future__ import annotations
@@ -72,20 +72,21 @@ def cohort(
 ) -> pd.DataFrame:
     """The rows of the cases that a query selects and that have all the tracks.
 
-    query: comparisons of columns with values, joined by and, or, not: 'age >= 18 and asa in [1, 2] and optype == "Stomach"'.
+    query: comparisons of columns with values, joined by and, or, not: 'age >= 18 and asa in [1, 2] and optype ==
+    "Stomach"'.
         A missing value fulfils no comparison but !=
     tracks: each a name, or several of which one will do · available: case -> names of its tracks
     Raises ValueError for a query that is anything else, names no column, or selects nobody.
     """
-    found = table if query is None else table[_selected(table, query)]
+    rows = table if query is None else table[_selected(table, query)]
     if tracks:
         if available is None:
             raise ValueError("tracks select by what a case has; give `available`, the tracks of each case")
-        found = found[[_has(available.get(case, ()), tracks) for case in found.index]]
-    if not len(found):
-        asked = " and ".join(filter(None, [query, f"tracks {list(tracks)}" if tracks else ""]))
-        raise ValueError(f"no case of {len(table):,} fulfils {asked!r}; loosen it")
-    return found
+        rows = rows[[_has(available.get(case, ()), tracks) for case in rows.index]]
+    if not len(rows):
+        condition = " and ".join(filter(None, [query, f"tracks {list(tracks)}" if tracks else ""]))
+        raise ValueError(f"no case of {len(table):,} fulfils {condition!r}; loosen it")
+    return rows
 
 
 def tracks_of_cases(trks: pd.DataFrame) -> dict[str, set[str]]:
@@ -98,7 +99,8 @@ def tracks_of_cases(trks: pd.DataFrame) -> dict[str, set[str]]:
 
 
 def read_track_names(path: Path) -> pd.DataFrame:
-    """VitalDB's table of track names: name (index), description, waveform (bool), rate_hz (NaN for numerics), unit. Raises ValueError."""
+    """VitalDB's table of track names: name (index), description, waveform (bool), rate_hz (NaN for numerics), unit.
+    Raises ValueError."""
     rows = _text_rows(path)
     if list(rows.columns) != ["Parameter", "Description", "Type/Hz", "Unit"]:
         raise ValueError(
@@ -214,7 +216,8 @@ def _check_query(table: pd.DataFrame, query: str) -> None:
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
             raise ValueError(
-                f"query {query!r}: {type(node).__name__} is not allowed; compare columns with values, joined by and, or, not"
+                f"query {query!r}: {type(node).__name__} is not allowed; compare columns with values, joined by and, "
+                "or, not"
             )
         if isinstance(node, ast.Name) and node.id not in table:
             raise ValueError(

@@ -85,8 +85,8 @@ def _channels(field: str, channels: dict[str, list[str]], given: Given) -> list[
 
 def _which(tracks: list[str]) -> str:
     return (
-        f"which track is a waveform of an ECG, a pleth or a pressure? There are {', '.join(tracks[:20]) or 'none'}: add "
-        f"{option('waveforms', {'ecg_mv': ['NAME']})} (or ppg, abp_mmhg)"
+        f"which track is a waveform of an ECG, a pleth or a pressure? There are {', '.join(tracks[:20]) or 'none'}: "
+        f"add {option('waveforms', {'ecg_mv': ['NAME']})} (or ppg, abp_mmhg)"
     )
 
 

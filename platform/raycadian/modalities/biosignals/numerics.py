@@ -19,7 +19,8 @@ _AHEAD = 8  # subjects read at once
 
 
 def open_numerics(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
-    """The series of numerics of a snapshot, the first of which is forecast. In memory: a case of 4 hours has 240 points.
+    """The series of numerics of a snapshot, the first of which is forecast. In memory: a case of 4 hours has 240
+    points.
     Raises ValueError where the card has no such numeric, or nobody does."""
     card = card_of(snapshot)
     if unknown := [c for c in channels if c not in card.numerics]:

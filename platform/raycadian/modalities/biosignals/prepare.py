@@ -61,9 +61,9 @@ class Cleaned:
 def clean(
     case: Case, card: BiosignalCard, number: int = 0, issues: Issues | None = None, *, spend: bool = False
 ) -> Cleaned:
-    """A case on the grid of 125 Hz from its start to the end of its last track. Raises ValueError where a waveform that the
-    card names is absent, can't be one, or would be too long. spend: each waveform leaves `case.tracks` (a dict) once it is prepared,
-    so that memory needn't hold them all."""
+    """A case on the grid of 125 Hz from its start to the end of its last track. Raises ValueError where a waveform that
+    the card names is absent, can't be one, or would be too long. spend: each waveform leaves `case.tracks` (a dict)
+    once it is prepared, so that memory needn't hold them all."""
     issues = Issues() if issues is None else issues
     if lacking := [c for c in card.waveforms if c not in case.tracks]:
         raise ValueError(
@@ -76,17 +76,19 @@ def clean(
     if n < 1:
         raise ValueError(f"case {case.case}: its tracks last {until_s:g} s; there is nothing to cut windows from")
     prepared = {c: _prepared(case, c, until_s, card, issues, spend) for c in card.waveforms}
-    found = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, limits_of(card.quality))
-    reasons = {c: q.reasons for c, q in found.tracks.items()}
+    judged_tracks = waveforms.windows_quality(
+        prepared, card.quality.window_s, card.quality.hop_s, limits_of(card.quality)
+    )
+    reasons = {c: q.reasons for c, q in judged_tracks.tracks.items()}
     recording = Recording(
         case.subject, number, START + number * _DAY, 0, DT_S, {c: _fitted(p.values, n) for c, p in prepared.items()},
         np.ones(n, dtype=bool), _events(numerics, START + number * _DAY),
     )  # fmt: skip
-    judged = QualityMask(found.length, round(card.quality.hop_s / DT_S), reasons)
+    judged = QualityMask(judged_tracks.length, round(card.quality.hop_s / DT_S), reasons)
     row = {"case": case.case} | _json_row(
         {c: case.clinical.get(c) for c in (card.clinical.keep if card.clinical else ())}
     )
-    return Cleaned(recording, Marks(case.subject, number, n, DT_S, judged, numerics, row), found.counts())
+    return Cleaned(recording, Marks(case.subject, number, n, DT_S, judged, numerics, row), judged_tracks.counts())
 
 
 def _end_s(track: Track) -> float:
@@ -107,7 +109,7 @@ def _prepared(
     check_length(until_s * rate_hz, f"case {case.case}: {channel}")
     take = case.tracks.pop if spend else case.tracks.__getitem__
     try:  # nobody here holds the samples meanwhile
-        found = waveforms.prepare(
+        prepared = waveforms.prepare(
             _laid_out(take(channel), until_s),
             rate_hz,
             kind,
@@ -117,10 +119,10 @@ def _prepared(
         )
     except ValueError as error:
         raise ValueError(f"case {case.case}: {channel}: {error}") from None
-    issues.add("ECG upside down (turned over)", case.case, int(turned and found.beats.inverted))
-    for reason, count in found.samples.items():
+    issues.add("ECG upside down (turned over)", case.case, int(turned and prepared.beats.inverted))
+    for reason, count in prepared.samples.items():
         issues.add(f"sample {reason}: {channel}", case.case, count)
-    return found
+    return prepared
 
 
 def _laid_out(track: Track, until_s: float) -> np.ndarray:
@@ -196,8 +198,8 @@ def _drawn(people: Mapping[str, list[dict[str, Any]]], subset: Subset) -> dict[s
     """One case, the first by name, of each of the people drawn. Raises ValueError where there are fewer people."""
     if len(people) < subset.cases:
         raise ValueError(
-            f"subset of {subset.cases} cases, each of another person: the cohort has {len(people)} people; ask for fewer, or "
-            "widen `cohort`"
+            f"subset of {subset.cases} cases, each of another person: the cohort has {len(people)} people; ask for "
+            "fewer, or widen `cohort`"
         )
     drawn = np.random.default_rng(subset.seed).permutation(sorted(people))[: subset.cases]
     return {s: [min(people[s], key=lambda c: c["case"])] for s in drawn.tolist()}
@@ -258,8 +260,8 @@ def samples_of(paths: list[Path]) -> set[Path]:
 
 
 def write(item: Item, snapshot: Path, card: BiosignalCard) -> Row:
-    """Read, clean and write a subject's cases one by one, so that memory holds one; small statistics. A case that can't be
-    read is left out and counted."""
+    """Read, clean and write a subject's cases one by one, so that memory holds one; small statistics. A case that can't
+    be read is left out and counted."""
     subject, issues, kept = item[SUBJECT], Issues(), _Kept()
     folder = snapshot / folder_name(subject)
     n_bytes = write_recordings(_recordings(item, card, issues, kept), folder / "part-0.parquet")
@@ -330,8 +332,8 @@ def _recordings(item: Item, card: BiosignalCard, issues: Issues, kept: _Kept) ->
 def _cleaned(
     case: dict[str, Any], subject: str, card: BiosignalCard, issues: Issues, number: int = 0
 ) -> Cleaned | None:
-    """As the subject's recording `number`; None of a case that can't be used, which is counted. Raises ConnectionError where
-    the API doesn't answer: a snapshot without that case would be reused for good."""
+    """As the subject's recording `number`; None of a case that can't be used, which is counted. Raises ConnectionError
+    where the API doesn't answer: a snapshot without that case would be reused for good."""
     try:
         return _read_and_clean(case["source"], subject, card, issues, number, case["clinical"])
     except ValueError as error:

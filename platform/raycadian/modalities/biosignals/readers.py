@@ -1,8 +1,8 @@
 """Waveforms and numerics of a case, whatever the file: .vital, WFDB, EDF, CSV, Parquet, npz; or VitalDB's public API by
 case id.
 
-`read_case` is the door: it recognises the format by content, takes the tracks that are wanted under the names and in the
-units that the caller wants, and says whose they are.
+`read_case` is the door: it recognises the format by content, takes the tracks that are wanted under the names and in
+the units that the caller wants, and says whose they are.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ VITALDB = "vitaldb:"  # begins the name of a case of the public data set
 
 
 class _Reader(NamedTuple):
-    """How a format is read. `read`: of a path, the tracks that are wanted (all where None), issues; of a format that needn't
-    state rates and units, also a rate and units by the tracks' names."""
+    """How a format is read. `read`: of a path, the tracks that are wanted (all where None), issues; of a format that
+    needn't state rates and units, also a rate and units by the tracks' names."""
 
     read: Callable[..., Case]
     track_names: Callable[[Path], list[str]]
@@ -56,16 +56,16 @@ def read_case(
     """One case.
 
     source: a file, or 'vitaldb:12' for a case of the public data set (downloaded once, see vitaldb_api.py)
-    tracks: names in the file ('SNUADC/ECG_II', or 'ECG_II' where one device has it), or our name -> name in the file, or
-        several of which the first that the file has is taken; all tracks where None
+    tracks: names in the file ('SNUADC/ECG_II', or 'ECG_II' where one device has it), or our name -> name in the file,
+        or several of which the first that the file has is taken; all tracks where None
     optional: those of our names that a case may lack
     units: of the tracks, by the names they have in the result; a track comes in that unit or is an error
     rate_hz: of a table or an archive that says none; a contradiction is an error
     subject: whose it is; else what `clinical` (subjectid), then the file itself says. '' is nobody in particular
     clinical: the case's row of the clinical table
     issues: counts what was repaired or left out
-    Raises ValueError for a file that is broken or something else, for a track that is absent or empty, and for a case of no
-    subject; ConnectionError where the API doesn't answer.
+    Raises ValueError for a file that is broken or something else, for a track that is absent or empty, and for a case
+    of no subject; ConnectionError where the API doesn't answer.
     """
     path, units = _local(source), units or {}
     wanted = _wanted(tracks)
@@ -88,7 +88,8 @@ def track_names(source: str | Path, format: Format = "auto") -> list[str]:
 
 
 def detect_format(path: Path) -> Format:
-    """The format of a file by its first bytes (WFDB: by its header's name). Raises ValueError that says what was found."""
+    """The format of a file by its first bytes (WFDB: by its header's name). Raises ValueError that says what was
+    found."""
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     if path.suffix.lower() in (".hea", ".mat", ".dat") and path.with_suffix(".hea").is_file():
@@ -109,8 +110,8 @@ def detect_format(path: Path) -> Format:
     if head.startswith(b"PAR1") or (path.suffix.lower() in (".csv", ".tsv", ".txt", ".gz") and b"\0" not in head):
         return "table"
     raise ValueError(
-        f"{path}: not a format of waveforms that is known (.vital, WFDB .hea, EDF, BDF, CSV, Parquet, npz); it begins with "
-        f"{head[:16]!r}. Say `format` if you know better"
+        f"{path}: not a format of waveforms that is known (.vital, WFDB .hea, EDF, BDF, CSV, Parquet, npz); it begins "
+        f"with {head[:16]!r}. Say `format` if you know better"
     )
 
 
@@ -169,8 +170,8 @@ def _subject(subject: str | None, clinical: Mapping[str, Any] | None, case: Case
     stated = subject if subject is not None else (clinical or {}).get("subjectid", case.subject or None)
     if stated is None or stated != stated:
         raise ValueError(
-            f"{path}: a case without a subject; give `subject`, or a clinical table with caseid and subjectid: the split of "
-            "training and test is by subject, so it has to be known whose a case is"
+            f"{path}: a case without a subject; give `subject`, or a clinical table with caseid and subjectid: the "
+            "split of training and test is by subject, so it has to be known whose a case is"
         )
     return str(stated)
 

@@ -1,10 +1,12 @@
-"""Synthetic operations with planted hypotension, as .vital files with a clinical table and a card: data with known labels.
+"""Synthetic operations with planted hypotension, as .vital files with a clinical table and a card: data with known
+labels.
 
-Beats are neurokit2's (ECGSYN, McSharry et al. 2003, and its PPG), repeated at a changing heart rate. The arterial pulse is that of a
-two-element windkessel (Frank 1899), driven by half a sine of ejection: mean pressure = output x resistance, and the pulse flattens or
-steepens with the time constant resistance x compliance. Before most episodes resistance or output declines for minutes while the
-heart speeds up, as the baroreflex has it; some come at once, and some declines turn before they are low: so an onset can be foretold,
-but not always. Nobody's data: cases, subjects and files are called synthetic.
+Beats are neurokit2's (ECGSYN, McSharry et al. 2003, and its PPG), repeated at a changing heart rate. The arterial pulse
+is that of a two-element windkessel (Frank 1899), driven by half a sine of ejection: mean pressure = output x
+resistance, and the pulse flattens or steepens with the time constant resistance x compliance. Before most episodes
+resistance or output declines for minutes while the heart speeds up, as the baroreflex has it; some come at once, and
+some declines turn before they are low: so an onset can be foretold, but not always. Nobody's data: cases, subjects and
+files are called synthetic.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from raycadian.files import new_folder
 
@@ -60,14 +61,16 @@ def simulate_cases(
     rate_hz: float = 125.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a new folder `out` of synthetic .vital files, their clinical table, what was planted, and a card; the card's path.
+    """Write a new folder `out` of synthetic .vital files, their clinical table, what was planted, and a card; the
+    card's path.
 
-    The same (n_cases, minutes, seed, rate_hz) give the same signals. The folder appears whole or not at all. Raises ValueError.
+    The same (n_cases, minutes, seed, rate_hz) give the same signals. The folder appears whole or not at all. Raises
+    ValueError.
     """
     if not (n_cases >= 1 and 10 <= minutes <= 600 and seed >= 0 and 50 <= rate_hz <= 1000):
         raise ValueError(
-            f"expected at least 1 case of 10 to 600 minutes at 50 to 1000 Hz and a seed from 0; found {n_cases} cases of "
-            f"{minutes:g} minutes at {rate_hz:g} Hz, seed {seed}"
+            f"expected at least 1 case of 10 to 600 minutes at 50 to 1000 Hz and a seed from 0; found {n_cases} cases "
+            f"of {minutes:g} minutes at {rate_hz:g} Hz, seed {seed}"
         )
     out = Path(out)
     if out.exists():
@@ -81,11 +84,11 @@ def simulate_cases(
 def subjects_of(n_cases: int, seed: int) -> list[int]:
     """The subject's number of each case: some have two."""
     rng = np.random.default_rng([seed, 1])
-    found: list[int] = []
-    while len(found) < n_cases:
-        person = found[-1] + 1 if found else 1
-        found += [person] * (2 if rng.random() < _TWO_CASES else 1)
-    return found[:n_cases]
+    subjects: list[int] = []
+    while len(subjects) < n_cases:
+        person = subjects[-1] + 1 if subjects else 1
+        subjects += [person] * (2 if rng.random() < _TWO_CASES else 1)
+    return subjects[:n_cases]
 
 
 def _write_all(
@@ -110,7 +113,8 @@ def _write_all(
 
 
 def write_vital(path: Path, tracks: dict[str, dict[str, Any]]) -> None:
-    """A .vital file by the package vitaldb: waves as integers with a gain, as a monitor stores them; NaN = not recorded.
+    """A .vital file by the package vitaldb: waves as integers with a gain, as a monitor stores them; NaN = not
+    recorded.
 
     tracks: name -> {values, unit, rate_hz, gain} or {values, unit, times_s}
     """
@@ -187,7 +191,7 @@ def make_case(
 
 def _plant(length_s: float, rng: np.random.Generator) -> list[Episode]:
     """Episodes one after another, minutes apart; a case may have none."""
-    found: list[Episode] = []
+    episodes: list[Episode] = []
     free = rng.uniform(120, 600)
     while True:
         kind = str(rng.choice(KINDS, p=_SHARES))
@@ -195,8 +199,8 @@ def _plant(length_s: float, rng: np.random.Generator) -> list[Episode]:
         begin = free + rng.exponential(400) + ramp
         end = begin + rng.uniform(90, 300)
         if end + 180 > length_s:
-            return found
-        found.append(Episode(kind, begin - ramp, begin, end))
+            return episodes
+        episodes.append(Episode(kind, begin - ramp, begin, end))
         free = end + 240
 
 
@@ -282,19 +286,20 @@ def _ppg_beat(seed: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _pulses() -> tuple[np.ndarray, np.ndarray]:
-    """Windkessel pulses (16, _PHASES) of mean 1, and their time constants in beats (16,): dP/dt = Q - P/tau at its steady state."""
+    """Windkessel pulses (16, _PHASES) of mean 1, and their time constants in beats (16,): dP/dt = Q - P/tau at its
+    steady state."""
     from scipy.signal import lfilter
 
     taus = np.geomspace(0.4, 4.0, 16)
     phase = np.arange(_PHASES) / _PHASES
     flow = np.where(phase < 0.35, np.sin(np.pi * phase / 0.35), 0)
-    found = []
+    pulses = []
     for tau in taus:
         keep = np.exp(-1 / (_PHASES * tau))
         beat = lfilter([1.0], [1, -keep], np.tile(flow, 60))[-_PHASES:]
         beat = beat / beat.mean()
-        found.append(beat - 0.05 * np.ptp(beat) * np.exp(-(((phase - 0.38) / 0.02) ** 2)))  # the valve closes
-    pulses = np.array(found)
+        pulses.append(beat - 0.05 * np.ptp(beat) * np.exp(-(((phase - 0.38) / 0.02) ** 2)))  # the valve closes
+    pulses = np.array(pulses)
     return pulses / pulses.mean(axis=1, keepdims=True), taus
 
 
@@ -419,9 +424,10 @@ def _card_text(n_cases: int, minutes: float, seed: int, rate_hz: float) -> str:
         {
             "name": "synthetic_cases",
             "description": (
-                f"{n_cases} synthetic operations of {minutes:g} minutes with planted hypotension at {rate_hz:g} Hz: neurokit2's ECG "
-                "and PPG, a windkessel's arterial pressure. No real person's data; figures on it say nothing about patients. "
-                f"Made by simulate_cases({n_cases}, {minutes:g}, seed={seed}, rate_hz={rate_hz:g})"
+                f"{n_cases} synthetic operations of {minutes:g} minutes with planted hypotension at {rate_hz:g} Hz: "
+                "neurokit2's ECG and PPG, a windkessel's arterial pressure. No real person's data; figures on it say "
+                f"nothing about patients. Made by simulate_cases({n_cases}, {minutes:g}, seed={seed}, "
+                f"rate_hz={rate_hz:g})"
             ),
             "files": ["*.vital"],
             "waveforms": {"ecg_mv": ["SNUADC/ECG_II"], "ppg": ["SNUADC/PLETH"], "abp_mmhg": ["SNUADC/ART"]},
@@ -430,10 +436,10 @@ def _card_text(n_cases: int, minutes: float, seed: int, rate_hz: float) -> str:
             "license": "Apache-2.0",
             "source": "made by raycadian with neurokit2 (MIT) and vitaldb (MIT)",
             "citation": (
-                "McSharry PE, Clifford GD, Tarassenko L, Smith LA. A dynamical model for generating synthetic electrocardiogram "
-                "signals. IEEE Trans Biomed Eng 2003;50(3):289-294. Makowski D et al. NeuroKit2. Behav Res Methods 2021."
+                "McSharry PE, Clifford GD, Tarassenko L, Smith LA. A dynamical model for generating synthetic "
+                "electrocardiogram signals. IEEE Trans Biomed Eng 2003;50(3):289-294. Makowski D et al. NeuroKit2. "
+                "Behav Res Methods 2021."
             ),
         }
     )
-    content = card.model_dump(mode="json", exclude_defaults=True) | {"modality": card.modality}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return card.as_yaml(exclude_defaults=True)

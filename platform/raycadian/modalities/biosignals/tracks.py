@@ -22,7 +22,8 @@ _UNITS = {
     "v": ("mV", 1e3), "mv": ("mV", 1.0), "uv": ("mV", 1e-3), "µv": ("mV", 1e-3), "μv": ("mV", 1e-3), "nv": ("mV", 1e-6),
     "mmhg": ("mmHg", 1.0), "kpa": ("mmHg", 7.500617), "cmh2o": ("mmHg", 0.735559), "hpa": ("mmHg", 0.7500617),
     "mbar": ("mmHg", 0.7500617),
-    "/min": ("/min", 1.0), "bpm": ("/min", 1.0), "1/min": ("/min", 1.0), "beats/min": ("/min", 1.0), "hz": ("/min", 60.0),
+    "/min": ("/min", 1.0), "bpm": ("/min", 1.0), "1/min": ("/min", 1.0), "beats/min": ("/min", 1.0),
+    "hz": ("/min", 60.0),
     "%": ("%", 1.0),
     "": ("", 1.0), "nu": ("", 1.0), "unitless": ("", 1.0), "a.u.": ("", 1.0), "au": ("", 1.0), "adu": ("", 1.0),
 }  # fmt: skip
@@ -52,11 +53,12 @@ def matches(full: str, wanted: Sequence[str]) -> bool:
 
 
 def in_unit(track: Track, unit: str, where: str) -> Track:
-    """The track in `unit`, as it names itself. Raises ValueError where the unit is another quantity's, or not stated."""
+    """The track in `unit`, as it names itself. Raises ValueError where the unit is another quantity's, or not
+    stated."""
     if track.unit == unit:
         return track
-    (held, each), (asked, of) = (_UNITS.get(text.strip().lower(), (text, 1.0)) for text in (track.unit, unit))
-    if held != asked:
+    (held, each), (wanted, of) = (_UNITS.get(text.strip().lower(), (text, 1.0)) for text in (track.unit, unit))
+    if held != wanted:
         raise ValueError(
             f"{where}: expected a unit that can be {unit!r}, found {track.unit!r}; correct the card's unit"
         )
@@ -72,7 +74,8 @@ def waveform(values: np.ndarray, rate_hz: float, unit: str, start_s: float, wher
 
 
 def numeric(values: np.ndarray, times_s: np.ndarray, unit: str) -> tuple[Track, int]:
-    """A track at times of its own: sorted, without missing values, the last of several at one time; how many those were."""
+    """A track at times of its own: sorted, without missing values, the last of several at one time; how many those
+    were."""
     values, times_s = np.asarray(values, dtype=np.float32), np.asarray(times_s, dtype=np.float64)
     known = np.isfinite(values) & np.isfinite(times_s)
     order = np.argsort(times_s[known], kind="stable")
@@ -91,8 +94,8 @@ def explained(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and str(path.with_suffix("")) in str(error):
             raise
-        said = f"{type(error).__name__}: {error}".removeprefix("ValueError: ")
-        raise ValueError(f"{path}: truncated, corrupted or not what it seems: {said}") from error
+        message = f"{type(error).__name__}: {error}".removeprefix("ValueError: ")
+        raise ValueError(f"{path}: truncated, corrupted or not what it seems: {message}") from error
 
 
 def case_of(path: Path) -> str:

@@ -1,8 +1,9 @@
 """VitalDB's public data set by case id: downloaded once into a cache that is named by content and checked at every use.
 
-The API (as the package vitaldb 1.7.2 calls it): /VERSION/CASE.vital is a case, /cases the clinical table, /trks which track is in
-which case. The package itself is not used for it: it asks once, without a time limit, takes half a body for a short case, and
-keeps nothing. Its tracks one by one as CSV are left out: their times are off by a constant, as its authors say.
+The API (as the package vitaldb 1.7.2 calls it): /VERSION/CASE.vital is a case, /cases the clinical table, /trks which
+track is in which case. The package itself is not used for it: it asks once, without a time limit, takes half a body for
+a short case, and keeps nothing. Its tracks one by one as CSV are left out: their times are off by a constant, as its
+authors say.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ log = logging.getLogger(__name__)
 class _TryAgain(Exception):
     """What may go better a moment later."""
 
-    def __init__(self, said: str, after_s: float = 0.0):
-        super().__init__(said)
+    def __init__(self, message: str, after_s: float = 0.0):
+        super().__init__(message)
         self.after_s = after_s
 
 
@@ -67,7 +68,8 @@ class VitalDB:
     wait_s: float = 1.0  # before the second attempt; doubles after that
 
     def case_file(self, case: int | str) -> Path:
-        """The .vital file of a case. Raises ValueError for a case that isn't there, ConnectionError where the API doesn't answer."""
+        """The .vital file of a case. Raises ValueError for a case that isn't there, ConnectionError where the API
+        doesn't answer."""
         if not re.fullmatch(r"[1-9]\d{0,8}", str(case)):
             raise ValueError(f"VitalDB's cases are numbers from 1 (6,388 of them), found {case!r}")
         return self._fetch(f"{self.version}/{case}.vital", lambda path: bool(track_names(path)))
@@ -87,7 +89,8 @@ class VitalDB:
     # --- the cache -----------------------------------------------------------------------------------------------
 
     def _fetch(self, what: str, whole: Callable[[Path], bool]) -> Path:
-        """The file at an address, from the cache where it is right. `whole`: whether a download is what was asked for."""
+        """The file at an address, from the cache where it is right. `whole`: whether a download is what was asked
+        for."""
         from filelock import FileLock
         from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
 
@@ -98,8 +101,8 @@ class VitalDB:
         for name in ("objects", "names", "partial"):
             (self.cache / name).mkdir(parents=True, exist_ok=True)
         with FileLock(self.cache / "names" / f"{key}.lock"):
-            if (found := self._cached(key)) is not None:
-                return found
+            if (cached := self._cached(key)) is not None:
+                return cached
             tries = Retrying(
                 stop=stop_after_attempt(self.attempts),
                 wait=self._wait,
@@ -111,12 +114,13 @@ class VitalDB:
                 return tries(self._download, url, key, whole)
             except _TryAgain as error:
                 raise ConnectionError(
-                    f"{url}: {error}, after {self.attempts} tries; check the network, and run it again later: what has come is kept"
+                    f"{url}: {error}, after {self.attempts} tries; check the network, and run it again later: what has "
+                    "come is kept"
                 ) from None
 
     def _wait(self, state: Any) -> float:
-        asked = getattr(state.outcome.exception(), "after_s", 0.0)
-        return min(max(asked, self.wait_s * 2 ** (state.attempt_number - 1)), _LONGEST_WAIT_S)
+        after_s = getattr(state.outcome.exception(), "after_s", 0.0)
+        return min(max(after_s, self.wait_s * 2 ** (state.attempt_number - 1)), _LONGEST_WAIT_S)
 
     def _cached(self, key: str) -> Path | None:
         """What an address gave before, if it still has the content that it is named by."""
@@ -140,12 +144,12 @@ class VitalDB:
         self._receive(url, partial)
         try:
             right = whole(partial)
-            said = "not what was asked for"
+            message = "not what was asked for"
         except ValueError as error:
-            right, said = False, str(error).replace(str(partial), "the file")
+            right, message = False, str(error).replace(str(partial), "the file")
         if not right:
             _drop(partial)
-            raise _TryAgain(f"the answer is not right: {said}")
+            raise _TryAgain(f"the answer is not right: {message}")
         sha = _sha256(partial)
         path = self.cache / "objects" / sha
         os.replace(partial, path)
@@ -156,7 +160,8 @@ class VitalDB:
     # --- one request ---------------------------------------------------------------------------------------------
 
     def _receive(self, url: str, partial: Path) -> None:
-        """Bytes of a body after those that are there. Raises _TryAgain where not all of them came, ValueError for a refusal."""
+        """Bytes of a body after those that are there. Raises _TryAgain where not all of them came, ValueError for a
+        refusal."""
         import requests
         import urllib3
 
@@ -224,7 +229,8 @@ def _begun(partial: Path) -> tuple[int, str]:
 
 
 def _tag_of(answer: Any) -> str:
-    """What tells one version of a file from another: a strong ETag, else when it was changed; '' where neither is said."""
+    """What tells one version of a file from another: a strong ETag, else when it was changed; '' where neither is
+    said."""
     tag = answer.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
 

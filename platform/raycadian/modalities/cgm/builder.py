@@ -62,8 +62,8 @@ def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     odd = np.flatnonzero(np.isnan(values))
     if len(odd):
         words = text.iloc[odd].astype(str).str.strip().str.lower()
-        found = pd.to_numeric(words.str.replace(",", ".", n=1, regex=False), errors="coerce").to_numpy(np.float64)
-        values[odd] = found
+        numbers = pd.to_numeric(words.str.replace(",", ".", n=1, regex=False), errors="coerce").to_numpy(np.float64)
+        values[odd] = numbers
         values[odd[words.isin(_LOW_WORDS) | words.str.startswith("<")]] = -np.inf
         values[odd[words.isin(_HIGH_WORDS) | words.str.startswith(">")]] = np.inf
         malformed[odd] = np.isnan(values[odd]) & ~words.isin(_EMPTY_WORDS).to_numpy()
@@ -189,8 +189,8 @@ class ReadingsBuilder:
         if len(values) >= _JUDGED or not self._judged:  # a last block of few rows says little
             self._check(median, "")
         self._judged = True
-        found = values.groupby(rows[SUBJECT]).agg(["median", "size"])
-        for subject, row in found[found["size"] >= _JUDGED].iterrows():
+        medians = values.groupby(rows[SUBJECT]).agg(["median", "size"])
+        for subject, row in medians[medians["size"] >= _JUDGED].iterrows():
             self._check(row["median"], f" of subject {subject!r}")
         return self._unit
 
@@ -319,8 +319,8 @@ def merge(parts: list[Readings], issues: Issues) -> Readings:
     values, offset_min = _joined(glucose, GLUCOSE, np.float64), _joined(glucose, "utc_offset_min", np.int64)
     kinds, amounts = _joined(events, "kind", object), _joined(events, "value", np.float64)
     code, code_of_event = np.zeros(len(time), np.int64), np.zeros(len(when), np.int64)
-    found = _unique_glucose(code, time, values, offset_min, names, issues)
-    return next(_by_subject(found, _unique_events(code_of_event, when, kinds, amounts, names, issues), names))
+    unique = _unique_glucose(code, time, values, offset_min, names, issues)
+    return next(_by_subject(unique, _unique_events(code_of_event, when, kinds, amounts, names, issues), names))
 
 
 def _joined(frames: list[pd.DataFrame], column: str, dtype) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""CGM in the snapshot: readings are spilled to disk as they are read, so that memory holds none but one block; then each
-subject's parts are merged, gridded and written.
+"""CGM in the snapshot: readings are spilled to disk as they are read, so that memory holds none but one block; then
+each subject's parts are merged, gridded and written.
 """
 
 from __future__ import annotations

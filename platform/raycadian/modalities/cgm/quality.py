@@ -28,8 +28,9 @@ def quality(readings: Readings, recordings: list[Recording], grid: Grid) -> dict
     """One subject's metrics, ready for JSON; None where there is too little to say.
 
     days: first to last reading · interval_min: median time between readings · coverage_pct: share of that span not lost
-    in missed readings (time between readings beyond 1.5 intervals, less one interval) · interruptions: how often readings
-    were missed · gaps: those longer than `grid.gap_min` · GMI % = 3.31 + 0.02392 mean · flags: what a researcher should know first.
+    in missed readings (time between readings beyond 1.5 intervals, less one interval) · interruptions: how often
+    readings were missed · gaps: those longer than `grid.gap_min` · GMI % = 3.31 + 0.02392 mean · flags: what a
+    researcher should know first.
     """
     frame = readings.glucose[np.isfinite(readings.glucose[GLUCOSE].to_numpy(np.float64))]
     glucose = frame[GLUCOSE].to_numpy(np.float64)

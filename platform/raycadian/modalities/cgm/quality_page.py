@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _COVERAGE = {
     "days": "Days", "readings": "Readings", "interval_min": "Every (min)", "coverage_pct": "Coverage %",
-    "interruptions": "Interruptions", "gaps": "Gaps", "longest_gap_h": "Longest gap (h)", "recordings": "Recordings", "points": "Points",
+    "interruptions": "Interruptions", "gaps": "Gaps", "longest_gap_h": "Longest gap (h)", "recordings": "Recordings",
+    "points": "Points",
 }  # fmt: skip
 _METRICS = {
     "min_mgdl": "Min", "mean_mgdl": "Mean", "max_mgdl": "Max", "sd_mgdl": "SD", "cv_pct": "CV %", "gmi_pct": "GMI %",
@@ -53,20 +54,23 @@ _PROFILE_CAPTION = (
 )
 _TIMELINE_CAPTION = "Recordings of each subject, in days since the subject's first; white is a gap."
 _COVERAGE_NOTE = (
-    "Coverage: share of the time from first to last reading that no missed reading takes. Interruptions: how often readings "
-    "were missed; gaps: those long enough to end a recording. The 2019 consensus asks for 14 days with 70% coverage before time in range is trusted."
+    "Coverage: share of the time from first to last reading that no missed reading takes. Interruptions: how often "
+    "readings were missed; gaps: those long enough to end a recording. The 2019 consensus asks for 14 days with 70% "
+    "coverage before time in range is trusted."
 )
 _METRICS_NOTE = (
-    "mg/dL, and % of readings. Targets of the 2019 consensus for most adults with diabetes: 70–180 above 70% of the time, "
-    "below 70 under 4%, below 54 under 1%, above 250 under 5%, CV at most 36%. GMI: the HbA1c that the mean suggests."
+    "mg/dL, and % of readings. Targets of the 2019 consensus for most adults with diabetes: 70–180 above 70% of the "
+    "time, below 70 under 4%, below 54 under 1%, above 250 under 5%, CV at most 36%. GMI: the HbA1c that the mean "
+    "suggests."
 )
 
 
 def _summary(snapshot: Snapshot, metrics: dict[str, dict]) -> str:
     counts, card = snapshot.manifest["counts"], card_of(snapshot)
     text = (
-        f"{plural(counts['subjects'], 'subject')}, {counts['readings']:,} readings over {sum(q['days'] for q in metrics.values()):,.1f} "
-        f"days: {plural(counts['recordings'], 'recording')} of {counts['points']:,} points every {card.grid.dt_min:g} min, "
+        f"{plural(counts['subjects'], 'subject')}, {counts['readings']:,} readings over "
+        f"{sum(q['days'] for q in metrics.values()):,.1f} days: {plural(counts['recordings'], 'recording')} of "
+        f"{counts['points']:,} points every {card.grid.dt_min:g} min, "
         f"{100 * counts['observed'] / counts['points']:.1f}% of them measured; {plural(counts['events'], 'event')}."
     )
     if counts["subjects_without_recording"]:

@@ -68,7 +68,7 @@ def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Rea
         for readings in _read(path, kind, card, issues):
             spans.add(readings, path)
             yield readings
-    if not spans.found:
+    if not spans.by_subject:
         raise ValueError(f"{', '.join(map(str, paths[:5]))}: no glucose reading, only events; add the entries' file")
     _check_stems(spans, card)
     _check_overlaps(spans, formats, card)
@@ -121,8 +121,8 @@ def detect_format(source: Source, card: CGMCard) -> str:
 
 
 def recognised_format(source: Source, card: CGMCard) -> str | None:
-    """The format of a file by its first 64 KiB; None where it is none of CGM. A table is generic where it has the columns
-    that the card names."""
+    """The format of a file by its first 64 KiB; None where it is none of CGM. A table is generic where it has the
+    columns that the card names."""
     if source.is_parquet:
         return "generic"
     text = source.text.lstrip()
@@ -150,8 +150,8 @@ def _unknown(source: Source) -> str:
     is_table = not source.text.lstrip().startswith(("<", "[", "{", "#"))
     columns = f"; columns found: {', '.join(map(repr, header_of(source)[:20]))}" if is_table else ""
     return (
-        f"{source.path}: not a CGM format that is known (Dexcom Clarity, LibreView, Nightscout, Tidepool, OhioT1DM, pump "
-        "v2.0, GlucoBench, or a table with the columns that the card names); it begins with "
+        f"{source.path}: not a CGM format that is known (Dexcom Clarity, LibreView, Nightscout, Tidepool, OhioT1DM, "
+        "pump v2.0, GlucoBench, or a table with the columns that the card names); it begins with "
         f"{source.text.strip()[:60]!r}. For a table set `columns` in the card, for a known format `format`{columns}"
     )
 
@@ -191,12 +191,12 @@ class _Span:
 
 @dataclass
 class _Spans:
-    found: dict[str, dict[Path, _Span]] = field(default_factory=lambda: defaultdict(dict))
+    by_subject: dict[str, dict[Path, _Span]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, readings: Readings, path: Path) -> None:
         time_s, values = _finite(readings)
         if len(time_s):
-            span = self.found[readings.subject].setdefault(path, _Span(int(time_s[0]), int(time_s[-1])))
+            span = self.by_subject[readings.subject].setdefault(path, _Span(int(time_s[0]), int(time_s[-1])))
             span.first, span.last = min(span.first, int(time_s[0])), max(span.last, int(time_s[-1]))
             span.n += len(time_s)
             span.digest = (span.digest + _digest(time_s, values)) % 2**64
@@ -218,7 +218,7 @@ def _digest(time_s: np.ndarray, values: np.ndarray) -> int:
 
 def _check_stems(spans: _Spans, card: CGMCard) -> None:
     """Two files that name nobody and are called alike may be two people."""
-    for subject, files in spans.found.items():
+    for subject, files in spans.by_subject.items():
         alike = [p for p in files if stem_of(p) == subject and card.subject is None and card.columns.subject is None]
         if len(alike) > 1:
             raise ValueError(
@@ -254,7 +254,7 @@ Overlap = tuple[str, Path, Path, int, int]  # subject, files, first and last sec
 
 
 def _overlaps(spans: _Spans) -> Iterator[Overlap]:
-    for subject, files in spans.found.items():
+    for subject, files in spans.by_subject.items():
         for (one, a), (other, b) in itertools.combinations(files.items(), 2):
             begin, end = max(a.first, b.first), min(a.last, b.last)
             if begin <= end:
@@ -263,23 +263,23 @@ def _overlaps(spans: _Spans) -> Iterator[Overlap]:
 
 def _digests_within(path: Path, kind: str, card: CGMCard, overlaps: list[Overlap]) -> dict[Overlap, tuple[int, int]]:
     """Number and digest of a file's readings in each overlap that it has part in; the file is read once more."""
-    found = {pair: (0, 0) for pair in overlaps if path in pair[1:3]}
+    digests = {pair: (0, 0) for pair in overlaps if path in pair[1:3]}
     by_subject = defaultdict(list)
-    for pair in found:
+    for pair in digests:
         by_subject[pair[0]].append(pair)
     for readings in _read(path, kind, card, Issues()):
         time_s, values = _finite(readings)
         for pair in by_subject[readings.subject]:
             at = (time_s >= pair[3]) & (time_s <= pair[4])
-            n, digest = found[pair]
-            found[pair] = (n + int(at.sum()), (digest + _digest(time_s[at], values[at])) % 2**64)
-    return found
+            n, digest = digests[pair]
+            digests[pair] = (n + int(at.sum()), (digest + _digest(time_s[at], values[at])) % 2**64)
+    return digests
 
 
 def _note_repeats(spans: _Spans, issues: Issues) -> None:
     """Subjects in several files, and the same readings under two names, are counted."""
     known: dict[tuple[int, int], str] = {}
-    for subject, files in spans.found.items():
+    for subject, files in spans.by_subject.items():
         if len(files) > 1:
             issues.add("subject in several files (joined)", f"subject {subject}: {', '.join(p.name for p in files)}")
         whole = sum(span.n for span in files.values()), sum(span.digest for span in files.values()) % 2**64

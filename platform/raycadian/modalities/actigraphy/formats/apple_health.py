@@ -1,7 +1,9 @@
-"""Apple Health's export (export.zip or export.xml, hundreds of MB): steps, active energy, heart rate and sleep, streamed.
+"""Apple Health's export (export.zip or export.xml, hundreds of MB): steps, active energy, heart rate and sleep,
+streamed.
 
-The XML is parsed by defusedxml as it is unpacked, with limits on both; a tail that is cut off or broken is reported, and what
-came before it kept. Phone and watch count the same steps: of several sources a minute takes the one that counted most.
+The XML is parsed by defusedxml as it is unpacked, with limits on both; a tail that is cut off or broken is reported,
+and what came before it kept. Phone and watch count the same steps: of several sources a minute takes the one that
+counted most.
 """
 
 from __future__ import annotations
@@ -77,31 +79,31 @@ def is_apple_health(path: Path, head: bytes) -> bool:
 
 
 def read_apple_health(path: Path, card: ActigraphyCard, issues: Issues) -> list[Recording]:
-    """One person's recordings of minutes: steps, active_energy_kcal (0 where none was counted), heart_rate_bpm (mean of the
-    minute) and asleep (1, 0; NaN without any record of sleep). `observed` within 15 minutes of any record. A day without any
-    record, or a change of the UTC offset, ends a recording. Raises ValueError."""
+    """One person's recordings of minutes: steps, active_energy_kcal (0 where none was counted), heart_rate_bpm (mean of
+    the minute) and asleep (1, 0; NaN without any record of sleep). `observed` within 15 minutes of any record. A day
+    without any record, or a change of the UTC offset, ends a recording. Raises ValueError."""
     health = parse_export(path, issues)
     start_s, end_s, offset_min = _extent(health, card.timezone)
     moved = np.diff(offset_min) != 0
     issues.add("change of the UTC offset (DST or travel)", path.name, int(moved.sum()))
     reached = np.maximum.accumulate(end_s)
     edges = np.flatnonzero(moved | (start_s[1:] - reached[:-1] > _GAP_S)) + 1
-    found, subject = [], card.subject or stem_of(path).removesuffix(".zip")
+    recordings, subject = [], card.subject or stem_of(path).removesuffix(".zip")
     for a, b in zip([0, *edges], [*edges, len(start_s)], strict=True):
         begin = int(start_s[a]) // 60 * 60
         until = int(end_s[a:b].max()) if b == len(start_s) else min(int(end_s[a:b].max()), int(start_s[b]) // 60 * 60)
         n = max((until - begin + 59) // 60, 1)
         channels = _channels(health, begin, n)
         observed = _near(health, begin, n)
-        found.append(
-            Recording(subject, len(found), np.datetime64(begin, "s"), int(offset_min[a]), 60.0, channels, observed)
+        recordings.append(
+            Recording(subject, len(recordings), np.datetime64(begin, "s"), int(offset_min[a]), 60.0, channels, observed)
         )
-    return found
+    return recordings
 
 
 def sleep_episodes(health: Health, join_min: float = 30.0, zone: str | None = None) -> pd.DataFrame:
-    """Episodes of sleep in mood_ml's columns: sleep_start, sleep_end (local: by the export's offsets, or of the zone where
-    one is given), time_in_bed, minutes_sleep, minutes_awake.
+    """Episodes of sleep in mood_ml's columns: sleep_start, sleep_end (local: by the export's offsets, or of the zone
+    where one is given), time_in_bed, minutes_sleep, minutes_awake.
 
     Records of sleep at most `join_min` apart are one episode; minutes asleep count once, whichever sources have them.
     """
@@ -211,24 +213,24 @@ def _xml(path: Path) -> Iterator[BinaryIO]:
             yield stream
         return
     with zipfile.ZipFile(path) as archive:
-        found = [
+        exports = [
             e
             for e in archive.infolist()
             if e.filename.endswith(".xml") and "export" in e.filename and "cda" not in e.filename
         ]
-        if not found:
+        if not exports:
             raise ValueError(f"{path}: no export.xml in the archive; it has {', '.join(archive.namelist()[:5])}")
-        entry = max(found, key=lambda one: one.file_size)
+        entry = max(exports, key=lambda one: one.file_size)
         most = min(MAX_BYTES, max(64 * 1024**2, MAX_RATIO * entry.compress_size))
         if entry.file_size > most:
             raise ValueError(
-                f"{path}: {entry.filename} unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes, expected at most "
-                f"{most:,}; is it an archive bomb?"
+                f"{path}: {entry.filename} unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes, expected "
+                f"at most {most:,}; is it an archive bomb?"
             )
         if entry.flag_bits & _ENCRYPTED:
             raise ValueError(
-                f"{path}: {entry.filename} is encrypted, which Apple's own export is not; unpack it with its password and "
-                "give export.xml"
+                f"{path}: {entry.filename} is encrypted, which Apple's own export is not; unpack it with its password "
+                "and give export.xml"
             )
         with archive.open(entry) as stream:  # zipfile gives no more than file_size
             yield stream
@@ -238,8 +240,8 @@ def _xml(path: Path) -> Iterator[BinaryIO]:
 
 
 def _extent(health: Health, zone: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """start_s, end_s and offset_min of all records, by start. Offsets of the zone where one is given: the export states the
-    phone's at the time of exporting."""
+    """start_s, end_s and offset_min of all records, by start. Offsets of the zone where one is given: the export states
+    the phone's at the time of exporting."""
     columns = [intervals.arrays() for intervals in health.values()]
     start_s, end_s, offset_min = (np.concatenate([c[i] for c in columns]).astype(np.int64) for i in range(3))
     order = np.argsort(start_s, kind="stable")

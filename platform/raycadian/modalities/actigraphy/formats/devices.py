@@ -36,9 +36,10 @@ _CLOCKS = ("%H:%M:%S", "%I:%M:%S %p", "%H:%M")
 
 @dataclass(frozen=True)
 class Epochs:
-    """What a device wrote of one person: clock (N,) datetime64[s] in the order of the file, NaT = not understood; values
-    (N,) float64, NaN = missing; off (N,) bool where the device says that it was not worn, or None; stated offset_min (N,)
-    of each clock, NaN where there is none, or None. `even`: the device's own clock, which no DST changes."""
+    """What a device wrote of one person: clock (N,) datetime64[s] in the order of the file, NaT = not understood;
+    values (N,) float64, NaN = missing; off (N,) bool where the device says that it was not worn, or None; stated
+    offset_min (N,) of each clock, NaN where there is none, or None. `even`: the device's own clock, which no DST
+    changes."""
 
     subject: str
     clock: np.ndarray
@@ -80,13 +81,13 @@ def read_awd(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator[E
 
 
 def _awd_counts(path: Path, lines: list[str]) -> np.ndarray:
-    found = [_AWD_COUNT.fullmatch(line) for line in lines]
-    if None in found:
-        at = found.index(None)
+    matches = [_AWD_COUNT.fullmatch(line) for line in lines]
+    if None in matches:
+        at = matches.index(None)
         raise ValueError(
             f"{path}:{at + _AWD_HEADER + 1}: {lines[at][:40]!r} is no activity count; is the file damaged?"
         )
-    return np.array([float(match[1]) for match in found])
+    return np.array([float(match[1]) for match in matches])
 
 
 def _ticking(start: pd.Timestamp, n: int, epoch_s: float) -> np.ndarray:
@@ -98,8 +99,8 @@ def _ticking(start: pd.Timestamp, n: int, epoch_s: float) -> np.ndarray:
 
 
 def read_agd(path: Path, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
-    """ActiGraph's SQLite: `settings` (epochlength, subjectname), `data` (dataTimestamp in .NET ticks, axis1: vertical counts).
-    Opened read-only, without the file's own functions and triggers. Raises ValueError."""
+    """ActiGraph's SQLite: `settings` (epochlength, subjectname), `data` (dataTimestamp in .NET ticks, axis1: vertical
+    counts). Opened read-only, without the file's own functions and triggers. Raises ValueError."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True)) as base:
             base.execute("PRAGMA trusted_schema = OFF")
@@ -130,12 +131,12 @@ def read_agd(path: Path, card: ActigraphyCard, issues: Issues) -> Iterator[Epoch
 
 def _number(text: str, where: str) -> float:
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = np.nan
-    if not found > 0:
+        number = np.nan
+    if not number > 0:
         raise ValueError(f"{where}: expected a number of seconds above 0, found {text!r}")
-    return found
+    return number
 
 
 # --- Respironics ----------------------------------------------------------------------------------------------------
@@ -204,7 +205,8 @@ NHANES_COLUMNS = ("SEQN", "PAXINTEN")
 
 
 def read_table(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
-    """A CSV of one or more people with the card's columns, or NHANES's (SEQN, PAXINTEN, PAXDAY, PAXN). Raises ValueError.
+    """A CSV of one or more people with the card's columns, or NHANES's (SEQN, PAXINTEN, PAXDAY, PAXN). Raises
+    ValueError.
 
     Without a column of time or of minutes, a person's rows are minutes in order, from midnight.
     """
@@ -216,8 +218,8 @@ def read_table(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator
         named = {k: v for k, v in card.columns.model_dump().items() if v is not None}
     if lacking := [theirs for theirs in named.values() if theirs not in header]:
         raise ValueError(
-            f"{source.path}: no column {', '.join(map(repr, lacking))}; found {', '.join(map(repr, header[:20]))}; name the "
-            "columns in the card (columns: {subject, time or minute, activity, worn})"
+            f"{source.path}: no column {', '.join(map(repr, lacking))}; found {', '.join(map(repr, header[:20]))}; "
+            "name the columns in the card (columns: {subject, time or minute, activity, worn})"
         )
     with open_bytes(source.path) as stream:
         options = {
@@ -263,8 +265,8 @@ def _person(subject: str, rows: pd.DataFrame, path: Path, card: ActigraphyCard) 
 
 
 def read_wear_flags(path: Path, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
-    """Days of minutes that say only whether the device was worn: arrays SEQN (M,), WEEKDAY (M,) 1 = Sunday, wear (M, 1440)
-    with 1 worn, 0 not, 255 missing. Raises ValueError."""
+    """Days of minutes that say only whether the device was worn: arrays SEQN (M,), WEEKDAY (M,) 1 = Sunday, wear (M,
+    1440) with 1 worn, 0 not, 255 missing. Raises ValueError."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:

@@ -1,10 +1,10 @@
 """NHANES's activity by the minute, a person at a time from files of any size: counts of 2003-06, MIMS of 2011-14.
 
 Public files give weekday and clock, no date: recordings begin in the week of Sunday 2 January 2000, their clock kept as
-local time. 2003-06: PAXINTEN, minute PAXN (1..10080) from the midnight that begins the first day. 2011-14: PAXMTSM (-0.01:
-not computable), minute PAXSSNMP / 4800 from the clock PAXFTIME on the weekday PAXFDAY of PAXHD, up to the clock PAXETLDY on
-the day of wear PAXLDAY; the first and last day are partial; PAXPREDM 3 is not worn, PAXQFM above 0 bad. (PAXAISMM, often taken
-for activity, counts idle-sleep samples.)
+local time. 2003-06: PAXINTEN, minute PAXN (1..10080) from the midnight that begins the first day. 2011-14: PAXMTSM
+(-0.01: not computable), minute PAXSSNMP / 4800 from the clock PAXFTIME on the weekday PAXFDAY of PAXHD, up to the clock
+PAXETLDY on the day of wear PAXLDAY; the first and last day are partial; PAXPREDM 3 is not worn, PAXQFM above 0 bad.
+(PAXAISMM, often taken for activity, counts idle-sleep samples.)
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ Person = tuple[str, dict[str, np.ndarray]]
 
 
 def read_counts(xpt: Xpt, wear: str, issues: Issues, begin: int = 0, end: int | None = None) -> Iterator[Recording]:
-    """Recordings of PAXRAW of the people whose first row lies in [begin, end). A count a minute; `observed` where worn by
-    the rule `wear`. People whose monitor was out of calibration (PAXCAL) or unreliable (PAXSTAT) are left out, and
+    """Recordings of PAXRAW of the people whose first row lies in [begin, end). A count a minute; `observed` where worn
+    by the rule `wear`. People whose monitor was out of calibration (PAXCAL) or unreliable (PAXSTAT) are left out, and
     counted. Raises ValueError."""
     for subject, rows in people_of(xpt, _COUNTS, begin, end):
         if not (np.all(rows["PAXSTAT"] == 1) and np.all(rows["PAXCAL"] == 1)):
@@ -72,8 +72,8 @@ def read_counts(xpt: Xpt, wear: str, issues: Issues, begin: int = 0, end: int | 
 
 
 def read_mims(xpt: Xpt, monitors: Xpt, issues: Issues, begin: int = 0, end: int | None = None) -> Iterator[Recording]:
-    """Recordings of PAXMIN, begun when PAXHD (`monitors`) says. MIMS a minute, NaN where not computable or of bad quality;
-    `observed` where also worn. Raises ValueError."""
+    """Recordings of PAXMIN, begun when PAXHD (`monitors`) says. MIMS a minute, NaN where not computable or of bad
+    quality; `observed` where also worn. Raises ValueError."""
     spans = monitor_spans(monitors)
     for subject, rows in people_of(xpt, _MIMS, begin, end):
         if subject not in spans:
@@ -138,8 +138,9 @@ def people_rows(xpt: Xpt) -> list[tuple[str, int, int]]:
 
 
 def monitor_spans(monitors: Xpt) -> dict[str, Span]:
-    """When each person's monitor began and ended, by subject, from the week that stands for all on: at PAXFTIME (HH:MM:SS) on
-    the weekday PAXFDAY (1 = Sunday to 7, or its name); at PAXETLDY of the day of wear PAXLDAY (1 to 9). Raises ValueError."""
+    """When each person's monitor began and ended, by subject, from the week that stands for all on: at PAXFTIME
+    (HH:MM:SS) on the weekday PAXFDAY (1 = Sunday to 7, or its name); at PAXETLDY of the day of wear PAXLDAY (1 to 9).
+    Raises ValueError."""
     monitors.require(*_MONITORS)
     return _spans(monitors.path, monitors.path.stat().st_mtime_ns)
 
@@ -155,9 +156,9 @@ def _spans(path: Path, _: int) -> dict[str, Span]:
         span = _span(row.PAXFDAY, row.PAXFTIME, row.PAXLDAY, row.PAXETLDY)
         if span is None or subject in spans:
             raise ValueError(
-                f"{path}: SEQN {subject}: the monitor ran from PAXFDAY {row.PAXFDAY!r}, PAXFTIME {row.PAXFTIME!r} to PAXLDAY "
-                f"{row.PAXLDAY!r}, PAXETLDY {row.PAXETLDY!r}; expected one row a person, a weekday from 1 (Sunday) to 7, a day of "
-                "wear from 1 to 9 and clocks HH:MM:SS; download it again"
+                f"{path}: SEQN {subject}: the monitor ran from PAXFDAY {row.PAXFDAY!r}, PAXFTIME {row.PAXFTIME!r} to "
+                f"PAXLDAY {row.PAXLDAY!r}, PAXETLDY {row.PAXETLDY!r}; expected one row a person, a weekday from 1 "
+                "(Sunday) to 7, a day of wear from 1 to 9 and clocks HH:MM:SS; download it again"
             )
         spans[subject] = span
     return spans
@@ -201,8 +202,8 @@ def _person(parts: list[dict[str, np.ndarray]]) -> Person:
 def _once(seqn: float, seen: set[float], xpt: Xpt, row: int) -> None:
     if seqn in seen:
         raise ValueError(
-            f"{xpt.path}: SEQN {seqn:.0f} comes again at row {row + 1:,}, after other people: a person's minutes lie together in "
-            "NHANES's files; sort the table by SEQN, or remove what is repeated"
+            f"{xpt.path}: SEQN {seqn:.0f} comes again at row {row + 1:,}, after other people: a person's minutes lie "
+            "together in NHANES's files; sort the table by SEQN, or remove what is repeated"
         )
     seen.add(seqn)
 
@@ -211,22 +212,23 @@ def _codes(column: np.ndarray) -> np.ndarray:
     """Codes (N,) float64 of a column that holds them as numbers or as text; NaN where blank."""
     if column.dtype.kind != "S":
         return column
-    found, which = np.unique(column, return_inverse=True)
-    return np.array([float(code) if code.strip() else np.nan for code in found])[which]
+    codes, which = np.unique(column, return_inverse=True)
+    return np.array([float(code) if code.strip() else np.nan for code in codes])[which]
 
 
 def _minutes(minute: np.ndarray, most: int, where: str, issues: Issues) -> np.ndarray:
-    """Minutes of the recording (N,) int64, -1 where one can't be (outside [0, most), no whole number) or comes again."""
+    """Minutes of the recording (N,) int64, -1 where one can't be (outside [0, most), no whole number) or comes
+    again."""
     whole = np.isfinite(minute) & (minute >= 0) & (minute < most) & (minute == np.floor(minute))
     issues.add("impossible minute (row left out)", where, int((~whole).sum()))
-    found = np.where(whole, minute, -1).astype(np.int64)
-    rising = np.all(np.diff(found) > 0)
+    number = np.where(whole, minute, -1).astype(np.int64)
+    rising = np.all(np.diff(number) > 0)
     if not rising:
-        again = np.ones(len(found), dtype=bool)
-        again[np.unique(found, return_index=True)[1]] = False
+        again = np.ones(len(number), dtype=bool)
+        again[np.unique(number, return_index=True)[1]] = False
         issues.add("minute twice (the first is kept)", where, int((again & whole).sum()))
-        found[again] = -1
-    return found
+        number[again] = -1
+    return number
 
 
 def _first_weekday(weekday: np.ndarray, minute: np.ndarray, where: str) -> int:
@@ -288,7 +290,8 @@ def to_parquet(
 
 
 def minutes_reader(xpt: Xpt, monitors: Xpt | None, wear: str = "choi") -> Callable[..., Iterator[Recording]]:
-    """The reader of a file of minutes: called with issues, begin, end. Raises ValueError for the XPT of another table."""
+    """The reader of a file of minutes: called with issues, begin, end. Raises ValueError for the XPT of another
+    table."""
     match nhanes.kind_of(xpt):
         case "minutes_counts":
             return partial(read_counts, xpt, wear)

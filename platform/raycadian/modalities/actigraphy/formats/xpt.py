@@ -1,9 +1,11 @@
-"""SAS transport files (XPT, version 5), by byte ranges: a row is a record of fixed width, so any stretch can be read alone.
+"""SAS transport files (XPT, version 5), by byte ranges: a row is a record of fixed width, so any stretch can be read
+alone.
 
-Layout: SAS Institute, TS-140, The record layout of a data set in SAS transport (XPORT) format. 80-byte headers (library,
-member, a descriptor of 140 bytes a variable), then records one behind another, blanks up to a multiple of 80. Numbers are
-IBM/360 floats, big-endian; there is no count of rows. Decoded here because no library reads a stretch in time that does not
-grow with what lies before it (benchmarks/actigraphy.py); a test compares every value with pyreadstat's.
+Layout: SAS Institute, TS-140, The record layout of a data set in SAS transport (XPORT) format. 80-byte headers
+(library, member, a descriptor of 140 bytes a variable), then records one behind another, blanks up to a multiple of 80.
+Numbers are IBM/360 floats, big-endian; there is no count of rows. Decoded here because no library reads a stretch in
+time that does not grow with what lies before it (benchmarks/actigraphy.py); a test compares every value with
+pyreadstat's.
 """
 
 from __future__ import annotations
@@ -70,14 +72,15 @@ class Xpt:
     def require(self, *names: str) -> None:
         """Raises ValueError where a column is lacking: the XPT of another table."""
         if lacking := [name for name in names if name not in self.variables]:
-            found = ", ".join(list(self.variables)[:12])
+            columns = ", ".join(list(self.variables)[:12])
             raise ValueError(
-                f"{self.path}: no column {', '.join(lacking)} in table {self.table!r}, which has {found}, ...; "
+                f"{self.path}: no column {', '.join(lacking)} in table {self.table!r}, which has {columns}, ...; "
                 "is it the file of another table?"
             )
 
     def read(self, names: Sequence[str] | None = None, begin: int = 0, end: int | None = None) -> dict[str, np.ndarray]:
-        """Columns of rows [begin, end): numbers (N,) float64, NaN = missing; text (N,) bytes without trailing blanks."""
+        """Columns of rows [begin, end): numbers (N,) float64, NaN = missing; text (N,) bytes without trailing
+        blanks."""
         names = list(self.variables) if names is None else list(names)
         self.require(*names)
         end = self.rows if end is None else min(end, self.rows)
@@ -151,8 +154,8 @@ def _library(head: bytes, path: Path) -> tuple[str, int, int]:
             f"{path}: a SAS transport file of version 8; NHANES has version 5: write it as version 5 (XPORT)"
         )
     if not head.startswith(_LIBRARY):
-        found = "a web page" if head.lstrip()[:1] == b"<" else f"{head[:24]!r}"
-        raise ValueError(f"{path}: not a SAS transport file (XPT): it begins with {found}; download it again")
+        beginning = "a web page" if head.lstrip()[:1] == b"<" else f"{head[:24]!r}"
+        raise ValueError(f"{path}: not a SAS transport file (XPT): it begins with {beginning}; download it again")
     lines = [head[i : i + _LINE] for i in range(0, len(head), _LINE)]
     if len(head) < 8 * _LINE or not lines[3].startswith(_MEMBER) or not lines[7].startswith(_NAMES):
         raise ValueError(f"{path}: its headers are cut off or damaged; download it again")
@@ -169,29 +172,30 @@ def _variables(described: bytes, n: int, descriptor_bytes: int, path: Path) -> d
     """The columns in the order of the record, which they fill without a gap."""
     if len(described) < _padded(n * descriptor_bytes) + _LINE or not described[-_LINE:].startswith(_ROWS):
         raise ValueError(f"{path}: the descriptions of its {n} columns are cut off or damaged; download it again")
-    found, end = {}, 0
+    variables, end = {}, 0
     for i in range(n):
         one = described[i * descriptor_bytes : (i + 1) * descriptor_bytes]
         kind, width = struct.unpack(">h2xh", one[:6])
         name, label = (one[a:b].decode("cp1252", "replace").strip() for a, b in ((8, 16), (16, 56)))
         (offset,) = struct.unpack(">i", one[84:88])
-        if kind not in (1, 2) or width < 1 or (kind == 1 and not 2 <= width <= 8) or offset != end or name in found:
+        if kind not in (1, 2) or width < 1 or (kind == 1 and not 2 <= width <= 8) or offset != end or name in variables:
             raise ValueError(f"{path}: column {i + 1} ({name!r}, type {kind}, {width} bytes at {offset}) is damaged")
-        found[name] = Variable(name, label, kind == 2, offset, width)
+        variables[name] = Variable(name, label, kind == 2, offset, width)
         end += width
-    return found
+    return variables
 
 
 def _count(path: Path, begins_at: int, record_bytes: int, n_bytes: int) -> int:
-    """Rows: whole records up to the blanks that fill the last 80 bytes. Raises ValueError for a file that is cut off."""
+    """Rows: whole records up to the blanks that fill the last 80 bytes. Raises ValueError for a file that is cut
+    off."""
     with path.open("rb") as file:
         file.seek(max(begins_at, n_bytes - _LINE - record_bytes))
         tail = file.read()
     rows, rest = divmod(n_bytes - begins_at, record_bytes)
     if n_bytes % _LINE or rest >= _LINE or (rest and tail[-rest:].strip(b" ")):
         raise ValueError(
-            f"{path}: cut off after {rows:,} rows: {n_bytes:,} bytes are not {begins_at:,} of headers and whole rows of "
-            f"{record_bytes}; download it again"
+            f"{path}: cut off after {rows:,} rows: {n_bytes:,} bytes are not {begins_at:,} of headers and whole rows "
+            f"of {record_bytes}; download it again"
         )
     filler = (len(tail) - len(tail.rstrip(b" ")) - rest) // record_bytes
     return rows - min(filler, (_LINE - 1 - rest) // record_bytes)

@@ -13,7 +13,8 @@ from raycadian.types import Case, Issues
 
 
 def read_edf(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
-    """The signals of a file that are wanted (all where None); the subject is the header's patient code. Raises ValueError."""
+    """The signals of a file that are wanted (all where None); the subject is the header's patient code. Raises
+    ValueError."""
     with _opened(path) as file:
         labels = [label.strip() for label in file.getSignalLabels()]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):

@@ -1,8 +1,8 @@
 """Waveforms in tables: CSV and Parquet with one column a track, and .npz archives with one array a track.
 
 A table has a column of times (seconds, or timestamps), or the caller says its rate. A column's name may carry its unit:
-'ABP [mmHg]'. An archive says beside NAME what NAME is: NAME.rate_hz or NAME.times_s, NAME.unit, NAME.start_s; `rate_hz` holds
-for all, `subject`, `case` and `start_utc` for the archive.
+'ABP [mmHg]'. An archive says beside NAME what NAME is: NAME.rate_hz or NAME.times_s, NAME.unit, NAME.start_s; `rate_hz`
+holds for all, `subject`, `case` and `start_utc` for the archive.
 """
 
 from __future__ import annotations
@@ -195,18 +195,20 @@ def _column(
         track, twice = numeric(values, seconds, unit)
         issues.add("several numbers at one time (the last kept)", where, twice)
         return track
-    found, at = even
-    if rate_hz is not None and abs(found / rate_hz - 1) > _SAME_RATE:
-        raise ValueError(f"{where}: expected {rate_hz:g} Hz, found {found:.6g} Hz by its times; correct one of them")
+    rate_of_times, at = even
+    if rate_hz is not None and abs(rate_of_times / rate_hz - 1) > _SAME_RATE:
+        raise ValueError(
+            f"{where}: expected {rate_hz:g} Hz, found {rate_of_times:.6g} Hz by its times; correct one of them"
+        )
     check_length(at[-1] + 1, where)
     laid = np.full(at[-1] + 1, np.nan, dtype=np.float32)
     laid[at] = values
-    return waveform(laid, rate_hz or found, unit, seconds[0], where)
+    return waveform(laid, rate_hz or rate_of_times, unit, seconds[0], where)
 
 
 def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """The rate of rows that are even but for gaps, however coarsely their times were rounded, and the place (N,) of each row on the
-    grid; None where they are not even: beats, or a monitor's numerics."""
+    """The rate of rows that are even but for gaps, however coarsely their times were rounded, and the place (N,) of
+    each row on the grid; None where they are not even: beats, or a monitor's numerics."""
     if len(seconds) < 3:
         return None
     steps = np.diff(seconds)

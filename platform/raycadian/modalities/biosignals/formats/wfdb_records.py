@@ -13,7 +13,8 @@ from raycadian.types import Case, Issues, Track
 
 
 def read_wfdb(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
-    """The signals of a record that are wanted (all where None), unsmoothed. `path`: its header or a signal's file. Raises ValueError."""
+    """The signals of a record that are wanted (all where None), unsmoothed. `path`: its header or a signal's file.
+    Raises ValueError."""
     import wfdb
 
     header = _header(path)

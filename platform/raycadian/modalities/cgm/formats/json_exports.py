@@ -38,25 +38,26 @@ def json_format(source: Source) -> str | None:
 def read_nightscout(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
     """`entries` (sgv, mg/dL) and `treatments` (carbs, insulin, temporary basal rates), together or in two files.
 
-    The scheduled basal rate lies in the profile, not here: after a temporary one it is unknown (NaN). Raises ValueError.
+    The scheduled basal rate lies in the profile, not here: after a temporary one it is unknown (NaN). Raises
+    ValueError.
     """
     records = _records(source, issues)
-    tidy = ReadingsBuilder(source.path, card, issues, MGDL, place=" record ", events_suffice=True)
+    builder = ReadingsBuilder(source.path, card, issues, MGDL, place=" record ", events_suffice=True)
     subject = card.subject or _nightscout_subject(source)
     entries = [i for i, r in enumerate(records) if "sgv" in r or r.get("type") == "sgv"]
     finger = [i + 1 for i, r in enumerate(records) if r.get("type") == "mbg"]
-    tidy.note("finger-stick or calibration (not a CGM reading)", np.array(finger))
-    rows = _nightscout_rows(records, entries, ("sgv",), subject, tidy)
-    rows["glucose"] = tidy.numbers(rows["sgv"], rows["line"], "glucose")
-    tidy.note("row without a glucose value", rows["line"][rows["sgv"].isna()])
-    yield from tidy.readings(rows)
+    builder.note("finger-stick or calibration (not a CGM reading)", np.array(finger))
+    rows = _nightscout_rows(records, entries, ("sgv",), subject, builder)
+    rows["glucose"] = builder.numbers(rows["sgv"], rows["line"], "glucose")
+    builder.note("row without a glucose value", rows["line"][rows["sgv"].isna()])
+    yield from builder.readings(rows)
     treated = [i for i, r in enumerate(records) if "eventType" in r and r.get("isValid") is not False]
-    rows = _nightscout_rows(records, treated, ("carbs", "insulin", "absolute", "rate", "duration"), subject, tidy)
+    rows = _nightscout_rows(records, treated, ("carbs", "insulin", "absolute", "rate", "duration"), subject, builder)
     for field, kind in (("carbs", CARBS), ("insulin", BOLUS)):
-        values = tidy.numbers(rows[field], rows["line"], kind)
-        yield from tidy.readings(rows.assign(kind=kind, value=values)[~np.isnan(values)])
-    yield from tidy.readings(_nightscout_basal(rows, tidy))
-    tidy.finish()
+        values = builder.numbers(rows[field], rows["line"], kind)
+        yield from builder.readings(rows.assign(kind=kind, value=values)[~np.isnan(values)])
+    yield from builder.readings(_nightscout_basal(rows, builder))
+    builder.finish()
 
 
 def _nightscout_subject(source: Source) -> str:
@@ -66,11 +67,11 @@ def _nightscout_subject(source: Source) -> str:
 
 
 def _nightscout_rows(
-    records: list[dict], at: list[int], fields: Sequence[str], subject: str, tidy: ReadingsBuilder
+    records: list[dict], at: list[int], fields: Sequence[str], subject: str, builder: ReadingsBuilder
 ) -> pd.DataFrame:
     rows = _frame(records, at, (*fields, "date", "mills", "utcOffset", "eventType"), subject)
     text = [next((records[i][t] for t in _NIGHTSCOUT_TIMES if isinstance(records[i].get(t), str)), "") for i in at]
-    clock, stated = tidy.times(pd.Series(text, dtype=object))
+    clock, stated = builder.times(pd.Series(text, dtype=object))
     epoch_ms = _numeric(rows["date"])
     epoch_ms = np.where(np.isfinite(epoch_ms), epoch_ms, _numeric(rows["mills"]))
     offset_min = np.nan_to_num(np.where(np.nan_to_num(stated) != 0, stated, _numeric(rows["utcOffset"])))
@@ -82,11 +83,11 @@ def _nightscout_rows(
     return rows
 
 
-def _nightscout_basal(rows: pd.DataFrame, tidy: ReadingsBuilder) -> pd.DataFrame:
+def _nightscout_basal(rows: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFrame:
     rows = rows[rows["eventType"].eq("Temp Basal")]
-    rate = tidy.numbers(rows["absolute"].where(rows["absolute"].notna(), rows["rate"]), rows["line"], BASAL)
-    minutes = np.nan_to_num(tidy.numbers(rows["duration"], rows["line"], "duration"))
-    tidy.note("temporary basal rate in percent of an unknown profile", rows["line"][np.isnan(rate) & (minutes > 0)])
+    rate = builder.numbers(rows["absolute"].where(rows["absolute"].notna(), rows["rate"]), rows["line"], BASAL)
+    minutes = np.nan_to_num(builder.numbers(rows["duration"], rows["line"], "duration"))
+    builder.note("temporary basal rate in percent of an unknown profile", rows["line"][np.isnan(rate) & (minutes > 0)])
     return _held(rows.assign(value=rate, end=shift(rows["clock"].to_numpy("datetime64[ns]"), minutes)))
 
 
@@ -94,46 +95,47 @@ def _nightscout_basal(rows: pd.DataFrame, tidy: ReadingsBuilder) -> pd.DataFrame
 
 
 def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
-    """cbg, bolus, wizard and food (carbohydrates), basal. Units stand in each record, mmol/L if not. Raises ValueError."""
+    """cbg, bolus, wizard and food (carbohydrates), basal. Units stand in each record, mmol/L if not. Raises
+    ValueError."""
     records = _records(source, issues)
     types = [r.get("type") for r in records]
     in_mgdl = [str(records[i].get("units")).lower() == "mg/dl" for i in _of_type(types, "cbg")]
     unit = MGDL if in_mgdl and all(in_mgdl) else MMOLL
-    tidy = ReadingsBuilder(source.path, card, issues, unit, place=" record ")
+    builder = ReadingsBuilder(source.path, card, issues, unit, place=" record ")
     subject = card.subject or source.stem
-    tidy.note("finger-stick or calibration (not a CGM reading)", _of_type(types, "smbg") + 1)
-    rows = _tidepool_rows(records, _of_type(types, "cbg"), ("value", "units"), subject, tidy)
-    tidy.note("row without a glucose value", rows["line"][rows["value"].isna()])
-    glucose = tidy.numbers(rows["value"], rows["line"], "glucose")
+    builder.note("finger-stick or calibration (not a CGM reading)", _of_type(types, "smbg") + 1)
+    rows = _tidepool_rows(records, _of_type(types, "cbg"), ("value", "units"), subject, builder)
+    builder.note("row without a glucose value", rows["line"][rows["value"].isna()])
+    glucose = builder.numbers(rows["value"], rows["line"], "glucose")
     if unit == MMOLL:
         glucose = np.where(in_mgdl, glucose / MGDL_PER_MMOLL, glucose)
-    yield from tidy.readings(rows.assign(glucose=glucose))
-    rows = _tidepool_rows(records, _of_type(types, "bolus"), ("normal", "extended"), subject, tidy)
-    now, later = (tidy.numbers(rows[field], rows["line"], BOLUS) for field in ("normal", "extended"))
-    tidy.note("extended bolus (taken at its beginning)", rows["line"][later > 0])
-    yield from tidy.readings(rows.assign(kind=BOLUS, value=np.nan_to_num(now) + np.nan_to_num(later)))
-    yield from _tidepool_carbs(records, types, subject, tidy)
-    rows = _tidepool_rows(records, _of_type(types, "basal"), ("rate", "duration", "deliveryType"), subject, tidy)
-    rate = tidy.numbers(rows["rate"], rows["line"], BASAL)
+    yield from builder.readings(rows.assign(glucose=glucose))
+    rows = _tidepool_rows(records, _of_type(types, "bolus"), ("normal", "extended"), subject, builder)
+    now, later = (builder.numbers(rows[field], rows["line"], BOLUS) for field in ("normal", "extended"))
+    builder.note("extended bolus (taken at its beginning)", rows["line"][later > 0])
+    yield from builder.readings(rows.assign(kind=BOLUS, value=np.nan_to_num(now) + np.nan_to_num(later)))
+    yield from _tidepool_carbs(records, types, subject, builder)
+    rows = _tidepool_rows(records, _of_type(types, "basal"), ("rate", "duration", "deliveryType"), subject, builder)
+    rate = builder.numbers(rows["rate"], rows["line"], BASAL)
     rate = np.where(rows["deliveryType"].eq("suspend"), 0.0, rate)
-    minutes = np.nan_to_num(tidy.numbers(rows["duration"], rows["line"], "duration")) / 60000
-    yield from tidy.readings(
+    minutes = np.nan_to_num(builder.numbers(rows["duration"], rows["line"], "duration")) / 60000
+    yield from builder.readings(
         _held(rows.assign(value=rate, end=shift(rows["clock"].to_numpy("datetime64[ns]"), minutes)))
     )
-    tidy.finish()
+    builder.finish()
 
 
-def _tidepool_carbs(records: list[dict], types: list, subject: str, tidy: ReadingsBuilder) -> Iterator[Readings]:
-    rows = _tidepool_rows(records, _of_type(types, "wizard"), ("carbInput", "carbUnits"), subject, tidy)
+def _tidepool_carbs(records: list[dict], types: list, subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:
+    rows = _tidepool_rows(records, _of_type(types, "wizard"), ("carbInput", "carbUnits"), subject, builder)
     exchanges = rows["carbUnits"].eq("exchanges").to_numpy(bool)
-    tidy.note("carbohydrates in exchanges (grams unknown)", rows["line"][exchanges])
+    builder.note("carbohydrates in exchanges (grams unknown)", rows["line"][exchanges])
     rows = rows[~exchanges]
-    values = tidy.numbers(rows["carbInput"], rows["line"], CARBS)
-    yield from tidy.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
-    rows = _tidepool_rows(records, _of_type(types, "food"), ("nutrition",), subject, tidy)
+    values = builder.numbers(rows["carbInput"], rows["line"], CARBS)
+    yield from builder.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
+    rows = _tidepool_rows(records, _of_type(types, "food"), ("nutrition",), subject, builder)
     grams = pd.Series([_net_carbs(n) for n in rows["nutrition"]], dtype=object)
-    values = tidy.numbers(grams, rows["line"], CARBS)
-    yield from tidy.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
+    values = builder.numbers(grams, rows["line"], CARBS)
+    yield from builder.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
 
 
 def _net_carbs(nutrition: Any) -> Any:
@@ -142,11 +144,11 @@ def _net_carbs(nutrition: Any) -> Any:
 
 
 def _tidepool_rows(
-    records: list[dict], at: np.ndarray, fields: Sequence[str], subject: str, tidy: ReadingsBuilder
+    records: list[dict], at: np.ndarray, fields: Sequence[str], subject: str, builder: ReadingsBuilder
 ) -> pd.DataFrame:
     """`time` is UTC, `timezoneOffset` minutes; older records have both only as deviceTime - time."""
     rows = _frame(records, at.tolist(), (*fields, "time", "deviceTime", "timezoneOffset"), subject)
-    clock, stated = tidy.times(rows["time"])
+    clock, stated = builder.times(rows["time"])
     utc = shift(clock, -stated)
     device, _ = parse_times(rows["deviceTime"], None)
     between = (device - utc) / np.timedelta64(1, "m")
@@ -168,16 +170,16 @@ def _records(source: Source, issues: Issues) -> list[dict]:
         raise ValueError(f"{source.path}: more than {MAX_JSON_BYTES / 1024**2:.0f} MiB of JSON; export by year")
     text = data.decode(source.encoding)
     del data
-    found = _parsed(text)
-    if isinstance(found, dict):
-        lists = [value for value in found.values() if isinstance(value, list)]
-        found = [record for value in lists for record in value] if lists else [found]
-    if not isinstance(found, list):
-        raise ValueError(f"{source.path}: expected a JSON list of records, found {type(found).__name__}")
-    for number, record in enumerate(found, start=1):
+    records = _parsed(text)
+    if isinstance(records, dict):
+        lists = [value for value in records.values() if isinstance(value, list)]
+        records = [record for value in lists for record in value] if lists else [records]
+    if not isinstance(records, list):
+        raise ValueError(f"{source.path}: expected a JSON list of records, found {type(records).__name__}")
+    for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             issues.add("record that is not an object", f"{source.path.name} record {number}")
-    return [record if isinstance(record, dict) else {} for record in found]
+    return [record if isinstance(record, dict) else {} for record in records]
 
 
 def _parsed(text: str) -> Any:
@@ -195,7 +197,7 @@ def _frame(records: list[dict], at: list[int], fields: Sequence[str], subject: s
 
 
 def _of_type(types: list, wanted: str) -> np.ndarray:
-    return np.array([i for i, found in enumerate(types) if found == wanted], dtype=np.int64)
+    return np.array([i for i, kind in enumerate(types) if kind == wanted], dtype=np.int64)
 
 
 def _numeric(values: pd.Series) -> np.ndarray:

@@ -25,22 +25,22 @@ def read_ohio(source: Source, card: CGMCard, issues: Issues) -> Iterator[Reading
     """One patient's file. An extended bolus counts at its beginning. Raises ValueError."""
     patient, sections = _events(source)
     subject = patient or card.subject or source.stem
-    tidy = ReadingsBuilder(source.path, card, issues, MGDL, place=" event ")
-    levels = _rows(sections["glucose_level"], subject, "ts", tidy)
-    levels["glucose"] = tidy.numbers(levels["value"], levels["line"], "glucose")
-    tidy.note("finger-stick or calibration (not a CGM reading)", np.array([n for n, _ in sections["finger_stick"]]))
-    yield from tidy.readings(levels)
+    builder = ReadingsBuilder(source.path, card, issues, MGDL, place=" event ")
+    levels = _rows(sections["glucose_level"], subject, "ts", builder)
+    levels["glucose"] = builder.numbers(levels["value"], levels["line"], "glucose")
+    builder.note("finger-stick or calibration (not a CGM reading)", np.array([n for n, _ in sections["finger_stick"]]))
+    yield from builder.readings(levels)
     for section, field, kind in (("meal", "carbs", CARBS), ("bolus", "dose", BOLUS)):
-        events = _rows(sections[section], subject, "ts_begin" if section == "bolus" else "ts", tidy)
-        values = tidy.numbers(events[field], events["line"], kind)
-        yield from tidy.readings(events.assign(kind=kind, value=values)[~np.isnan(values)])
-    yield from tidy.readings(_basal(sections, subject, tidy))
-    tidy.finish()
+        events = _rows(sections[section], subject, "ts_begin" if section == "bolus" else "ts", builder)
+        values = builder.numbers(events[field], events["line"], kind)
+        yield from builder.readings(events.assign(kind=kind, value=values)[~np.isnan(values)])
+    yield from builder.readings(_basal(sections, subject, builder))
+    builder.finish()
 
 
 def _events(source: Source) -> tuple[str, dict[str, list[tuple[int, dict]]]]:
     """The patient's id and, per section, its events as (number in the file, attributes). Streamed."""
-    found: dict[str, list[tuple[int, dict]]] = {section: [] for section in _SECTIONS}
+    events: dict[str, list[tuple[int, dict]]] = {section: [] for section in _SECTIONS}
     patient, section, number = "", "", 0
     with open_bytes(source.path) as stream:
         for action, element in iterparse(stream, events=("start", "end"), forbid_dtd=True):
@@ -51,32 +51,32 @@ def _events(source: Source) -> tuple[str, dict[str, list[tuple[int, dict]]]]:
                     section = element.tag
             elif element.tag == "event":
                 number += 1
-                if section in found:
-                    found[section].append((number, dict(element.attrib)))
+                if section in events:
+                    events[section].append((number, dict(element.attrib)))
             if action == "end":
                 element.clear()
-    return patient, found
+    return patient, events
 
 
-def _rows(events: list[tuple[int, dict]], subject: str, time: str, tidy: ReadingsBuilder) -> pd.DataFrame:
+def _rows(events: list[tuple[int, dict]], subject: str, time: str, builder: ReadingsBuilder) -> pd.DataFrame:
     """One section's events as rows with their attributes and their clock."""
     rows = pd.DataFrame([attributes for _, attributes in events], columns=_ATTRIBUTES, dtype=object)
     rows = rows.where(rows.notna(), "")
     rows[SUBJECT], rows["line"] = subject, np.array([number for number, _ in events], dtype=np.int64)
-    rows["clock"], rows["offset_min"] = tidy.times(rows[time], _TIME_FORMAT)
+    rows["clock"], rows["offset_min"] = builder.times(rows[time], _TIME_FORMAT)
     return rows
 
 
-def _basal(sections: dict, subject: str, tidy: ReadingsBuilder) -> pd.DataFrame:
+def _basal(sections: dict, subject: str, builder: ReadingsBuilder) -> pd.DataFrame:
     """The rate in force: the schedule, except from ts_begin to ts_end of a temporary rate, and the schedule again."""
-    base = _rows(sections["basal"], subject, "ts", tidy)
-    base["value"] = tidy.numbers(base["value"], base["line"], BASAL)
+    base = _rows(sections["basal"], subject, "ts", builder)
+    base["value"] = builder.numbers(base["value"], base["line"], BASAL)
     base = base[base["value"].notna() & base["clock"].notna()].sort_values("clock", kind="stable")
-    temporary = _rows(sections["temp_basal"], subject, "ts_begin", tidy)
-    temporary["value"] = tidy.numbers(temporary["value"], temporary["line"], BASAL)
-    temporary["end"], _ = tidy.times(temporary["ts_end"], _TIME_FORMAT)
+    temporary = _rows(sections["temp_basal"], subject, "ts_begin", builder)
+    temporary["value"] = builder.numbers(temporary["value"], temporary["line"], BASAL)
+    temporary["end"], _ = builder.times(temporary["ts_end"], _TIME_FORMAT)
     unclear = temporary["value"].isna() | temporary["clock"].isna() | ~(temporary["end"] > temporary["clock"])
-    tidy.note("temporary basal rate without a rate or an end (skipped)", temporary["line"][unclear])
+    builder.note("temporary basal rate without a rate or an end (skipped)", temporary["line"][unclear])
     temporary = temporary[~unclear].sort_values("clock", kind="stable")
     following = temporary["clock"].shift(-1)
     ended = temporary["end"].where(~(following < temporary["end"]), following)

@@ -55,7 +55,7 @@ def read_small(path: Path, what: str) -> pd.DataFrame:
 
 
 def csv_chunks(
-    source: Source, tidy: ReadingsBuilder, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
+    source: Source, builder: ReadingsBuilder, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
 ) -> Iterator[pd.DataFrame]:
     """The wanted columns (name -> position) of a CSV below its first `skip` lines, as text, in blocks, with `line`.
     Rows with too few or too many fields are counted."""
@@ -63,7 +63,7 @@ def csv_chunks(
 
     def skip_row(row: pacsv.InvalidRow) -> str:
         misshapen.append(row.number)
-        tidy.issues.add(_SWALLOWED, f"{source.path.name}:{row.number}", row.text.count("\n"))
+        builder.issues.add(_SWALLOWED, f"{source.path.name}:{row.number}", row.text.count("\n"))
         return "skip"
 
     if len(source.head) < HEAD_BYTES and len(source.lines) <= skip:
@@ -83,7 +83,7 @@ def csv_chunks(
         ),
     }  # fmt: skip
     if source.encoding == "cp1252":
-        tidy.issues.add("text that is not UTF-8 (read as Windows-1252)", source.path.name)
+        builder.issues.add("text that is not UTF-8 (read as Windows-1252)", source.path.name)
     seen = reported = 0
     with open_bytes(source.path) as stream, pacsv.open_csv(stream, **options) as reader:
         for batch in reader:
@@ -91,20 +91,20 @@ def csv_chunks(
             rows["line"] = _lines(seen, len(rows), skip + 1, misshapen)
             seen += len(rows)
             torn = sum(pc.sum(pc.count_substring(column, "\n")).as_py() or 0 for column in batch.columns)
-            tidy.issues.add(_SWALLOWED, source.path.name, torn)
-            tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+            builder.issues.add(_SWALLOWED, source.path.name, torn)
+            builder.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
             reported = len(misshapen)
             blank = (rows[list(wanted)] == "").all(axis=1)
-            tidy.note("blank row", rows["line"][blank])
+            builder.note("blank row", rows["line"][blank])
             yield rows[~blank].reset_index(drop=True)
-    tidy.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+    builder.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
 
 
 def csv_rows(
-    source: Source, tidy: ReadingsBuilder, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
+    source: Source, builder: ReadingsBuilder, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
 ) -> pd.DataFrame:
     """`csv_chunks` of one person's file in one piece."""
-    chunks = list(csv_chunks(source, tidy, skip, n_columns, delimiter, wanted))
+    chunks = list(csv_chunks(source, builder, skip, n_columns, delimiter, wanted))
     return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=[*wanted, "line"], dtype=object)
 
 
@@ -119,13 +119,13 @@ def _read(source: Source, card: CGMCard, columns: Columns, unit: str | None, iss
     header = header_of(source)
     wanted = _positions(source, header, columns)
     unit = unit or unit_named(header[wanted["glucose"]])
-    tidy = ReadingsBuilder(source.path, card, issues, unit, place=" row " if source.is_parquet else ":")
+    builder = ReadingsBuilder(source.path, card, issues, unit, place=" row " if source.is_parquet else ":")
     chunks = _parquet_chunks if source.is_parquet else _text_chunks
-    for rows in chunks(source, tidy, wanted, len(header)):
+    for rows in chunks(source, builder, wanted, len(header)):
         if SUBJECT not in wanted:
             rows[SUBJECT] = card.subject or source.stem
-        yield from tidy.readings(_typed(rows, tidy))
-    tidy.finish()
+        yield from builder.readings(_typed(rows, builder))
+    builder.finish()
 
 
 def unit_named(text: str) -> str | None:
@@ -159,15 +159,15 @@ def _positions(source: Source, header: Sequence[str], columns: Columns) -> dict[
 
 
 def _text_chunks(
-    source: Source, tidy: ReadingsBuilder, wanted: dict[str, int], n_columns: int
+    source: Source, builder: ReadingsBuilder, wanted: dict[str, int], n_columns: int
 ) -> Iterator[pd.DataFrame]:
     start = header_at(source)
     delimiter = delimiter_of(source.lines[start])
-    yield from csv_chunks(source, tidy, start + 1, n_columns, delimiter, wanted)
+    yield from csv_chunks(source, builder, start + 1, n_columns, delimiter, wanted)
 
 
 def _parquet_chunks(
-    source: Source, tidy: ReadingsBuilder, wanted: dict[str, int], n_columns: int
+    source: Source, builder: ReadingsBuilder, wanted: dict[str, int], n_columns: int
 ) -> Iterator[pd.DataFrame]:
     with pq.ParquetFile(source.path) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -183,14 +183,14 @@ def _parquet_chunks(
             yield rows
 
 
-def _typed(rows: pd.DataFrame, tidy: ReadingsBuilder) -> pd.DataFrame:
-    """Rows as tidy.py wants them."""
+def _typed(rows: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFrame:
+    """Rows as builder.py wants them."""
     typed = {SUBJECT: _ids(rows[SUBJECT]), "line": rows["line"]}
-    typed["clock"], typed["offset_min"] = _clocks(rows["time"], tidy)
+    typed["clock"], typed["offset_min"] = _clocks(rows["time"], builder)
     for name in ("glucose", *EVENT_CHANNELS):
         if name in rows:
-            typed[name] = tidy.numbers(rows[name], rows["line"], name)
-    tidy.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
+            typed[name] = builder.numbers(rows[name], rows["line"], name)
+    builder.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
     return pd.DataFrame(typed)
 
 
@@ -200,15 +200,15 @@ def _empty(values: pd.Series) -> np.ndarray:
 
 def _ids(ids: pd.Series) -> pd.Series:
     """Whole numbers are written without a fraction: a table with a gap turns 7 into 7.0."""
-    codes, found = pd.factorize(ids)
-    names = [re.sub(r"^(\d+)\.0+$", r"\1", str(name).strip()) for name in found]
+    codes, ids_once = pd.factorize(ids)
+    names = [re.sub(r"^(\d+)\.0+$", r"\1", str(name).strip()) for name in ids_once]
     return pd.Series(np.array([*names, ""], dtype=object)[codes])  # code -1, missing, is the last
 
 
-def _clocks(times: pd.Series, tidy: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
+def _clocks(times: pd.Series, builder: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
     """Clocks and offsets of a column of text or, in Parquet, of timestamps with or without a zone."""
     if not pd.api.types.is_datetime64_any_dtype(times):
-        return tidy.times(times)
+        return builder.times(times)
     if times.dt.tz is None:
         return times.to_numpy("datetime64[ns]"), np.full(len(times), np.nan)
     utc = times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[ns]")

@@ -39,7 +39,8 @@ _DATED = re.compile(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4} \d{1,2}:\d{2}")
 
 
 def clarity_header(source: Source) -> int | None:
-    """Line number (from 0) of a Clarity header, by its structure: index, time with its format, ..., glucose with its unit."""
+    """Line number (from 0) of a Clarity header, by its structure: index, time with its format, ..., glucose with its
+    unit."""
     for number, line in enumerate(source.lines[:20]):
         fields = split(line, delimiter_of(line))
         if len(fields) >= 10 and unit_named(fields[7]) and re.search(r"\(.*hh:mm:ss\)", fields[1]):
@@ -60,32 +61,34 @@ def read_clarity(source: Source, card: CGMCard, issues: Issues) -> Iterator[Read
         )
     delimiter = delimiter_of(source.lines[start])
     names = split(source.lines[start], delimiter)
-    tidy = ReadingsBuilder(source.path, card, issues, unit_named(names[7]))
+    builder = ReadingsBuilder(source.path, card, issues, unit_named(names[7]))
     wanted = _CLARITY | {name: i for name, i in _CLARITY_SENSOR.items() if i < len(names)}
     skip = start + 1 + _patient_lines(source, start + 1)
-    rows = csv_rows(source, tidy, skip, len(names), delimiter, wanted)
+    rows = csv_rows(source, builder, skip, len(names), delimiter, wanted)
     rows = rows[(rows["time"].str.strip() != "") | (rows["type"] == "EGV")].reset_index(drop=True)
     rows[SUBJECT] = card.subject or source.stem
-    rows["clock"], rows["offset_min"] = tidy.times(rows["time"])
-    by_sensor = _offsets_by_sensor(rows, tidy) if set(_CLARITY_SENSOR) <= set(rows) else False
+    rows["clock"], rows["offset_min"] = builder.times(rows["time"])
+    by_sensor = _offsets_by_sensor(rows, builder) if set(_CLARITY_SENSOR) <= set(rows) else False
     egv = (rows["type"] == "EGV").to_numpy()
-    yield from tidy.readings(_glucose_rows(tidy, rows[egv], "glucose"), offsets_certain=by_sensor)
-    tidy.note("finger-stick or calibration (not a CGM reading)", rows["line"][~egv & (rows["glucose"] != "")])
+    yield from builder.readings(_glucose_rows(builder, rows[egv], "glucose"), offsets_certain=by_sensor)
+    builder.note("finger-stick or calibration (not a CGM reading)", rows["line"][~egv & (rows["glucose"] != "")])
     insulin = rows[rows["insulin"] != ""]
     fast = insulin["subtype"].str.contains("fast", case=False)
-    tidy.note("insulin other than fast-acting (neither a bolus nor a rate)", insulin["line"][~fast])
-    yield from tidy.readings(_event_rows(tidy, insulin[fast], "insulin", BOLUS), offsets_certain=by_sensor)
-    yield from tidy.readings(_event_rows(tidy, rows[rows["carbs"] != ""], "carbs", CARBS), offsets_certain=by_sensor)
-    tidy.finish()
+    builder.note("insulin other than fast-acting (neither a bolus nor a rate)", insulin["line"][~fast])
+    yield from builder.readings(_event_rows(builder, insulin[fast], "insulin", BOLUS), offsets_certain=by_sensor)
+    yield from builder.readings(
+        _event_rows(builder, rows[rows["carbs"] != ""], "carbs", CARBS), offsets_certain=by_sensor
+    )
+    builder.finish()
 
 
 def _patient_lines(source: Source, start: int) -> int:
     """How many lines of the patient, devices and alerts stand before the first row with a time."""
     dated = (split(line, delimiter_of(line))[1:2] not in ([], [""]) for line in source.lines[start:])
-    return next((number for number, found in enumerate(dated) if found), 0)
+    return next((number for number, has_time in enumerate(dated) if has_time), 0)
 
 
-def _offsets_by_sensor(rows: pd.DataFrame, tidy: ReadingsBuilder) -> bool:
+def _offsets_by_sensor(rows: pd.DataFrame, builder: ReadingsBuilder) -> bool:
     """Set `offset_min` by the transmitter's seconds; False, and nothing set, where these say nothing."""
     egv = rows[(rows["type"] == "EGV") & rows["clock"].notna()]
     elapsed_s, _ = parse_numbers(egv["elapsed"])
@@ -93,18 +96,20 @@ def _offsets_by_sensor(rows: pd.DataFrame, tidy: ReadingsBuilder) -> bool:
         return False
     order = np.lexsort([elapsed_s, pd.factorize(egv["sensor"])[0]])
     clocks, sensors = egv["clock"].to_numpy("datetime64[ns]")[order], egv["sensor"].to_numpy()[order]
-    found = offset_by_elapsed(clocks, elapsed_s[order], sensors, tidy.card.timezone)
-    if found is None:
-        tidy.note("transmitter's seconds that contradict the clock (not used)", egv["line"][:1])
+    offsets = offset_by_elapsed(clocks, elapsed_s[order], sensors, builder.card.timezone)
+    if offsets is None:
+        builder.note("transmitter's seconds that contradict the clock (not used)", egv["line"][:1])
         return False
     offset_min = np.empty(len(egv))
-    offset_min[order] = found
-    changed = np.append(False, (np.diff(found) != 0) & (sensors[1:] == sensors[:-1]))
-    tidy.note("clock set forward or back (told by the transmitter's seconds)", egv["line"].to_numpy()[order][changed])
+    offset_min[order] = offsets
+    changed = np.append(False, (np.diff(offsets) != 0) & (sensors[1:] == sensors[:-1]))
+    builder.note(
+        "clock set forward or back (told by the transmitter's seconds)", egv["line"].to_numpy()[order][changed]
+    )
     twice = "duplicate time on the clock (both kept, told apart by the transmitter's seconds)"
-    tidy.note(twice, egv["line"][egv["time"].duplicated()])
-    if tidy.card.timezone is None:
-        tidy.issues.add(LOCAL_CLOCK, tidy.path.name, len(egv))
+    builder.note(twice, egv["line"][egv["time"].duplicated()])
+    if builder.card.timezone is None:
+        builder.issues.add(LOCAL_CLOCK, builder.path.name, len(egv))
     before = np.searchsorted(egv.index, rows.index, side="right") - 1  # insulin and meals: as the reading before them
     rows["offset_min"] = offset_min[np.maximum(before, 0)]
     return True
@@ -132,50 +137,51 @@ def read_libreview(source: Source, card: CGMCard, issues: Issues) -> Iterator[Re
     header = source.lines[start]
     delimiter = delimiter_of(header)
     names = split(header, delimiter)
-    tidy = ReadingsBuilder(source.path, card, issues, unit_named(" ".join(names[4:6])), high_mgdl=_LIBRE_HIGH_MGDL)
+    builder = ReadingsBuilder(source.path, card, issues, unit_named(" ".join(names[4:6])), high_mgdl=_LIBRE_HIGH_MGDL)
     wanted = _LIBRE | {name: i for name, i in _LIBRE_PARTS.items() if i < len(names)}
-    rows = csv_rows(source, tidy, start + 1, len(names), delimiter, wanted)
+    rows = csv_rows(source, builder, start + 1, len(names), delimiter, wanted)
     rows[SUBJECT] = card.subject or source.stem
-    rows["clock"], rows["offset_min"] = _libre_times(rows["time"], source.path, card, tidy)
+    rows["clock"], rows["offset_min"] = _libre_times(rows["time"], source.path, card, builder)
     kind = rows["type"].str.strip()
     # history first: where a scan falls on the same minute, it is kept
-    yield from tidy.readings(_glucose_rows(tidy, rows[kind == "0"], "history"))
-    yield from tidy.readings(_glucose_rows(tidy, rows[kind == "1"], "scan"))
-    tidy.note("finger-stick or calibration (not a CGM reading)", rows["line"][kind == "2"])
-    tidy.note("row of an unknown record type", rows["line"][~kind.isin(list("0123456"))])
-    yield from _libre_events(rows[kind.isin(["4", "5"])], tidy)
-    tidy.finish()
+    yield from builder.readings(_glucose_rows(builder, rows[kind == "0"], "history"))
+    yield from builder.readings(_glucose_rows(builder, rows[kind == "1"], "scan"))
+    builder.note("finger-stick or calibration (not a CGM reading)", rows["line"][kind == "2"])
+    builder.note("row of an unknown record type", rows["line"][~kind.isin(list("0123456"))])
+    yield from _libre_events(rows[kind.isin(["4", "5"])], builder)
+    builder.finish()
 
 
-def _libre_events(rows: pd.DataFrame, tidy: ReadingsBuilder) -> Iterator[Readings]:
+def _libre_events(rows: pd.DataFrame, builder: ReadingsBuilder) -> Iterator[Readings]:
     """Rapid-acting insulin (the sum of the calculator's parts where no total is given) and carbohydrates."""
-    tidy.note("insulin other than fast-acting (neither a bolus nor a rate)", rows["line"][rows["long_acting"] != ""])
+    builder.note("insulin other than fast-acting (neither a bolus nor a rate)", rows["line"][rows["long_acting"] != ""])
     parts = [name for name in _LIBRE_PARTS if name in rows]
     advised = (rows[parts] != "").any(axis=1) & (rows["insulin"] == "")
     marked = (rows["insulin_mark"] != "") & (rows["insulin"] == "") & ~advised
     marked |= (rows["food_mark"] != "") & (rows["carbs"] == "")
-    tidy.note("meal or insulin without an amount", rows["line"][marked])
-    total = sum((np.nan_to_num(tidy.numbers(rows[p], rows["line"], "insulin")) for p in parts), np.zeros(len(rows)))
+    builder.note("meal or insulin without an amount", rows["line"][marked])
+    total = sum((np.nan_to_num(builder.numbers(rows[p], rows["line"], "insulin")) for p in parts), np.zeros(len(rows)))
     insulin = rows["insulin"].where(~advised, pd.Series(total, rows.index).astype(str))
-    yield from tidy.readings(_event_rows(tidy, rows.assign(insulin=insulin)[insulin != ""], "insulin", BOLUS))
-    yield from tidy.readings(_event_rows(tidy, rows[rows["carbs"] != ""], "carbs", CARBS))
+    yield from builder.readings(_event_rows(builder, rows.assign(insulin=insulin)[insulin != ""], "insulin", BOLUS))
+    yield from builder.readings(_event_rows(builder, rows[rows["carbs"] != ""], "carbs", CARBS))
 
 
-def _libre_times(text: pd.Series, path: Path, card: CGMCard, tidy: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
+def _libre_times(text: pd.Series, path: Path, card: CGMCard, builder: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
     """LibreView writes dates in the order of the user's country. The format that reads the most rows is taken; where
     day and month can both be either, the one with the shortest span (the history is continuous). Raises ValueError."""
     if card.time_format:
-        return tidy.times(text)
+        return builder.times(text)
     plain = text.str.strip().str.replace("[/.]", "-", regex=True).str.replace(r"(?i)\b([ap])-m-", r"\1m", regex=True)
     read = {f: pd.to_datetime(plain, format=f, errors="coerce") for f in _LIBRE_DATES}
     most = max(int(times.notna().sum()) for times in read.values())
     spans = {f: times.max() - times.min() for f, times in read.items() if times.notna().sum() == most}
     if not most:
-        return tidy.times(text)
+        return builder.times(text)
     shortest = [f for f, span in spans.items() if span == min(spans.values())]
     if len(shortest) > 1 and len({tuple(read[f].dropna()) for f in shortest}) > 1:
         raise ValueError(
-            f"{path}: {text.iloc[0]!r} may be day-month or month-day; set `time_format` in the card to one of {shortest}"
+            f"{path}: {text.iloc[0]!r} may be day-month or month-day; set `time_format` in the card to one of "
+            f"{shortest}"
         )
     return read[shortest[0]].to_numpy("datetime64[ns]"), np.full(len(text), np.nan)
 
@@ -200,10 +206,10 @@ def read_pump(source: Source, card: CGMCard, issues: Issues) -> Iterator[Reading
         raise ValueError(
             f"{source.path}: no `# pump_serial:` line and no folder pump_SERIAL; set `subject` in the card"
         )
-    tidy = ReadingsBuilder(source.path, card, issues, MGDL)
-    for rows in csv_chunks(source, tidy, start + 1, len(names), delimiter, wanted):
-        yield from tidy.readings(_pump_rows(rows, subject, tidy))
-    tidy.finish()
+    builder = ReadingsBuilder(source.path, card, issues, MGDL)
+    for rows in csv_chunks(source, builder, start + 1, len(names), delimiter, wanted):
+        yield from builder.readings(_pump_rows(rows, subject, builder))
+    builder.finish()
 
 
 def pump_key(source: Source) -> tuple[Path, str, str]:
@@ -224,11 +230,11 @@ def superseded_pump_files(keys: dict[Path, tuple[Path, str, str]], issues: Issue
 
 def pump_facts(source: Source) -> dict[str, str]:
     """The `# key: value` lines at the top."""
-    found = {}
+    facts = {}
     for line in source.lines[: _pump_header(source)]:
         key, _, value = line.lstrip("# ").replace("=", ":", 1).partition(":")
-        found[key.strip().lower()] = value.strip().strip("\"'")
-    return found
+        facts[key.strip().lower()] = value.strip().strip("\"'")
+    return facts
 
 
 def pump_serial(source: Source) -> str:
@@ -245,18 +251,18 @@ def _pump_header(source: Source) -> int:
     raise ValueError(f"{source.path}: only # comments and no rows")
 
 
-def _pump_rows(rows: pd.DataFrame, subject: str, tidy: ReadingsBuilder) -> pd.DataFrame:
+def _pump_rows(rows: pd.DataFrame, subject: str, builder: ReadingsBuilder) -> pd.DataFrame:
     typed = pd.DataFrame({SUBJECT: subject, "line": rows["line"]})
-    clocks, offset_min = tidy.times(rows["time"])
+    clocks, offset_min = builder.times(rows["time"])
     offset_min = np.nan_to_num(offset_min)  # UTC without saying so
     typed["clock"], typed["offset_min"] = clocks, offset_min
     for name in ("glucose", BASAL, BOLUS):
-        typed[name] = tidy.numbers(rows[name], rows["line"], name)
+        typed[name] = builder.numbers(rows[name], rows["line"], name)
     if "missing" in rows:
         typed.loc[_flagged(rows["missing"]), "glucose"] = np.nan
     if "clipped" in rows:
-        tidy.note("glucose clipped by the pump's export", rows["line"][_flagged(rows["clipped"])])
-    tidy.note("row without a glucose value", rows["line"][typed["glucose"].isna().to_numpy()])
+        builder.note("glucose clipped by the pump's export", rows["line"][_flagged(rows["clipped"])])
+    builder.note("row without a glucose value", rows["line"][typed["glucose"].isna().to_numpy()])
     return typed
 
 
@@ -267,15 +273,15 @@ def _flagged(flags: pd.Series) -> np.ndarray:
 # --- both ----------------------------------------------------------------------------------------------------------
 
 
-def _glucose_rows(tidy: ReadingsBuilder, rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    tidy.note("row without a glucose value", rows["line"][rows[column] == ""])
+def _glucose_rows(builder: ReadingsBuilder, rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    builder.note("row without a glucose value", rows["line"][rows[column] == ""])
     return rows[[SUBJECT, "line", "clock", "offset_min"]].assign(
-        glucose=tidy.numbers(rows[column], rows["line"], "glucose")
+        glucose=builder.numbers(rows[column], rows["line"], "glucose")
     )
 
 
-def _event_rows(tidy: ReadingsBuilder, rows: pd.DataFrame, column: str, kind: str) -> pd.DataFrame:
+def _event_rows(builder: ReadingsBuilder, rows: pd.DataFrame, column: str, kind: str) -> pd.DataFrame:
     events = rows[[SUBJECT, "line", "clock", "offset_min"]].assign(
-        kind=kind, value=tidy.numbers(rows[column], rows["line"], kind)
+        kind=kind, value=builder.numbers(rows[column], rows["line"], kind)
     )
     return events[events["value"].notna()]
