@@ -48,7 +48,8 @@ class BaseCard(Schema):
     citation: str = ""
 
     def as_yaml(self, **dump: bool) -> str:
-        """As the file that `raycadian prepare` takes; `dump`: exclude_none or exclude_defaults. What every card says of its terms stands last."""
+        """As the file that `raycadian prepare` takes; `dump`: exclude_none or exclude_defaults. What every card says of
+        its terms stands last."""
         values = {"name": self.name, "modality": self.modality} | self.model_dump(mode="json", **dump)
         first = ("name", "description", "modality", "files")
         names = [*first, *(n for n in values if n not in first + _LAST), *_LAST]

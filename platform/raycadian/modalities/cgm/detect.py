@@ -91,7 +91,8 @@ def _add_clock(text: str, kind: str, given: Given, guesses: list[Guess], questio
 
 
 def _step(lines: list[str], given: Given) -> list[Guess]:
-    """The grid's step, where readings are further apart than the usual 5 minutes: a denser grid would be mostly holes."""
+    """The grid's step, where readings are further apart than the usual 5 minutes: a denser grid would be mostly
+    holes."""
     if "grid.dt_min" in given:
         return []
     clocks = [match for line in lines[:_ROWS] if (match := _CLOCK.search(line))]
