@@ -223,3 +223,40 @@ def test_a_wrong_card_of_biosignals_says_what_and_how(changes, message):
     raw = {"name": "x", "modality": "biosignals", "waveforms": {"ppg": ["PLETH"]}}
     with pytest.raises(ValueError, match=message):
         cards.parse_card(raw | changes)
+
+
+PAT = {"kind": "pat", "hidden": 8}
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "message"),
+    [
+        ("forecast", PAT, "pat: no model of task forecast; there are cma, conformal, .*task.kind: classify or regress"),
+        ("forecast", {"kind": "masked", "inner": PAT}, "masked-pat: no model of task forecast.*task.kind: pretrain"),
+        ("forecast", {"kind": "conformal", "inner": PAT}, "conformal-pat: no model of task forecast; there are"),
+        (
+            "classify",
+            {"kind": "masked", "inner": PAT},
+            "masked-pat: no model of task classify; there are boosting, cnn",
+        ),
+        ("classify", {"kind": "stack", "members": [PAT, {"kind": "ridge"}]}, "ridge: no model of a label; there are"),
+        ("pretrain", PAT, "pat: no model of task pretrain; there are masked; or set task.kind: classify or regress"),
+    ],
+)
+def test_a_model_is_refused_by_the_tasks_that_it_does_not_serve(task, model, message):
+    raw = LABELS if task != "forecast" else MINIMAL
+    label = {"label": {"kind": "hypotension"}} if task == "classify" else {}
+    with pytest.raises(ValueError, match=message):
+        parse(Recipe, raw | {"model": model, "task": {"kind": task} | label})
+
+
+def test_every_model_can_be_taken_apart_and_put_together():
+    from label_cases import CASES as labels
+    from label_cases import MASKED
+    from model_cases import CASES as forecasters
+
+    for model in [*forecasters.values(), *labels.values(), *MASKED.values()]:
+        assert model.with_parts(model.parts()) == model
+        assert config.innermost(model, lambda part: part) == model
+        assert config.unwrap(model)[0] is model and model.served_tasks()
+        assert all(name.startswith(("without ", "member ")) for name, _ in model.reduced())
