@@ -74,8 +74,7 @@ def test_targets_stay_in_their_split_and_training_sees_nothing_else(lengths, how
     if how.kind == "person" and sum(people["p0"]) < 60:
         return
     split = make_split(people, how)
-    numbered = enumerate(zip(series.subject_of, series.number_of, strict=True))
-    begin_of = {(series.subjects[s], int(n)): series.offsets[i] for i, (s, n) in numbered}
+    begin_of = {recording: series.offsets[i] for recording, i in series.positions().items()}
     owner = np.full(series.offsets[-1], -1)  # of each point of the series: 0 train, 1 val, 2 test
     held_out = np.zeros(series.offsets[-1], bool)
     for r in split.ranges:

@@ -234,9 +234,8 @@ def _fit_profiles(
 def _fit_population(
     series: Series, config: CMAMechanism, train: tuple[Range, ...], correction_mgdl: Sequence[float] | None
 ) -> dict[str, Any]:
-    code = {name: i for i, name in enumerate(series.subjects)}
-    position = {(s, n): i for i, (s, n) in enumerate(zip(series.subject_of, series.number_of, strict=True))}
-    pieces = [(position[code[r.subject], r.recording], r.start, r.stop) for r in train]
+    positions = series.positions()
+    pieces = [(positions[r.subject, r.recording], r.start, r.stop) for r in train]
     (record,) = fits.fit_profiles([_profile(series, pieces).less(correction_mgdl)], config)
     if not record["ok"]:
         raise ValueError(

@@ -118,6 +118,11 @@ class Series:
     def __len__(self) -> int:
         return self.table.shape[1]
 
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Position in the series of each recording, by (subject, number)."""
+        whose = zip(self.subject_of.tolist(), self.number_of.tolist(), strict=True)
+        return {(self.subjects[s], n): i for i, (s, n) in enumerate(whose)}
+
     def local_h(self, recording: np.ndarray, point: np.ndarray) -> np.ndarray:
         """Local hour of day, [0, 24), of points counted within recordings."""
         seconds = self.start_s[recording] + 60 * self.utc_offset_min[recording] + point * self.dt_s

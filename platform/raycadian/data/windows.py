@@ -128,18 +128,9 @@ def cut_windows(
     towards a later reading is seen), at most `max_missing` of the context is missing, and something of the horizon was
     measured.
     """
-    position = {(s, n): i for i, (s, n) in enumerate(zip(series.subject_of, series.number_of, strict=True))}
-    code = {name: i for i, name in enumerate(series.subjects)}
-    runs = []
-    for r in ranges:
-        recording = position[code[r.subject], r.recording]
-        offset = series.offsets[recording]
-        every = stride if anchor == "any" else 1
-        begin = windows_begin(r, window.context)
-        starts = _valid_starts(series.observed, offset + begin, offset + r.stop, window, every)
-        if anchor != "any":
-            starts = starts[begins_at(series, recording, anchor)[starts - offset + window.context - 1]]
-        runs.append(_runs(starts, stride))
+    positions = series.positions()
+    starts = [_starts(series, positions[r.subject, r.recording], r, window, stride, anchor) for r in ranges]
+    runs = [_runs(own, stride) for own in starts]
     first, count = np.concatenate(runs, axis=1) if runs else np.empty((2, 0), np.int64)
     if not len(first):
         longest = max((r.stop - windows_begin(r, window.context) for r in ranges), default=0)
@@ -149,6 +140,16 @@ def cut_windows(
             "shorten the window or bring longer recordings"
         )
     return Windows(series, first, np.cumsum([0, *count]), stride, window, mechanism)
+
+
+def _starts(series: Series, recording: int, r: Range, window: Window, stride: int, anchor: Anchor) -> np.ndarray:
+    """Where the windows of a range begin, as positions in the series."""
+    offset, begin = series.offsets[recording], windows_begin(r, window.context)
+    every = stride if anchor == "any" else 1
+    starts = _valid_starts(series.observed, offset + begin, offset + r.stop, window, every)
+    if anchor == "any":
+        return starts
+    return starts[begins_at(series, recording, anchor)[starts - offset + window.context - 1]]
 
 
 def windows_begin(r: Range, context: int) -> int:

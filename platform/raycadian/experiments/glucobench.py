@@ -6,7 +6,7 @@ validation part; its test part (the same people, later) and the people held out 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,9 @@ def _from_kind(text: str, protocol: Protocol) -> Entry:
 
 
 def _looking_back(model: dict[str, Any], most: int) -> dict[str, Any]:
-    """A model with no lags of more than `most` points; an mlp takes one more, for changes."""
+    """A model with so few lags that it looks back no more than `most` points, of which changes take one more."""
     members = [_looking_back(member, most) for member in model.get("members", ())]
-    lags = min(model.get("lags", 0), most - (model["kind"] == "mlp"))
+    lags = min(model.get("lags", 0), most - 1)
     return model | ({"members": members} if members else {}) | ({"lags": lags} if lags else {})
 
 
@@ -143,31 +143,39 @@ def benchmark(
     pieces = read_pieces(path, settings, EXCLUDED.get(dataset, ()))
     ray = connect()
     task, shared = ray.remote(num_cpus=1)(evaluate), ray.put(pieces)
-    begins = {e.name: (e, None) for e in entries}
-    if others:
-        first, foreign = ray.remote(num_cpus=1)(pretrained), ray.put(others)
-        begins |= {
-            e.name + PRETRAINED: (e, first.remote(foreign, settings, e.recipe)) for e in entries if trains(e.recipe)
-        }
+    begins = {e.name: (e, None) for e in entries} | _pretrained_on(ray, others, settings, entries)
     waiting = {
         task.remote(shared, settings, e.recipe, seed, weights): (name, seed)
         for seed in seeds
         for name, (e, weights) in begins.items()
     }
-    total, done_rows = len(waiting), []
-    while waiting:
-        (done,), _ = ray.wait(list(waiting))
-        name, seed = waiting.pop(done)
-        rows = pd.DataFrame(
-            [{"dataset": dataset, "model": name, "seed": seed, **row} for row in _result(ray, done, name)]
-        )
-        done_rows.append(rows)
-        on_done(rows, total)
+    tables = []
+    for name, seed, rows in _as_done(ray, waiting):
+        tables.append(pd.DataFrame([{"dataset": dataset, "model": name, "seed": seed, **row} for row in rows]))
+        on_done(tables[-1], len(begins) * len(seeds))
     order = {name: i for i, name in enumerate(begins)}
-    table = pd.concat(done_rows).sort_values(
+    table = pd.concat(tables).sort_values(
         ["model", "seed", "split"], key=lambda c: c.map(order) if c.name == "model" else c
     )
     return table.reset_index(drop=True)[list(COLUMNS)]
+
+
+def _pretrained_on(
+    ray: Any, others: list[Piece], protocol: Protocol, entries: Sequence[Entry]
+) -> dict[str, tuple[Entry, Any]]:
+    """The entries that train, each with its weights after other people's pieces, where there are any."""
+    if not others:
+        return {}
+    task, shared = ray.remote(num_cpus=1)(pretrained), ray.put(others)
+    return {e.name + PRETRAINED: (e, task.remote(shared, protocol, e.recipe)) for e in entries if trains(e.recipe)}
+
+
+def _as_done(ray: Any, waiting: dict[Any, tuple[str, int]]) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
+    """Model, seed and rows of each task as it ends."""
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        name, seed = waiting.pop(done)
+        yield name, seed, _result(ray, done, name)
 
 
 def _result(ray: Any, done: Any, name: str) -> list[dict[str, Any]]:
