@@ -18,6 +18,7 @@ LAYERS = [
     {"modalities", "tasks"},
     {"training", "tracking", "personal"},
     {"serving", "experiments", "workflow", "quickstart"},
+    {"api"},
     {"cli"},
 ]
 DOORS = {  # heavy library -> files that may import it

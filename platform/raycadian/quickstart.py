@@ -126,8 +126,7 @@ def prepare(
     from raycadian.modalities.prepare import prepare as prepare_snapshot
 
     if sources.kind == "files":
-        card, guesses = _card_for(sources, options, cards or _beside(snapshots), tell)
-        return Dataset(prepare_snapshot(card, snapshots, progress), card, guesses)
+        return _prepare_files(sources, options, snapshots, progress, tell, cards or _beside(snapshots))
     options.require_none(sources)
     if sources.kind == "recipe":
         raise ValueError(f"{sources.path} is a recipe, which `raycadian run` takes; expected a card or data files")
@@ -140,17 +139,21 @@ def _beside(snapshots: Path) -> Path:
     return Path(snapshots) if "://" not in str(snapshots) else Path()
 
 
-def _card_for(sources: Sources, options: CardOptions, folder: Path, tell: Tell) -> tuple[Path, tuple[Guess, ...]]:
-    """Recognise data files and write their card into a folder."""
+def _prepare_files(
+    sources: Sources, options: CardOptions, snapshots: Path, progress: Progress | None, tell: Tell, folder: Path
+) -> Dataset:
+    """Recognise data files, read them, and write their card into a folder: last, so that a wrong one leaves nothing."""
     from raycadian.modalities.cards import load_card
     from raycadian.modalities.detect import card_yaml, make_card
+    from raycadian.modalities.prepare import prepare_card
 
     card, guesses = make_card(sources.paths, modality=options.modality, overrides=options.overrides)
     for guess in guesses:
         tell(f"  {guess}")
+    snapshot = prepare_card(card, folder, snapshots, progress)
     path = _write_new(folder, card.name, card_yaml(card, guesses), lambda path: load_card(path) == card)
     tell(f"card: {path}")
-    return path, tuple(guesses)
+    return Dataset(snapshot, path, tuple(guesses))
 
 
 def _write_new(folder: Path, name: str, text: str, same: Callable[[Path], bool]) -> Path:

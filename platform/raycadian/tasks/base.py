@@ -100,6 +100,14 @@ class Task(ABC, Generic[D]):
     def read(self, folder: Path, part: str = "test") -> Any:
         """A part of what `predict` gave, from a run's folder."""
 
+    def frame(self, folder: Path, recipe: Recipe, part: str = "test") -> pd.DataFrame:
+        """The same as a table for people, in long form."""
+        raise ValueError(f"{folder.name}: task {recipe.task.kind} says nothing of a window that could be listed")
+
+    def figure(self, folder: Path, recipe: Recipe) -> Any:
+        """Test windows with what was said of them, as a matplotlib figure."""
+        raise ValueError(f"{folder.name}: task {recipe.task.kind} says nothing of a window that could be drawn")
+
     @abstractmethod
     def results(self, folder: Path, recipe: Recipe, label: str = "") -> Any:
         """What a run's test scores are computed from, as `leaderboard` and `differences` take it."""

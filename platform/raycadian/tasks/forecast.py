@@ -90,6 +90,14 @@ class ForecastTask(Task[ForecastData]):
     def read(self, folder: Path, part: str = "test") -> Predictions:
         return Predictions.read_parquet(folder / predictions_file(part))
 
+    def frame(self, folder: Path, recipe: Recipe, part: str = "test") -> pd.DataFrame:
+        return self.read(folder, part).as_frame()
+
+    def figure(self, folder: Path, recipe: Recipe) -> Any:
+        from raycadian.evaluation.forecast.figures import examples
+
+        return examples(self.read(folder))
+
     def results(self, folder: Path, recipe: Recipe, label: str = "") -> Predictions:
         return self.read(folder)
 

@@ -15,6 +15,7 @@ from raycadian.data.label_windows import LabelledWindows, cut_labelled
 from raycadian.data.mechanism import Mechanism
 from raycadian.evaluation.label import classification, compare, report
 from raycadian.evaluation.label.decision import Decided, Decision, fit_decision, joined
+from raycadian.evaluation.label.figures import longest_case, scatter
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.evaluation.report import write_report
 from raycadian.models.base import Model
@@ -44,6 +45,9 @@ class LabelTask(SignalTask):
 
     def read(self, folder: Path, part: str = "test") -> LabelPredictions:
         return LabelPredictions.read_parquet(folder / predictions_file(part))
+
+    def frame(self, folder: Path, recipe: Recipe, part: str = "test") -> pd.DataFrame:
+        return self.read(folder, part).as_frame()
 
     def results(self, folder: Path, recipe: Recipe, label: str = "") -> Decided:
         return Decided(self.read(folder, part_of("test", label)), self.decision(folder, label))
@@ -117,9 +121,21 @@ class ClassifyTask(LabelTask):
     def decision(self, folder: Path, label: str = "") -> Decision:
         return Decision.read(folder / "checkpoint" / decision_file(label))
 
+    def frame(self, folder: Path, recipe: Recipe, part: str = "test") -> pd.DataFrame:
+        """With the calibrated probability of each window, and whether it is an alarm."""
+        decision, table = self.decision(folder, part.partition("_")[2]), super().frame(folder, recipe, part)
+        probability = decision.probability(table["score"].to_numpy(), table["case"].to_numpy())
+        return table.assign(probability=probability, alarm=probability > decision.threshold)
+
+    def figure(self, folder: Path, recipe: Recipe) -> Any:
+        return longest_case(self.read(folder), self.decision(folder))[0]
+
 
 class RegressTask(LabelTask):
     """How much: nothing is decided after training."""
+
+    def figure(self, folder: Path, recipe: Recipe) -> Any:
+        return scatter(self.read(folder), recipe.task.headline.unit)[0]
 
 
 def part_of(split: str, label: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -119,6 +120,23 @@ class Predictions:
         taken |= {name: taken[name][mask] for name in _PER_WINDOW if taken[name] is not None}
         taken["parts"] = {name: part[mask] for name, part in self.parts.items()}
         return Predictions(**taken)
+
+    def as_frame(self) -> pd.DataFrame:
+        """Long: a row a window and step, W * H rows.
+
+        subject · scope · origin_utc, the last reading before the forecast · time_utc, forecast for · ahead_min · truth,
+        NaN where nothing was measured · median · q0.05 ..., the quantiles · a column for each part of the median.
+        """
+        windows, steps = self.truth.shape
+        ahead = np.tile((self.horizon_min * 60).astype("timedelta64[s]"), windows)
+        origin = self.time_utc.repeat(steps)
+        columns = {
+            "subject": self.subject.repeat(steps), "scope": self.scope.repeat(steps), "origin_utc": origin,
+            "time_utc": origin + ahead, "ahead_min": np.tile(self.horizon_min, windows), "truth": self.truth.ravel(),
+            "median": self.median.ravel(),
+        }  # fmt: skip
+        columns |= {f"q{level:g}": self.quantiles[:, :, i].ravel() for i, level in enumerate(self.levels)}
+        return pd.DataFrame(columns | {name: part.ravel() for name, part in self.parts.items()})
 
     @staticmethod
     def concat(pieces: Sequence["Predictions"]) -> "Predictions":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from raycadian.evaluation.forecast.predictions import read_table, write_table
@@ -54,6 +55,10 @@ class LabelPredictions:
     def select(self, mask: np.ndarray) -> "LabelPredictions":
         """The windows of a mask or of an index."""
         return replace(self, **{name: getattr(self, name)[mask] for name in _COLUMNS})
+
+    def as_frame(self) -> pd.DataFrame:
+        """A row a window: the columns above, of which `score` is log odds (classify) or the estimate (regress)."""
+        return pd.DataFrame({name: getattr(self, name) for name in _COLUMNS})
 
     @staticmethod
     def concat(pieces: Sequence["LabelPredictions"]) -> "LabelPredictions":

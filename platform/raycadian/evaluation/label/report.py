@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from raycadian.evaluation import report_parts as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.label import figures
 from raycadian.evaluation.label.classification import curves, equal_mass, reliability, score_labels
 from raycadian.evaluation.label.decision import Decided, Decision
 from raycadian.evaluation.label.flow_chart import flow_chart
@@ -169,28 +170,14 @@ def _reliability_of(axis: "Axes", table: pd.DataFrame) -> None:
 
 
 def _case(name: str, p: LabelPredictions, decision: Decision) -> str:
-    """The test case with most windows that have the label."""
-    cases, of = np.unique(p.case, return_inverse=True)
-    chosen = p.case == cases[np.argmax(np.bincount(of, p.label))]
-    case = p.select(chosen)
-    minutes = (case.time_utc - case.time_utc[0]).astype(np.int64) / 60
-    figure, axis = new_figure()
-    axis.fill_between(minutes, 0, 1, where=case.label == 1, step="mid", alpha=0.2, linewidth=0)
-    axis.plot(minutes, decision.probability(case.score, case.case))
-    axis.axhline(decision.threshold, color=SOFT, linewidth=0.8, linestyle="--")
-    axis.set(xlabel="minutes of the case", ylabel="probability", ylim=(0, 1))
+    figure, case = figures.longest_case(p, decision)
     caption = (
-        f"{name} over case {case.case[0]}, the test case with most windows that have the label (shaded); dashed: the "
+        f"{name} over case {case}, the test case with most windows that have the label (shaded); dashed: the "
         "alarm's threshold, from validation windows"
     )
     return parts.figure(figure, caption)
 
 
 def _scatter(name: str, p: LabelPredictions, unit: str) -> str:
-    shown = np.linspace(0, len(p) - 1, min(len(p), 2000)).round().astype(int)
-    figure, axis = new_figure(5.0, 4.6)
-    axis.scatter(p.label[shown], p.score[shown], s=5, alpha=0.4, linewidths=0, rasterized=True)
-    ends = [min(p.label.min(), p.score.min()), max(p.label.max(), p.score.max())]
-    axis.plot(ends, ends, color=SOFT, linewidth=0.8, linestyle=":")
-    axis.set(**{f"{side}label": f"{what}, {unit}".rstrip(", ") for side, what in (("x", "label"), ("y", "estimate"))})
-    return parts.figure(figure, f"{name}: {len(shown):,} of {len(p):,} test windows, evenly spaced; dotted: equal")
+    figure, n_shown = figures.scatter(p, unit)
+    return parts.figure(figure, f"{name}: {n_shown:,} of {len(p):,} test windows, evenly spaced; dotted: equal")
