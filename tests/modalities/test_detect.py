@@ -134,7 +134,7 @@ def test_a_column_that_counts_rows_is_nobody_s_id(tmp_path):
 
 def test_whose_several_files_are_is_asked_for(tmp_path):
     paths = [glucose_csv(tmp_path / "a.csv"), glucose_csv(tmp_path / "b.csv", start="2024-05-01")]
-    with pytest.raises(ValueError, match="2 files.*--subject NAME.*--set subject=null"):
+    with pytest.raises(ValueError, match="2 files.*add --subject NAME to say whose.*--set subject=null"):
         make_card(paths)
     each, _ = make_card(paths, overrides=("subject=null",))
     one, _ = make_card(paths, overrides=("subject=me",))
@@ -236,6 +236,26 @@ def test_units_of_waveforms_that_nobody_states_are_asked_for(tmp_path):
         make_card([path])
     card, _ = make_card([path], overrides=("waveforms={abp_mmhg: [ART]}",))
     assert card.waveforms == {"abp_mmhg": ("ART",)}
+
+
+def test_whose_several_cases_are_is_asked_for(tmp_path):
+    paths = [case_csv(tmp_path / "case1.csv"), case_csv(tmp_path / "case2.csv")]
+    with pytest.raises(ValueError, match="2 files.*add --set clinical.file=cases.csv to say whose"):
+        make_card(paths)
+    each, _ = make_card(paths, overrides=("subject=null",))
+    assert prepare_card(each, tmp_path, tmp_path / "snapshots").subjects == ["case1", "case2"]
+    pd.DataFrame({"caseid": ["case1", "case2"], "subjectid": ["p", "p"]}).to_csv(tmp_path / "cases.csv", index=False)
+    one, _ = make_card(paths, overrides=(f"clinical.file={tmp_path / 'cases.csv'}",))
+    assert prepare_card(one, tmp_path, tmp_path / "snapshots").subjects == ["p"]
+
+
+def test_a_coarser_grid_is_for_files_that_are_all_coarse(tmp_path):
+    coarse = [glucose_csv(tmp_path / f"{name}.csv", who=name) for name in ("c1", "c2")]
+    for path in coarse:
+        pd.read_csv(path).iloc[::3].to_csv(path, index=False)
+    fine, said = glucose_csv(tmp_path / "f.csv", who="f"), ("subject=null",)
+    assert make_card(coarse, overrides=said)[0].grid.dt_min == 15
+    assert make_card([*coarse, fine], overrides=said)[0].grid.dt_min == 5
 
 
 # --- real files -------------------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from raycadian.modalities.guesses import Given, Guess, Question, option
+from raycadian.data.tables import shown
+from raycadian.modalities.guesses import Choice, Given, Guess, Question, option
 
 Columns = Mapping[str, Sequence[str]]
 """Name -> the texts of a table's first rows."""
@@ -49,15 +49,6 @@ def time_columns(columns: Columns) -> list[str]:
     return [name for name in alike if not (columns[name] and numeric(columns[name]))]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The column that is meant, if there is one, and how it was found or what is unclear."""
-
-    column: str | None
-    guess: Guess | None = None
-    question: Question | None = None
-
-
 def choose(name: str, candidates: Sequence[str], given: Given, what: str) -> Choice:
     """The one candidate for a field of the card (`columns.glucose`), or what the user said."""
     if name in given:
@@ -79,6 +70,19 @@ def subject_column(columns: Columns, given: Given) -> Choice:
         exact = [c for c in called if plain(c) != "id"]
         called = exact if len(exact) == 1 else called
     return choose(name, called, given, "the subject's id")
+
+
+def not_read(columns: Iterable[str], used: Collection[str | None], how_to_change: str) -> Choice:
+    """Which columns have no use: said, since nothing is left out in silence."""
+    rest = [name for name in columns if name not in used and name]
+    why = f"columns without a use: {shown(rest)}"
+    return Choice(guess=Guess("columns", "not read", True, why, how_to_change) if rest else None)
+
+
+def file_is_one_person(stem: str) -> Choice:
+    """The subject, where nothing in a file names anybody."""
+    why = f"the file names no person and is taken for one person's, called after it ({stem!r})"
+    return Choice(guess=Guess("subject", None, False, why, option("subject", "NAME")))
 
 
 def _numbers_rows(texts: Sequence[str]) -> bool:

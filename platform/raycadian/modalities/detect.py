@@ -6,7 +6,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ _TABLES = {"generic", "table"}  # formats that are known by their columns' names
 _ENDING = re.compile(r"\.(awd|agd|npz|vital|hea|edf|bdf|xpt|zip)$", re.IGNORECASE)
 _BY_CHANNEL = {"waveforms", "numerics"}  # fields that files add to
 _BY_FILE = {"format": "auto", "unit": None}  # fields that each file can tell by itself, and what lets it
+_OF_ALL = {"grid.dt_min"}  # fields that keep their usual value unless each file says otherwise
 Detections = Mapping[Path, Detection]
 
 
@@ -49,11 +50,16 @@ def make_card(
     guesses = [guess for guess in _joined(detections) if guess.name not in given]
     if questions := list(_questions(detections, guesses, given)):
         raise ValueError("\n".join(questions))
-    raw: dict[str, Any] = {"name": name or _name_of(paths[0]), "modality": kind, "files": [_pattern(p) for p in paths]}
-    for field, value in [*_fields(guesses, kind), *_values(overrides)]:
+    about = {"name": name or _name_of(paths[0]), "modality": kind, "files": [_pattern(path) for path in paths]}
+    return _card(about, [*_fields(guesses, kind), *_values(overrides)]), guesses
+
+
+def _card(about: dict[str, Any], values: Iterable[tuple[str, Any]]) -> Any:
+    """Raises ValueError for values that a card of the modality can't have."""
+    for field, value in values:
         if not (field == "subject" and value is None):  # each file's own person: what a card says by saying nothing
-            raw = with_value(raw, field, value)
-    return parse(MODALITIES[kind].Card, raw, source="the card of these files"), guesses
+            about = with_value(about, field, value)
+    return parse(MODALITIES[about["modality"]].Card, about, source="the card of these files")
 
 
 def _fields(guesses: list[Guess], kind: str) -> Iterator[tuple[str, Any]]:
@@ -128,6 +134,8 @@ def _joined(detections: Detections) -> Iterator[Guess]:
             by_name.setdefault(guess.name, {})[path] = guess
     for name, guesses in by_name.items():
         first, *others = guesses.values()
+        if name in _OF_ALL and len(guesses) < len(detections):
+            continue
         if all(other.value == first.value for other in others):
             yield first
         elif name in _BY_CHANNEL:
@@ -157,12 +165,12 @@ def _questions(detections: Detections, guesses: list[Guess], given: Given) -> It
             if question.name not in given and question.name not in seen:
                 seen.add(question.name)
                 yield f"{path}: {question.message}"
-    unnamed = [p for p, d in detections.items() if any(g.name == "subject" for g in d.guesses)]
-    if len(unnamed) > 1 and "subject" not in given and any(g.name == "subject" for g in guesses):
+    unnamed = [path for path, d in detections.items() if any(guess.name == "subject" for guess in d.guesses)]
+    whose = next((guess.how_to_change for guess in guesses if guess.name == "subject"), None)
+    if len(unnamed) > 1 and whose:
         yield (
             f"{len(unnamed)} files, of which {unnamed[0]} is the first, name no person, and training and test must not "
-            "share one: add --subject NAME if all are one person's, or --set subject=null if each file is another "
-            "person's"
+            f"share one: add {whose} to say whose they are, or --set subject=null if each file is another person's"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,15 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A value of a card, or none: how it was found, or what is unclear. `column`: of a table, the one that is meant."""
+
+    column: str | None = None
+    guess: Guess | None = None
+    question: Question | None = None
+
+
+@dataclass(frozen=True)
 class Detection:
     """One file: its modality and format, the values of the card that it takes to read it, how each was found, and what
     has to be asked. `recordings`: whether there are any in it; a table of people has none."""
@@ -48,6 +57,13 @@ class Detection:
     guesses: list[Guess] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     recordings: bool = True
+
+    @staticmethod
+    def of(modality: str, format: str, choices: Iterable[Choice], recordings: bool = True) -> "Detection":
+        """What was chosen, in its order."""
+        choices = list(choices)
+        guesses = [choice.guess for choice in choices if choice.guess]
+        return Detection(modality, format, guesses, [c.question for c in choices if c.question], recordings)
 
 
 _SHORT = {"unit", "timezone", "subject", "modality", "format"}  # fields with an option of their own

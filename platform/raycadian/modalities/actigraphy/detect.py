@@ -9,8 +9,17 @@ from raycadian.data.tables import first_rows, shown
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.formats.devices import NHANES_COLUMNS
 from raycadian.modalities.actigraphy.readers import MINUTES, detect_format
-from raycadian.modalities.columns import Choice, choose, named, numeric, subject_column, time_columns, time_format
-from raycadian.modalities.guesses import Detection, Given, Guess, Question, option
+from raycadian.modalities.columns import (
+    choose,
+    file_is_one_person,
+    named,
+    not_read,
+    numeric,
+    subject_column,
+    time_columns,
+    time_format,
+)
+from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
 
 _ACTIVITY = {
     "activity", "activity_counts", "activity_count", "counts", "count", "raw_activity", "vector_magnitude", "vm",
@@ -26,50 +35,45 @@ def detect(path: Path, given: Given) -> Detection | None:
     kind = detect_format(path)
     if kind == "table":
         return _table(Source.of(path), given)
-    guesses = [Guess("format", "auto", True, f"recognised by its content: {kind}", option("format", "FORMAT"))]
+    choices = [_format(f"recognised by its content: {kind}")]
     if kind in _WHOSE:
         why = "the person whom the file names, or else its name"
-        guesses.append(Guess("subject", None, False, why, option("subject", "NAME")))
-    if kind in _WHOSE - {"apple_health"} and "timezone" not in given:
-        guesses.append(_local_clock())
-    return Detection("actigraphy", kind, guesses, recordings=kind in MINUTES or kind not in nhanes.KINDS)
+        choices.append(Choice(guess=Guess("subject", None, False, why, option("subject", "NAME"))))
+    if kind in _WHOSE - {"apple_health"}:
+        choices.append(_local_clock(given))
+    return Detection.of("actigraphy", kind, choices, recordings=kind in MINUTES or kind not in nhanes.KINDS)
 
 
-def _local_clock() -> Guess:
+def _format(why: str) -> Choice:
+    return Choice(guess=Guess("format", "auto", True, why, option("format", "FORMAT")))
+
+
+def _local_clock(given: Given) -> Choice:
     why = "the device's own clock is taken as it stands: local, without a zone"
-    return Guess("timezone", None, False, why, option("timezone", "Europe/Madrid"))
+    guess = Guess("timezone", None, False, why, option("timezone", "Europe/Madrid"))
+    return Choice(guess=None if "timezone" in given else guess)
 
 
 def _table(source: Source, given: Given) -> Detection | None:
     columns = first_rows(source)
     if set(NHANES_COLUMNS) <= set(columns):
         why = "NHANES's columns SEQN, PAXINTEN: minutes from the midnight that begins the first day"
-        return Detection("actigraphy", "table", [Guess("format", "auto", True, why, option("format", "FORMAT"))])
+        return Detection.of("actigraphy", "table", [_format(why)])
     candidates = [c for c in named(columns, _ACTIVITY) if numeric(columns[c])]
     if not candidates and "columns.activity" not in given:
         return None
-    activity = choose("columns.activity", candidates, given, "the activity")
-    worn = choose(
-        "columns.worn", [c for c in named(columns, _WORN) if set(columns[c]) <= {"0", "1", ""}], given, "worn"
-    )
-    subject = subject_column(columns, given)
-    time = choose("columns.time", time_columns(columns), given, "the time")
-    minute = _minute(columns, time, given)
-    clock = time_format(columns.get(time.column or "", ()), given)
-    chosen = [activity, worn, subject, time, minute, clock]
-    guesses = [Guess("format", "auto", True, "a table with an epoch a row", option("format", "FORMAT"))]
-    guesses += [choice.guess for choice in chosen if choice.guess]
-    questions = [choice.question for choice in chosen if choice.question]
-    if time.column is not None and "timezone" not in given:
-        guesses.append(_local_clock())
-    if subject.column is None and subject.question is None:
-        why = f"the table names no person and is taken for one person's, called after the file ({source.stem!r})"
-        guesses.append(Guess("subject", None, False, why, option("subject", "NAME")))
+    worn = [c for c in named(columns, _WORN) if set(columns[c]) <= {"0", "1", ""}]
+    subject, time = subject_column(columns, given), choose("columns.time", time_columns(columns), given, "the time")
+    chosen = [
+        choose("columns.activity", candidates, given, "the activity"),
+        choose("columns.worn", worn, given, "worn"),
+        subject, time, _minute(columns, time, given),
+    ]  # fmt: skip
+    choices = [_format("a table with an epoch a row"), *chosen, time_format(columns.get(time.column or "", ()), given)]
+    choices += [_local_clock(given)] if time.column else []
+    choices += [] if subject.column or subject.question else [file_is_one_person(source.stem)]
     used = {choice.column for choice in chosen}
-    if rest := [name for name in columns if name not in used and name]:
-        how = "--set columns.worn=NAME"
-        guesses.append(Guess("columns", "not read", True, f"columns without a use: {shown(rest)}", how))
-    return Detection("actigraphy", "table", guesses, questions)
+    return Detection.of("actigraphy", "table", [*choices, not_read(columns, used, "--set columns.worn=NAME")])
 
 
 def _minute(columns: dict[str, list[str]], time: Choice, given: Given) -> Choice:

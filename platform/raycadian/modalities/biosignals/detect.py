@@ -9,7 +9,7 @@ from raycadian.data.source import Source
 from raycadian.data.tables import header_of
 from raycadian.modalities.biosignals.formats.waveform_tables import TIMES, units_of
 from raycadian.modalities.biosignals.readers import detect_format, track_names
-from raycadian.modalities.guesses import Detection, Given, Guess, Question, option
+from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
 
 _LEADS = "i|ii|iii|avr|avl|avf|v|v1|v2|v3|v4|v5|v6"
 _ECG = re.compile(rf"(?:ecg|ekg|ml)?[_ ]?(?P<lead>{_LEADS})|(?:ecg|ekg)", re.IGNORECASE)
@@ -25,34 +25,45 @@ _STATED = {"vital", "wfdb", "edf"}  # formats that state the unit of each track
 
 def detect(path: Path, given: Given) -> Detection | None:
     """None where a file is of no format of biosignals, or is a table without a track that is called like a waveform."""
+    kind = _format(path)
+    if kind is None:
+        return None
+    tracks = track_names(path, kind)
+    waveforms, numerics = channels_of(tracks)
+    if waveforms or "waveforms" in given:
+        return Detection.of("biosignals", kind, _choices(path, kind, tracks, waveforms, numerics, given))
+    return Detection("biosignals", kind, [], [Question("waveforms", _which(tracks))]) if kind in _STATED else None
+
+
+def _format(path: Path) -> str | None:
+    """Raises ValueError for a file that belongs to another one."""
     if path.suffix.lower() in (".dat", ".mat") and path.with_suffix(".hea").is_file():
         raise ValueError(f"{path}: the samples of a record; name its header, {path.with_suffix('.hea')}")
     try:
         kind = detect_format(path)
     except ValueError:
         return None
-    if kind == "npz" and not _is_archive_of_tracks(path):
-        return None
-    if kind == "table" and not _has_times(path):
-        return None
-    tracks = track_names(path, kind)
-    waveforms, numerics = channels_of(tracks)
-    if not waveforms and "waveforms" not in given:
-        if kind not in _STATED:
-            return None
-        return Detection("biosignals", kind, [], [Question("waveforms", _which(tracks))])
-    guesses = [Guess("format", kind, True, "recognised by its content", "name another file")]
-    guesses += _channels("waveforms", waveforms, given) + _channels("numerics", numerics, given)
-    questions = [] if kind in _STATED or "waveforms" in given else _units_asked(path, kind, waveforms)
+    is_of_tracks = {"npz": _is_archive_of_tracks, "table": _has_times}.get(kind)
+    return kind if is_of_tracks is None or is_of_tracks(path) else None
+
+
+def _choices(
+    path: Path, kind: str, tracks: list[str], waveforms: dict[str, list[str]], numerics: dict[str, list[str]],
+    given: Given,
+) -> list[Choice]:  # fmt: skip
     why = "each file is a case, and each case another person, called after the file"
-    guesses.append(Guess("subject", None, False, why, "a table of cases: --set clinical.file=cases.csv"))
-    rest = [
-        t for t in tracks if t not in {name for names in (*waveforms.values(), *numerics.values()) for name in names}
+    subject = Guess("subject", None, False, why, "--set clinical.file=cases.csv")
+    used = {name for names in (*waveforms.values(), *numerics.values()) for name in names}
+    rest, how = [t for t in tracks if t not in used], option("waveforms", {"ecg_mv": ["NAME"]})
+    unused = Guess("tracks", "not read", True, f"tracks without a use: {', '.join(rest[:20])}", how)
+    return [
+        Choice(guess=Guess("format", kind, True, "recognised by its content", "name another file")),
+        _channels("waveforms", waveforms, given),
+        _channels("numerics", numerics, given),
+        Choice() if kind in _STATED or "waveforms" in given else _units(path, waveforms),
+        Choice(guess=None if "clinical" in given else subject),
+        Choice(guess=unused if rest else None),
     ]
-    if rest:
-        how = option("waveforms", {"ecg_mv": ["NAME"]})
-        guesses.append(Guess("tracks", "not read", True, f"tracks without a use: {', '.join(rest[:20])}", how))
-    return Detection("biosignals", kind, guesses, questions)
 
 
 def channels_of(tracks: list[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -76,11 +87,11 @@ def _waveform(name: str) -> str | None:
     return "abp_mmhg" if _ABP.fullmatch(name.strip()) else None
 
 
-def _channels(field: str, channels: dict[str, list[str]], given: Given) -> list[Guess]:
+def _channels(field: str, channels: dict[str, list[str]], given: Given) -> Choice:
     if field in given or not channels:
-        return []
+        return Choice()
     how = option(field, {next(iter(channels)): ["NAME"]})
-    return [Guess(field, channels, True, "by the names of the tracks", how)]
+    return Choice(guess=Guess(field, channels, True, "by the names of the tracks", how))
 
 
 def _which(tracks: list[str]) -> str:
@@ -102,15 +113,12 @@ def _has_times(path: Path) -> bool:
     return any(name.strip().lower() in TIMES for name in names)
 
 
-def _units_asked(path: Path, kind: str, waveforms: dict[str, list[str]]) -> list[Question]:
+def _units(path: Path, waveforms: dict[str, list[str]]) -> Choice:
     """Of formats that needn't state a unit: asked for where a track has none and its channel needs one."""
     units = units_of(path)
-    silent = {c: names[0] for c, names in waveforms.items() if c != "ppg" and not units.get(names[0])}
-    if not silent:
-        return []
-    stated = option("waveforms", waveforms)
+    silent = [names[0] for c, names in waveforms.items() if c != "ppg" and not units.get(names[0])]
     message = (
-        f"the unit of {', '.join(silent.values())} is not stated; if it is mV and mmHg, add {stated}, else "
-        "write it into the name of the column: 'ABP [mmHg]'"
+        f"the unit of {', '.join(silent)} is not stated; if it is mV and mmHg, add {option('waveforms', waveforms)}, "
+        "else write it into the name of the column: 'ABP [mmHg]'"
     )
-    return [Question("waveforms", message)]
+    return Choice(question=Question("waveforms", message) if silent else None)

@@ -15,16 +15,17 @@ from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, unit_named
 from raycadian.modalities.cgm.readers import recognised_format
 from raycadian.modalities.columns import (
-    Choice,
     choose,
+    file_is_one_person,
     named,
+    not_read,
     numeric,
     plain,
     subject_column,
     time_columns,
     time_format,
 )
-from raycadian.modalities.guesses import Detection, Given, Guess, Question, option
+from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
 
 _GLUCOSE = {"glucose", "gl", "bg", "sgv", "egv", "cgm"}
 _NOT_GLUCOSE = {"time", "ts", "timestamp", "trend", "rate", "fasting", "unit", "units", "finger", "fingerstick", "smbg"}
@@ -34,6 +35,7 @@ _EVENTS = {
     "basal_uph": ({"basal_uph", "basal_rate"}, "the basal rate in units an hour"),
 }
 _NAMES_SUBJECT = {"glucobench", "ohio_t1dm", "pump_v2"}  # formats that say whose the readings are
+_STATES_UNIT = {"dexcom_clarity", "libreview"}  # formats whose header names the unit
 _IN_UTC = {"pump_v2"}  # formats of UTC alone
 _LOCAL = {"dexcom_clarity", "libreview", "ohio_t1dm", "glucobench"}  # formats of a local clock
 _OFFSET = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*[+-]\d{2}:?\d{2}\b|\"(utcOffset|timezoneOffset)\"\s*:\s*-?[1-9]")
@@ -48,63 +50,50 @@ def detect(path: Path, given: Given) -> Detection | None:
     kind = given.get("format") or recognised_format(source, CGMCard(name="x", files=("x",)))
     if kind in (None, "generic"):
         return _table(source, given)
-    guesses = [Guess("format", kind, True, "recognised by its content", option("format", "FORMAT"))]
-    guesses += _unit_stated(source, kind)
-    questions: list[Question] = []
-    _add_clock(source.text, kind, given, guesses, questions)
-    guesses += _step(source.lines, given)
-    if kind not in _NAMES_SUBJECT:
-        guesses.append(_subject_of_file(source))
-    guesses += _unused(first_rows(source), set(GLUCOBENCH.model_dump().values())) if kind == "glucobench" else []
-    return Detection("cgm", kind, guesses, questions)
+    choices = [
+        Choice(guess=Guess("format", kind, True, "recognised by its content", option("format", "FORMAT"))),
+        _unit_stated(source, kind),
+        _clock(source.text, kind, given),
+        _step(source.lines, given),
+    ]
+    choices += [] if kind in _NAMES_SUBJECT else [file_is_one_person(source.stem)]
+    choices += [_unused(first_rows(source), set(GLUCOBENCH.model_dump().values()))] if kind == "glucobench" else []
+    return Detection.of("cgm", kind, choices)
 
 
-def _unit_stated(source: Source, kind: str) -> list[Guess]:
+def _unit_stated(source: Source, kind: str) -> Choice:
     """Of a known format: what its header says; JSON exports state or fix it themselves."""
-    lines = source.lines[:20]
-    unit = (
-        next((u for line in lines if (u := unit_named(line))), None)
-        if kind in ("dexcom_clarity", "libreview")
-        else None
-    )
-    return [] if unit is None else [Guess("unit", unit, True, "stated in the file's header", option("unit", "UNIT"))]
+    units = [unit for line in source.lines[:20] if (unit := unit_named(line))]
+    if not units or kind not in _STATES_UNIT:
+        return Choice()
+    return Choice(guess=Guess("unit", units[0], True, "stated in the file's header", option("unit", "UNIT")))
 
 
-def _subject_of_file(source: Source) -> Guess:
-    why = "the file names no person and is taken for one person's, called after it"
-    return Guess("subject", None, False, f"{why} ({source.stem!r})", option("subject", "NAME"))
-
-
-def _add_clock(text: str, kind: str, given: Given, guesses: list[Guess], questions: list[Question]) -> None:
+def _clock(text: str, kind: str, given: Given) -> Choice:
     """The time zone: not needed where each time states its offset; asked for where times are in UTC alone, since local
     hours matter; else the clock is taken as it stands."""
     if "timezone" in given or _OFFSET.search(text):
-        return
+        return Choice()
     if kind in _IN_UTC or (_UTC.search(text) and kind not in _LOCAL):
-        message = (
-            "times are in UTC and the local time zone is not stated: add --timezone Europe/Madrid, or --timezone UTC"
-        )
-        questions.append(Question("timezone", message))
-        return
+        zone = "add --timezone Europe/Madrid, or --timezone UTC"
+        message = f"times are in UTC and the local time zone is not stated: {zone}"
+        return Choice(question=Question("timezone", message))
     why = "a local clock without a zone is taken as it stands; changes of DST are not undone"
-    guesses.append(Guess("timezone", None, False, why, option("timezone", "Europe/Madrid")))
+    return Choice(guess=Guess("timezone", None, False, why, option("timezone", "Europe/Madrid")))
 
 
-def _step(lines: list[str], given: Given) -> list[Guess]:
+def _step(lines: list[str], given: Given) -> Choice:
     """The grid's step, where readings are further apart than the usual 5 minutes: a denser grid would be mostly
     holes."""
-    if "grid.dt_min" in given:
-        return []
     clocks = [match for line in lines[:_ROWS] if (match := _CLOCK.search(line))]
     minutes = np.array([60 * int(match[1]) + int(match[2]) for match in clocks])
     apart = np.abs(np.diff(minutes))
     apart = apart[(apart > 1) & (apart < 12 * 60)]  # neither rows of one moment, nor over midnight
     step = 5 * round(float(np.median(apart)) / 5) if len(apart) else 0
-    if not 10 <= step <= 30:
-        return []
-    return [
-        Guess("grid.dt_min", float(step), False, f"most readings are {step} minutes apart", option("grid.dt_min", 5))
-    ]
+    if not 10 <= step <= 30 or "grid.dt_min" in given:
+        return Choice()
+    why = f"most readings are {step} minutes apart"
+    return Choice(guess=Guess("grid.dt_min", float(step), False, why, option("grid.dt_min", 5)))
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -114,29 +103,18 @@ def _table(source: Source, given: Given) -> Detection | None:
     if not source.is_parquet and source.text.lstrip().startswith(("<", "[", "{")):
         return None
     columns = first_rows(source)
-    candidates = [c for c in columns if _is_glucose(c) and numeric_or_low(columns[c])]
+    candidates = [c for c in columns if _is_glucose(c) and _numeric_or_low(columns[c])]
     if not candidates and "columns.glucose" not in given:
         return None
     glucose = choose("columns.glucose", candidates, given, "glucose")
-    time = choose("columns.time", time_columns(columns), given, "the time")
-    if time.column is None and time.question is None:
-        return None if not candidates else _lacks_time(source, columns)
-    subject = subject_column(columns, given)
-    chosen = [glucose, time, subject, *_event_choices(columns, given)]
-    clock = time_format(columns.get(time.column, ()) if time.column else (), given)
-    guesses = [Guess("format", "generic", True, "a table with a reading a row", option("format", "FORMAT"))]
-    questions: list[Question] = []
-    for choice in (*chosen, clock):
-        guesses += [choice.guess] if choice.guess else []
-        questions += [choice.question] if choice.question else []
-    _add_unit(source, columns, glucose, given, guesses, questions)
+    time, subject = _time(columns, given), subject_column(columns, given)
+    chosen = [glucose, time, subject, *_events(columns, given)]
     times = columns.get(time.column or "", [])
-    _add_clock(" ".join(times[:200]), "generic", given, guesses, questions)
-    guesses += _step(times, given)
-    if subject.column is None and subject.question is None:
-        guesses.append(_subject_of_file(source))
-    guesses += _unused(columns, {c.column for c in chosen})
-    return Detection("cgm", "generic", guesses, questions)
+    whose = [] if subject.column or subject.question else [file_is_one_person(source.stem)]
+    about = [time_format(times, given), _unit(columns, glucose, given), _clock(" ".join(times[:200]), "", given)]
+    generic = Guess("format", "generic", True, "a table with a reading a row", option("format", "FORMAT"))
+    unused = _unused(columns, {choice.column for choice in chosen})
+    return Detection.of("cgm", "generic", [Choice(guess=generic), *chosen, *about, _step(times, given), *whose, unused])
 
 
 def _is_glucose(name: str) -> bool:
@@ -144,47 +122,41 @@ def _is_glucose(name: str) -> bool:
     return bool(words & _GLUCOSE) and not words & _NOT_GLUCOSE
 
 
-def numeric_or_low(texts: list[str]) -> bool:
+def _numeric_or_low(texts: list[str]) -> bool:
     return numeric([text for text in texts if not text.lower().startswith(("low", "high", "hi", "lo"))])
 
 
-def _lacks_time(source: Source, columns: dict[str, list[str]]) -> Detection:
+def _time(columns: dict[str, list[str]], given: Given) -> Choice:
+    choice = choose("columns.time", time_columns(columns), given, "the time")
+    if choice.column or choice.question:
+        return choice
     message = f"which column is the time? There are {shown(list(columns))}: add --set columns.time=NAME"
-    return Detection("cgm", "generic", [], [Question("columns.time", message)])
+    return Choice(question=Question("columns.time", message))
 
 
-def _event_choices(columns: dict[str, list[str]], given: Given) -> list[Choice]:
-    choices = []
-    for field, (names, what) in _EVENTS.items():
-        candidates = [c for c in named(columns, names) if numeric(columns[c])]
-        choices.append(choose(f"columns.{field}", candidates, given, what))
-    return choices
+def _events(columns: dict[str, list[str]], given: Given) -> list[Choice]:
+    candidates = {
+        field: [c for c in named(columns, names) if numeric(columns[c])] for field, (names, _) in _EVENTS.items()
+    }
+    return [choose(f"columns.{field}", candidates[field], given, what) for field, (_, what) in _EVENTS.items()]
 
 
-def _add_unit(
-    source: Source, columns: dict[str, list[str]], glucose: Choice, given: Given, guesses: list[Guess],
-    questions: list[Question],
-) -> None:  # fmt: skip
+def _unit(columns: dict[str, list[str]], glucose: Choice, given: Given) -> Choice:
     """Of a table: what the column's name states, else what the values leave no doubt of."""
-    if "unit" in given or glucose.column is None:
-        return
-    if unit := unit_named(glucose.column):
-        guesses.append(Guess("unit", unit, True, f"stated by the column {glucose.column!r}", option("unit", "UNIT")))
-        return
-    values, _ = parse_numbers(pd.Series(columns.get(glucose.column, []), dtype=object))
+    name = glucose.column
+    if "unit" in given or name is None:
+        return Choice()
+    if unit := unit_named(name):
+        return Choice(guess=Guess("unit", unit, True, f"stated by the column {name!r}", option("unit", "UNIT")))
+    values, _ = parse_numbers(pd.Series(columns.get(name, []), dtype=object))
     values = values[np.isfinite(values) & (values > 0)]
     unit = unit_of_median(float(np.median(values))) if len(values) else None
     if unit is None:
-        message = f"the values of {glucose.column!r} don't tell the unit: add --unit {MGDL} or --unit {MMOLL}"
-        questions.append(Question("unit", message))
-        return
-    why = f"the values of {glucose.column!r} have a median of {np.median(values):.3g}, which can't be the other unit"
-    guesses.append(Guess("unit", unit, True, why, option("unit", MMOLL if unit == MGDL else MGDL)))
+        message = f"the values of {name!r} don't tell the unit: add --unit {MGDL} or --unit {MMOLL}"
+        return Choice(question=Question("unit", message))
+    why = f"the values of {name!r} have a median of {np.median(values):.3g}, which can't be the other unit"
+    return Choice(guess=Guess("unit", unit, True, why, option("unit", MMOLL if unit == MGDL else MGDL)))
 
 
-def _unused(columns: dict[str, list[str]], used: set[str | None]) -> list[Guess]:
-    rest = [name for name in columns if name not in used and name]
-    if not rest:
-        return []
-    how = "--set columns.carbs_g=NAME, columns.bolus_u, columns.basal_uph"
-    return [Guess("columns", "not read", True, f"columns without a use: {shown(rest)}", how)]
+def _unused(columns: dict[str, list[str]], used: set[str | None]) -> Choice:
+    return not_read(columns, used, "--set columns.carbs_g=NAME, columns.bolus_u, columns.basal_uph")
