@@ -70,7 +70,8 @@ class Held:
 
 
 def windows(spec: ModelSpec = SPEC, n: int = 96, seed: int = 0) -> Held:
-    """Noise about a level; a label where a slow wave is strong and the level low: to be learnt, not from one of them."""
+    """Noise about a level; a label where a slow wave is strong and the level low: to be learnt, not from one of
+    them."""
     generator = torch.Generator().manual_seed(seed)
     channels = len(spec.past)
     wave, level = torch.rand(2, n, 1, 1, generator=generator)
@@ -80,8 +81,9 @@ def windows(spec: ModelSpec = SPEC, n: int = 96, seed: int = 0) -> Held:
     past = 50 + past + 5 * torch.randn(n, spec.context, channels, generator=generator)
     mask = torch.rand(past.shape, generator=generator) > 0.05
     past = torch.where(mask, past, past.mean())
+    # local_h and time_s: Sunday, 23:59
     rows = {"past": past, "past_mask": mask, "known": torch.zeros(n, spec.context, 0), "subject": torch.arange(n) // 4,
-            "local_h": torch.full((n,), 23.983334), "time_s": torch.full((n,), 1_768_175_940)}  # fmt: skip  # Sunday, 23:59
+            "local_h": torch.full((n,), 23.983334), "time_s": torch.full((n,), 1_768_175_940)}  # fmt: skip
     if spec.task == "pretrain":
         return Held(rows)
     amount = (wave - 0.6 * level).flatten()

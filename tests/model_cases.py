@@ -1,4 +1,5 @@
-"""Every model, small, on windows of synthetic people with a mechanism: shared by the tests of models and checkpoints."""
+"""Every model, small, on windows of synthetic people with a mechanism: shared by the tests of models and
+checkpoints."""
 
 from __future__ import annotations
 

@@ -118,10 +118,10 @@ KEYS = st.text("abc", min_size=1, max_size=3)
 @given(st.lists(KEYS, min_size=1, max_size=4), st.integers())
 def test_with_value_sets_exactly_one_path(path, value):
     raw = with_value({"z": {"y": 1}}, ".".join(path), value)
-    found = raw
+    inner = raw
     for part in path:
-        found = found[part]
-    assert found == value
+        inner = inner[part]
+    assert inner == value
     assert raw["z"] == {"y": 1}
 
 

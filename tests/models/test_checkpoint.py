@@ -122,8 +122,10 @@ def test_checkpoints_from_before_ensembles_load(training, batch, tmp_path):
     for name, model in (("ttm", prepared(TTM, training)), ("ridge", prepared(config.Ridge(lags=6), training))):
         checkpoint.save(model, tmp_path / name)
         raw = json.loads((tmp_path / name / "config.json").read_text())
-        found = raw.pop("architectures")
-        (tmp_path / name / "config.json").write_text(json.dumps(raw | {"architecture": found[0] if found else None}))
+        architectures = raw.pop("architectures")
+        (tmp_path / name / "config.json").write_text(
+            json.dumps(raw | {"architecture": architectures[0] if architectures else None})
+        )
         assert torch.equal(checkpoint.load(tmp_path / name)(batch).quantiles, model(batch).quantiles)
 
 

@@ -57,10 +57,10 @@ def test_the_loss_is_that_of_the_correction(training, batch):
 def test_wrappers_nest(training, batch):
     """Twice the mechanism taken off and twice put back: the correction of the outer holds the inner's mechanism."""
     nested = prepared(config.Residual(inner=config.Residual(inner=config.Persistence())), training)
-    found = nested(batch)
+    prediction = nested(batch)
     future, rest = batch["mechanism"][:, 288:], batch["past"][:, -1:, 0] - 2 * batch["mechanism"][:, 287:288]
-    assert torch.allclose(found.quantiles[..., SPEC.middle], 2 * future + rest, atol=1e-3)
-    assert torch.equal(found.parts["mechanism"], future)
+    assert torch.allclose(prediction.quantiles[..., SPEC.middle], 2 * future + rest, atol=1e-3)
+    assert torch.equal(prediction.parts["mechanism"], future)
 
 
 def test_left_over_adds_up_what_wrappers_subtract(batch):

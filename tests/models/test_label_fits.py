@@ -33,16 +33,16 @@ def rows(held, n=16):
 def test_the_last_value_is_itself_or_a_logistic_regression(data):
     held = data["regress"]
     section = config.LastValue(channel="activity", over_s=60)
-    found = prepared(section, held, REGRESS)(rows(held)).score
+    scores = prepared(section, held, REGRESS)(rows(held)).score
     last = held.rows["past"][:16, -1, 0]
     seen = held.rows["past_mask"][:16, -1, 0]
-    torch.testing.assert_close(found[seen], last[seen])
+    torch.testing.assert_close(scores[seen], last[seen])
     held = data["classify"]
-    found = prepared(section, held, replace(SPEC, balanced=False))(rows(held, 96)).score
+    scores = prepared(section, held, replace(SPEC, balanced=False))(rows(held, 96)).score
     seen = held.rows["past_mask"][:, -1, 0]
     x, y = held.rows["past"][seen, -1].double().numpy(), held.rows["label"][seen].numpy()
     peer = LogisticRegression(C=1e6).fit(x, y).decision_function(x)
-    torch.testing.assert_close(found[seen], torch.from_numpy(peer).float(), rtol=0, atol=0.02)
+    torch.testing.assert_close(scores[seen], torch.from_numpy(peer).float(), rtol=0, atol=0.02)
     with pytest.raises(ValueError, match=r"last.channel 'map_mmhg' is none of the past channels \['activity'\]"):
         build(config.LastValue(channel="map_mmhg"), SPEC)
 
@@ -80,8 +80,8 @@ def test_a_stack_is_no_worse_than_its_members_on_what_weighs_it(data):
     loss = torch.nn.functional.binary_cross_entropy_with_logits
     ours = loss(model(everything).score, everything["label"])
     assert all(ours <= loss(m(everything).score, everything["label"]) + 1e-3 for m in model.members)
-    said = torch.sigmoid(model(everything).score).mean().item()
-    assert said == pytest.approx(everything["label"].mean().item(), abs=0.01)  # calibrated in the large
+    mean = torch.sigmoid(model(everything).score).mean().item()
+    assert mean == pytest.approx(everything["label"].mean().item(), abs=0.01)  # calibrated in the large
     with pytest.raises(ValueError, match="96 validation labels are known, all the same"):
         model.calibrate(Held(fresh.rows | {"label": torch.ones(96)}))
 
@@ -111,10 +111,10 @@ def test_rhythms_are_circadians_of_the_worn_minutes(data):
     held = windows(spec, n=12)
     batch = rows(held, 12)
     section = config.Boosting(trees=5, features="rhythm", min_weight=0.0)
-    found = prepared(section, held, spec)._variables(batch).numpy()
+    variables = prepared(section, held, spec)._variables(batch).numpy()
     days = torch.where(batch["past_mask"], batch["past"], torch.nan).double().numpy().reshape(12, 3, 1440)
     expected = rhythm(days)
-    by_name = dict(zip(features.names("rhythm", spec), found.T, strict=True))
+    by_name = dict(zip(features.names("rhythm", spec), variables.T, strict=True))
     np.testing.assert_allclose(by_name["intradaily_variability"], expected["intradaily_variability"], rtol=1e-5)
     angle = expected["l5_onset_h"] * 2 * np.pi / 24
     np.testing.assert_allclose(by_name["sine of l5_onset_h"], np.sin(angle), atol=1e-4)
@@ -126,22 +126,24 @@ def test_rhythms_keep_the_clock_wherever_a_window_begins(data):
     spec = replace(SPEC, context=3 * 1440)
     day = 50 + 40 * torch.sin(2 * torch.pi * (torch.arange(1440) / 1440 - 0.4)) + torch.rand(1440)
     series = day.repeat(4).view(1, -1, 1)
-    found = []
+    tables = []
     for begin in (0, 360):
         past = series[:, begin : begin + spec.context]
         local_h = torch.tensor([(begin + spec.context - 1) / 60 % 24])
         batch = {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool), "local_h": local_h}
         batch["time_s"] = torch.tensor([60 * (begin + spec.context - 1)])
-        found.append(features.compute("rhythm", batch, spec))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-3, equal_nan=True)  # so restless: no sleep is known
+        tables.append(features.compute("rhythm", batch, spec))
+    torch.testing.assert_close(
+        tables[0], tables[1], rtol=0, atol=1e-3, equal_nan=True
+    )  # so restless: no sleep is known
     with pytest.raises(ValueError, match="whole days of one channel by the minute; found .*180 points"):
         build(config.Statistics(features="rhythm"), SPEC)
 
 
 @pytest.mark.parametrize("offset_h", [-10, 0, 5.5, 13])
 def test_sleep_among_the_rhythms(offset_h):
-    """A week from Sunday's midnight, asleep from 23 to 7, into Saturday and Sunday from 1 to 9: two hours of social jet lag
-    wherever on earth; off at night, nothing is known of it."""
+    """A week from Sunday's midnight, asleep from 23 to 7, into Saturday and Sunday from 1 to 9: two hours of social jet
+    lag wherever on earth; off at night, nothing is known of it."""
     minute = np.arange(7 * 1440)
     hour, day = minute / 60 % 24, minute // 1440  # day 0 is Sunday
     asleep = np.where(np.isin(day, (0, 6)), (hour >= 1) & (hour < 9), hour < 7) | ((hour >= 23) & (day < 5))
@@ -151,12 +153,14 @@ def test_sleep_among_the_rhythms(offset_h):
     last_s = int(np.datetime64("2026-01-17T23:59", "s").astype(np.int64) - 3600 * offset_h)
     batch = {"past": past, "past_mask": torch.ones_like(past, dtype=torch.bool), "time_s": torch.tensor([last_s]),
              "local_h": torch.tensor([23 + 59 / 60])}  # fmt: skip
-    found = dict(zip(features.names("rhythm", spec), features.compute("rhythm", batch, spec)[0].tolist(), strict=True))
-    assert found["social_jet_lag_h"] == pytest.approx(2, abs=0.1)
-    assert 80 < found["sleep_regularity"] < 100
+    rhythms = dict(
+        zip(features.names("rhythm", spec), features.compute("rhythm", batch, spec)[0].tolist(), strict=True)
+    )
+    assert rhythms["social_jet_lag_h"] == pytest.approx(2, abs=0.1)
+    assert 80 < rhythms["sleep_regularity"] < 100
     unworn = torch.from_numpy((hour >= 22) | (hour < 10)).view(1, -1, 1)
-    found = features.compute("rhythm", batch | {"past_mask": ~unworn}, spec)[0]
-    assert found[features.names("rhythm", spec).index("social_jet_lag_h")].isnan()
+    rhythms = features.compute("rhythm", batch | {"past_mask": ~unworn}, spec)[0]
+    assert rhythms[features.names("rhythm", spec).index("social_jet_lag_h")].isnan()
 
 
 def test_settings_that_do_not_fit_are_refused():
@@ -189,7 +193,7 @@ def test_two_channels(data):
 def test_every_model_of_the_page_is_one():
     page = Path("docs/concepts/labels.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(text) for text in re.findall(r"(?ms)^```yaml\n(.*?)^```$", page)]
-    found = [TypeAdapter(config.Model).validate_python(block["model"]) for block in blocks if "model" in block]
-    assert {model.kind for model in found} == {"pat", "masked", "ttm_label", "stack"}
-    lora = build(found[0].model_copy(update={"pretrained": None}), replace(SPEC, context=10080))
+    sections = [TypeAdapter(config.Model).validate_python(block["model"]) for block in blocks if "model" in block]
+    assert {model.kind for model in sections} == {"pat", "masked", "ttm_label", "stack"}
+    lora = build(sections[0].model_copy(update={"pretrained": None}), replace(SPEC, context=10080))
     assert f"{trainable_parameters(lora):,} LoRA" in page

@@ -49,12 +49,12 @@ def test_every_model_gives_one_finite_score_that_ignores_the_label(name, task, d
     model = prepared(CASES[name], data[task], SPECS[task])
     batch = rows(data[task])
     with torch.inference_mode():
-        found = model(batch).score
+        score = model(batch).score
         without = model({key: value for key, value in batch.items() if key != "label"}).score
-    assert found.shape == (16,) and found.dtype == torch.float32 and found.isfinite().all()
-    assert torch.equal(found, without)
+    assert score.shape == (16,) and score.dtype == torch.float32 and score.isfinite().all()
+    assert torch.equal(score, without)
     if task == "regress" and name != "last":
-        assert 80 < found.mean() < 120  # the label's unit, not a scaled one
+        assert 80 < score.mean() < 120  # the label's unit, not a scaled one
 
 
 @pytest.mark.parametrize(("name", "task"), BOTH)
@@ -133,10 +133,10 @@ def test_unknown_labels_count_for_nothing(name, data):
     hidden = {**some, "label": some["label"].masked_fill(unknown, torch.nan)}
     kept = {key: value[~unknown] for key, value in some.items()}
     model = prepared(CASES[name], held)
-    loss, found = model.loss(hidden)
+    loss, diagnostics = model.loss(hidden)
     expected, other = model.loss(kept)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert found["n"] == other["n"] == (~unknown).sum()
+    assert diagnostics["n"] == other["n"] == (~unknown).sum()
     nobody = {**some, "label": torch.full((32,), torch.nan)}
     assert model.loss(nobody)[0] == 0
 
@@ -185,12 +185,12 @@ def test_masked_training_lowers_the_loss(name, data):
 def test_masked_models_keep_their_weights_and_evaluate_alike(name, data, tmp_path):
     model = prepared(MASKED[name], data["pretrain"], PRETRAIN)
     batch = rows(data["pretrain"])
-    found = model(batch)
-    assert found.signal.shape == batch["past"].shape
-    assert 0 < found.hidden.sum() < len(found.hidden)
+    reconstruction = model(batch)
+    assert reconstruction.signal.shape == batch["past"].shape
+    assert 0 < reconstruction.hidden.sum() < len(reconstruction.hidden)
     checkpoint.save(model, tmp_path / "run")
     again = checkpoint.load(tmp_path / "run")
-    assert torch.equal(again(batch).signal, found.signal)
+    assert torch.equal(again(batch).signal, reconstruction.signal)
     model.train()
     torch.manual_seed(0)
     assert len({tuple(model(batch).hidden.tolist()) for _ in range(20)}) > 1  # another draw each time
@@ -300,8 +300,8 @@ def test_what_is_frozen_stays(data):
         before = prepared(CASES[name], data["classify"])
         frozen = {key: p.clone() for key, p in before.named_parameters() if not p.requires_grad}
         after, _ = fitted(CASES[name], data["classify"], steps=2)
-        found = dict(after.named_parameters())
-        assert frozen and all(torch.equal(found[key], value) for key, value in frozen.items()), name
+        parameters = dict(after.named_parameters())
+        assert frozen and all(torch.equal(parameters[key], value) for key, value in frozen.items()), name
 
 
 # --- several labels, weighed windows ---------------------------------------------------------------------------------
@@ -324,18 +324,18 @@ def test_several_labels_at_once(name, several, tmp_path):
     model = prepared(CASES[name], several, SEVERAL)
     model.calibrate(several)
     batch = rows(several, 32)
-    found, label = model(batch).score, batch["label"]
-    assert found.shape == (32, 3) and found.isfinite().all()
+    score, label = model(batch).score, batch["label"]
+    assert score.shape == (32, 3) and score.isfinite().all()
     if name != "stack":
         each = model.each_loss(model.score(batch), label)
-        loss, said = model.loss(batch)
+        loss, diagnostics = model.loss(batch)
         assert loss.item() == pytest.approx(each[~label.isnan()].mean().item(), rel=1e-5)
-        assert said["n"] == 32 + 32 + 16 and said["ranks"].sum() == 32  # of the first
+        assert diagnostics["n"] == 32 + 32 + 16 and diagnostics["ranks"].sum() == 32  # of the first
     if model.positive_weight.dim() and name != "stack":
         known = [column[~column.isnan()] for column in several.labels().T]
         torch.testing.assert_close(model.positive_weight, torch.tensor([(len(k) - k.sum()) / k.sum() for k in known]))
     checkpoint.save(model, tmp_path / "run")
-    assert torch.equal(checkpoint.load(tmp_path / "run")(batch).score, found)
+    assert torch.equal(checkpoint.load(tmp_path / "run")(batch).score, score)
 
 
 def test_one_network_has_a_head_for_each_label(several, data):
@@ -371,8 +371,8 @@ def test_a_weight_of_two_is_a_window_twice(name, data):
     torch.testing.assert_close(one.positive_weight, other.positive_weight)
     if name in ("statistics", "last", "boosting"):  # up to how variables are standardised and cut into bins
         once = prepared(section, held)
-        said, twice_said, once_said = (m(rows(held)).score for m in (one, other, once))
-        assert (said - twice_said).norm() < 0.4 * (once_said - twice_said).norm()
+        by_weight, by_copies, by_neither = (m(rows(held)).score for m in (one, other, once))
+        assert (by_weight - by_copies).norm() < 0.4 * (by_neither - by_copies).norm()
     one.load_state_dict(other.state_dict())
     assert one.loss(weighed.rows)[0].item() == pytest.approx(other.loss(doubled)[0].item(), rel=1e-4)
     one.calibrate(weighed)

@@ -42,21 +42,23 @@ def with_gaps(batch, share=0.3):
 def test_every_model_gives_finite_quantiles_that_never_cross(name, training, batch):
     model = prepared(CASES[name], training)
     with torch.inference_mode():
-        found = model(batch)
-    assert found.quantiles.shape == (32, 6, 4)
-    assert found.quantiles.dtype == torch.float32
-    assert found.quantiles.isfinite().all()
-    assert (found.quantiles.diff(dim=-1) >= 0).all()
-    assert (found.quantiles[..., 3] > found.quantiles[..., 0]).all()
-    assert 0 < found.quantiles[..., SPEC.middle].mean() < 400  # mg/dL, not a scaled unit
+        prediction = model(batch)
+    assert prediction.quantiles.shape == (32, 6, 4)
+    assert prediction.quantiles.dtype == torch.float32
+    assert prediction.quantiles.isfinite().all()
+    assert (prediction.quantiles.diff(dim=-1) >= 0).all()
+    assert (prediction.quantiles[..., 3] > prediction.quantiles[..., 0]).all()
+    assert 0 < prediction.quantiles[..., SPEC.middle].mean() < 400  # mg/dL, not a scaled unit
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_parts_add_up_to_the_median_exactly(name, training, batch):
-    found = prepared(CASES[name], training)(batch)
-    assert set(found.parts) == ({"mechanism", "correction"} if "residual" in name else set())
-    if found.parts:
-        assert torch.equal(found.parts["mechanism"] + found.parts["correction"], found.quantiles[..., SPEC.middle])
+    prediction = prepared(CASES[name], training)(batch)
+    assert set(prediction.parts) == ({"mechanism", "correction"} if "residual" in name else set())
+    if prediction.parts:
+        assert torch.equal(
+            prediction.parts["mechanism"] + prediction.parts["correction"], prediction.quantiles[..., SPEC.middle]
+        )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -167,11 +169,11 @@ def test_losses_weighted_by_points_are_the_mean_over_all(training):
     model = prepared(config.Persistence(), training)
     whole = with_gaps(training.batch(torch.arange(60)))
     parts = [{key: value[a:b] for key, value in whole.items()} for a, b in ((0, 7), (7, 8), (8, 60))]
-    found = [model.loss(part) for part in parts]
-    n = torch.stack([diagnostics["n"] for _, diagnostics in found])
+    losses = [model.loss(part) for part in parts]
+    n = torch.stack([diagnostics["n"] for _, diagnostics in losses])
     loss, diagnostics = model.loss(whole)
     assert n.sum() == diagnostics["n"] == (~torch.isnan(whole["target"])).sum()
-    assert (torch.stack([part for part, _ in found]) * n).sum() / n.sum() == pytest.approx(loss.item(), rel=1e-5)
+    assert (torch.stack([part for part, _ in losses]) * n).sum() / n.sum() == pytest.approx(loss.item(), rel=1e-5)
     error = (model(whole).quantiles[..., SPEC.middle] - whole["target"])[~torch.isnan(whole["target"])]
     assert diagnostics["mae"].item() == pytest.approx(error.abs().mean().item(), rel=1e-5)
     assert diagnostics["mse"].item() == pytest.approx(error.square().mean().item(), rel=1e-5)
@@ -193,17 +195,17 @@ def test_without_a_measured_target_the_loss_is_zero(name, training, batch):
 
 @pytest.mark.parametrize("middle", [0, 1, 3])
 def test_steps_lead_outwards_from_the_median(middle):
-    found = around(torch.tensor([[100.0]]), torch.tensor([[[1.0, 2.0, 4.0]]]), middle)
+    quantiles = around(torch.tensor([[100.0]]), torch.tensor([[[1.0, 2.0, 4.0]]]), middle)
     expected = torch.tensor([0.0, 1.0, 3.0, 7.0])
-    assert torch.equal(found[0, 0], expected - expected[middle] + 100)
+    assert torch.equal(quantiles[0, 0], expected - expected[middle] + 100)
 
 
 def test_offsets_are_the_residuals_quantiles_and_zero_at_the_median():
     residual = torch.from_numpy(np.random.default_rng(0).normal(0, 10, (20000, 2)).astype(np.float32))
     residual[::3, 1] = torch.nan
-    found = residual_offsets(residual, (0.05, 0.25, 0.5, 0.95))
-    assert found[0].numpy() == pytest.approx([-16.45, -6.74, 0, 16.45], abs=0.4)
-    assert found[1].numpy() == pytest.approx([-16.45, -6.74, 0, 16.45], abs=0.5)
+    offsets = residual_offsets(residual, (0.05, 0.25, 0.5, 0.95))
+    assert offsets[0].numpy() == pytest.approx([-16.45, -6.74, 0, 16.45], abs=0.4)
+    assert offsets[1].numpy() == pytest.approx([-16.45, -6.74, 0, 16.45], abs=0.5)
     biased = residual_offsets(residual + 30, (0.05, 0.25, 0.5, 0.95))  # every quantile above the point forecast
     assert biased[0, :3].tolist() == [0, 0, 0] and biased[0, 3] == pytest.approx(46.45, abs=0.4)
 
@@ -352,15 +354,15 @@ def event_windows():
     past = ("glucose_mgdl", "basal_uph", "bolus_u")
     series = build_series(helpers.People({"p": [helpers.recording(glucose, "p", **channels)]}), past)
     window = WINDOW.model_copy(update={"past": past})
-    found = cut_windows(series, (Range("p", 0, 0, n, "train", "id"),), window, 5)
-    return ModelSpec(288, 6, 5.0, past, WINDOW.known, (0.5,)), found
+    cut = cut_windows(series, (Range("p", 0, 0, n, "train", "id"),), window, 5)
+    return ModelSpec(288, 6, 5.0, past, WINDOW.known, (0.5,)), cut
 
 
 def test_lstm_features_are_bloodtwins_and_scaled_like_scikit_learns():
-    spec, found = event_windows()
+    spec, cut = event_windows()
     model = build(config.LSTM(hidden=8), spec)
-    model.fit_statistics(found)
-    whole = found.batch(torch.arange(len(found)))
+    model.fit_statistics(cut)
+    whole = cut.batch(torch.arange(len(cut)))
     features = model._features(whole)
     glucose, delta, basal, bolus, sine, cosine, clipped, missing = features.unbind(-1)
     assert torch.equal(glucose, whole["past"][..., 0])
@@ -382,10 +384,10 @@ def test_channels_that_the_windows_lack_are_zeros(batch):
 
 
 def test_lstm_within_a_hybrid_knows_the_sensors_limits_in_glucose():
-    _, found = event_windows()
-    found = cut_windows(found.series, (Range("p", 0, 0, 864, "train", "id"),), found.window, 5, Sine())
-    batch = found.batch(torch.arange(len(found)))
-    spec = ModelSpec(288, 6, 5.0, found.window.past, WINDOW.known, (0.5,))
+    _, cut = event_windows()
+    cut = cut_windows(cut.series, (Range("p", 0, 0, 864, "train", "id"),), cut.window, 5, Sine())
+    batch = cut.batch(torch.arange(len(cut)))
+    spec = ModelSpec(288, 6, 5.0, cut.window.past, WINDOW.known, (0.5,))
     seen = {}
     hybrid = build(config.Residual(inner=config.LSTM(hidden=8)), spec)
     hybrid.inner.lstm.register_forward_pre_hook(lambda _, args: seen.update(features=args[0]))

@@ -33,22 +33,22 @@ def keras_weights(size, convolution=False, seed=0):
 
     if convolution:
         name = "conv1d_patch_embedding/conv1d_patch_embedding"
-        found = {f"{name}/kernel:0": normal(3, 1, WIDTH), f"{name}/bias:0": normal(WIDTH)}
+        weights = {f"{name}/kernel:0": normal(3, 1, WIDTH), f"{name}/bias:0": normal(WIDTH)}
     else:
-        found = {"dense/dense/kernel:0": normal(size.patch, WIDTH), "dense/dense/bias:0": normal(WIDTH)}
+        weights = {"dense/dense/kernel:0": normal(size.patch, WIDTH), "dense/dense/bias:0": normal(WIDTH)}
     for i in range(1, size.layers + 1):
         layer = f"encoder_layer_{i}_transformer/encoder_layer_{i}"
         for name in ("query", "key", "value"):
-            found[f"{layer}_attention/{name}/kernel:0"] = normal(WIDTH, size.heads, WIDTH)
-            found[f"{layer}_attention/{name}/bias:0"] = normal(size.heads, WIDTH)
-        found[f"{layer}_attention/attention_output/kernel:0"] = normal(size.heads, WIDTH, WIDTH)
-        found[f"{layer}_attention/attention_output/bias:0"] = normal(WIDTH)
-        found[f"{layer}_ff1/kernel:0"], found[f"{layer}_ff1/bias:0"] = normal(WIDTH, 256), normal(256)
-        found[f"{layer}_ff2/kernel:0"], found[f"{layer}_ff2/bias:0"] = normal(256, WIDTH), normal(WIDTH)
+            weights[f"{layer}_attention/{name}/kernel:0"] = normal(WIDTH, size.heads, WIDTH)
+            weights[f"{layer}_attention/{name}/bias:0"] = normal(size.heads, WIDTH)
+        weights[f"{layer}_attention/attention_output/kernel:0"] = normal(size.heads, WIDTH, WIDTH)
+        weights[f"{layer}_attention/attention_output/bias:0"] = normal(WIDTH)
+        weights[f"{layer}_ff1/kernel:0"], weights[f"{layer}_ff1/bias:0"] = normal(WIDTH, 256), normal(256)
+        weights[f"{layer}_ff2/kernel:0"], weights[f"{layer}_ff2/bias:0"] = normal(256, WIDTH), normal(WIDTH)
         for name in ("norm1", "norm2"):
-            found[f"{layer}_{name}/gamma:0"] = 1 + normal(WIDTH)
-            found[f"{layer}_{name}/beta:0"] = normal(WIDTH)
-    return found
+            weights[f"{layer}_{name}/gamma:0"] = 1 + normal(WIDTH)
+            weights[f"{layer}_{name}/beta:0"] = normal(WIDTH)
+    return weights
 
 
 def write(path, weights, root=""):
@@ -74,23 +74,23 @@ def numpy_layers(weights, size, activity):
         each = np.stack(seen).reshape(size.patch, 3, *patches.shape[:2], WIDTH).sum(1) + w[f"{name}/bias:0"]
         x = np.maximum(each, 0).mean(0)
     x = x + numpy_positions(x.shape[1])
-    found = [x]
+    states = [x]
     for i in range(1, size.layers + 1):
         layer = f"encoder_layer_{i}_transformer/encoder_layer_{i}"
         x = numpy_norm(x + numpy_attention(w, f"{layer}_attention", size.heads, x), w, f"{layer}_norm1")
         inner = np.maximum(x @ w[f"{layer}_ff1/kernel:0"] + w[f"{layer}_ff1/bias:0"], 0)
         x = numpy_norm(x + inner @ w[f"{layer}_ff2/kernel:0"] + w[f"{layer}_ff2/bias:0"], w, f"{layer}_norm2")
-        found.append(x)
-    return found
+        states.append(x)
+    return states
 
 
 def numpy_positions(patches):
-    found = np.empty((patches, WIDTH))
+    table = np.empty((patches, WIDTH))
     for position in range(patches):
         for k in range(WIDTH // 2):
             angle = position * np.exp(-np.log(10000) / WIDTH * 2 * k)
-            found[position, k], found[position, WIDTH // 2 + k] = np.sin(angle), np.cos(angle)
-    return found
+            table[position, k], table[position, WIDTH // 2 + k] = np.sin(angle), np.cos(angle)
+    return table
 
 
 def numpy_attention(w, name, heads, x):
@@ -110,10 +110,10 @@ def numpy_norm(x, w, name):
 
 
 def torch_layers(encoder, activity):
-    found = [encoder.embed(activity)]
+    states = [encoder.embed(activity)]
     for layer in encoder.layers:
-        found.append(layer(found[-1]))
-    return found
+        states.append(layer(states[-1]))
+    return states
 
 
 @pytest.mark.parametrize("root", ["", "model_weights/"])
@@ -125,10 +125,10 @@ def test_a_published_file_gives_every_layers_output_of_a_plain_forward_pass(conv
     activity = np.random.default_rng(1).normal(size=(3, DAY)).astype(np.float32)
     expected = numpy_layers(weights, TINY, activity)
     with torch.inference_mode():
-        found = torch_layers(encoder, torch.from_numpy(activity))
-        assert torch.equal(found[-1], encoder(torch.from_numpy(activity)))
-    assert len(found) == len(expected) == 3
-    for ours, theirs in zip(found, expected, strict=True):
+        states = torch_layers(encoder, torch.from_numpy(activity))
+        assert torch.equal(states[-1], encoder(torch.from_numpy(activity)))
+    assert len(states) == len(expected) == 3
+    for ours, theirs in zip(states, expected, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-5)
 
 
@@ -142,9 +142,9 @@ def test_a_week_through_the_published_sizes(name, tmp_path):
     pat_weights.load(encoder, write(tmp_path / "encoder.h5", weights))
     activity = np.random.default_rng(1).normal(size=(1, minutes)).astype(np.float32)
     with torch.inference_mode():
-        found = encoder(torch.from_numpy(activity)).numpy()
-    assert found.shape == (1, minutes // size.patch, WIDTH)
-    np.testing.assert_allclose(found, numpy_layers(weights, size, activity)[-1], rtol=0, atol=1e-5)
+        states = encoder(torch.from_numpy(activity)).numpy()
+    assert states.shape == (1, minutes // size.patch, WIDTH)
+    np.testing.assert_allclose(states, numpy_layers(weights, size, activity)[-1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "count"), [("small", 285_000), ("medium", 1_000_000), ("large", 1_990_000)])
@@ -259,13 +259,13 @@ def test_activity_is_standardised_by_what_training_people_wore(standardise):
     held = week(20)
     model = build(SMALL.model_copy(update={"standardise": standardise}), SPEC)
     model.fit_statistics(held)
-    found = model.scaling(held.rows)[..., 0]
+    scaled = model.scaling(held.rows)[..., 0]
     worn = held.rows["past_mask"][..., 0]
-    assert (found[~worn] == 0).all()
+    assert (scaled[~worn] == 0).all()
     values = held.rows["past"][..., 0].masked_fill(~worn, torch.nan).numpy()
     axis = 0 if standardise == "minute" else None
     expected = (values - np.nanmean(values, axis)) / np.maximum(np.nanstd(values, axis), 0.1 * np.nanstd(values))
-    np.testing.assert_allclose(found[worn], expected[worn.numpy()], atol=1e-3)
+    np.testing.assert_allclose(scaled[worn], expected[worn.numpy()], atol=1e-3)
     other = {**held.rows, "past": held.rows["past"].masked_fill(~held.rows["past_mask"], 1e6)}
     assert torch.equal(model.scaling(other), model.scaling(held.rows))  # what was not worn says nothing
 
@@ -354,14 +354,14 @@ def test_the_error_is_over_all_worn_minutes_or_the_hidden_ones():
     batch = {name: held.rows[name][:, :DAY] for name in ("past", "past_mask")}
     for error in ("all", "hidden"):
         model = build(config.Masked(inner=SMALL, error=error), spec).eval()
-        found, signal, counted = model(batch), model.signal(batch), batch["past_mask"]
-        assert found.signal.abs().max() <= 2 and found.hidden.sum() == 72
+        reconstruction, signal, counted = model(batch), model.signal(batch), batch["past_mask"]
+        assert reconstruction.signal.abs().max() <= 2 and reconstruction.hidden.sum() == 72
         if error == "hidden":
-            counted = counted & found.hidden.repeat_interleave(18).view(1, -1, 1)
-        loss, said = model.loss(batch)
-        assert loss.item() == pytest.approx((found.signal - signal).square()[counted].mean().item(), rel=1e-5)
-        whole = (found.signal - signal).square()[batch["past_mask"]].mean()
-        assert said["mse"].item() == pytest.approx(whole.item(), rel=1e-5)
+            counted = counted & reconstruction.hidden.repeat_interleave(18).view(1, -1, 1)
+        loss, diagnostics = model.loss(batch)
+        assert loss.item() == pytest.approx((reconstruction.signal - signal).square()[counted].mean().item(), rel=1e-5)
+        whole = (reconstruction.signal - signal).square()[batch["past_mask"]].mean()
+        assert diagnostics["mse"].item() == pytest.approx(whole.item(), rel=1e-5)
 
 
 def test_the_autoencoder_learns_a_rhythm():

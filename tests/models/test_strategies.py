@@ -120,8 +120,8 @@ def test_the_penalty_is_the_mean_squared_difference_of_the_rates(batch):
     for extra, expected in ((0.0, 0.0), (0.25 * torch.arange(1, 7), 9.0)):  # 0.25 mg/dL in 5 min are 3 mg/dL per hour
         physics.inner = Path(future + start + extra)
         full = {**batch, "target": torch.nan_to_num(batch["target"], nan=100.0)}
-        found, loss = physics.forward_loss(full)
-        assert physics.penalty(found, full).item() == pytest.approx(expected, abs=1e-3)
+        prediction, loss = physics.forward_loss(full)
+        assert physics.penalty(prediction, full).item() == pytest.approx(expected, abs=1e-3)
         assert (loss - physics.inner.forward_loss(full)[1]).item() == pytest.approx(0.5 * expected, abs=1e-3)
 
 
@@ -160,10 +160,10 @@ def test_members_that_differ_widen_as_a_mixture_does(training):
     """Two normals of one width: the quantiles of their mixture, to the second moment."""
     model = build(config.Ensemble(members=(config.Persistence(), config.Seasonal())), SPEC)
     normal = torch.special.ndtri(torch.tensor(SPEC.quantiles))
-    found = model._joined([Prediction(centre + 5.0 * normal.expand(1, 6, -1)) for centre in (90.0, 110.0)])
+    prediction = model._joined([Prediction(centre + 5.0 * normal.expand(1, 6, -1)) for centre in (90.0, 110.0)])
     sample = np.r_[np.random.default_rng(0).normal(90, 5, 40000), np.random.default_rng(1).normal(110, 5, 40000)]
-    assert found.quantiles[0, 0, MIDDLE] == 100.0
-    wide = found.quantiles[0, 0] - 100.0
+    assert prediction.quantiles[0, 0, MIDDLE] == 100.0
+    wide = prediction.quantiles[0, 0] - 100.0
     assert torch.allclose(wide, np.std(sample) * normal, atol=0.2)
 
 
@@ -184,8 +184,8 @@ def test_members_train_as_alone_and_start_apart(training, batch):
 def test_offsets_are_the_conformal_quantiles():
     """99 scores 1..99 of one person: the levels' ranks among 100."""
     scores = np.arange(1.0, 100.0)[::-1, None, None].repeat(3, axis=2)
-    found = conformal_offsets(scores, np.zeros(99), (0.05, 0.5, 0.95))
-    assert found[0].tolist() == [5.0, 50.0, 95.0]
+    offsets = conformal_offsets(scores, np.zeros(99), (0.05, 0.5, 0.95))
+    assert offsets[0].tolist() == [5.0, 50.0, 95.0]
     scores[0] = np.nan  # the missing one is left out
     assert conformal_offsets(scores, np.zeros(99), (0.05, 0.5, 0.95))[0, 2] == 95.0
     with pytest.raises(ValueError, match="can't place the quantile 0.999"):
@@ -193,8 +193,8 @@ def test_offsets_are_the_conformal_quantiles():
 
 
 def test_every_person_weighs_the_same():
-    """Nine quiet people with many windows each, three wild ones with few: a quarter of people is wild, so 0.875 is among
-    the wild half, though 1 window in 100 is theirs."""
+    """Nine quiet people with many windows each, three wild ones with few: a quarter of people is wild, so 0.875 is
+    among the wild half, though 1 window in 100 is theirs."""
     rng = np.random.default_rng(0)
     quiet, wild = rng.normal(0, 1, 9 * 1000), rng.normal(0, 50, 3 * 30)
     scores = np.r_[quiet, wild][:, None, None]
@@ -222,9 +222,9 @@ def test_calibration_gives_the_coverage_it_is_asked_for(training):
     model.inner.offsets_mgdl.mul_(0.2)
     model.calibrate(training)
     inside = [
-        (b["target"] >= found[..., 0]) & (b["target"] <= found[..., 3])
+        (b["target"] >= quantiles[..., 0]) & (b["target"] <= quantiles[..., 3])
         for b in training.batches(256)
-        for found in [model(b).quantiles]
+        for quantiles in [model(b).quantiles]
     ]
     assert torch.cat(inside).float().mean(0) == pytest.approx(0.9, abs=0.01)
 
@@ -234,13 +234,13 @@ def test_calibration_gives_the_coverage_it_is_asked_for(training):
 
 @pytest.mark.parametrize("name", ["lstm-student", "ttm-student"])
 def test_the_quantiles_are_those_of_the_distribution_that_is_trained(name, training, batch):
-    found = prepared(CASES[name], training).distribution(batch)
-    assert isinstance(found, StudentT)
-    reference = student(found.freedom.detach(), found.loc.detach(), found.scale.detach())
+    distribution = prepared(CASES[name], training).distribution(batch)
+    assert isinstance(distribution, StudentT)
+    reference = student(distribution.freedom.detach(), distribution.loc.detach(), distribution.scale.detach())
     for k, level in enumerate(SPEC.quantiles):
-        np.testing.assert_allclose(found.quantiles[..., k].detach(), reference.ppf(level), rtol=1e-4)
+        np.testing.assert_allclose(distribution.quantiles[..., k].detach(), reference.ppf(level), rtol=1e-4)
     np.testing.assert_allclose(
-        found.loss(torch.full_like(found.loc, 150.0)).detach(), -reference.logpdf(150.0), rtol=1e-3
+        distribution.loss(torch.full_like(distribution.loc, 150.0)).detach(), -reference.logpdf(150.0), rtol=1e-3
     )
 
 
@@ -272,8 +272,8 @@ def run(readings, tmp_path_factory):
 def assert_served_as_scored(run, readings, n=8):
     p, forecaster = read_predictions(run), Forecaster.load(run.path)
     for i in np.linspace(0, len(p) - 1, n).astype(int):
-        found = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
-        np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
+        forecast = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        np.testing.assert_allclose(forecast.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -295,8 +295,8 @@ def test_planned_carbohydrate_is_served_as_it_was_scored(readings, tmp_path):
     for i in [*np.flatnonzero(fed)[:5], *np.flatnonzero(~fed)[::30]]:
         whole = readings[p.subject[i]]
         known = served.until(whole, p.time_utc[i])
-        told = forecaster.answer(History.of(Readings(whole.subject, known.glucose, whole.events)))  # the plan too
-        np.testing.assert_allclose(told.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
+        planned = forecaster.answer(History.of(Readings(whole.subject, known.glucose, whole.events)))  # the plan too
+        np.testing.assert_allclose(planned.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
         if fed[i]:
             assert not np.allclose(forecaster.answer(History.of(known)).quantiles, p.quantiles[i], atol=0.01)
 
@@ -342,7 +342,8 @@ def test_groups_of_people_are_scored_by_models_that_never_saw_them(run, readings
     crossfit.calibrate(model, data, recipe, fit, None)
     ((scores, subject),) = placed
     assert set(subject) == {0, 1, 2, 3} and np.isfinite(scores).any()
-    assert len(trained) == 2 and trained[0] & trained[1] == set() and trained[0] | trained[1] == set(data.split.ranges and people.subjects)  # fmt: skip
+    assert len(trained) == 2 and trained[0] & trained[1] == set()
+    assert trained[0] | trained[1] == set(people.subjects)
     with pytest.raises(ValueError, match=r"conformal\.folds 9 exceeds the 4 people"):
         crossfit.calibrate(model, data, override(recipe, {"model.folds": 9}), partial(fit), None)
 

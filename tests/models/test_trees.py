@@ -15,7 +15,8 @@ SETTINGS = {"lr": 0.1, "l2": 1.0, "min_weight": 1.0}
 
 
 def cohort(n=400, seed=0):
-    """Four features, a tenth of their values missing, a label from two of them and from whether the third is missing."""
+    """Four features, a tenth of their values missing, a label from two of them and from whether the third is
+    missing."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, 4)).astype(np.float32)
     features[rng.random(features.shape) < 0.1] = np.nan
@@ -24,8 +25,8 @@ def cohort(n=400, seed=0):
 
 
 def grown(trees=30, depth=3, objective="binary:logistic", label=None, weight=None, **changes):
-    features, found = cohort()
-    label = found if label is None else label
+    features, drawn = cohort()
+    label = drawn if label is None else label
     model = Trees(trees, depth)
     model.grow(
         features, label, np.ones(len(label)) if weight is None else weight, objective=objective, **SETTINGS | changes
@@ -82,5 +83,5 @@ def test_the_first_trees_alone():
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=4, max_size=4))
 def test_any_value_finds_a_leaf(row):
     model = grown(trees=5)[0]
-    found = model(torch.tensor([row], dtype=torch.float32))
-    assert found.isfinite().all()
+    score = model(torch.tensor([row], dtype=torch.float32))
+    assert score.isfinite().all()

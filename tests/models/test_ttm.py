@@ -70,8 +70,8 @@ def test_what_was_not_measured_does_not_set_the_scale(training, batch):
     masked = model.network(past, past_observed_mask=mask)
     expected = past[mask].view(16, -1)
     assert torch.allclose(masked.loc.flatten(), expected.mean(dim=1), atol=1e-3)
-    found = model({**batch, "past": past, "past_mask": mask}).quantiles[..., MIDDLE]
-    assert torch.equal(found, masked.prediction_outputs[..., 0])
+    median = model({**batch, "past": past, "past_mask": mask}).quantiles[..., MIDDLE]
+    assert torch.equal(median, masked.prediction_outputs[..., 0])
 
 
 @pytest.mark.parametrize("patch_length", [7, 288])
@@ -156,8 +156,8 @@ def test_merging_keeps_the_forecasts_and_leaves_a_plain_network(training, batch)
     merged = adapters.merged(model.network)
     assert not any("lora" in name for name in merged.state_dict())
     assert any("lora" in name for name in model.network.state_dict())  # the original goes on training
-    found = merged(batch["past"], past_observed_mask=batch["past_mask"]).prediction_outputs[..., 0]
-    assert torch.allclose(found, model(batch).quantiles[..., MIDDLE], atol=1e-3)
+    median = merged(batch["past"], past_observed_mask=batch["past_mask"]).prediction_outputs[..., 0]
+    assert torch.allclose(median, model(batch).quantiles[..., MIDDLE], atol=1e-3)
     base = build(TTM, SPEC).network
     assert set(merged.state_dict()) == set(base.state_dict())
 
@@ -262,10 +262,10 @@ def test_a_checkpoint_with_frequency_tokens_is_told_the_grid_step(tmp_path, trai
         )
     )
     network.save_pretrained(tmp_path / "tokens")
-    found = prepared(from_source(tmp_path / "tokens"), training)(batch).quantiles[..., MIDDLE]
+    median = prepared(from_source(tmp_path / "tokens"), training)(batch).quantiles[..., MIDDLE]
     token = torch.full((16,), 3)  # granite's number of "5min"
     expected = network.eval()(batch["past"], past_observed_mask=batch["past_mask"], freq_token=token).prediction_outputs
-    assert torch.equal(found, expected[..., 0])
+    assert torch.equal(median, expected[..., 0])
 
 
 def spoil_config(folder):
