@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raycadian.evaluation.forecast.metrics import METRICS
+from raycadian.config.tasks import Classification, Column, Forecasting, Regression
+from raycadian.evaluation.forecast.metrics import METRICS, catalogue
 from raycadian.evaluation.label import classification
 from raycadian.evaluation.metric import label, metric_among, rankable, row_of
 
@@ -43,3 +44,19 @@ def test_what_models_are_ranked_by():
     assert area.better == "high" and area.beats(0.7, 0.6) and area.text(0.5) == "AUPRC 0.500"
     with pytest.raises(ValueError, match="bias_mgdl: models can't be ranked by it; choose one of rmse_mgdl, mae_mgdl"):
         metric_among("bias_mgdl", METRICS)
+
+
+LABEL = Column(name="ill")
+TASKS = [
+    *(Forecasting(metric=name, target=t) for name in ("rmse", "mae", "pinball") for t in ("glucose_mgdl", "map_mmhg")),
+    *(Classification(label=LABEL, metric=name) for name in ("auroc", "auprc", "brier")),
+    *(Regression(label=LABEL, metric=name) for name in ("rmse", "mae")),
+]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.kind}-{task.headline.name}")
+def test_what_a_task_is_judged_by_is_of_the_catalogue(task):
+    """config/ names it without evaluation: both must say the same of it."""
+    names = catalogue(task.target) if task.kind == "forecast" else classification.METRICS[task.kind]
+    own = metric_among(task.headline.name, names)
+    assert (own.better, own.words, own.unit) == (task.headline.better, task.headline.words, task.headline.unit)

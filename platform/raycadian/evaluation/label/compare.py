@@ -75,9 +75,7 @@ def _paired(named: dict[str, Decided], metric: str, bootstrap: int, confidence: 
 def _score(own: Decided, metric: Metric, people: SubjectBootstrap) -> ModelScore:
     value, draws, count = metric_draws(*own, metric.name, people)
     low, high = people.bounds(draws[:, None], count)
-    everybody = np.ones(
-        (len(people.subjects), 1)
-    )  # a difference is of all people, also those who count for neither model
+    everybody = np.ones((len(people.subjects), 1))  # counts in a difference, also who adds to neither model's value
     return ModelScore(value, low[0], high[0], draws, everybody)
 
 
