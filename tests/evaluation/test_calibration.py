@@ -15,9 +15,9 @@ from raycadian.evaluation.forecast.metrics import score
 
 def test_calibrated_forecasts_lie_on_the_diagonal():
     p = forecasts(people=20, windows=100)
-    found = reliability(p)
-    assert found.observed.to_numpy() == pytest.approx(p.levels, abs=0.01)
-    assert ((found.low <= found.observed) & (found.observed <= found.high)).all()
+    observed = reliability(p)
+    assert observed.observed.to_numpy() == pytest.approx(p.levels, abs=0.01)
+    assert ((observed.low <= observed.observed) & (observed.observed <= observed.high)).all()
     edges, density = pit(p)
     assert edges == pytest.approx([0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
     assert density == pytest.approx(np.ones(6), abs=0.15)
@@ -37,10 +37,10 @@ def test_density_integrates_to_one():
 def test_coverage_is_that_of_the_score():
     p = forecasts(missing=0.2)
     people = SubjectBootstrap(p.subject, resamples=100, seed=0)
-    found = coverage_by_horizon(p, people)
+    covered = coverage_by_horizon(p, people)
     table = score(p, bootstrap=100, seed=0)
     for percent in (50, 90):
-        mine = found[found.nominal_pct == percent]
+        mine = covered[covered.nominal_pct == percent]
         theirs = table[(table.scope == "all") & (table.metric == f"coverage_{percent}_pct") & (table.kind == "step")]
         for column, other in (("observed_pct", "value"), ("low", "low"), ("high", "high")):
             assert mine[column].to_numpy() == pytest.approx(theirs[other].to_numpy())

@@ -34,12 +34,12 @@ def values(table) -> dict[str, float]:
 
 def test_scores_are_scikit_learns():
     p = weighed()
-    said, alarm = expit(p.score), expit(p.score) > 0.5
-    found, w = values(score_labels(p, RAW, bootstrap=50)), {"sample_weight": p.weight}
+    probability, alarm = expit(p.score), expit(p.score) > 0.5
+    result, w = values(score_labels(p, RAW, bootstrap=50)), {"sample_weight": p.weight}
     expected = {
-        "auroc": sk.roc_auc_score(p.label, said, **w),
-        "auprc": sk.average_precision_score(p.label, said, **w),
-        "brier": sk.brier_score_loss(p.label, said, **w),
+        "auroc": sk.roc_auc_score(p.label, probability, **w),
+        "auprc": sk.average_precision_score(p.label, probability, **w),
+        "brier": sk.brier_score_loss(p.label, probability, **w),
         "accuracy": sk.accuracy_score(p.label, alarm, **w),
         "sensitivity": sk.recall_score(p.label, alarm, **w),
         "specificity": sk.recall_score(1 - p.label, ~alarm, **w),
@@ -47,45 +47,47 @@ def test_scores_are_scikit_learns():
         "f1": sk.f1_score(p.label, alarm, **w),
     }
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-9), name
+        assert result[name] == pytest.approx(value, abs=1e-9), name
 
 
 def test_ties_count_half():
     p = weighed(500)
     p = LabelPredictions(**{**vars(p), "score": np.round(p.score)})
-    found = values(score_labels(p, RAW, bootstrap=20))
-    assert found["auroc"] == pytest.approx(sk.roc_auc_score(p.label, p.score, sample_weight=p.weight))
-    assert found["auprc"] == pytest.approx(sk.average_precision_score(p.label, p.score, sample_weight=p.weight))
+    scores = values(score_labels(p, RAW, bootstrap=20))
+    assert scores["auroc"] == pytest.approx(sk.roc_auc_score(p.label, p.score, sample_weight=p.weight))
+    assert scores["auprc"] == pytest.approx(sk.average_precision_score(p.label, p.score, sample_weight=p.weight))
 
 
 def test_calibration_errors_are_those_of_plain_loops():
     p = weighed()
-    said = expit(p.score)
-    found = values(score_labels(p, RAW, bootstrap=20))
+    probability = expit(p.score)
+    scores = values(score_labels(p, RAW, bootstrap=20))
 
     def off(place: np.ndarray) -> list[tuple[float, float]]:
         rows = []
         for b in np.unique(place):
             i = place == b
-            gap = abs(np.average(said[i], weights=p.weight[i]) - np.average(p.label[i], weights=p.weight[i]))
+            gap = abs(np.average(probability[i], weights=p.weight[i]) - np.average(p.label[i], weights=p.weight[i]))
             rows.append((p.weight[i].sum(), gap))
         return rows
 
-    wide = off(np.minimum((said * 15).astype(int), 14))
-    assert found["ece"] == pytest.approx(sum(n * gap for n, gap in wide) / p.weight.sum())
-    assert found["mce"] == pytest.approx(max(gap for _, gap in wide))
-    mass = off(equal_mass(said))
+    wide = off(np.minimum((probability * 15).astype(int), 14))
+    assert scores["ece"] == pytest.approx(sum(n * gap for n, gap in wide) / p.weight.sum())
+    assert scores["mce"] == pytest.approx(max(gap for _, gap in wide))
+    mass = off(equal_mass(probability))
     assert len(mass) == 15
-    assert found["ece_adaptive"] == pytest.approx(sum(n * gap for n, gap in mass) / p.weight.sum())
+    assert scores["ece_adaptive"] == pytest.approx(sum(n * gap for n, gap in mass) / p.weight.sum())
 
 
 def test_a_calibrated_forecast_has_a_small_error_and_a_shifted_one_its_shift():
     rng = np.random.default_rng(1)
-    said = rng.uniform(0.05, 0.95, 60_000)
-    label = (rng.random(60_000) < said).astype(float)
-    good = values(score_labels(predictions(logit(said), label, 200), RAW, bootstrap=20))
+    probability = rng.uniform(0.05, 0.95, 60_000)
+    label = (rng.random(60_000) < probability).astype(float)
+    good = values(score_labels(predictions(logit(probability), label, 200), RAW, bootstrap=20))
     assert good["ece"] < 0.01 and good["ece_adaptive"] < 0.01
-    wrong = values(score_labels(predictions(logit(np.clip(said + 0.04, 0, 0.99)), label, 200), RAW, bootstrap=20))
+    wrong = values(
+        score_labels(predictions(logit(np.clip(probability + 0.04, 0, 0.99)), label, 200), RAW, bootstrap=20)
+    )
     assert wrong["ece"] == pytest.approx(0.04, abs=0.01)
 
 
@@ -96,9 +98,9 @@ def test_chance_alone_explains_the_error_of_calibrated_people_and_no_more():
     for _ in range(n):
         score = rng.normal(-1, 1.2, 1400)
         label = (rng.random(1400) < expit(score)).astype(float)
-        found = score_labels(predictions(score, label, 28), RAW, bootstrap=100).set_index("metric")
-        assert found.low["ece_chance"] < found.value["ece_chance"] < found.high["ece_chance"]
-        above.append(found.value["ece"] > found.high["ece_chance"])
+        scores = score_labels(predictions(score, label, 28), RAW, bootstrap=100).set_index("metric")
+        assert scores.low["ece_chance"] < scores.value["ece_chance"] < scores.high["ece_chance"]
+        above.append(scores.value["ece"] > scores.high["ece_chance"])
     assert np.mean(above) < 0.12, "2.5% if many; few people vary less in a resample than in truth"
     moved = score_labels(predictions(score + 0.8, label, 28), RAW, bootstrap=100).set_index("metric")
     assert moved.value["ece"] > 2 * moved.high["ece_chance"]
@@ -111,25 +113,25 @@ def test_regression_scores_are_scikit_learns():
     p = LabelPredictions(
         **{**vars(p), "label": truth, "score": 0.8 * truth + 10 + rng.normal(0, 5, 800), "kind": "regress"}
     )
-    found, w = values(score_labels(p, None, bootstrap=20)), {"sample_weight": p.weight}
-    assert found["mae"] == pytest.approx(sk.mean_absolute_error(p.label, p.score, **w))
-    assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(p.label, p.score, **w))
-    assert found["r2"] == pytest.approx(sk.r2_score(p.label, p.score, **w))
+    result, w = values(score_labels(p, None, bootstrap=20)), {"sample_weight": p.weight}
+    assert result["mae"] == pytest.approx(sk.mean_absolute_error(p.label, p.score, **w))
+    assert result["rmse"] == pytest.approx(sk.root_mean_squared_error(p.label, p.score, **w))
+    assert result["r2"] == pytest.approx(sk.r2_score(p.label, p.score, **w))
     mx, my = (np.average(x, weights=p.weight) for x in (p.score, p.label))
     cov = np.average((p.score - mx) * (p.label - my), weights=p.weight)
     vx, vy = (np.average((x - m) ** 2, weights=p.weight) for x, m in ((p.score, mx), (p.label, my)))
-    assert found["ccc"] == pytest.approx(2 * cov / (vx + vy + (mx - my) ** 2))
+    assert result["ccc"] == pytest.approx(2 * cov / (vx + vy + (mx - my) ** 2))
 
 
 def test_intervals_are_those_of_resampled_people():
     p = weighed(1200)
     table = score_labels(p, RAW, bootstrap=400, seed=3).set_index("metric")
     people = SubjectBootstrap(p.subject, resamples=400, seed=3)
-    drawn = people.counts[:, people.code] * p.weight  # (R, W)
-    aurocs = [sk.roc_auc_score(p.label, p.score, sample_weight=w) for w in drawn]
+    resampled = people.counts[:, people.code] * p.weight  # (R, W)
+    aurocs = [sk.roc_auc_score(p.label, p.score, sample_weight=w) for w in resampled]
     low, high = np.quantile(aurocs, [0.025, 0.975])
     assert (table.low["auroc"], table.high["auroc"]) == (pytest.approx(low), pytest.approx(high))
-    f1s = [sk.f1_score(p.label, p.score > 0, sample_weight=w) for w in drawn]
+    f1s = [sk.f1_score(p.label, p.score > 0, sample_weight=w) for w in resampled]
     assert table.low["f1"] == pytest.approx(np.quantile(f1s, 0.025))
 
 
@@ -163,11 +165,11 @@ def alarmed() -> LabelPredictions:
 
 
 def test_alarms_by_case_and_lead_time():
-    found = values(score_labels(alarmed(), RAW, bootstrap=10))
-    assert found["alarms_per_case"] == 1.5  # at windows 1, 3, and 7
-    assert found["false_alarms_per_hour"] == pytest.approx(2 / (7 / 60))
-    assert found["event_sensitivity"] == 1.0
-    assert found["lead_time_min"] == 3.0
+    scores = values(score_labels(alarmed(), RAW, bootstrap=10))
+    assert scores["alarms_per_case"] == 1.5  # at windows 1, 3, and 7
+    assert scores["false_alarms_per_hour"] == pytest.approx(2 / (7 / 60))
+    assert scores["event_sensitivity"] == 1.0
+    assert scores["lead_time_min"] == 3.0
 
 
 def test_labels_that_are_no_episodes_have_no_lead_time():
@@ -186,8 +188,10 @@ def test_curves_end_where_they_must_and_enclose_the_areas():
 
 def test_reliability_has_a_row_a_bin():
     p = weighed(2000)
-    said = expit(p.score)
-    table = reliability(said, p.label, p.weight, SubjectBootstrap(p.subject, resamples=50), equal_mass(said, 10))
+    probability = expit(p.score)
+    table = reliability(
+        probability, p.label, p.weight, SubjectBootstrap(p.subject, resamples=50), equal_mass(probability, 10)
+    )
     assert len(table) == 10 and table.n_windows.sum() == 2000
     assert (table.low <= table.observed).all() and (table.observed <= table.high).all()
 

@@ -193,9 +193,9 @@ def test_judge_asks_interval_and_test():
 
 def test_ranks_over_people_count_who_is_served_best():
     p = forecasts(people=6)
-    found = rank_models({"off": shifted(p, 30), "good": p, "ideal": perfect(p)})
-    assert found.mean == {"off": 3.0, "good": 2.0, "ideal": 1.0} and found.n_subjects == 6
-    assert found.p < 0.05 and found.groups() == [["ideal", "good"], ["good", "off"]]
+    ranking = rank_models({"off": shifted(p, 30), "good": p, "ideal": perfect(p)})
+    assert ranking.mean == {"off": 3.0, "good": 2.0, "ideal": 1.0} and ranking.n_subjects == 6
+    assert ranking.p < 0.05 and ranking.groups() == [["ideal", "good"], ["good", "off"]]
     assert rank_models({"off": shifted(p, 30), "good": p}, "clarke_a_pct").mean["good"] == 1.0
 
 

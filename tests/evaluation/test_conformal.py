@@ -65,11 +65,11 @@ def _plain(p, val, miss, gamma):
 def test_equal_to_the_definition_in_any_order():
     val = forecasts(people=2, windows=15, steps=4, seed=3, missing=0.1)
     p = shifted(forecasts(people=2, windows=25, steps=4, seed=4, missing=0.2), 9)
-    found = adaptive_conformal(p, val, step_size=0.05)
-    assert found.quantiles[..., [0, 2]] == pytest.approx(_plain(p, val, 0.1, 0.05))
+    adapted = adaptive_conformal(p, val, step_size=0.05)
+    assert adapted.quantiles[..., [0, 2]] == pytest.approx(_plain(p, val, 0.1, 0.05))
     order = np.random.default_rng(0).permutation(len(p))
-    assert adaptive_conformal(p.select(order), val, step_size=0.05).quantiles == pytest.approx(found.quantiles[order])
-    assert list(found.levels) == [0.05, 0.5, 0.95] and np.array_equal(found.median, p.median)
+    assert adaptive_conformal(p.select(order), val, step_size=0.05).quantiles == pytest.approx(adapted.quantiles[order])
+    assert list(adapted.levels) == [0.05, 0.5, 0.95] and np.array_equal(adapted.median, p.median)
 
 
 def test_the_future_changes_nothing():

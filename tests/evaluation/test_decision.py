@@ -33,15 +33,15 @@ KINDS = ("none", "temperature", "platt", "beta", "isotonic")
 
 def test_platt_is_logistic_regression_on_softened_targets():
     score, label, weight = made()
-    found = fit_calibration("platt", score, label, weight)
+    calibration = fit_calibration("platt", score, label, weight)
     events, others = label.sum(), len(label) - label.sum()
     target = np.where(label == 1, (events + 1) / (events + 2), 1 / (others + 2))
     twice = np.concatenate([score, score])[:, None]  # scikit-learn takes no soft targets: each row stands for both
     both = np.concatenate([np.ones(len(score)), np.zeros(len(score))])
     theirs = LogisticRegression(C=1e12, tol=1e-10, max_iter=1000)
     theirs.fit(twice, both, np.concatenate([weight * target, weight * (1 - target)]))
-    np.testing.assert_allclose(found.parameters, [theirs.coef_[0, 0], theirs.intercept_[0]], rtol=1e-4)
-    np.testing.assert_allclose(found.parameters, [2.0, 1.0], atol=0.2)  # what the data were made with
+    np.testing.assert_allclose(calibration.parameters, [theirs.coef_[0, 0], theirs.intercept_[0]], rtol=1e-4)
+    np.testing.assert_allclose(calibration.parameters, [2.0, 1.0], atol=0.2)  # what the data were made with
 
 
 @pytest.mark.parametrize("kind", ["platt", "beta"])
@@ -49,22 +49,24 @@ def test_platt_is_logistic_regression_on_softened_targets():
 def test_a_score_that_says_nothing_becomes_the_base_rate(kind, score):
     """Of trees, say, none of which validation people kept: sixteen equal scores have a standard deviation of 6e-17."""
     label, weight = np.tile([1.0, 1, 0, 0, 0, 1, 1, 0], 2), np.linspace(5e3, 9e4, 16)
-    found = fit_calibration(kind, np.full(16, score), label, weight).probability(np.array([score]))
-    assert found == pytest.approx(np.average(0.1 + 0.8 * label, weights=weight), abs=1e-3)  # Platt's softened targets
+    result = fit_calibration(kind, np.full(16, score), label, weight).probability(np.array([score]))
+    assert result == pytest.approx(np.average(0.1 + 0.8 * label, weights=weight), abs=1e-3)  # Platt's softened targets
 
 
 def test_isotonic_is_scikit_learns():
     score, label, weight = made(800)
-    found = fit_calibration("isotonic", score, label, weight)
+    calibration = fit_calibration("isotonic", score, label, weight)
     theirs = IsotonicRegression(out_of_bounds="clip").fit(score, label, weight)
     at = np.linspace(-6, 6, 500)
-    np.testing.assert_allclose(found.probability(at), np.clip(theirs.predict(at), EXTREME, 1 - EXTREME), atol=1e-9)
+    np.testing.assert_allclose(
+        calibration.probability(at), np.clip(theirs.predict(at), EXTREME, 1 - EXTREME), atol=1e-9
+    )
 
 
 def test_isotonic_keeps_few_knots():
-    found = fit_calibration("isotonic", *made(200_000))
-    assert len(found.at) <= 256
-    np.testing.assert_allclose(found.probability(np.array([0.0, 1.0])), expit([1.0, 3.0]), atol=0.02)
+    calibration = fit_calibration("isotonic", *made(200_000))
+    assert len(calibration.at) <= 256
+    np.testing.assert_allclose(calibration.probability(np.array([0.0, 1.0])), expit([1.0, 3.0]), atol=0.02)
 
 
 def test_temperature_finds_the_scale_of_the_log_odds():
@@ -76,11 +78,11 @@ def test_beta_bends_where_platt_is_straight():
     """Kull et al.: on log p and log(1 - p); the parameters that labels were drawn with are found."""
     score = np.random.default_rng(0).normal(0, 2, 40_000)
     p = expit(score)
-    said = expit(2.0 * np.log(p) - 0.5 * np.log1p(-p) + 0.3)
-    label = (np.random.default_rng(1).random(len(p)) < said).astype(float)
-    found = fit_calibration("beta", score, label, np.ones(len(p)))
-    np.testing.assert_allclose(found.parameters, [2.0, 0.5, 0.3], atol=0.12)
-    np.testing.assert_allclose(found.probability(score), said, atol=0.02)
+    probability = expit(2.0 * np.log(p) - 0.5 * np.log1p(-p) + 0.3)
+    label = (np.random.default_rng(1).random(len(p)) < probability).astype(float)
+    calibration = fit_calibration("beta", score, label, np.ones(len(p)))
+    np.testing.assert_allclose(calibration.parameters, [2.0, 0.5, 0.3], atol=0.12)
+    np.testing.assert_allclose(calibration.probability(score), probability, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +112,16 @@ def test_any_calibration_is_monotone_within_bounds_and_no_worse_on_its_own_data(
     score, label, weight = made(300, slope, shift, seed)
     if not 0 < label.sum() < len(label):
         return
-    found = fit_calibration(kind, score, label, weight)
-    said = found.probability(np.sort(score))
-    assert (np.diff(said) >= 0).all() and said.min() >= EXTREME and said.max() <= 1 - EXTREME
+    calibration = fit_calibration(kind, score, label, weight)
+    probability = calibration.probability(np.sort(score))
+    assert (np.diff(probability) >= 0).all() and probability.min() >= EXTREME and probability.max() <= 1 - EXTREME
     if kind in ("isotonic", "temperature"):
 
         def entropy(p: np.ndarray) -> float:
             return float(np.average(-label * np.log(p) - (1 - label) * np.log1p(-p), weights=weight))
 
         plain = np.clip(expit(score), EXTREME, 1 - EXTREME)
-        assert entropy(found.probability(score)) <= entropy(plain) + 1e-6
+        assert entropy(calibration.probability(score)) <= entropy(plain) + 1e-6
 
 
 @pytest.mark.parametrize("kind", ["temperature", "platt", "isotonic"])
@@ -174,22 +176,22 @@ def test_another_file_is_no_decision(tmp_path, text):
 
 def test_what_models_say_of_their_own_people_is_scored_as_one():
     task = Classification(label=Hypotension())
-    said = []
+    pieces = []
     for seed, shift in ((0, -1.0), (1, 2.0)):
         score, label, _ = made(2000, shift=shift, seed=seed)
         own = predictions(score, label)
         own = replace(own, subject=np.char.add(f"{seed}", own.subject), case=np.char.add(f"{seed}", own.case))
-        said.append((own, fit_decision(task, own)))
-    told, decided = joined(said)
-    expected = np.concatenate([d.probability(p.score, p.case) for p, d in said])
-    np.testing.assert_array_equal(decided.probability(told.score, told.case), expected)
-    alarm = expected > np.repeat([d.threshold for _, d in said], 2000)
-    found = score_labels(told, decided, bootstrap=50).set_index("metric")
-    assert found.value["specificity"] == pytest.approx((~alarm)[told.label == 0].mean())
-    assert found.value["brier"] == pytest.approx(((expected - told.label) ** 2).mean())
-    assert found.n_subjects["auroc"] == len({*said[0][0].subject, *said[1][0].subject}) == 20
-    assert joined(said[:1]) == said[0]
-    number = [(replace(p, kind="regress"), None) for p, _ in said]
+        pieces.append((own, fit_decision(task, own)))
+    together, decided = joined(pieces)
+    expected = np.concatenate([d.probability(p.score, p.case) for p, d in pieces])
+    np.testing.assert_array_equal(decided.probability(together.score, together.case), expected)
+    alarm = expected > np.repeat([d.threshold for _, d in pieces], 2000)
+    scores = score_labels(together, decided, bootstrap=50).set_index("metric")
+    assert scores.value["specificity"] == pytest.approx((~alarm)[together.label == 0].mean())
+    assert scores.value["brier"] == pytest.approx(((expected - together.label) ** 2).mean())
+    assert scores.n_subjects["auroc"] == len({*pieces[0][0].subject, *pieces[1][0].subject}) == 20
+    assert joined(pieces[:1]) == pieces[0]
+    number = [(replace(p, kind="regress"), None) for p, _ in pieces]
     assert joined(number)[1] is None and len(joined(number)[0]) == 4000
 
 

@@ -110,9 +110,9 @@ def test_each_published_corner_parts_its_zone_from_the_milder_one(diabetes_type)
 @given(glucose, glucose, st.floats(0, 400), types)
 @settings(max_examples=300)
 def test_a_larger_error_is_in_no_milder_parkes_zone(reference, predicted, further, diabetes_type):
-    found = parkes_zones(reference, predicted, diabetes_type)
+    zone = parkes_zones(reference, predicted, diabetes_type)
     beyond = predicted + (further if predicted >= reference else -min(further, predicted))
-    assert parkes_zones(reference, beyond, diabetes_type) >= found
+    assert parkes_zones(reference, beyond, diabetes_type) >= zone
     assert parkes_zones(reference, reference, diabetes_type) == "A"
 
 

@@ -58,11 +58,11 @@ def test_a_normal_forecast_has_its_exact_probability_everywhere(seed):
     p = forecasts(people=1, windows=10)
     centre, spread = rng.uniform(40, 200, (10, 12)), rng.uniform(1, 40, (10, 12))
     below = norm.cdf((70 - centre) / spread)
-    found = with_quantiles(p, centre, spread)
-    assert step_probability(found, HYPO70) == pytest.approx(below, abs=1e-9)  # tails, too
-    assert raw_probability(found, HYPO70) == pytest.approx(np.clip(below.max(1), EXTREME, 1 - EXTREME), abs=1e-9)
+    result = with_quantiles(p, centre, spread)
+    assert step_probability(result, HYPO70) == pytest.approx(below, abs=1e-9)  # tails, too
+    assert raw_probability(result, HYPO70) == pytest.approx(np.clip(below.max(1), EXTREME, 1 - EXTREME), abs=1e-9)
     above = norm.sf((180 - centre) / spread)
-    assert step_probability(found, EXCURSIONS[2]) == pytest.approx(above, abs=1e-9)
+    assert step_probability(result, EXCURSIONS[2]) == pytest.approx(above, abs=1e-9)
 
 
 def test_quantiles_that_coincide_or_stand_alone():
@@ -72,8 +72,8 @@ def test_quantiles_that_coincide_or_stand_alone():
     alone = replace(certain, quantiles=certain.quantiles[..., :1], levels=np.array([0.5]))
     assert step_probability(alone, HYPO70)[:, 0] == pytest.approx([1, 0, 0.5])
     partly = np.array([60.0, 60, 60, 80, 80])  # equal ones inside the levels: the stretch between 60 and 80 decides
-    found = step_probability(replace(p, quantiles=np.broadcast_to(partly, p.quantiles.shape), parts={}), HYPO70)
-    assert found == pytest.approx(norm.cdf(norm.ppf(0.75) / 2))
+    result = step_probability(replace(p, quantiles=np.broadcast_to(partly, p.quantiles.shape), parts={}), HYPO70)
+    assert result == pytest.approx(norm.cdf(norm.ppf(0.75) / 2))
 
 
 def test_what_happened_needs_every_point():
@@ -88,15 +88,15 @@ def test_calibration_makes_probabilities_true(calibration):
     p = forecasts(people=30, windows=150, seed=2)
     happened = happened_within(p, HYPO70)
     known = ~np.isnan(happened)
-    said, raw = calibration.probability(p)[known], raw_probability(p, HYPO70)[known]
+    probability, raw = calibration.probability(p)[known], raw_probability(p, HYPO70)[known]
     assert raw.mean() < happened[known].mean() - 0.03
-    assert said.mean() == pytest.approx(happened[known].mean(), abs=0.015)
-    found = {
+    assert probability.mean() == pytest.approx(happened[known].mean(), abs=0.015)
+    result = {
         r.metric: r.value
         for r in probability_scores(p, [calibration], bootstrap=2).query("scope == 'all'").itertuples()
     }
-    assert found["hypo70_probability_brier"] < found["hypo70_probability_brier_raw"]
-    assert found["hypo70_probability_brier_miscalibration"] < 0.1 * found["hypo70_probability_brier"]
+    assert result["hypo70_probability_brier"] < result["hypo70_probability_brier_raw"]
+    assert result["hypo70_probability_brier_miscalibration"] < 0.1 * result["hypo70_probability_brier"]
     table = reliability_of_events(p, calibration, partial(SubjectBootstrap, resamples=100))
     assert np.average((table.predicted - table.observed).abs(), weights=table.n_windows) < 0.02
     assert table.n_windows.sum() == known.sum()
@@ -104,7 +104,7 @@ def test_calibration_makes_probabilities_true(calibration):
 
 def test_slope_and_intercept_are_those_of_logistic_regression():
     val = forecasts(people=20, windows=100, seed=1)
-    found = fit_event_calibration(val, HYPO70)
+    calibration = fit_event_calibration(val, HYPO70)
     happened = happened_within(val, HYPO70)
     known = ~np.isnan(happened)
     n, events = int(known.sum()), int(happened[known].sum())
@@ -114,25 +114,25 @@ def test_slope_and_intercept_are_those_of_logistic_regression():
     )  # each window as a share of both
     twice = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     twice.fit(np.r_[x, x], np.r_[np.ones(n), np.zeros(n)], sample_weight=np.r_[soft, 1 - soft])
-    assert found.slope == pytest.approx(twice.coef_[0, 0], rel=1e-3)
-    assert found.intercept == pytest.approx(twice.intercept_[0], rel=1e-3)
-    assert (found.n_windows, found.n_events) == (known.sum(), happened[known].sum())
+    assert calibration.slope == pytest.approx(twice.coef_[0, 0], rel=1e-3)
+    assert calibration.intercept == pytest.approx(twice.intercept_[0], rel=1e-3)
+    assert (calibration.n_windows, calibration.n_events) == (known.sum(), happened[known].sum())
 
 
 @given(st.lists(st.floats(EXTREME, 1 - EXTREME), min_size=2, max_size=30), st.floats(0, 5), st.floats(-8, 8))
 @settings(max_examples=100)
 def test_calibrated_is_monotone_in_raw(raw, slope, intercept):
-    said = EventCalibration("hypo70", slope, intercept, 10, 5).calibrated(np.sort(raw))
-    assert (np.diff(said) >= -1e-15).all() and (said >= 0).all() and (said <= 1).all()
+    probability = EventCalibration("hypo70", slope, intercept, 10, 5).calibrated(np.sort(raw))
+    assert (np.diff(probability) >= -1e-15).all() and (probability >= 0).all() and (probability <= 1).all()
 
 
 def test_a_forecast_that_orders_windows_backwards_is_not_turned_round():
     val = forecasts(people=10, windows=60, seed=1)
     backwards = replace(val, quantiles=220 - val.quantiles[..., ::-1], parts={})
-    found = fit_event_calibration(backwards, HYPO70)
-    assert found.slope == pytest.approx(0, abs=1e-6)
+    calibration = fit_event_calibration(backwards, HYPO70)
+    assert calibration.slope == pytest.approx(0, abs=1e-6)
     base = np.nanmean(happened_within(val, HYPO70))
-    assert found.probability(backwards) == pytest.approx(base, abs=0.01)
+    assert calibration.probability(backwards) == pytest.approx(base, abs=0.01)
 
 
 def test_nothing_to_learn_from_is_said():
@@ -159,11 +159,11 @@ def test_json_keeps_every_bit(tmp_path, calibration):
 @settings(max_examples=40)
 def test_brier_parts_add_up(seed, n, ties):
     rng = np.random.default_rng(seed)
-    said = np.round(rng.random(n + 1) * ties) / ties
-    happened = (rng.random(n + 1) < said).astype(float)
-    parts = brier_parts(said, happened)
+    probability = np.round(rng.random(n + 1) * ties) / ties
+    happened = (rng.random(n + 1) < probability).astype(float)
+    parts = brier_parts(probability, happened)
     total = parts["miscalibration"] - parts["discrimination"] + parts["uncertainty"]
-    assert total == pytest.approx(np.mean((said - happened) ** 2), abs=1e-12)
+    assert total == pytest.approx(np.mean((probability - happened) ** 2), abs=1e-12)
     assert parts["miscalibration"] >= -1e-12 and parts["discrimination"] >= -1e-12
     assert brier_parts(happened, happened) == pytest.approx(
         {"miscalibration": 0, "discrimination": parts["uncertainty"], "uncertainty": parts["uncertainty"]}
@@ -175,21 +175,21 @@ def test_brier_parts_add_up(seed, n, ties):
 def test_areas_equal_scikit_learn_in_every_resample(seed):
     rng = np.random.default_rng(seed)
     n = 60
-    said, happened = np.round(rng.random(n), 1), (rng.random(n) < 0.3).astype(float)
+    probability, happened = np.round(rng.random(n), 1), (rng.random(n) < 0.3).astype(float)
     happened[:2] = 0, 1
     people = SubjectBootstrap(rng.integers(0, 5, n).astype(str), resamples=20, confidence=0.8, seed=seed)
-    found = areas(said, happened, people)
-    assert found["auroc"][0][0] == pytest.approx(sk.roc_auc_score(happened, said))
-    assert found["auprc"][0][0] == pytest.approx(sk.average_precision_score(happened, said))
+    areas_of = areas(probability, happened, people)
+    assert areas_of["auroc"][0][0] == pytest.approx(sk.roc_auc_score(happened, probability))
+    assert areas_of["auprc"][0][0] == pytest.approx(sk.average_precision_score(happened, probability))
     draws = {"auroc": [], "auprc": []}
     for row in people.counts:
         weight = row[people.code]
         if (weight @ happened) and (weight @ (1 - happened)):
-            draws["auroc"].append(sk.roc_auc_score(happened, said, sample_weight=weight))
-            draws["auprc"].append(sk.average_precision_score(happened, said, sample_weight=weight))
+            draws["auroc"].append(sk.roc_auc_score(happened, probability, sample_weight=weight))
+            draws["auprc"].append(sk.average_precision_score(happened, probability, sample_weight=weight))
     if people.sum(happened[:, None]).astype(bool).sum() >= 3:
         for name, values in draws.items():
-            assert [found[name][1][0], found[name][2][0]] == pytest.approx(np.quantile(values, [0.1, 0.9]))
+            assert [areas_of[name][1][0], areas_of[name][2][0]] == pytest.approx(np.quantile(values, [0.1, 0.9]))
 
 
 def test_scores_are_rows_of_the_score_table(calibration):

@@ -45,15 +45,15 @@ def test_cost_of_an_error(truth, forecast, weight):
 @given(glucose, glucose, st.floats(0, 50))
 @settings(max_examples=200)
 def test_cost_is_bounded_and_grows_with_the_error_on_its_side(truth, forecast, further):
-    found = cost(np.array(truth), np.array(forecast))
-    assert 1 <= found <= 2.5 and cost(np.array(truth), np.array(truth)) == 1
+    weight = cost(np.array(truth), np.array(forecast))
+    assert 1 <= weight <= 2.5 and cost(np.array(truth), np.array(truth)) == 1
     beyond = forecast + (further if forecast >= truth else -further)
-    assert cost(np.array(truth), np.array(beyond)) >= found - 1e-12
+    assert cost(np.array(truth), np.array(beyond)) >= weight - 1e-12
 
 
 def test_in_range_includes_both_ends():
-    found = in_range(np.array([69.9, 70, 120, 180, 180.1, np.nan]))
-    assert np.array_equal(found, [0, 1, 1, 1, 0, np.nan], equal_nan=True)
+    inside = in_range(np.array([69.9, 70, 120, 180, 180.1, np.nan]))
+    assert np.array_equal(inside, [0, 1, 1, 1, 0, np.nan], equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -94,23 +94,23 @@ def test_missing_points_leave_an_event_open_only_where_they_matter():
 def test_an_event_that_is_decided_is_so_for_every_filling(seed):
     rng = np.random.default_rng(seed)
     truth = rng.choice([60.0, 100.0, np.nan], size=(20, 8))
-    found = measured_event(truth, HYPO70, 5.0)
+    events = measured_event(truth, HYPO70, 5.0)
     filled = np.where(np.isnan(truth), rng.choice([60.0, 100.0], size=truth.shape), truth)
-    decided = ~np.isnan(found)
-    assert np.array_equal(found[decided], has_event(filled < 70, 5.0)[decided])
+    decided = ~np.isnan(events)
+    assert np.array_equal(events[decided], has_event(filled < 70, 5.0)[decided])
 
 
 def test_alarm_ratios_by_hand():
     actual = np.array([1, 1, 1, 0, 0, 0, 0, np.nan])
     alarm = np.array([1, 1, 0, 1, 0, 0, 0, 1], dtype=bool)
-    found = {name: above.sum() / below.sum() for name, (above, below) in alarm_ratios(actual, alarm).items()}
-    assert found == pytest.approx({"sensitivity_pct": 200 / 3, "precision_pct": 200 / 3, "f1_pct": 200 / 3})
+    result = {name: above.sum() / below.sum() for name, (above, below) in alarm_ratios(actual, alarm).items()}
+    assert result == pytest.approx({"sensitivity_pct": 200 / 3, "precision_pct": 200 / 3, "f1_pct": 200 / 3})
 
 
 def alarms(subject, minutes, actual, alarm):
     time = np.datetime64("2026-01-01", "s") + np.asarray(minutes, int) * 60
-    found, days = false_alarms_per_day(np.array(subject), time, np.array(actual, float), np.array(alarm, bool))
-    return found, days
+    alarms, days = false_alarms_per_day(np.array(subject), time, np.array(actual, float), np.array(alarm, bool))
+    return alarms, days
 
 
 def test_neighbouring_windows_are_one_alarm():
@@ -150,8 +150,8 @@ def test_events_in_the_score_equal_a_loop():
             hits, events, rings = hits + (ring and actual == 1), events + int(actual), rings + ring
         assert table.loc[f"{excursion.name}_sensitivity_pct", "n_windows"] == events
         for name, base in (("sensitivity", events), ("precision", rings)):
-            found = table.loc[f"{excursion.name}_{name}_pct", "value"]
-            assert found == pytest.approx(100 * hits / base) if base else np.isnan(found)
+            result = table.loc[f"{excursion.name}_{name}_pct", "value"]
+            assert result == pytest.approx(100 * hits / base) if base else np.isnan(result)
     assert table.loc["hypo70_sensitivity_pct", "n_windows"] > 0
     lower, middle = table.loc["hypo70_q5_sensitivity_pct", "value"], table.loc["hypo70_sensitivity_pct", "value"]
     assert lower >= middle  # the lower quantile raises every alarm of the median
@@ -169,8 +169,8 @@ def test_onset_is_the_first_moment_of_an_event_not_under_way():
         [nan, nan, 60, 60, 60, nan],
     ], float)  # fmt: skip
     origin = np.array([100, 70, 100, 69, nan, 100, 100])
-    found = onset_min(truth, origin, HYPO70, 5.0)
-    assert np.array_equal(found, [10, 5, 15, nan, nan, nan, 15], equal_nan=True)
+    onsets = onset_min(truth, origin, HYPO70, 5.0)
+    assert np.array_equal(onsets, [10, 5, 15, nan, nan, nan, 15], equal_nan=True)
     assert np.isnan(onset_min(truth[:, :2], origin, HYPO70, 5.0)).all()
 
 
@@ -184,10 +184,10 @@ def test_lead_time_counts_from_the_first_alarm_and_each_event_once():
     shuffled = np.array([6, 3, 0, 5, 2, 1, 4])
     for order in (np.arange(7), shuffled):
         time = (np.datetime64("2026-01-01", "s") + minutes * 60)[order]
-        found = onset_ratios(subject[order], time, onset[order], alarm[order])
-        lead, first = found["lead_time_min"]
+        ratios = onset_ratios(subject[order], time, onset[order], alarm[order])
+        lead, first = ratios["lead_time_min"]
         assert first.sum() == 2 and sorted(lead[first > 0]) == [30, 45]
-        hit, event = found["onset_sensitivity_pct"]
+        hit, event = ratios["onset_sensitivity_pct"]
         assert hit.sum() / event.sum() == pytest.approx(300 / 7)
     none = onset_ratios(subject, np.datetime64("2026-01-01", "s") + minutes * 60, np.full(7, nan), alarm)
     assert all(below.sum() == 0 for _, below in none.values())

@@ -49,14 +49,14 @@ def test_equal_to_scikit_learn_at_each_step_and_up_to_it():
             truth, quantiles = p.truth[:, steps], p.quantiles[:, steps]
             seen = ~np.isnan(truth)
             y, q = truth[seen], quantiles[seen]
-            found = {m: value(table, m, kind, horizon=5.0 * (h + 1)) for m in METRICS}
-            assert found["rmse_mgdl"] == pytest.approx(sk.root_mean_squared_error(y, q[:, 2]), rel=1e-12)
-            assert found["mae_mgdl"] == pytest.approx(sk.mean_absolute_error(y, q[:, 2]), rel=1e-12)
-            assert found["mape_pct"] == pytest.approx(100 * sk.mean_absolute_percentage_error(y, q[:, 2]), rel=1e-12)
-            assert found["mard_pct"] == found["mape_pct"]
-            assert found["bias_mgdl"] == pytest.approx((q[:, 2] - y).mean(), rel=1e-12)
+            result = {m: value(table, m, kind, horizon=5.0 * (h + 1)) for m in METRICS}
+            assert result["rmse_mgdl"] == pytest.approx(sk.root_mean_squared_error(y, q[:, 2]), rel=1e-12)
+            assert result["mae_mgdl"] == pytest.approx(sk.mean_absolute_error(y, q[:, 2]), rel=1e-12)
+            assert result["mape_pct"] == pytest.approx(100 * sk.mean_absolute_percentage_error(y, q[:, 2]), rel=1e-12)
+            assert result["mard_pct"] == result["mape_pct"]
+            assert result["bias_mgdl"] == pytest.approx((q[:, 2] - y).mean(), rel=1e-12)
             pinball = [sk.mean_pinball_loss(y, q[:, i], alpha=a) for i, a in enumerate(LEVELS)]
-            assert found["pinball_mgdl"] == pytest.approx(np.mean(pinball), rel=1e-12)
+            assert result["pinball_mgdl"] == pytest.approx(np.mean(pinball), rel=1e-12)
 
 
 def test_quantile_scores_by_their_definitions():
@@ -89,8 +89,8 @@ def test_crps_of_many_levels_is_that_of_the_distribution():
     five = np.array(
         [0.05, 0.25, 0.5, 0.75, 0.95]
     )  # expected over truth from the forecast itself: 3% below 20 / sqrt(pi)
-    drawn = 140 + 20 * norm.ppf(np.linspace(0.0005, 0.9995, 1000))[:, None]
-    few = crps(drawn, np.broadcast_to(140 + 20 * norm.ppf(five), (1000, 1, 5)), five).mean()
+    resampled = 140 + 20 * norm.ppf(np.linspace(0.0005, 0.9995, 1000))[:, None]
+    few = crps(resampled, np.broadcast_to(140 + 20 * norm.ppf(five), (1000, 1, 5)), five).mean()
     assert few == pytest.approx(0.97 * 20 / np.sqrt(np.pi), rel=0.005)
     alone = crps(truth, np.full((41, 1, 1), 140.0), np.array([0.5]))
     assert alone == pytest.approx(np.abs(truth - 140))
@@ -283,12 +283,12 @@ def test_bootstrap_is_the_plain_one():
     """The matrix product equals drawing people, joining their windows and scoring them."""
     p = forecasts(people=4, windows=10)
     people = SubjectBootstrap(p.subject, resamples=5, seed=3)
-    drawn = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=5)
+    times = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=5)
     squared = points_of(p, METRICS["rmse_mgdl"])
-    found = people.draws(*people.sum_count(squared), root=True)
+    resampled = people.draws(*people.sum_count(squared), root=True)
     for r in range(5):
-        rows = np.concatenate([np.flatnonzero(p.subject == f"person-{i}").repeat(drawn[r, i]) for i in range(4)])
-        assert found[r] == pytest.approx(np.sqrt(np.nanmean(squared[rows], axis=0)))
+        rows = np.concatenate([np.flatnonzero(p.subject == f"person-{i}").repeat(times[r, i]) for i in range(4)])
+        assert resampled[r] == pytest.approx(np.sqrt(np.nanmean(squared[rows], axis=0)))
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():

@@ -39,8 +39,8 @@ def test_parquet_keeps_every_bit(tmp_path, dtype):
 def test_parquet_of_no_windows_and_of_many_row_groups(tmp_path):
     none = forecasts().select(np.zeros(300, dtype=bool))
     none.write_parquet(tmp_path / "none.parquet")
-    found = Predictions.read_parquet(tmp_path / "none.parquet")
-    assert len(found) == 0 and found.quantiles.shape == (0, 12, 5) and found.past.shape == (0, 24)
+    result = Predictions.read_parquet(tmp_path / "none.parquet")
+    assert len(result) == 0 and result.quantiles.shape == (0, 12, 5) and result.past.shape == (0, 24)
     p = forecasts()
     p.write_parquet(tmp_path / "p.parquet")
     pq.write_table(pq.read_table(tmp_path / "p.parquet"), tmp_path / "groups.parquet", row_group_size=70)

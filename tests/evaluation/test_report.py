@@ -62,9 +62,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 def opened(browser, path: Path, **options):
@@ -171,9 +171,9 @@ def test_clinical_numbers_are_those_of_the_scores(path, named, validation):
         row = table[table.metric == metric].iloc[0]
         assert f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" in html
     calibrations, _ = fit_lows(validation)
-    found = probability_scores(p, calibrations).query("scope == 'all'").set_index("metric")
-    assert f"{found.loc['hypo54_probability_brier_discrimination', 'value']:.3f}" in html
-    area = found.loc["hypo70_probability_auroc"]
+    scores = probability_scores(p, calibrations).query("scope == 'all'").set_index("metric")
+    assert f"{scores.loc['hypo54_probability_brier_discrimination', 'value']:.3f}" in html
+    area = scores.loc["hypo70_probability_auroc"]
     assert f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]" in html
     zones = GRIDS["parkes1"].zones(p.truth[:, 11], p.median[:, 11])
     assert f"A {100 * np.mean(zones[zones != ''] == 'A'):.1f}%" in html
@@ -236,7 +236,7 @@ def test_examples_are_chosen_by_rank_alone():
 def test_errors_by_hour_are_those_of_the_hour_measured():
     p = forecasts(people=3, windows=100, missing=0.1)
     people = SubjectBootstrap(p.subject, resamples=2)
-    found = people.estimate(*figures._sums_by_hour(p, people), root=True)[0]
+    estimate = people.estimate(*figures._sums_by_hour(p, people), root=True)[0]
     squared: dict[int, list[float]] = {}
     for i in range(len(p)):
         for k in range(12):
@@ -244,15 +244,15 @@ def test_errors_by_hour_are_those_of_the_hour_measured():
                 hour = int((p.local_h[i] + 5 * (k + 1) / 60) % 24)
                 squared.setdefault(hour, []).append((p.median[i, k] - p.truth[i, k]) ** 2)
     for hour in range(24):
-        assert found[hour] == pytest.approx(np.sqrt(np.mean(squared[hour])))
+        assert estimate[hour] == pytest.approx(np.sqrt(np.mean(squared[hour])))
 
 
 def test_what_is_better_is_said_in_words(browser, tmp_path):
     p = forecasts(people=5, windows=40)
     shown = browser.new_page()
     shown.goto(report(tmp_path, {"good": p, "off": shifted(p, 12), "far <b>": shifted(p, 40)}).as_uri())
-    said = shown.locator("section", has=shown.get_by_role("heading", name="What is better"))
-    items = said.locator("li").all_inner_texts()
+    probability = shown.locator("section", has=shown.get_by_role("heading", name="What is better"))
+    items = probability.locator("li").all_inner_texts()
     assert len(items) == 3 and items[0].startswith("good is better than off by ")
     assert any("far <b>" in item for item in items)
-    assert "Nemenyi" in said.locator("figcaption").inner_text() and said.locator("svg").count() == 1
+    assert "Nemenyi" in probability.locator("figcaption").inner_text() and probability.locator("svg").count() == 1

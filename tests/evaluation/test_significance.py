@@ -35,15 +35,15 @@ def dm(difference, h: int):
     ],
 )
 def test_one_person_is_the_published_test(h, power, statistic, p):
-    found = dm(np.abs(ONE) ** power - np.abs(TWO) ** power, h)
-    assert (found.statistic, found.p) == pytest.approx((statistic, p), rel=1e-12)
-    assert found.df == pytest.approx(19) and (found.n_subjects, found.n_windows) == (1, 20)
+    test = dm(np.abs(ONE) ** power - np.abs(TWO) ** power, h)
+    assert (test.statistic, test.p) == pytest.approx((statistic, p), rel=1e-12)
+    assert test.df == pytest.approx(19) and (test.n_subjects, test.n_windows) == (1, 20)
 
 
 def test_the_published_example_of_that_package():
     truth, one, two = np.array([[10, 20, 30, 40, 50], [11, 21, 29, 42, 53], [13, 26, 24, 40, 59]])
-    found = dm((one - truth) ** 2 - (two - truth) ** 2, 1)
-    assert (found.statistic, found.p) == pytest.approx((-2.2229922805746782, 2 * 0.04515565862099125))
+    test = dm((one - truth) ** 2 - (two - truth) ** 2, 1)
+    assert (test.statistic, test.p) == pytest.approx((-2.2229922805746782, 2 * 0.04515565862099125))
 
 
 def test_gaps_and_order_are_seen():
@@ -79,14 +79,14 @@ def test_what_cannot_be_tested():
 def test_false_alarms_are_as_many_as_stated():
     """Equal forecasters with overlapping errors: 5% of the tests find a difference, not the 25% of an independent
     t-test."""
-    rng, found = np.random.default_rng(0), []
+    rng, result = np.random.default_rng(0), []
     subject, time = np.repeat(np.arange(4), 120), np.tile(every_5_min(120), 4)
     overlap = overlapping(subject, time, 30)
     for _ in range(600):
         shocks = rng.normal(size=(4, 125))
         x = np.stack([shocks[:, i : i + 120] for i in range(6)]).sum(0).ravel()  # a moving average of order h - 1
-        found.append(diebold_mariano(x, overlap).p < 0.05)
-    assert 0.02 < np.mean(found) < 0.10
+        result.append(diebold_mariano(x, overlap).p < 0.05)
+    assert 0.02 < np.mean(result) < 0.10
 
 
 def test_holm_by_hand():
@@ -109,9 +109,9 @@ def test_nemenyi_is_demsars_table(models, q):
     """Demšar 2006, table 5a, two-tailed 0.05."""
     people = 14
     losses = {f"m{i}": np.arange(people) + 1.0 * i for i in range(models)}
-    found = ranks(losses)
-    assert found.critical / np.sqrt(models * (models + 1) / (6 * people)) == pytest.approx(q, abs=1e-3)
-    assert list(found.mean.values()) == list(range(1, models + 1))
+    ranking = ranks(losses)
+    assert ranking.critical / np.sqrt(models * (models + 1) / (6 * people)) == pytest.approx(q, abs=1e-3)
+    assert list(ranking.mean.values()) == list(range(1, models + 1))
 
 
 def test_friedman_and_groups():
@@ -125,10 +125,10 @@ def test_friedman_and_groups():
         [.972, .981, .9751, .975], [.957, .978, .946, .970],
     ])  # fmt: skip
     losses = {name: -auc[:, i] for i, name in enumerate(("C4.5", "m", "cf", "mcf"))}
-    found = ranks(losses)
-    assert list(found.mean.values()) == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
-    assert found.critical == pytest.approx(1.25, abs=0.005) and found.p < 0.05
-    assert found.groups() == [["mcf", "m", "cf", "C4.5"]]  # not powerful enough, as the paper says
+    ranking = ranks(losses)
+    assert list(ranking.mean.values()) == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
+    assert ranking.critical == pytest.approx(1.25, abs=0.005) and ranking.p < 0.05
+    assert ranking.groups() == [["mcf", "m", "cf", "C4.5"]]  # not powerful enough, as the paper says
     weaker = ranks(losses, alpha=0.10)
     assert weaker.critical == pytest.approx(1.12, abs=0.005)
     assert weaker.groups() == [["mcf", "m", "cf"], ["cf", "C4.5"]]

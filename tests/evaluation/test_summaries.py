@@ -30,7 +30,7 @@ def test_a_week_equals_iglu_and_agata():
     the same lbgi, hbgi and gri. iglu's MAGE finds turning points by moving averages: 154.37, ours within 0.5
     mg/dL."""
     i = np.arange(2016)
-    found = summary(140 + 70 * np.sin(i / 30) + 35 * np.sin(i / 71.3) + 9 * np.sin(i / 2.3))
+    figures = summary(140 + 70 * np.sin(i / 30) + 35 * np.sin(i / 71.3) + 9 * np.sin(i / 2.3))
     expected = {
         "gmi_pct": 6.752215549446193,
         "cv_pct": 38.75504865685647,
@@ -42,8 +42,8 @@ def test_a_week_equals_iglu_and_agata():
         "time_above_250_pct": 0.248016,
         "time_181_250_pct": 30.257937 - 0.248016,
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert found["mage_mgdl"] == pytest.approx(154.36585187831145, abs=0.5)
+    assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert figures["mage_mgdl"] == pytest.approx(154.36585187831145, abs=0.5)
 
 
 def test_published_points():
@@ -69,9 +69,9 @@ def test_published_points():
 
 def test_ranges_at_their_ends():
     glucose = np.array([53.9, 54, 69.9, 70, 180, 180.1, 250, 250.1])
-    found = summary(glucose)
-    assert [found[name] for name in RANGES_MGDL] == [12.5, 25, 25, 25, 12.5]
-    assert found["gri"] == pytest.approx(min(100, 3 * 12.5 + 2.4 * 25 + 1.6 * 12.5 + 0.8 * 25))
+    figures = summary(glucose)
+    assert [figures[name] for name in RANGES_MGDL] == [12.5, 25, 25, 25, 12.5]
+    assert figures["gri"] == pytest.approx(min(100, 3 * 12.5 + 2.4 * 25 + 1.6 * 12.5 + 0.8 * 25))
     assert summary(np.full(3, 40.0))["gri"] == 100  # its ceiling
 
 
@@ -88,25 +88,25 @@ def test_mage_by_hand():
 @given(series)
 @settings(max_examples=100)
 def test_laws_of_any_series(glucose):
-    found = summary(glucose)
-    assert sum(found[name] for name in RANGES_MGDL) == pytest.approx(100)
-    assert found["lbgi"] >= 0 and found["hbgi"] >= 0 and 0 <= found["gri"] <= 100
-    if not np.isnan(found["mage_mgdl"]):
-        assert glucose.std(ddof=1) <= found["mage_mgdl"] <= np.ptp(glucose) + 1e-9
-        assert mage_mgdl(300 - glucose / 2) == pytest.approx(found["mage_mgdl"] / 2)  # upside down, half as large
+    figures = summary(glucose)
+    assert sum(figures[name] for name in RANGES_MGDL) == pytest.approx(100)
+    assert figures["lbgi"] >= 0 and figures["hbgi"] >= 0 and 0 <= figures["gri"] <= 100
+    if not np.isnan(figures["mage_mgdl"]):
+        assert glucose.std(ddof=1) <= figures["mage_mgdl"] <= np.ptp(glucose) + 1e-9
+        assert mage_mgdl(300 - glucose / 2) == pytest.approx(figures["mage_mgdl"] / 2)  # upside down, half as large
     shuffled = np.random.default_rng(0).permutation(glucose)
-    same = [n for n in found if n != "mage_mgdl"]  # only swings depend on the order
-    assert [summary(shuffled)[n] for n in same] == pytest.approx([found[n] for n in same], nan_ok=True)
+    same = [n for n in figures if n != "mage_mgdl"]  # only swings depend on the order
+    assert [summary(shuffled)[n] for n in same] == pytest.approx([figures[n] for n in same], nan_ok=True)
 
 
 def test_each_moment_counts_once():
     """Windows every 15 minutes, steps of 5: the last three steps of each; every hour: all twelve."""
     p = forecasts(people=2, windows=8, missing=0)
     order = np.random.default_rng(1).permutation(len(p))
-    found = {s: (t, f) for s, t, f in person_series(p.select(order))}
-    assert sorted(found) == ["person-0", "person-1"]
-    assert np.array_equal(found["person-1"][0], p.truth[8:, -3:].ravel())
-    assert np.array_equal(found["person-1"][1], p.median[8:, -3:].ravel())
+    result = {s: (t, f) for s, t, f in person_series(p.select(order))}
+    assert sorted(result) == ["person-0", "person-1"]
+    assert np.array_equal(result["person-1"][0], p.truth[8:, -3:].ravel())
+    assert np.array_equal(result["person-1"][1], p.median[8:, -3:].ravel())
     hourly = p.select(np.arange(0, 8, 4))
     assert len(next(person_series(hourly))[1]) == 2 * 12
     assert len(next(person_series(p.select(np.array([3]))))[1]) == 12

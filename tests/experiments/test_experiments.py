@@ -100,12 +100,12 @@ def test_every_recipe_is_tested():
 @pytest.fixture(scope="module")
 def done(place):
     """What each experiment left; run when first asked for."""
-    found: dict[str, runner.Done] = {}
+    result: dict[str, runner.Done] = {}
 
     def ask(name: str) -> runner.Done:
-        if name not in found:
-            found[name] = place.run(tiny(name), resume=True)
-        return found[name]
+        if name not in result:
+            result[name] = place.run(tiny(name), resume=True)
+        return result[name]
 
     return ask
 
@@ -136,10 +136,14 @@ def _links(html: str) -> str:
 @pytest.mark.slow
 def test_all_models_forecast_the_same_nights(done, place):
     """Windows end at local midnight, and only there; each model has exactly the same."""
-    found = [read_predictions(open_run(p["runs"][0], place.folder / "runs")) for p in done("nocturnal").table["runs"]]
-    assert len(found) == 2
-    assert set(found[0].local_h.tolist()) == {0.0}
-    assert (found[0].subject == found[1].subject).all() and (found[0].time_utc == found[1].time_utc).all()
+    predictions = [
+        read_predictions(open_run(p["runs"][0], place.folder / "runs")) for p in done("nocturnal").table["runs"]
+    ]
+    assert len(predictions) == 2
+    assert set(predictions[0].local_h.tolist()) == {0.0}
+    assert (predictions[0].subject == predictions[1].subject).all() and (
+        predictions[0].time_utc == predictions[1].time_utc
+    ).all()
     sliding = [
         read_predictions(open_run(p["runs"][0], place.folder / "runs")) for p in done("sliding_window").table["runs"]
     ]
@@ -148,8 +152,8 @@ def test_all_models_forecast_the_same_nights(done, place):
 
 @pytest.mark.slow
 def test_few_nights_are_tested_and_other_windows_choose_the_epoch(place):
-    found = points_of(place, tiny("nocturnal", **{"experiment.epochs_on": "any"}))
-    for (unit,) in (point.units for point in found):
+    planned = points_of(place, tiny("nocturnal", **{"experiment.epochs_on": "any"}))
+    for (unit,) in (point.units for point in planned):
         assert (unit.recipe.window.anchor, unit.on.window.anchor) == ("any", "midnight")
 
 
@@ -236,9 +240,9 @@ def test_ablation_compares_with_the_whole(done):
 
 @pytest.mark.slow
 def test_scaling_changes_the_network_alone(done, place):
-    found = {(p.line, p.x): p.units[0].recipe for p in points_of(place, tiny("scaling"))}
-    assert [found["ttm", n].model.d_model for n in (8, 16)] == [8, 16]
-    assert found["ridge", 8] == found["ridge", 16]
+    result = {(p.line, p.x): p.units[0].recipe for p in points_of(place, tiny("scaling"))}
+    assert [result["ttm", n].model.d_model for n in (8, 16)] == [8, 16]
+    assert result["ridge", 8] == result["ridge", 16]
     body = done("scaling").table
     assert len({r["runs"][0] for r in body["runs"]}) == 3  # the level is trained once
     nested = override(
@@ -323,8 +327,8 @@ def test_ablation_of_nested_wrappers():
     inner = {"kind": "residual", "mechanism": None, "inner": {"kind": "lstm", "exogenous": True}}
     model = {"kind": "conformal", "inner": {"kind": "exogenous", "signals": ["I_S", "m"], "inner": inner}}
     recipe = parse(RecipeSchema, {"name": "a", "dataset": "d.yaml", "model": model})
-    found = variants(recipe)
-    names = {name: model_name(one.model) for name, one in found.recipes.items()}
+    left_out = variants(recipe)
+    names = {name: model_name(one.model) for name, one in left_out.recipes.items()}
     assert names == {
         "without hour_sin and hour_cos": "conformal-exogenous-residual-lstm",
         "without conformal": "exogenous-residual-lstm",
@@ -333,8 +337,8 @@ def test_ablation_of_nested_wrappers():
         "without signal m": "conformal-exogenous-residual-lstm",
         "without residual": "conformal-exogenous-lstm",
     }
-    assert found.recipes["without exogenous"].model.inner.mechanism == recipe.model.inner.mechanism
-    assert found.recipes["without signal m"].model.inner.signals == ("I_S",)
+    assert left_out.recipes["without exogenous"].model.inner.mechanism == recipe.model.inner.mechanism
+    assert left_out.recipes["without signal m"].model.inner.signals == ("I_S",)
     staged = {
         "kind": "staged",
         "rounds": 1,
