@@ -331,14 +331,11 @@ def forecast_of(run: Path, place: Place, person: Path, *more: object) -> dict[st
 
 def label_answer(run: Path, body: dict[str, Any], cases: Path | None = None) -> dict[str, Any]:
     """What /v1/biosignal or /v1/actigraphy answers a request's body. The only door here that isn't the command line."""
-    from raycadian.serving.classifier import Classifier
-    from raycadian.serving.signal_schemas import ActigraphyRequest, BiosignalRequest
+    from raycadian.modalities import MODALITIES
+    from raycadian.serving.load import load_predictor
 
-    if "unit" in body:
-        sent: Any = ActigraphyRequest.model_validate(body).activity()
-    else:
-        sent = BiosignalRequest.model_validate(body).signals()
-    return plain(Classifier.load(run, cases).estimate(sent).as_dict(), OF_A_RUN)
+    schema = MODALITIES["actigraphy" if "unit" in body else "biosignals"].request()
+    return plain(load_predictor(run, cases).answer(schema.model_validate(body).data()).as_dict(), OF_A_RUN)
 
 
 LINES: dict[str, Callable[[Place], dict[str, Any]]] = {
