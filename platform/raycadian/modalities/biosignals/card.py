@@ -25,7 +25,8 @@ class Clinical(Schema):
 
 
 class SignalQuality(Schema):
-    """What a stretch of a signal must be to count as good (physiology/signal_quality.py says what the indices are)."""
+    """What a stretch of a signal must be to count as good (physiology/waveforms/quality.py says what the indices
+    are)."""
 
     window_s: Positive = 10.0
     """Seconds that quality is judged on."""

@@ -145,7 +145,7 @@ def _fitted(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def limits_of(quality: SignalQuality) -> Limits:
-    """A card's limits in the words of physiology/signal_quality.py."""
+    """A card's limits in the words of physiology/waveforms/quality.py."""
     return Limits(**{n: getattr(quality, n) for n in SignalQuality.model_fields if n not in ("window_s", "hop_s")})
 
 

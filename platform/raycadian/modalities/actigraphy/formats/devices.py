@@ -1,6 +1,6 @@
 """Files of one device: Actiwatch .AWD, ActiGraph .agd, Respironics (Actiware) CSV, and plain tables.
 
-Each reader gives a person's epochs as the file has them; `minutes.py` puts them on the grid of minutes.
+Each reader gives a person's epochs as the file has them; `actigraphy/readers.py` puts them on the grid of minutes.
 """
 
 from __future__ import annotations

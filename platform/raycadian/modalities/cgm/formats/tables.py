@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,20 +69,7 @@ def csv_chunks(
 
     if len(source.head) < HEAD_BYTES and len(source.lines) <= skip:
         return  # nothing below the header
-    names = [str(i) for i in range(n_columns)]
-    used = [str(i) for i in wanted.values()]
-    options = {
-        "read_options": pacsv.ReadOptions(
-            use_threads=False, block_size=_BLOCK_BYTES, skip_rows=skip, column_names=names,
-            encoding="utf-8" if source.encoding == "utf-8-sig" else source.encoding,
-        ),
-        "parse_options": pacsv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip_row
-        ),
-        "convert_options": pacsv.ConvertOptions(
-            column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
-        ),
-    }  # fmt: skip
+    options = _csv_options(source, skip, n_columns, delimiter, [str(i) for i in wanted.values()], skip_row)
     if source.encoding == "cp1252":
         builder.issues.add("text that is not UTF-8 (read as Windows-1252)", source.path.name)
     seen = reported = 0
@@ -98,6 +86,25 @@ def csv_chunks(
             builder.note("blank row", rows["line"][blank])
             yield rows[~blank].reset_index(drop=True)
     builder.note(f"row without its {n_columns} fields", np.array(misshapen[reported:]))
+
+
+def _csv_options(
+    source: Source, skip: int, n_columns: int, delimiter: str, used: list[str],
+    skip_row: Callable[[pacsv.InvalidRow], str],
+) -> dict[str, Any]:  # fmt: skip
+    """For `pyarrow.csv.open_csv`: columns are named by their position, and read as text where `used`."""
+    return {
+        "read_options": pacsv.ReadOptions(
+            use_threads=False, block_size=_BLOCK_BYTES, skip_rows=skip, column_names=[str(i) for i in range(n_columns)],
+            encoding="utf-8" if source.encoding == "utf-8-sig" else source.encoding,
+        ),
+        "parse_options": pacsv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip_row
+        ),
+        "convert_options": pacsv.ConvertOptions(
+            column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
+        ),
+    }  # fmt: skip
 
 
 def csv_rows(
