@@ -21,11 +21,10 @@ ABSOLUTE = re.compile(r"[a-z]+:")
 @functools.cache
 def _generated():
     """The pages that are made while the site is built, by their path below docs/."""
-    path = DOCS / "hooks" / "schema_pages.py"
-    spec = importlib.util.spec_from_file_location("schema_pages", path)
+    spec = importlib.util.spec_from_file_location("docs_pages", DOCS / "hooks" / "pages.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {(DOCS / name).resolve(): module.page_text(name) for name in module.PAGES}
+    return {(DOCS / name).resolve(): text for name, text in module.generated().items()}
 
 
 def _prose(text):

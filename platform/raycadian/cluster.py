@@ -45,7 +45,7 @@ def connect(num_cpus: int | None = None) -> Any:
     """Connect to Ray once and return the module.
 
     Inside a job, or where RAY_ADDRESS says so, that cluster; else one is started on this machine (and ends with
-    this process). The dashboard stays on: without it early-stopped trials leak placement groups (facts/ray.md).
+    this process). The dashboard stays on: without it early-stopped trials leak placement groups.
     """
     prepare_environment()
     import ray

@@ -238,7 +238,7 @@ def _as_yaml(raw: dict[str, Any], comments: dict[str, str]) -> str:
 
     lines = [
         "# A first recipe, made by raycadian: change it, and run it again with `raycadian run`. Anything can also be set",
-        "# for one run, e.g. --set window.horizon=6; docs/training.md has what there is.",
+        "# for one run, e.g. --set window.horizon=6; `raycadian schema recipe` lists every key.",
     ]
     for name, value in raw.items():
         lines += textwrap.wrap(comments.get(name, "by --set"), 118, initial_indent="# ", subsequent_indent="# ")

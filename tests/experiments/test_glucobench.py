@@ -124,7 +124,7 @@ def pieces_from(shared, name):
     ],
 )
 def test_the_sizes_of_the_first_split(shared, name, sizes):
-    """Points of train, val, test, ood for seed 10: shared/facts/data_formats.md."""
+    """Points of train, val, test, ood for seed 10, by its published rule."""
     pieces = pieces_from(shared, name)
     parts = split(pieces, PROTOCOLS[name], 10)
     assert [sum(r.stop - r.start for r in parts[part]) for part in ("train", "val", "test", "ood")] == sizes
@@ -145,7 +145,7 @@ def test_the_sizes_of_the_first_split(shared, name, sizes):
     ],
 )
 def test_short_last_pieces(lengths, expected):
-    """The exact rule (shared/facts/data_formats.md), a case a row."""
+    """The exact rule, a case a row."""
     people = {"q": lengths} | {f"p{i}": [400] for i in range(4)}
     seed = next(s for s in range(50) if "q" not in {r.subject for r in split(pieces_of(people), SMALL, s)["ood"]})
     parts = split(pieces_of(people), SMALL, seed)
@@ -165,7 +165,7 @@ LEAST_SQUARES = {
     "name", ["dubosson", *(pytest.param(name, marks=pytest.mark.slow) for name in ("colas", "iglu"))]
 )
 def test_least_squares_is_the_published_linear_regression(shared, name):
-    """Over ten seeds: to the digits of shared/facts/data_formats.md, and within 1% of what GlucoBench published."""
+    """Over ten seeds: to the digits of the published rule, and within 1% of what GlucoBench published."""
     protocol, pieces, (lags, figures) = PROTOCOLS[name], pieces_from(shared, name), LEAST_SQUARES[name]
     entry = glucobench.parse_entry(f"ridge:lags={lags},alpha=0", protocol)
     rows = [

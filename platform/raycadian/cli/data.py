@@ -115,7 +115,7 @@ def indices(file: Path, card: Path | None, out: Path | None, as_json: bool) -> N
     """mood_ml's 36 indices of one person's sleep and circadian rhythm, a row a day.
 
     FILE holds sleep episodes (CSV: sleep_start, sleep_end, minutes_sleep), or is an Apple Health export, or a
-    recording of activity, whose stretches of rest are taken for sleep. docs/nhanes.md
+    recording of activity, whose stretches of rest are taken for sleep. docs/tutorials/nhanes.md
     """
     from raycadian.modalities.actigraphy.episodes import card_of, indices_table, read_episodes, write_indices
     from raycadian.types import Issues

@@ -47,7 +47,7 @@ def calibrate(
 
     A classifier of activity needs 28 days worn and 14 labelled ones (--episodes), a forecaster of glucose 14 days of
     readings. The last days are held out: where the adapter is not better on them, the population's model is kept, and
-    this says so. Nothing leaves this machine, and recordings are not kept. docs/personal.md
+    this says so. Nothing leaves this machine, and recordings are not kept. docs/howto/personal.md
     """
     if delete or new_key:
         _refuse_others("delete" if delete else "new-key", {

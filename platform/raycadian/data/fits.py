@@ -34,7 +34,7 @@ _FORMAT = 1
 VERSION = 1
 """Of what is fitted to a profile and how. A change of its figures is a new version: what was kept is then fitted again.
 A golden fit in tests/data/test_fits.py fails where figures change and this doesn't."""
-_FIT_S = 0.0016  # seconds of a fit on one core (docs/mechanism.md)
+_FIT_S = 0.0016  # seconds of a fit on one core (docs/concepts/mechanism.md)
 _KEPT = 200  # files of fits, about 1 kB a fit: a sweep over priors makes one a trial
 log = logging.getLogger(__name__)
 

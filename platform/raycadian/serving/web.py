@@ -122,7 +122,7 @@ def _add_post(
 def _add_stream(app: FastAPI, service: Service, key_sha256: str) -> None:
     @app.websocket(f"{BiosignalRequest.path}/stream")
     async def stream(socket: WebSocket) -> None:
-        """Samples as they come; every message is answered with the windows that it completes. docs/vitaldb.md"""
+        """Samples as they come; every message is answered with the windows that it completes. docs/howto/serve.md"""
         await socket.accept()
         try:
             _require_key(socket, key_sha256)

@@ -1,4 +1,4 @@
-"""Scores of forecasts, with bootstrap intervals over people. docs/evaluation.md says when to look at which.
+"""Scores of forecasts, with bootstrap intervals over people. docs/concepts/evaluation.md says when to look at which.
 
 Every metric is a ratio of sums over windows, pooled: points without measured truth are left out one by one, and
 counted. Of another target than glucose those that any has, in its unit: rmse_mmhg, mae, mape, bias, pinball,

@@ -1,7 +1,8 @@
-"""Pages of the reference that are made from the schemas while the site is built: nothing to keep in step by hand.
+"""Pages that are made while the site is built, so that nothing has to be kept in step by hand: the reference of the
+schemas, and the notebook as a page.
 
-MkDocs calls `on_files`; tests/test_docs.py takes PAGES for the links. A page a root schema; a schema that another page
-has already is linked there.
+MkDocs calls `on_files`; tests/test_docs.py takes `generated` for the links. A page a root schema; a schema that another
+page has already is linked there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -27,6 +29,7 @@ class Page(NamedTuple):
     root: Any
 
 
+NOTEBOOK = Path(__file__).parents[1] / "tutorials" / "first_forecast.ipynb"
 MANY = 8  # alternatives on one other page are linked together
 MODEL_TEXT = "What `model`, `compare`, `inner` and `members` of a recipe may be. `kind` says which."
 EXPERIMENT_TEXT = "What the section `experiment` of a recipe may be. `kind` says which."
@@ -45,9 +48,21 @@ PAGES = {
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
-    for path in PAGES:
-        files.append(File.generated(config, path, content=page_text(path)))
+    for path, text in generated().items():
+        files.append(File.generated(config, path, content=text))
     return files
+
+
+def generated() -> dict[str, str]:
+    """The Markdown of each generated page, by its path below docs/."""
+    return {path: page_text(path) for path in PAGES} | {"tutorials/first_forecast.md": notebook_text(NOTEBOOK)}
+
+
+def notebook_text(path: Path) -> str:
+    """A notebook's cells as Markdown."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in texts) + "\n"
 
 
 def page_text(path: str) -> str:
