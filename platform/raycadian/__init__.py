@@ -65,7 +65,7 @@ def run(
         source: A recipe (its path, a dictionary, or a `Recipe`); or a card or data files, for which a first recipe is
             written into `runs`: for glucose, ridge regression beside persistence, an hour ahead.
         settings: Dotted path -> value of the recipe, such as `{"window.horizon": 6}`; of data files also of their card.
-        unit, timezone, subject, format, modality: Of data files, as in `prepare`.
+        unit: Of data files, as in `prepare`; so are `timezone`, `subject`, `format` and `modality`.
         runs: Folder of the runs.
         snapshots: Folder of the snapshots, or `s3://bucket/folder`.
         resume: Go on with work that was interrupted, and reuse what is complete.
