@@ -104,6 +104,12 @@ def test_a_node_that_cannot_see_the_snapshot_says_so(made, tmp_path):
     assert not (tmp_path / ".cache").exists()
 
 
+def test_a_series_of_which_nothing_is_forecast_is_another_one(made):
+    forecast, whole = open_series(made, CHANNELS), open_series(made, CHANNELS, forecast=False)
+    assert (len(forecast.table), len(whole.table)) == (2, 1) and whole.origin.folder != forecast.origin.folder
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(whole)).table, forecast.table[1:])
+
+
 def test_without_a_snapshot_the_arrays_travel():
     series = helpers.series(2, 1)
     found = pickle.loads(pickle.dumps(series))
@@ -126,7 +132,7 @@ def test_a_table_that_another_node_finished_first_stays(tmp_path):
     source, folder = helpers.people(2, 1), tmp_path / "series"
     first = map_series(source, CHANNELS, folder)
     inode = (folder / "table.npy").stat().st_ino
-    _write(source, CHANNELS, folder)  # a lock that did not hold, as on some network file systems
+    _write(source, CHANNELS, folder, True)  # a lock that did not hold, as on some network file systems
     assert (folder / "table.npy").stat().st_ino == inode and [p.name for p in tmp_path.iterdir() if p.is_dir()] == [
         "series"
     ]

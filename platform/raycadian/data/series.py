@@ -71,13 +71,15 @@ class Origin:
 
     snapshot: str
     channels: tuple[str, ...]
+    forecast: bool | None = None
 
     @property
     def folder(self) -> Path:
         """Where this node keeps the table: beside snapshots that are files, else in `own_cache`."""
         path = storage.resolve_path(self.snapshot)
         cache = own_cache() if storage.remote(path) else path.parent / ".cache"
-        return cache / f"{path.name}-{'-'.join(self.channels)}"
+        row = "" if self.forecast in (None, _is_forecast(self.channels)) else f"-forecast_{self.forecast}".lower()
+        return cache / f"{path.name}-{'-'.join(self.channels)}{row}"
 
 
 def own_cache() -> Path:
@@ -141,12 +143,13 @@ def build_series(source: HasRecordings, channels: tuple[str, ...], forecast: boo
     return _series(table, observed, recordings, tuple(source.subjects), channels)
 
 
-def open_series(snapshot: Snapshot, channels: tuple[str, ...]) -> Series:
-    """The memory-mapped series of a snapshot, which this node builds on first use. Raises ValueError, OSError."""
-    origin = Origin(str(snapshot.path.absolute()), channels)
+def open_series(snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | None = None) -> Series:
+    """The memory-mapped series of a snapshot, which this node builds on first use. `forecast`: as of `build_series`.
+    Raises ValueError, OSError."""
+    origin = Origin(str(snapshot.path.absolute()), channels, forecast)
     if storage.remote(snapshot.path):
         own_cache().mkdir(parents=True, exist_ok=True, mode=0o700)  # health data
-    return replace(map_series(snapshot, channels, origin.folder), origin=origin)
+    return replace(map_series(snapshot, channels, origin.folder, forecast), origin=origin)
 
 
 def _reopen(origin: Origin) -> Series:
@@ -161,51 +164,55 @@ def _reopen(origin: Origin) -> Series:
             f"node {socket.gethostname()} can't read the snapshot ({error}); with several nodes, --snapshots must name "
             "storage that all of them share: a shared folder at the same path, or s3://bucket/folder"
         ) from None
-    return open_series(snapshot, origin.channels)
+    return open_series(snapshot, origin.channels, origin.forecast)
 
 
-def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path) -> Series:
+def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, forecast: bool | None = None) -> Series:
     """A source's series, memory-mapped from `folder`, which is built by the first process that asks. Raises
     ValueError."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                _write(source, channels, folder)
+                _write(source, channels, folder, _is_forecast(channels) if forecast is None else forecast)
     return _read(folder)
 
 
-def _write(source: Snapshot, channels: tuple[str, ...], folder: Path) -> None:
+def _write(source: Snapshot, channels: tuple[str, ...], folder: Path, target: bool) -> None:
     """Stream subject by subject into a temporary folder, then rename: whole or absent."""
-    total = sum(map(sum, source.lengths.values()))
-    if not total:
-        raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
     try:
-        target = _is_forecast(channels)
-        table = _array(temporary / "table.npy", np.float32, (target + len(channels), total))
-        observed = _array(temporary / "observed.npy", np.bool_, (total,))
-        heads, missing, position = [], set(channels), 0
-        for recording in _stream(source):
-            points = slice(position, position + len(recording))
-            table[:, points] = _rows(recording, channels, target)
-            observed[points] = _observed(recording, channels, target)
-            heads.append(_head(recording))
-            missing -= set(recording.channels)
-            position = points.stop
-        assert position == total, f"{source.id}: {position} points, its manifest says {total}"
-        if missing:  # of everybody; a person without such events has zeros
-            raise ValueError(f"window.past names {sorted(missing)}, which no recording of {source.id} has; remove them")
-        table.flush()
-        observed.flush()
-        series = _series(table, observed, heads, tuple(source.subjects), channels)
+        series = _filled(source, channels, temporary, target)
         np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
         meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
         (temporary / "series.json").write_text(json.dumps(meta), encoding="utf-8")
         _appear(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _filled(source: Snapshot, channels: tuple[str, ...], folder: Path, target: bool) -> Series:
+    """The series with its table and mask in files of `folder`. Raises ValueError."""
+    total = sum(map(sum, source.lengths.values()))
+    if not total:
+        raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
+    table = _array(folder / "table.npy", np.float32, (target + len(channels), total))
+    observed = _array(folder / "observed.npy", np.bool_, (total,))
+    heads, missing, position = [], set(channels), 0
+    for recording in _stream(source):
+        points = slice(position, position + len(recording))
+        table[:, points] = _rows(recording, channels, target)
+        observed[points] = _observed(recording, channels, target)
+        heads.append(_head(recording))
+        missing -= set(recording.channels)
+        position = points.stop
+    assert position == total, f"{source.id}: {position} points, its manifest says {total}"
+    if missing:  # of everybody; a person without such events has zeros
+        raise ValueError(f"window.past names {sorted(missing)}, which no recording of {source.id} has; remove them")
+    table.flush()
+    observed.flush()
+    return _series(table, observed, heads, tuple(source.subjects), channels)
 
 
 def _appear(built: Path, folder: Path) -> None:
