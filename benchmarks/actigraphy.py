@@ -2,16 +2,17 @@
 
     python benchmarks/actigraphy.py [--sizes 10 1000] [--people 5] [--json]
 
-minutes: a synthetic PAXRAW of each size in MB (1000 takes two minutes) to Parquet in a fresh process each: rows a second, and the
-peak of anonymous memory (resident less shared) above what the imports take. Ours decodes the columns that it needs, checks
-them, marks wear by Choi and writes; the peer reads chunks of 100,000 rows and writes the same columns, no more. `reading` is
-without writing. prepare: the same file by `raycadian prepare`, which sets the weeks on a grid and shards them (benchmarks/memory.py's way).
-features: IS, IV, RA, L5 and M10, of a person's 7 days: one at a time (`alone`), and all people in one call, against the peer one at a time, the best of 30 rounds of each, as pyActigraphy 1.2.2 computes them in an
-environment of its own (.bench-venv/actigraphy, made on first use; its dependency `accelerometer`, which only reads another
-format, is installed without its own). It divides by n - 1 where the published IS and IV divide by n: 3.6% and 0.6% apart in a
-week of hours. Where it can't be had: the same published sums in pandas, and the output says so.
-inference: from a day of raw counts to a calibrated probability, as the endpoint does it without HTTP: wear, windows, model.
-Random weights: speed does not depend on them.
+minutes: a synthetic PAXRAW of each size in MB (1000 takes two minutes) to Parquet in a fresh process each: rows a
+second, and the peak of anonymous memory (resident less shared) above what the imports take. Ours decodes the columns
+that it needs, checks them, marks wear by Choi and writes; the peer reads chunks of 100,000 rows and writes the same
+columns, no more. `reading` is without writing. prepare: the same file by `raycadian prepare`, which sets the weeks on a
+grid and shards them (benchmarks/memory.py's way). features: IS, IV, RA, L5 and M10, of a person's 7 days: one at a time
+(`alone`), and all people in one call, against the peer one at a time, the best of 30 rounds of each, as pyActigraphy
+1.2.2 computes them in an environment of its own (.bench-venv/actigraphy, made on first use; its dependency
+`accelerometer`, which only reads another format, is installed without its own). It divides by n - 1 where the published
+IS and IV divide by n: 3.6% and 0.6% apart in a week of hours. Where it can't be had: the same published sums in pandas,
+and the output says so. inference: from a day of raw counts to a calibrated probability, as the endpoint does it without
+HTTP: wear, windows, model. Random weights: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ import psutil
 ROOT = Path(__file__).parents[1]
 VENV = ROOT / ".bench-venv" / "actigraphy"
 PEER = "pyActigraphy==1.2.2"
-PEER_NEEDS = ["numpy<2", "pandas<2.2", "scipy", "imbalanced-learn", "lmfit", "numba", "joblib", "plotly", "pyexcel", "pyexcel-ods3", "pyexcel-xlsx",
+PEER_NEEDS = ["numpy<2", "pandas<2.2", "scipy", "imbalanced-learn", "lmfit", "numba", "joblib", "plotly", "pyexcel",
+    "pyexcel-ods3", "pyexcel-xlsx",
               "spm1d", "statsmodels", "stochastic", "tqdm"]  # fmt: skip
 MB = 1024**2
 COLUMNS = ("SEQN", "PAXDAY", "PAXN", "PAXINTEN", "PAXSTAT", "PAXCAL")
@@ -83,7 +85,8 @@ def minutes(size_mb: int, folder: Path) -> dict[str, float]:
 
 
 def prepared(path: Path) -> dict[str, float]:
-    """`raycadian prepare` of the file, on two cores with a Ray of its own: peaks of the driver and of the largest worker."""
+    """`raycadian prepare` of the file, on two cores with a Ray of its own: peaks of the driver and of the largest
+    worker."""
     import memory
 
     card = path.with_suffix(".yaml")
@@ -215,9 +218,11 @@ def features(people: int, folder: Path) -> dict[str, object]:
     alone_s = min(timed(lambda: [rest_activity(days[i : i + 1]) for i in range(people)]) for _ in range(30)) / people
     apart = {k: _apart(found[k], np.array(theirs)) for k, theirs in peer["values"].items()}
     return {
-        "peer": peer["peer"], "people": people, "peer_ms": round(1000 * peer["s"], 2), "ours_ms": round(1000 * together_s, 3),
+        "peer": peer["peer"], "people": people, "peer_ms": round(1000 * peer["s"], 2),
+        "ours_ms": round(1000 * together_s, 3),
         "ours_alone_ms": round(1000 * alone_s, 3), "ratio": round(peer["s"] / together_s, 1),
-        "ratio_alone": round(peer["s"] / alone_s, 1), "largest_relative_difference": {k: round(v, 6) for k, v in apart.items()},
+        "ratio_alone": round(peer["s"] / alone_s, 1), "largest_relative_difference": {k: round(v, 6) for k,
+        v in apart.items()},
     }  # fmt: skip
 
 
@@ -266,7 +271,8 @@ index = pd.date_range("2000-01-02", periods=days[0].size, freq="1min")
 def one(values):
     data = pd.Series(values.ravel(), index=index)
     raw = BaseRaw("x", "x", "x", None, index[0], pd.Timedelta(len(index), "min"), pd.Timedelta(1, "min"), data, None)
-    return {"interdaily_stability": raw.IS(freq="1h", binarize=False), "intradaily_variability": raw.IV(freq="1h", binarize=False),
+    return {"interdaily_stability": raw.IS(freq="1h", binarize=False), "intradaily_variability": raw.IV(freq="1h",
+    binarize=False),
             "l5": raw.L5(binarize=False), "m10": raw.M10(binarize=False), "relative_amplitude": raw.RA(binarize=False)}
 one(days[0])
 s = float("inf")
@@ -316,7 +322,9 @@ def inference(name: str) -> dict[str, object]:
     from raycadian.serving.label import LabelPredictor
 
     sections = {
-        "pat small": config.PAT(), "pat large": config.PAT(size="large"), "boosting on rhythms": config.Boosting(features="rhythm"),
+        "pat "
+        "small": config.PAT(), "pat "
+            "large": config.PAT(size="large"), "boosting on rhythms": config.Boosting(features="rhythm"),
     }  # fmt: skip
     spec = ModelSpec(1440, 0, 1.0, ("activity_counts",), (), (), task="classify")
     window = config.LabelWindow(past=spec.past, window_s=86_400, step_s=86_400, eval_step_s=86_400, max_missing=0.5)

@@ -141,7 +141,8 @@ def cma_rows(found: dict[str, Any]) -> list[Row]:
     """Speed where the project set a target; on how many days the sum of squares is no worse; bounds."""
     rows = [
         at_least(
-            "cma", f"{row['what']}, per second", f"{row['raycadian_per_s']:,}", f"pfun-cma-model: {row['reference_per_s']:,}",
+            "cma", f"{row['what']}, per "
+                "second", f"{row['raycadian_per_s']:,}", f"pfun-cma-model: {row['reference_per_s']:,}",
             row["ratio"], row["target"],
         )
         for row in found["speed"] if row["target"]
@@ -222,7 +223,8 @@ def waveforms_rows(found: dict[str, Any]) -> list[Row]:
     speed, two = found["speed"], found["processes"]
     rate, cases = speed["channel_hours_per_s"], found["memory"]
     once, most = cases[0]["peak_mb"], max(m["peak_mb"] for m in cases)
-    what = f"{cases[0]['hours']:g} h of 3 channels, .vital to Parquet, peak of the process, {cases[-1]['cases']} cases of a person"
+    hours, several = cases[0]["hours"], cases[-1]["cases"]
+    what = f"{hours:g} h of 3 channels, .vital to Parquet, peak of the process, {several} cases of a person"
     return [
         at_least("waveforms", "channel-hours prepared per second, one core", f"{rate['raycadian']}",
                  f"neurokit2: {rate['neurokit2']}", speed["raycadian_over_neurokit2"], 10),
@@ -233,22 +235,27 @@ def waveforms_rows(found: dict[str, Any]) -> list[Row]:
 
 
 def actigraphy_rows(found: dict[str, Any]) -> list[Row]:
-    """XPT to Parquet: rows a second, and the peak from the smallest file to the largest; features of a person; a day's answer."""
+    """XPT to Parquet: rows a second, and the peak from the smallest file to the largest; features of a person; a day's
+    answer."""
     sizes, features = found["minutes"], found["features"]
     first, last = sizes[0], sizes[-1]
     rows = [
-        at_least("actigraphy", f"XPT of {row['xpt_mb']:,} MB to Parquet, million rows per second", f"{row['ours_mrows_s']}",
+        at_least("actigraphy", f"XPT of {row['xpt_mb']:,} MB to Parquet, million rows per "
+            "second", f"{row['ours_mrows_s']}",
                  f"pandas.read_sas: {row['pandas_mrows_s']}", row["ratio"], 1)
         for row in sizes
     ]  # fmt: skip
     rows.append(
-        at_most("actigraphy", "XPT to Parquet: peak of private memory", f"{last['ours_peak_mb']:,} MB at {last['xpt_mb']:,} MB",
-                f"{first['ours_peak_mb']:,} MB at {first['xpt_mb']:,} MB", last["ours_peak_mb"] / max(first["ours_peak_mb"], 1), FLAT)
+        at_most("actigraphy", "XPT to Parquet: peak of private "
+            "memory", f"{last['ours_peak_mb']:,} MB at {last['xpt_mb']:,} MB",
+                f"{first['ours_peak_mb']:,} MB at {first['xpt_mb']:,} "
+                "MB", last["ours_peak_mb"] / max(first["ours_peak_mb"], 1), FLAT)
     )  # fmt: skip
     for who in ("driver", "worker"):
         large, small = last[f"prepare_{who}_mb"], first[f"prepare_{who}_mb"]
         rows.append(
-            at_most("actigraphy", f"`raycadian prepare` of the XPT: {who}, private, peak", f"{large:,} MB at {last['xpt_mb']:,} MB",
+            at_most("actigraphy", f"`raycadian prepare` of the XPT: {who}, private, "
+                "peak", f"{large:,} MB at {last['xpt_mb']:,} MB",
                     f"{small:,} MB at {first['xpt_mb']:,} MB", large / small, FLAT)
         )  # fmt: skip
     for how, one in (("a person at a time", "_alone"), (f"{features['people']} people at once", "")):
@@ -257,7 +264,8 @@ def actigraphy_rows(found: dict[str, Any]) -> list[Row]:
                      f"{features['peer']}: {features['peer_ms']} ms", features[f"ratio{one}"], 50)
         )  # fmt: skip
     return rows + [
-        Row("actigraphy", f"a day's minutes to a probability, {one['what']}", f"{one['ms']} ms", "", math.nan, "≤ 100 ms", one["ms"] <= 100)
+        Row("actigraphy", "a day's minutes to a probability, "
+            f"{one['what']}", f"{one['ms']} ms", "", math.nan, "≤ 100 ms", one["ms"] <= 100)
         for one in found["inference"]
     ]  # fmt: skip
 
@@ -265,7 +273,8 @@ def actigraphy_rows(found: dict[str, Any]) -> list[Row]:
 def label_inference_rows(found: list[dict[str, Any]]) -> list[Row]:
     """Against the demand of windows a second where there is one, else against the peer."""
     return [
-        Row("label_inference", f"per second, {row['what']}", f"{row['per_s']:,}", f"{row['peer']}: {row['peer_per_s']:,}",
+        Row("label_inference", "per second, "
+            f"{row['what']}", f"{row['per_s']:,}", f"{row['peer']}: {row['peer_per_s']:,}",
             row["ratio"], f"{row['wanted_per_s']:,}/s", row["per_s"] >= row["wanted_per_s"])
         if row["wanted_per_s"]
         else at_least("label_inference", f"per second, {row['what']}", f"{row['per_s']:,}",
@@ -277,12 +286,14 @@ def label_inference_rows(found: list[dict[str, Any]]) -> list[Row]:
 def personal_rows(found: list[dict[str, Any]]) -> list[Row]:
     """Against the project's own demands: 5 minutes to calibrate to one person, 100 ms for a day of theirs."""
     calibration = [
-        Row("personal", f"calibration to one person, {row['what']}", f"{row['calibration_s']} s", "", math.nan, "≤ 300 s",
+        Row("personal", "calibration to one person, "
+            f"{row['what']}", f"{row['calibration_s']} s", "", math.nan, "≤ 300 s",
             row["calibration_s"] <= 300)
         for row in found
     ]  # fmt: skip
     return calibration + [
-        Row("personal", f"an estimate by their adapter, {row['what']}", f"{row['day_ms']} ms", "", math.nan, "≤ 100 ms", row["day_ms"] <= 100)
+        Row("personal", "an estimate by their adapter, "
+            f"{row['what']}", f"{row['day_ms']} ms", "", math.nan, "≤ 100 ms", row["day_ms"] <= 100)
         for row in found
     ]  # fmt: skip
 

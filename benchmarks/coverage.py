@@ -5,14 +5,14 @@ Everybody of a data set is held out once (grouped folds over people, as `split.k
 
     none             the quantiles of the model's own training residuals
     last days        conformal, on the last 15% of those who were trained on (split.kind hybrid or time)
-    other people     conformal, on people who were not trained on (split.kind subject or kfold); every person weighs the same
-    other, windows   the same, but every window weighs the same
+    other people     conformal, on people who were not trained on (split.kind subject or kfold); every person weighs the
+    same other, windows   the same, but every window weighs the same
     cross            conformal by cross-fitting: all who are not held out train, and each one's scores come from a model
                      that was trained without him (5 groups of people; Vovk 2015, Barber et al. 2021, jackknife+ / CV+)
 
 Prints, for each data set and choice, the coverage in % at the step where it is least and most and over all steps, with
-windows and with people weighing the same, people's standard deviation, and the interval's mean width. Data as the cards in
-datasets/ name them. Run: `python benchmarks/coverage.py [--data NAME ...] [--steps 12] [--repeats 3] [--json]`.
+windows and with people weighing the same, people's standard deviation, and the interval's mean width. Data as the cards
+in datasets/ name them. Run: `python benchmarks/coverage.py [--data NAME ...] [--steps 12] [--repeats 3] [--json]`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The fit of the mechanism: how its intervals cover planted parameters, where Ray pays, what keeping fits saves.
 
 Coverage: people whose parameters are drawn from the default priors, inside the bounds, their day of 288 readings under
-noise correlated over two hours (AR(1), rho 0.92 at 5 minutes: what the fit takes for granted), or under white noise; the
-share of intervals of nominal 90% that hold the planted value, of the parameters that are not at a bound; and the share of
-fits in which the data say something of a parameter (posterior sd under 0.9 of the prior's). Run:
+noise correlated over two hours (AR(1), rho 0.92 at 5 minutes: what the fit takes for granted), or under white noise;
+the share of intervals of nominal 90% that hold the planted value, of the parameters that are not at a bound; and the
+share of fits in which the data say something of a parameter (posterior sd under 0.9 of the prior's). Run:
 `python benchmarks/fitting.py [--json] [--people 1000] [--fits 4096]`.
 """
 
@@ -61,7 +61,10 @@ def coverage(n: int, gains: str, noise_mgdl: float, rho: float) -> dict[str, Any
     found = fit_cma(T_H, glucose, tM=tM, prior=Prior(), gains=gains)
     estimate = torch.stack(list(found.parameters.values()), 1)
     away = {name: ((estimate - theta)[:, i], found.sd[:, i]) for i, name in enumerate(cma.PARAMETERS)}
-    away |= {"offset": (found.offset_mgdl - OFFSET_MGDL, found.sd_offset_mgdl), "gain": (found.gain_mgdl - gain, found.sd_gain_mgdl)}  # fmt: skip
+    away |= {
+        "offset": (found.offset_mgdl - OFFSET_MGDL, found.sd_offset_mgdl),
+        "gain": (found.gain_mgdl - gain, found.sd_gain_mgdl),
+    }
     informed = found.informed.double().mean(0).tolist()
     return {
         "gains": gains, "noise_mgdl": noise_mgdl, "rho": rho,
@@ -104,7 +107,9 @@ def distributed(n: int) -> dict[str, float]:
 
     rng = np.random.default_rng(0)
     days = [helpers.day_curve(1, seed=i) for i in range(64)]
-    profiles = [Profile(np.arange(288) / 12, days[i % 64] + rng.normal(0, 3, 288), np.full(288, 14.0), 50.0) for i in range(n)]  # fmt: skip
+    profiles = [
+        Profile(np.arange(288) / 12, days[i % 64] + rng.normal(0, 3, 288), np.full(288, 14.0), 50.0) for i in range(n)
+    ]
     config, seconds = CMAMechanism(), {}
     began = time.perf_counter()
     cluster.connect()
@@ -150,7 +155,8 @@ def table(report: dict[str, Any]) -> str:
 
     def rows(key: str) -> str:
         return pd.DataFrame([
-            {"gains": r["gains"], "noise, mg/dL": r["noise_mgdl"], "rho": r["rho"], **r[key]} for r in report["coverage"]
+            {"gains": r["gains"], "noise, "
+                "mg/dL": r["noise_mgdl"], "rho": r["rho"], **r[key]} for r in report["coverage"]
         ]).round(2).to_string(index=False)  # fmt: skip
 
     lines = [

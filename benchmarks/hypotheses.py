@@ -1,8 +1,8 @@
 """Does the mechanism help a learned model? Every strategy against its model without the mechanism, on four data sets.
 
-Runs jobs/recipes/hypotheses.yaml (30, 60 and 120 minutes ahead), hypotheses_overnight.yaml (the night from midnight) and
-hypotheses_efficiency.yaml (the share of the training windows) by `raycadian experiment` on each data set, on identical
-windows, and writes the tables of docs/hypotheses.md and of each page in docs/concepts/strategies/. The
+Runs jobs/recipes/hypotheses.yaml (30, 60 and 120 minutes ahead), hypotheses_overnight.yaml (the night from midnight)
+and hypotheses_efficiency.yaml (the share of the training windows) by `raycadian experiment` on each data set, on
+identical windows, and writes the tables of docs/hypotheses.md and of each page in docs/concepts/strategies/. The
 figures are test RMSE with 95% intervals over people; nothing was chosen on them.
 
 Run: `python benchmarks/hypotheses.py [--data NAME ...] [--recipes NAME ...] [--runs FOLDER] [--update-docs]`. What is
@@ -173,7 +173,8 @@ def efficiency(found: Experiments) -> str:
         for data, one in DATA.items()
         for n, table in ((n, found[data, EFFICIENCY]) for n in one.windows)
     ]  # fmt: skip
-    return f"Test RMSE over two hours by the number of windows that were trained on.\n\n{markdown(list(rows[0]), map(dict.values, rows))}"
+    table = markdown(list(rows[0]), map(dict.values, rows))
+    return f"Test RMSE over two hours by the number of windows that were trained on.\n\n{table}"
 
 
 def strategy(found: Experiments, forms: tuple[str, ...]) -> str:

@@ -1,9 +1,9 @@
-"""Windows classified per second: the frozen TTM with a linear head against PatchTST (transformers), and PAT against its own
-equations with the attention written out, as Keras computes it.
+"""Windows classified per second: the frozen TTM with a linear head against PatchTST (transformers), and PAT against its
+own equations with the attention written out, as Keras computes it.
 
 TTM and PatchTST have the same patches, width and layers, and see windows of 10 s of three channels at 125 Hz. PAT sees
-weeks of 10080 minutes, one at a time. Random weights: speed does not depend on them. Batches, threads and rounds are the
-same for both; rounds are interleaved. Run on a quiet machine: `python benchmarks/label_inference.py [--json]`.
+weeks of 10080 minutes, one at a time. Random weights: speed does not depend on them. Batches, threads and rounds are
+the same for both; rounds are interleaved. Run on a quiet machine: `python benchmarks/label_inference.py [--json]`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def waveforms() -> dict[str, object]:
     ours, batch = build(section, WAVEFORM).eval(), _batch(WAVEFORM, BATCH)
     peer = PatchTSTForClassification(
         PatchTSTConfig(
-            num_input_channels=3, context_length=1250, patch_length=section.patch_length, patch_stride=section.patch_length,
-            d_model=section.d_model, num_hidden_layers=section.layers, num_attention_heads=4, ffn_dim=2 * section.d_model,
+            num_input_channels=3, context_length=1250, patch_length=section.patch_length,
+                patch_stride=section.patch_length,
+            d_model=section.d_model, num_hidden_layers=section.layers, num_attention_heads=4,
+                ffn_dim=2 * section.d_model,
             num_targets=1, pooling_type="mean",
         )
     ).eval()  # fmt: skip

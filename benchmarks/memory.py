@@ -5,8 +5,8 @@
 Each size runs in fresh processes: `prepare` with a Ray of its own, then training (series, split, windows, 10 steps of a
 small TTM, validation) in one process. Memory is anonymous (resident less shared), sampled every 20 ms: the pages of the
 memory-mapped series belong to the file and can be dropped, so they are shown apart, inside `rss_mb`. Of `prepare`, the
-driver's peak and the highest peak of any worker; Ray's own servers are not counted. The reader holds a bounded number of
-blocks of the CSV, so a file smaller than those needs less: the table at 1x is smaller.
+driver's peak and the highest peak of any worker; Ray's own servers are not counted. The reader holds a bounded number
+of blocks of the CSV, so a file smaller than those needs less: the table at 1x is smaller.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def peaks(command: list[str], names: tuple[str, ...]) -> dict[str, float]:
 
 
 def sample(driver: psutil.Process, names: tuple[str, ...]) -> dict[str, float]:
-    """MB now. driver and anonymous: of the process, private · rss: with the file's pages · worker: of the largest Ray worker."""
+    """MB now. driver and anonymous: of the process, private · rss: with the file's pages · worker: of the largest Ray
+    worker."""
     try:
         memory = driver.memory_info()
         found = {"driver_mb": anonymous_mb(driver), "anonymous_mb": anonymous_mb(driver), "rss_mb": memory.rss / MB}

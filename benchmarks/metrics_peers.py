@@ -1,6 +1,8 @@
-"""Scores side by side with other packages': how far apart they are. In an environment of its own, as some are under the GPL:
+"""Scores side by side with other packages': how far apart they are. In an environment of its own, as some are under the
+GPL:
 
-    python -m venv /tmp/peers && /tmp/peers/bin/pip install numpy scipy pandas pyarrow methcomp==1.0.0 error-grids==0.1.0 \
+    python -m venv /tmp/peers && /tmp/peers/bin/pip install numpy scipy pandas pyarrow methcomp==1.0.0
+    error-grids==0.1.0 \
         iglu-python==0.4.3 py-agata==0.0.8 scoringrules==0.10.0
     PYTHONPATH=platform /tmp/peers/bin/python benchmarks/metrics_peers.py
 

@@ -1,8 +1,10 @@
-"""Personal calibration on a CPU: seconds from a person's export to their adapter, and milliseconds to the estimate of a day.
+"""Personal calibration on a CPU: seconds from a person's export to their adapter, and milliseconds to the estimate of a
+day.
 
-PAT small (`--sizes medium large`: the others, which take about 4 and 27 times its arithmetic) on weeks of minutes, 60 days of
-which 54 are labelled; TTM on 28 days of glucose. Weights of the population are random but for PAT's few steps of training. A
-made-up person (nobody's data). Targets of the project: 5 minutes, 100 ms. Run on a quiet machine: `python benchmarks/personal.py [--json]`.
+PAT small (`--sizes medium large`: the others, which take about 4 and 27 times its arithmetic) on weeks of minutes, 60
+days of which 54 are labelled; TTM on 28 days of glucose. Weights of the population are random but for PAT's few steps
+of training. A made-up person (nobody's data). Targets of the project: 5 minutes, 100 ms. Run on a quiet machine:
+`python benchmarks/personal.py [--json]`.
 """
 
 from __future__ import annotations

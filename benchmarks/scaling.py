@@ -1,10 +1,11 @@
-"""Time and cost of three sizes that this machine can't hold: rates measured here, in a simulated schedule (schedule.py).
+"""Time and cost of three sizes that this machine can't hold: rates measured here, in a simulated schedule
+(schedule.py).
 
     python benchmarks/scaling.py [--json] [--update-docs]
 
 Measures the rates of one core with the product's own code, checks the simulation against real sweeps on 1 and 2 CPUs in
-the same run, then simulates. `--update-docs` writes the tables between the marks of docs/concepts/scaling.md. Prices, sizes and
-what clouds do are the assumptions below, to be edited. About three minutes.
+the same run, then simulates. `--update-docs` writes the tables between the marks of docs/concepts/scaling.md. Prices,
+sizes and what clouds do are the assumptions below, to be edited. About three minutes.
 """
 
 from __future__ import annotations
@@ -115,17 +116,21 @@ def sizes(a: Assumptions) -> list[Size]:
     archive = Storage(a.archive_gb_per_s, a.archive_reader_gb_per_s)
     return [
         Size(
-            "200 patients on a laptop", "90 days each; 16 trials of 4 epochs, then 10 epochs on 8 workers; stride 15 min",
+            "200 patients on a "
+            "laptop", "90 days each; 16 trials of 4 epochs, then 10 epochs on 8 workers; stride 15 min",
             lambda r, pool: cgm(a, r, pool, people=200, days=90, stride=3, trials=16, epochs=4, final=10),
             Pool(cores=8, most=1, least=1), Storage(gb_per_s=1, reader_gb_per_s=0.5), 0.0, 0.0,
         ),
         Size(
-            "10,000 patient-years of CGM", "10,000 people, 1 year; 32 trials of 9 epochs on a 20th, then 3 epochs on all cores; stride 1 h",
-            lambda r, pool: cgm(a, r, pool, people=10_000, days=365, stride=12, trials=32, epochs=9, final=3, sample=0.05),
+            "10,000 patient-years of "
+            "CGM", "10,000 people, 1 year; 32 trials of 9 epochs on a 20th, then 3 epochs on all cores; stride 1 h",
+            lambda r, pool: cgm(a, r, pool, people=10_000, days=365, stride=12, trials=32, epochs=9, final=3,
+            sample=0.05),
             cloud, bucket, a.autoscaler_s, a.head_per_h,
         ),
         Size(
-            "all of VitalDB and NHANES", "6,388 cases of three tracks at 500 Hz; 5 cycles of actigraphy; stand-in training",
+            "all of VitalDB and "
+            "NHANES", "6,388 cases of three tracks at 500 Hz; 5 cycles of actigraphy; stand-in training",
             lambda r, pool: biosignals(a, r, pool), cloud, archive, a.autoscaler_s, a.head_per_h,
         ),
     ]  # fmt: skip
@@ -259,7 +264,8 @@ tracking: {mlflow: off, tensorboard: false}
 """
 SPACE = "parameters: {training.lr: {loguniform: {low: 1.0e-4, high: 1.0e-3}}}"
 STANDIN = (
-    "window={context: 512, horizon: 96, stride: 12, eval_stride: 96}", "model={kind: ttm, d_model: 192, patch_length: 64}",
+    "window={context: 512, horizon: 96, stride: 12, eval_stride: "
+    "96}", "model={kind: ttm, d_model: 192, patch_length: 64}",
     "training.batch_size=64", "training.max_steps_per_epoch=8", "training.epochs=2",
 )  # fmt: skip
 
@@ -298,7 +304,8 @@ def write_csv(people: int, days: int) -> None:
     glucose = np.clip(110 + meals + walk, 45, 380).round(1)
     when = np.datetime64("2026-01-05T00:00", "s") + np.arange(n) * np.timedelta64(300, "s")
     table = pd.DataFrame({
-        "subject": np.repeat([f"p{i:04d}" for i in range(people)], n), "time": np.tile(when, people), "glucose": glucose.ravel(),
+        "subject": np.repeat([f"p{i:04d}" for i in range(people)], n), "time": np.tile(when, people),
+        "glucose": glucose.ravel(),
     })  # fmt: skip
     table.to_csv("scaling.csv", index=False)
     for name, text in (("scaling.yaml", CARD), ("recipe.yaml", RECIPE), ("space.yaml", SPACE)):
@@ -472,9 +479,12 @@ def _child(what: str, cpus: int = 1) -> dict[str, Any]:
 def tables(report: dict[str, Any]) -> str:
     header = f"Measured and simulated {datetime.now(UTC):%Y-%m-%d} with `python benchmarks/scaling.py --update-docs`."
     parts = [
-        header, "### The three sizes", _sizes_table(report["sizes"]), "### Where the time goes", _stages_table(report["sizes"]),
-        "### What the simulation was checked against", _checks_table(report["checks"]), "### Rates of one core, measured",
-        _pairs({name: f"{value:,.4g}" if value < 100 else f"{value:,.0f}" for name, value in report["rates"].items()}, "rate"),
+        header, "### The three "
+            "sizes", _sizes_table(report["sizes"]), "### Where the time goes", _stages_table(report["sizes"]),
+        "### What the simulation was checked "
+        "against", _checks_table(report["checks"]), "### Rates of one core, measured",
+        _pairs({name: f"{value:,.4g}" if value < 100 else f"{value:,.0f}" for name, value in report["rates"].items()},
+        "rate"),
         "### Assumptions", _pairs({name: str(value) for name, value in report["assumptions"].items()}, "assumption"),
     ]  # fmt: skip
     return "\n\n".join(parts)
@@ -483,8 +493,10 @@ def tables(report: dict[str, Any]) -> str:
 def _sizes_table(found: list[dict[str, Any]]) -> str:
     rows = [
         [
-            f"{s['size']}: {s['what']}", s["cores"], f"{s['hours']:,.1f} h", f"{s['core_hours']:,.0f}", f"{s['usd']:,.2f}",
-            f"{s['paid_and_idle']:.0%}", f"{s['bottleneck']} ({s['saved_by_doubling'][s['bottleneck']]:.0%} saved by twice of it)",
+            f"{s['size']}: "
+            f"{s['what']}", s["cores"], f"{s['hours']:,.1f} h", f"{s['core_hours']:,.0f}", f"{s['usd']:,.2f}",
+            f"{s['paid_and_idle']:.0%}", f"{s['bottleneck']} ({s['saved_by_doubling'][s['bottleneck']]:.0%} saved by "
+                "twice of it)",
         ]
         for s in found
     ]  # fmt: skip
@@ -502,7 +514,9 @@ def _stages_table(found: list[dict[str, Any]]) -> str:
 
 def _checks_table(checks: list[dict[str, Any]]) -> str:
     rows = [
-        [f"{c['trials']} trials on {c['cpus']} CPU", f"{c['measured_s']:.1f} s", f"{c['predicted_s']:.1f} s", f"{c['error']:+.0%}", f"{c['cores_of_others']:.1f}"]
+        [f"{c['trials']} trials on {c['cpus']} "
+            "CPU", f"{c['measured_s']:.1f} "
+                "s", f"{c['predicted_s']:.1f} s", f"{c['error']:+.0%}", f"{c['cores_of_others']:.1f}"]
         for c in checks
     ]  # fmt: skip
     return markdown(["real sweep", "measured", "predicted", "error", "cores busy with other things before"], rows)

@@ -161,13 +161,15 @@ class _Cluster:
         self.env.run()
         cost = (self.node_s * self.pool.price_per_h + self.makespan_s * head_price_per_h) / 3600
         return Outcome(
-            self.makespan_s, cost, self.node_s, self.busy_s, self.lost_s, self.interruptions, self.most_nodes, self.stage_s
+            self.makespan_s, cost, self.node_s, self.busy_s, self.lost_s, self.interruptions, self.most_nodes,
+            self.stage_s
         )  # fmt: skip
 
     # --- nodes ---
 
     def _offer(self, number: int) -> None:
-        """To the core that has been free longest, else to the queue, and the autoscaler will look. A join needs none."""
+        """To the core that has been free longest, else to the queue, and the autoscaler will look. A join needs
+        none."""
         if not self.left_s[number] and not self.tasks[number].read_gb:
             self._finish(number)
             return

@@ -1,9 +1,9 @@
 """Requests per second and latency: our endpoint against the same model behind plain FastAPI and uvicorn.
 
 Both answer the same request (144 readings, one context) with the same Forecaster, side by side on this machine, one
-after the other, loaded by a separate process (wrk where installed, else an asyncio client of aiohttp). The plain peer is
-written as FastAPI's documentation says for work that computes: a `def` endpoint, which runs in a pool of threads, one
-forward pass a request. `async def`, which computes on the event loop, is shown beside it.
+after the other, loaded by a separate process (wrk where installed, else an asyncio client of aiohttp). The plain peer
+is written as FastAPI's documentation says for work that computes: a `def` endpoint, which runs in a pool of threads,
+one forward pass a request. `async def`, which computes on the event loop, is shown beside it.
 Run: `python benchmarks/serve.py [--run RUN] [--json]`. Without a run, a residual TTM with random weights: speed doesn't
 depend on weights.
 """

@@ -1,9 +1,11 @@
-"""Every strategy against one process: the engine and optimizer that ran, the distance of its loss curve, its checkpoint.
+"""Every strategy against one process: the engine and optimizer that ran, the distance of its loss curve, its
+checkpoint.
 
-The demo cohort's TTM, the same seed and global batch, on Ray Train with as many local workers as the rows say. `distance`
-is the largest relative difference of training loss and validation RMSE over the epochs from those of one process;
-`loads back` compares the validation RMSE of the consolidated checkpoint in a plain model with the one of training.
-Run: `python benchmarks/strategies.py [--json] [--update-docs]`; the table in docs/concepts/training.md comes from here.
+The demo cohort's TTM, the same seed and global batch, on Ray Train with as many local workers as the rows say.
+`distance` is the largest relative difference of training loss and validation RMSE over the epochs from those of one
+process; `loads back` compares the validation RMSE of the consolidated checkpoint in a plain model with the one of
+training. Run: `python benchmarks/strategies.py [--json] [--update-docs]`; the table in docs/concepts/training.md comes
+from here.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
     "ZeRO-1, 2 workers": {"workers": 2, "strategy": "deepspeed", "zero.stage": 1},
     "ZeRO-2, 2 workers": {"workers": 2, "strategy": "deepspeed", "zero.stage": 2},
     "ZeRO-2, 4 workers": {"workers": 4, "strategy": "deepspeed", "zero.stage": 2},
-    "ZeRO-2 offload, 2 workers, LoRA": {"workers": 2, "strategy": "deepspeed", "zero.stage": 2, "zero.offload": True} | LORA,
+    "ZeRO-2 offload, 2 workers, "
+    "LoRA": {"workers": 2, "strategy": "deepspeed", "zero.stage": 2, "zero.offload": True} | LORA,
     "ZeRO-3, 2 workers": {"workers": 2, "strategy": "deepspeed", "zero.stage": 3},
     "ZeRO-3 offload, 2 workers": {"workers": 2, "strategy": "deepspeed", "zero.stage": 3, "zero.offload": True},
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""A sweep of 32 short trials against 32 separate `raycadian train` processes at the same concurrency, and what ASHA saves.
+"""A sweep of 32 short trials against 32 separate `raycadian train` processes at the same concurrency, and what ASHA
+saves.
 
 The demo cohort, a small TTM, 4 epochs; the separate processes train the points that the sweep tried. `raycadian train`
 also scores and reports, which a trial leaves to the winner: the last row says how long that takes by itself. A trial's

@@ -1,7 +1,8 @@
-"""Windows trained on per second: our loop against a bare PyTorch loop and against transformers.Trainer; two workers against one.
+"""Windows trained on per second: our loop against a bare PyTorch loop and against transformers.Trainer; two workers
+against one.
 
-The same model (our TTM with its loss), the same AdamW and clipping, batches of 512 windows of 144 + 12 points, one thread
-a process. The bare loop has every window ready as a tensor, which no real data set could afford; Trainer reads
+The same model (our TTM with its loss), the same AdamW and clipping, batches of 512 windows of 144 + 12 points, one
+thread a process. The bare loop has every window ready as a tensor, which no real data set could afford; Trainer reads
 tsfm_public.ForecastDFDataset. Two workers are two processes under DDP (gloo), the loop that Ray Train's workers run.
 Run on a quiet machine of at least 2 cores: `python benchmarks/train.py [--json]`.
 """
@@ -79,7 +80,8 @@ def glucose() -> np.ndarray:
 def windows() -> Windows:
     values = glucose()
     series = Series(
-        table=np.stack([values, values]), observed=~np.isnan(values), offsets=np.array([0, POINTS]), subject_of=np.array([0]),
+        table=np.stack([values, values]), observed=~np.isnan(values), offsets=np.array([0, POINTS]),
+            subject_of=np.array([0]),
         number_of=np.array([0]), start_s=np.array([0]), utc_offset_min=np.array([0]), subjects=("a",),
         channels=("glucose_mgdl",), dt_s=300.0,
     )  # fmt: skip

@@ -1,9 +1,10 @@
-"""Preparing operating-room waveforms: ours against a straightforward neurokit2 pipeline, memory of a case, two processes.
+"""Preparing operating-room waveforms: ours against a straightforward neurokit2 pipeline, memory of a case, two
+processes.
 
-A synthetic case (neurokit2's ECG and PPG simulators, a beat-by-beat model of arterial pressure; noise, gaps, a flat line) of three
-channels at 500 Hz. Both pipelines repair, resample to 125 Hz, filter, find beats, and judge the quality of windows of
-10 s, on one core, in interleaved rounds. Memory: peak of a process that does what `raycadian prepare` does for a person, from
-.vital files of 3 h to Parquet, of a person with one case and of one with four.
+A synthetic case (neurokit2's ECG and PPG simulators, a beat-by-beat model of arterial pressure; noise, gaps, a flat
+line) of three channels at 500 Hz. Both pipelines repair, resample to 125 Hz, filter, find beats, and judge the quality
+of windows of 10 s, on one core, in interleaved rounds. Memory: peak of a process that does what `raycadian prepare`
+does for a person, from .vital files of 3 h to Parquet, of a person with one case and of one with four.
 Run: `python benchmarks/waveforms.py [--json] [--minutes 20] [--hours 3]`.
 """
 
@@ -179,7 +180,8 @@ def memory(folder: str, hours: float, cases: int) -> dict[str, float]:
 
 
 def memory_here(folder: str, cases: int) -> dict[str, float]:
-    """Peak of this process, in MB: before anything was read (modules), and after a person with so many cases was written."""
+    """Peak of this process, in MB: before anything was read (modules), and after a person with so many cases was
+    written."""
     from raycadian.modalities.biosignals.card import BiosignalCard
     from raycadian.modalities.biosignals.prepare import write
 
@@ -236,11 +238,14 @@ def result(process: subprocess.Popen[str]) -> Any:
 
 def table(report: dict[str, Any]) -> str:
     speed, two = report["speed"], report["processes"]
-    lines = [f"{name}: {rate} channel-hours/s, {speed['good_windows'][name]:.1%} of windows good" for name, rate in speed["channel_hours_per_s"].items()]  # fmt: skip
+    lines = [f"{name}: {rate} channel-hours/s, {speed['good_windows'][name]:.1%} of windows "
+        "good" for name, rate in speed["channel_hours_per_s"].items()]  # fmt: skip
     lines.append(f"raycadian over neurokit2: {speed['raycadian_over_neurokit2']} (rounds {speed['rounds']})")
-    lines += [f"{m['hours']:g} h x 3 channels, .vital to Parquet, {m['cases']} cases of a person: peak {m['peak_mb']} MB ({m['modules_mb']} MB are modules)" for m in report["memory"]]  # fmt: skip
+    lines += [f"{m['hours']:g} h x 3 channels, .vital to Parquet, {m['cases']} cases of a person: peak {m['peak_mb']} "
+        f"MB ({m['modules_mb']} MB are modules)" for m in report["memory"]]  # fmt: skip
     lines.append(
-        f"one process {two['one']}, two {two['two']} channel-hours/s: {two['two_over_one']} times (rounds {two['rounds']})"
+        f"one process {two['one']}, two {two['two']} channel-hours/s: {two['two_over_one']} times (rounds "
+        f"{two['rounds']})"
     )
     return "\n".join(lines)
 

@@ -56,7 +56,8 @@ def rate(batch: Callable[[], int]) -> float:
 
 def ours(glucose: np.ndarray) -> Callable[[], int]:
     series = Series(
-        table=np.stack([glucose, glucose]), observed=~np.isnan(glucose), offsets=np.array([0, POINTS]), subject_of=np.array([0]), number_of=np.array([0]),
+        table=np.stack([glucose, glucose]), observed=~np.isnan(glucose), offsets=np.array([0, POINTS]),
+            subject_of=np.array([0]), number_of=np.array([0]),
         start_s=np.array([0]), utc_offset_min=np.array([0]), subjects=("a",), channels=("glucose_mgdl",), dt_s=300.0,
     )  # fmt: skip
     window = Window(context=CONTEXT, horizon=HORIZON, known=())

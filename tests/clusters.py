@@ -77,12 +77,14 @@ def start_head(
 
 @contextmanager
 def start_node(head: Head, *options: str) -> Iterator[subprocess.Popen]:
-    """One more node of a cluster, as `ray start --address`, in a process group of its own: `kill_node` is its sudden end."""
+    """One more node of a cluster, as `ray start --address`, in a process group of its own: `kill_node` is its sudden
+    end."""
     folder = tempfile.mkdtemp(
         prefix="n", dir=head.folder
     )  # as real nodes have: in a shared one they take the same names
     command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={head.gcs}", f"--temp-dir={folder}",
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={head.gcs}",
+        f"--temp-dir={folder}",
         "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", *options,
     ]  # fmt: skip
     with Path(folder, "node.log").open("wb") as log:

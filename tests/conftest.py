@@ -43,7 +43,8 @@ for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", 
 
 
 def pytest_xdist_auto_num_workers(config) -> int | None:
-    """A process for each core (xdist's own count) where no test starts a cluster, else none: clusters need the machine."""
+    """A process for each core (xdist's own count) where no test starts a cluster, else none: clusters need the
+    machine."""
     return None if "not ray" in config.option.markexpr else 0
 
 

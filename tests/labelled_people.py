@@ -33,11 +33,12 @@ class Cases:
 
 
 def case(
-    subject: str, number: int = 0, seconds: int = 3600, seed: int = 0, falls: bool = True, bad: dict[str, list[int]] | None = None,
+    subject: str, number: int = 0, seconds: int = 3600, seed: int = 0, falls: bool = True, bad: dict[str,
+    list[int]] | None = None,
     **attributes: object,
 ) -> tuple[Recording, Marks]:  # fmt: skip
-    """A pressure that declines to 55 mmHg over the ten minutes before each of two episodes, or stays; `bad`: stretches of
-    10 s, by channel, that were rejected."""
+    """A pressure that declines to 55 mmHg over the ten minutes before each of two episodes, or stays; `bad`: stretches
+    of 10 s, by channel, that were rejected."""
     rng = np.random.default_rng([seed, number])
     t = np.arange(seconds)
     level = 85.0 + rng.normal(0, 3)

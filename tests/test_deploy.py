@@ -1,6 +1,6 @@
-"""The files that start clusters, checked by what reads them: Ray's own preparation and schema for `ray up`, Ray's reading
-of KubeRay's resources, Kubernetes' schemas for pods, Ray Serve's schema, bash and shellcheck for every line of shell.
-No cloud, no Kubernetes, nothing is started."""
+"""The files that start clusters, checked by what reads them: Ray's own preparation and schema for `ray up`, Ray's
+reading of KubeRay's resources, Kubernetes' schemas for pods, Ray Serve's schema, bash and shellcheck for every line of
+shell. No cloud, no Kubernetes, nothing is started."""
 
 import json
 import re

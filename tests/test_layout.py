@@ -84,6 +84,27 @@ def test_heavy_libraries_have_one_door(path):
         assert not offending, f"{relative} imports {offending}; its door is {doors}"
 
 
+def _imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Modules of the package that a file imports when it is imported itself."""
+    names, pending = set(), list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.If):  # if TYPE_CHECKING: types alone
+            pending += ast.iter_child_nodes(node)
+    return names & modules
+
+
+def test_no_module_imports_itself_through_others():
+    modules = {".".join(("raycadian", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in FILES}
+    waiting = {name: _imported_modules(path, set(modules)) - {name} for name, path in modules.items()}
+    while free := [name for name, needs in waiting.items() if not needs & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"a circle among {sorted(waiting)}"
+
+
 def test_folders():
     tracked = _files()
     top = {Path(p).parts[0] for p in tracked if p}

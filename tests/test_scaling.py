@@ -1,4 +1,5 @@
-"""The simulated schedule behind docs/concepts/scaling.md: its invariants, and the three sizes at rates of round numbers."""
+"""The simulated schedule behind docs/concepts/scaling.md: its invariants, and the three sizes at rates of round
+numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def graphs(draw) -> list[Task]:
 
 POOLS = st.builds(
     Pool, cores=st.integers(1, 4), most=st.integers(1, 5), least=st.integers(0, 1), price_per_h=st.floats(0, 2),
-    start_s=st.sampled_from([0.0, 30.0]), idle_s=st.sampled_from([0.0, 60.0]), interruptions_per_h=st.sampled_from([0, 0, 2]),
+    start_s=st.sampled_from([0.0, 30.0]), idle_s=st.sampled_from([0.0, 60.0]), interruptions_per_h=st.sampled_from([0,
+        0, 2]),
 )  # fmt: skip
 STORAGES = st.builds(
     Storage, gb_per_s=st.sampled_from([math.inf, 0.5, 2.0]), reader_gb_per_s=st.sampled_from([0.1, 0.5])

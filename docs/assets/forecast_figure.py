@@ -1,7 +1,7 @@
 """Draws docs/assets/forecast.svg: forecasts of a simulated patient whom the model has never seen, over one day.
 
-Run from the repository's root: `python docs/assets/forecast_figure.py`. It trains the recipe beside it (half a minute on
-2 cores) in a temporary folder; nothing of it stays but the figure.
+Run from the repository's root: `python docs/assets/forecast_figure.py`. It trains the recipe beside it (half a minute
+on 2 cores) in a temporary folder; nothing of it stays but the figure.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def tune(
     """Sweep the recipe's search space on Ray Tune; arguments as in `run`.
 
     Returns:
-        `.table`, a DataFrame with a row a trial, best on validation data first, and `.best`, the dotted paths and values
-        of the best trial, which `settings` of `train` and `run` take.
+        `.table`, a DataFrame with a row a trial, best on validation data first, and `.best`, the dotted paths and
+        values of the best trial, which `settings` of `train` and `run` take.
 
     Raises:
         ValueError: The recipe has no `tuning`, or its space does not fit it.

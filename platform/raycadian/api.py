@@ -119,7 +119,8 @@ class TrainedRun:
         return pd.read_csv(self.path / name)
 
     def plot(self) -> Figure:
-        """Test windows with what was said of them: of a forecast the best, typical and worst ones. Raises ValueError."""
+        """Test windows with what was said of them: of a forecast the best, typical and worst ones. Raises
+        ValueError."""
         return _shown_in_notebooks(task_of(self.recipe).figure(self.path, self.recipe))
 
     def forecaster(self) -> GlucoseForecaster:
@@ -129,8 +130,8 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` left. `runs`: best on validation data first · `leaderboard`: on test data, best first · `champion`: the
-    run that is served for this data set · `reason`: why it is."""
+    """What `run` left. `runs`: best on validation data first · `leaderboard`: on test data, best first · `champion`:
+    the run that is served for this data set · `reason`: why it is."""
 
     runs: tuple[TrainedRun, ...]
     main: TrainedRun
@@ -179,7 +180,8 @@ class Experiment:
 
 
 class GlucoseForecaster:
-    """A run's model behind the code that cut its training windows: what it forecasts here, it answers at the endpoint."""
+    """A run's model behind the code that cut its training windows: what it forecasts here, it answers at the
+    endpoint."""
 
     def __init__(self, forecaster: Forecaster) -> None:
         self._forecaster = forecaster

@@ -1,4 +1,5 @@
-"""Files and folders that are there whole or not at all: written under a temporary name beside their own, then renamed."""
+"""Files and folders that are there whole or not at all: written under a temporary name beside their own, then
+renamed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder`, which nobody has made yet, when the block ends well, and vanishes otherwise."""
+    """A temporary folder that becomes `folder`, which nobody has made yet, when the block ends well, and vanishes
+    otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(folder)
     temporary.mkdir()
@@ -35,7 +37,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder`, if there is one, when the block ends well, and vanishes otherwise."""
+    """A temporary folder that takes the place of `folder`, if there is one, when the block ends well, and vanishes
+    otherwise."""
     old = _beside(folder)
     with new_folder(folder) as temporary:
         yield temporary

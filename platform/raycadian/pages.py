@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b2733;--soft:#5b6b7a;--line:#d8e0e7;--bg:#fff;--panel:#f6f8fa;--accent:#0b6e8a}
-@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa8b5;--line:#30363d;--bg:#0d1117;--panel:#161b22;--accent:#58b7d3}}
-*{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--bg);margin:0 auto;max-width:1080px;padding:24px}
-h1{font-size:1.7rem;margin:.2em 0}h2{font-size:1.2rem;margin:2em 0 .4em;border-bottom:1px solid var(--line);padding-bottom:.2em}
-p.note,small{color:var(--soft)}.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}
-th,td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}
-thead th{background:var(--panel);position:sticky;top:0}figure{margin:1em 0;background:#fff;border:1px solid var(--line);padding:8px;border-radius:6px}
-figure svg,figure img{width:100%;height:auto;display:block}nav a{margin-right:1em;color:var(--accent)}details{margin:.5em 0}pre{white-space:pre-wrap;overflow-x:auto;font-size:.85rem}
+@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa8b5;--line:#30363d;--bg:#0d1117;--panel:#161b22;
+--accent:#58b7d3}}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--bg);margin:0 auto;max-width:1080px;
+padding:24px}
+h1{font-size:1.7rem;margin:.2em 0}
+h2{font-size:1.2rem;margin:2em 0 .4em;border-bottom:1px solid var(--line);padding-bottom:.2em}
+p.note,small{color:var(--soft)}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}
+th,td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+thead th{background:var(--panel);position:sticky;top:0}
+figure{margin:1em 0;background:#fff;border:1px solid var(--line);padding:8px;border-radius:6px}
+figure svg,figure img{width:100%;height:auto;display:block}nav a{margin-right:1em;color:var(--accent)}
+details{margin:.5em 0}pre{white-space:pre-wrap;overflow-x:auto;font-size:.85rem}
 """
 
 

@@ -205,7 +205,8 @@ def recipe(
 
 
 def _split_settings(settings: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What of `--set` belongs to a card, and what to a recipe; a name to both. Raises ValueError for what is of neither."""
+    """What of `--set` belongs to a card, and what to a recipe; a name to both. Raises ValueError for what is of
+    neither."""
     from raycadian.config import Recipe
     from raycadian.modalities import MODALITIES
 
@@ -237,7 +238,8 @@ def _as_yaml(raw: dict[str, Any], comments: dict[str, str]) -> str:
     import yaml
 
     lines = [
-        "# A first recipe, made by raycadian: change it, and run it again with `raycadian run`. Anything can also be set",
+        "# A first recipe, made by raycadian: change it, and run it again with `raycadian run`. Anything can also be "
+        "set",
         "# for one run, e.g. --set window.horizon=6; `raycadian schema recipe` lists every key.",
     ]
     for name, value in raw.items():
@@ -282,7 +284,8 @@ def _forecast_sections(card: Path, snapshot: Snapshot) -> Sections:
         ),
         "model": (
             {"kind": "ridge", "lags": window.context},
-            "least squares on the whole history: hard to beat within an hour. A network: {kind: ttm, d_model: 32}, with "
+            "least squares on the whole history: hard to beat within an hour. A network: {kind: ttm, d_model: 32}, "
+            "with "
             "a longer context, a multiple of its patch_length",
         ),
         "compare": ([{"kind": "persistence"}], "scored beside it on the same windows: the last reading stays as it is"),
@@ -301,7 +304,8 @@ class _FirstWindow(NamedTuple):
 
 
 def _first_window(snapshot: Snapshot) -> _FirstWindow:
-    """Two hours of history and one ahead, or less where the data are short. Raises ValueError where they are too few."""
+    """Two hours of history and one ahead, or less where the data are short. Raises ValueError where they are too
+    few."""
     lengths, dt_min = snapshot.lengths, float(snapshot.manifest["card"]["grid"]["dt_min"])
     split = _SEVERAL if len(lengths) > 2 else _ONE
     stride = 1 if sum(map(sum, lengths.values())) <= _DENSE_POINTS else 3

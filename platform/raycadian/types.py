@@ -41,15 +41,17 @@ ID, OOD = "id", "ood"  # subjects seen in training; subjects held out whole
 
 Batch = dict[str, "Tensor"]
 """past (B, L, C) float, NaN-free · past_mask (B, L, C) bool, True where measured · known (B, L+H, K)
-· mechanism (B, L+H) mg/dL or absent · signal_NAME (B, L+H), the mechanism's signals that the model asks for · target (B, H) mg/dL, NaN where missing · subject (B,) int64
-· time_s (B,) int64, UTC seconds of the last context point · local_h (B,) float, local hour of it.
+· mechanism (B, L+H) mg/dL or absent · signal_NAME (B, L+H), the mechanism's signals that the model asks for · target
+(B, H) mg/dL, NaN where missing · subject (B,) int64 · time_s (B,) int64, UTC seconds of the last context point ·
+local_h (B,) float, local hour of it.
 
-A batch of a task with a label has label (B,) float, NaN where unknown, in place of target, (B, labels) of several; weight (B,), of
-mean 1 over all windows, where the loss is weighed; one of a pretraining has neither."""
+A batch of a task with a label has label (B,) float, NaN where unknown, in place of target, (B, labels) of several;
+weight (B,), of mean 1 over all windows, where the loss is weighed; one of a pretraining has neither."""
 
 
 def truth_of(batch: Batch) -> "Tensor":
-    """What is to be predicted, NaN where unknown: target (B, H) of a forecast, else label (B,) or (B, labels), else the signal (B, L, C)."""
+    """What is to be predicted, NaN where unknown: target (B, H) of a forecast, else label (B,) or (B, labels), else the
+    signal (B, L, C)."""
     if "target" in batch or "label" in batch:
         return batch["target"] if "target" in batch else batch["label"]
     return batch["past"].masked_fill(~batch["past_mask"], float("nan"))
@@ -166,16 +168,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LabelPrediction:
-    """What every model of a label returns: score (B,), or (B, labels) of several: log odds (classify) or the label itself in
-    its unit (regress)."""
+    """What every model of a label returns: score (B,), or (B, labels) of several: log odds (classify) or the label
+    itself in its unit (regress)."""
 
     score: "Tensor"
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What pretraining gives: signal (B, L, C) as it was rebuilt, standardised · hidden (P,) bool, the patches that it was
-    rebuilt without."""
+    """What pretraining gives: signal (B, L, C) as it was rebuilt, standardised · hidden (P,) bool, the patches that it
+    was rebuilt without."""
 
     signal: "Tensor"
     hidden: "Tensor"

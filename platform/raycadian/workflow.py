@@ -32,7 +32,8 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` left: the recipe's own run; all, best on validation first; the leaderboard on test data; the promotion."""
+    """What `run` left: the recipe's own run; all, best on validation first; the leaderboard on test data; the
+    promotion."""
 
     main: Run
     ranked: list[Run]
@@ -50,7 +51,8 @@ def train(
     resume: bool = False,
     against: Iterable[Run] = (),
 ) -> Run:
-    """Train and score one model, tracked, logged in MLflow. `resume` reuses a complete run of the same recipe and data."""
+    """Train and score one model, tracked, logged in MLflow. `resume` reuses a complete run of the same recipe and
+    data."""
     done = find_complete(runs, recipe.name, experiment_key(recipe, data.snapshot_id)) if resume else None
     if done is not None:
         progress.stage(f"reuse {done.name}")

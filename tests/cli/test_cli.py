@@ -24,7 +24,8 @@ RECIPE_FLAGS = {"--set", "--runs", "--snapshots", "--resume", "--json"}
 # A change of this table is a change of what people and scripts type: make it deliberately, and say so in the CHANGELOG.
 FILE_FLAGS = {"--set", "--unit", "--timezone", "--subject", "--format", "--modality"}
 CALIBRATE_FLAGS = {
-    "--subject", "--recording", "--episodes", "--update", "--delete", "--new-key", "--channel", "--card", "--run", "--champion",
+    "--subject", "--recording", "--episodes", "--update", "--delete", "--new-key", "--channel", "--card", "--run",
+    "--champion",
     "--people", "--runs", "--json",
 }  # fmt: skip
 FLAGS: dict[str, tuple[list[str], set[str]]] = {

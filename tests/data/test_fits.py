@@ -54,6 +54,7 @@ def test_figures_change_with_the_version_alone():
     same = found == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert version == fits.VERSION, f"set GOLDEN here to ({fits.VERSION}, {found})"
     assert same, (
-        f"a fit has other figures than version {version} had: fits that were kept would be reused as if it hadn't. If that "
+        f"a fit has other figures than version {version} had: fits that were kept would be reused as if it hadn't. If "
+        "that "
         f"is meant, raise VERSION in data/fits.py to {version + 1} and set GOLDEN here to ({version + 1}, {found})"
     )

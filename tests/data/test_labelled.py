@@ -193,7 +193,8 @@ def test_shuffled_labels_are_the_same_in_another_order():
     assert abs(np.corrcoef(true.label, shuffled.label)[0, 1]) < 0.1
 
 
-# --- windows, splits, statistics ----------------------------------------------------------------------------------------
+# --- windows, splits, statistics
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_batch_holds_the_samples_and_the_label_of_its_windows():

@@ -268,7 +268,8 @@ def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 
-# --- accidents: what was there before stays, no half is listed ---------------------------------------------------------
+# --- accidents: what was there before stays, no half is listed
+# ---------------------------------------------------------
 
 
 @pytest.fixture
@@ -372,7 +373,8 @@ def test_a_damaged_snapshot_is_replaced(tmp_path):
     prepare(card, out).verify()
 
 
-# --- opening what is damaged -------------------------------------------------------------------------------------------
+# --- opening what is damaged
+# -------------------------------------------------------------------------------------------
 
 
 def test_truncated_and_missing_files_are_found_on_opening(copy):
@@ -424,7 +426,8 @@ def test_manifests_that_are_none(copy, tmp_path):
         Snapshot.open(tmp_path)
 
 
-# --- real data -----------------------------------------------------------------------------------------------------------
+# --- real data
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_iglu(shared, tmp_path):

@@ -1,4 +1,5 @@
-"""Actigraphy files of every format as minutes: what each says, how clocks and epochs become a grid, and what is wrong."""
+"""Actigraphy files of every format as minutes: what each says, how clocks and epochs become a grid, and what is
+wrong."""
 
 from __future__ import annotations
 

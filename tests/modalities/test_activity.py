@@ -69,7 +69,10 @@ def test_tables_and_people_with_too_few_days(ray_local, tmp_path):
     for name, days in (("p/../1", 3), ("b", 1)):
         lines += [f"{name},{m + 1},{50 + m % 9}" for m in range(days * 1440)]
     (tmp_path / "minutes.csv").write_text("\n".join(lines))
-    card = "name: small\nmodality: actigraphy\nfiles: [minutes.csv]\ncolumns: {subject: id, minute: minute}\nmin_valid_days: 2\n"
+    card = (
+        "name: small\nmodality: actigraphy\nfiles: [minutes.csv]\n"
+        "columns: {subject: id, minute: minute}\nmin_valid_days: 2\n"
+    )
     (tmp_path / "small.yaml").write_text(card)
     snapshot = prepare(tmp_path / "small.yaml", tmp_path / "snapshots")
     assert snapshot.subjects == ["p/../1"]

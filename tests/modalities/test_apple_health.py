@@ -33,7 +33,8 @@ SLEEP = "HKCategoryTypeIdentifierSleepAnalysis"
 
 def record(kind, start, end, value, unit="count", source="Watch", zone="+0200"):
     start, end = (f"2024-06-{t} {zone}" for t in (start, end))
-    return f' <Record type="{kind}" sourceName="{source}" unit="{unit}" startDate="{start}" endDate="{end}" value="{value}"/>\n'
+    when = f'startDate="{start}" endDate="{end}"'
+    return f' <Record type="{kind}" sourceName="{source}" unit="{unit}" {when} value="{value}"/>\n'
 
 
 def sleep(state, start, end, source="Watch"):

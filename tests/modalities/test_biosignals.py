@@ -47,7 +47,8 @@ def test_a_wfdb_record_by_any_of_its_files(shared):
     assert track_names(shared / "biosignals" / "a103l.hea") == ["II", "V", "PLETH"]
 
 
-# --- one door for every format -----------------------------------------------------------------------------------------
+# --- one door for every format
+# -----------------------------------------------------------------------------------------
 
 RATE = 100.0
 WAVE = np.round(80 + 20 * np.sin(np.arange(1000) / 8), 2).astype(np.float32)
@@ -183,7 +184,8 @@ def test_recognised_by_content_whatever_it_is_called(tmp_path):
     assert read_case(write(tmp_path / "x.wave", "csv"), format="table", subject="a").case == "x.wave"
 
 
-# --- tables and archives -----------------------------------------------------------------------------------------------
+# --- tables and archives
+# -----------------------------------------------------------------------------------------------
 
 
 def test_npz_says_rate_unit_and_subject(tmp_path):
@@ -314,7 +316,8 @@ def test_irregular_rows_are_numerics(tmp_path):
     assert case.tracks["MAP"].times_s.tolist() == [0, 2, 3, 9, 9.5]
 
 
-# --- WFDB and EDF ------------------------------------------------------------------------------------------------------
+# --- WFDB and EDF
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""What `prepare` writes of a small input a modality, by its hash: it changes together with the modality's version, or not at all."""
+"""What `prepare` writes of a small input a modality, by its hash: it changes together with the modality's version, or
+not at all."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ def cgm(folder: Path) -> Path:
 
 
 def biosignals(folder: Path) -> Path:
-    """A case of a pressure at 100 Hz with a gap, an ECG at 250 Hz in volts, and a numeric; whole numbers of a counter make
-    the samples, so that no library of signals stands behind the hash."""
+    """A case of a pressure at 100 Hz with a gap, an ECG at 250 Hz in volts, and a numeric; whole numbers of a counter
+    make the samples, so that no library of signals stands behind the hash."""
     n = np.arange(40 * 100)
     phase = (n % 80) / 80
     pressure = (80 + 40 * np.exp(-8 * (phase - 0.2) ** 2)).round(2)
@@ -80,7 +81,8 @@ def test_what_is_written_changes_with_the_version_alone(name, tmp_path):
         f"{name} has version {modality.version}, but writes what version {version} wrote: take the version back"
     )
     assert (modality.version, written) == (version, sha256), (
-        f"{name} writes something else than it did: snapshots of before would be reused as if it hadn't. If that is meant, "
+        f"{name} writes something else than it did: snapshots of before would be reused as if it hadn't. If that is "
+        "meant, "
         f"raise `version` of {type(modality).__name__} (modalities/{name}/modality.py) to {version + 1} and set "
         f"GOLDEN[{name!r}] here to ({version + 1}, {written!r})"
     )

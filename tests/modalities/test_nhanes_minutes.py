@@ -1,4 +1,5 @@
-"""NHANES's minutes of both layouts: from made-up files of the genuine columns, whole and in stretches, and what is wrong."""
+"""NHANES's minutes of both layouts: from made-up files of the genuine columns, whole and in stretches, and what is
+wrong."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def person(seqn=21005.0, n=10080, weekday=3, **columns):
     """Rows of PAXRAW of one person."""
     minute = np.arange(n)
     table = {
-        "SEQN": seqn, "PAXSTAT": 1.0, "PAXCAL": 1.0, "PAXDAY": (weekday - 1 + minute // 1440) % 7 + 1.0, "PAXN": minute + 1.0,
+        "SEQN": seqn, "PAXSTAT": 1.0, "PAXCAL": 1.0, "PAXDAY": (weekday - 1 + minute // 1440) % 7 + 1.0,
+        "PAXN": minute + 1.0,
         "PAXHOUR": minute // 60 % 24.0, "PAXMINUT": minute % 60.0, "PAXINTEN": 100.0 + minute % 50,
     }  # fmt: skip
     return pd.DataFrame({**table, **columns})

@@ -1,4 +1,5 @@
-"""Numerics as what is forecast: on a grid, without what no pressure can be; recipes that ask for glucose's own things."""
+"""Numerics as what is forecast: on a grid, without what no pressure can be; recipes that ask for glucose's own
+things."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Snapshot:
 
 
 CARD = {
-    "name": "few", "modality": "biosignals", "files": ["*.vital"], "waveforms": {"abp_mmhg": ["ART"]}, "numerics": {"map_mmhg": ["MBP"], "hr": ["HR"]},
+    "name": "few", "modality": "biosignals", "files": ["*.vital"], "waveforms": {"abp_mmhg": ["ART"]},
+    "numerics": {"map_mmhg": ["MBP"], "hr": ["HR"]},
 }  # fmt: skip
 
 

@@ -89,7 +89,8 @@ def test_columns_that_the_card_names_and_events(tmp_path):
     assert list(found) == ["p1", "p2"] and values_of(found["p1"]) == [100, 101]
     events = [(t.strftime("%H:%M"), kind, value) for t, kind, value in found["p1"].events.itertuples(index=False)]
     assert sorted(events) == [
-        ("08:00", BASAL, 0.8), ("08:00", BOLUS, 4.5), ("08:00", CARBS, 45.0), ("08:10", BASAL, 1.1), ("08:10", CARBS, 30),
+        ("08:00", BASAL, 0.8), ("08:00", BOLUS, 4.5), ("08:00", CARBS, 45.0), ("08:10", BASAL, 1.1), ("08:10", CARBS,
+        30),
     ]  # fmt: skip
     assert set(found["p2"].events["kind"]) == {BOLUS, BASAL}
     assert issues.counts["row without a glucose value"] == 1 and issues.examples["row without a glucose value"] == [
@@ -125,7 +126,8 @@ def test_demo_parquet_layout_with_zone_aware_times(tmp_path):
 
 
 def test_glucobench_by_its_header_with_whole_number_ids(tmp_path):
-    text = "id,time,gl,HR\n1.0,2014-10-01 19:14:00,185.4,66\n1.0,2014-10-01 19:19:00,178.2,77\n9.0,2014-10-01 19:14:00,99,1\n"
+    rows = ("1.0,2014-10-01 19:14:00,185.4,66", "1.0,2014-10-01 19:19:00,178.2,77", "9.0,2014-10-01 19:14:00,99,1")
+    text = "\n".join(("id,time,gl,HR", *rows, ""))
     issues = Issues()
     found = read([write(tmp_path / "d.csv.gz", text)], issues, exclude_subjects=("9",))
     assert {s: values_of(r) for s, r in found.items()} == {"1": [185.4, 178.2]}
@@ -171,7 +173,8 @@ def test_blocks_of_a_big_table_change_nothing(tmp_path, monkeypatch):
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    data=st.lists(st.tuples(st.integers(0, 100_000), st.integers(20, 600)), min_size=1, max_size=60, unique_by=lambda d: d[0]),
+    data=st.lists(st.tuples(st.integers(0, 100_000), st.integers(20, 600)), min_size=1, max_size=60,
+        unique_by=lambda d: d[0]),
     unit=st.sampled_from(["mg/dL", "mmol/L"]),
     people=st.integers(1, 3),
 )  # fmt: skip
@@ -197,7 +200,8 @@ def test_what_is_written_is_read_in_either_unit(tmp_path, data, unit, people):
 
 def test_unit_from_the_card_the_header_or_the_values(tmp_path):
     for i, (header, fields) in enumerate(
-        [("time,glucose", {"unit": "mmol/L"}), ("time,glucose", {}), ("time,glucose (mmol/L)", {"columns": Columns(glucose="glucose (mmol/L)")})]
+        [("time,glucose", {"unit": "mmol/L"}), ("time,glucose", {}), ("time,glucose "
+            "(mmol/L)", {"columns": Columns(glucose="glucose (mmol/L)")})]
     ):  # fmt: skip
         path = write(tmp_path / f"{i}.csv", table(clock(2), [5.0, 10.0], header))
         (found,) = read([path], **fields).values()
@@ -250,7 +254,8 @@ def test_one_person_in_another_unit_is_refused(tmp_path):
         ("prose.txt", b"Dear doctor,\nI feel fine.\n", r"prose\.txt: not a CGM format that is known"),
         ("page.html", b"<html><body>login</body></html>", r"page\.html: not a CGM format"),
         ("x.json", b'[{"a": 1}]', r"x\.json: not a CGM format"),
-        ("cut.csv.gz", gzip.compress(b"time,glucose\n" + b"2024-01-10,100\n" * 999, mtime=0)[:60], r"cut\.csv\.gz: .*corrupted"),
+        ("cut.csv.gz", gzip.compress(b"time,glucose\n" + b"2024-01-10,100\n" * 999, mtime=0)[:60], r"cut\.csv\.gz: "
+            r".*corrupted"),
         ("cut.parquet", b"PAR1" + bytes(100), r"cut\.parquet: can't be understood"),
     ],
 )  # fmt: skip

@@ -127,10 +127,12 @@ def test_real_clarity_export(shared):
 # --- LibreView -----------------------------------------------------------------------------------------------------
 
 LIBRE_ES = (
-    "Dispositivo,Número de serial,Sello de tiempo del dispositivo,Tipo de registro,Historial de glucosa mmol/L,Escaneo de "
+    "Dispositivo,Número de serial,Sello de tiempo del dispositivo,Tipo de registro,Historial de glucosa mmol/L,Escaneo "
+    "de "
     "glucosa mmol/L,Insulina de acción rápida no numérica,Insulina de acción rápida (unidades),Alimento no numérico,"
     "Carbohidratos (gramos),Carbohidratos (porciones),Insulina de acción larga no numérica,Insulina de acción larga "
-    "(unidades),Notas,Tira reactiva para glucosa mmol/L,Cuerpos cetónicos mmol/L,Comida e insulina (unidades),Insulina de "
+    "(unidades),Notas,Tira reactiva para glucosa mmol/L,Cuerpos cetónicos mmol/L,Comida e insulina (unidades),Insulina "
+    "de "
     "corrección (unidades),Insulina del cambio de usuario (unidades)"
 )
 LIBRE_US = "Device,Serial Number,Device Timestamp,Record Type,Historic Glucose mg/dL,Scan Glucose mg/dL," + ",".join(
@@ -367,7 +369,8 @@ OHIO = """<?xml version="1.0" encoding="UTF-8"?>
 <event ts_begin="07-12-2021 05:00:00" ts_end="07-12-2021 06:00:00" value="0.0"/>
 <event ts_begin="07-12-2021 08:00:00" ts_end="07-12-2021 07:00:00" value="0.0"/>
 </temp_basal>
-<bolus><event ts_begin="07-12-2021 07:00:00" ts_end="07-12-2021 07:00:00" type="normal" dose="8.5" bwz_carb_input="60"/></bolus>
+<bolus><event ts_begin="07-12-2021 07:00:00" ts_end="07-12-2021 07:00:00" type="normal" dose="8.5"
+bwz_carb_input="60"/></bolus>
 <meal><event ts="07-12-2021 07:00:00" type="Breakfast" carbs="60"/></meal>
 <sleep><event ts_begin="07-12-2021 23:00:00" ts_end="08-12-2021 07:00:00" quality="3"/></sleep>
 </patient>
@@ -417,8 +420,12 @@ def test_ohio_that_is_cut_or_hostile(tmp_path, text, message):
 def pump(path, start, values, serial="SN1", role="train"):
     path.parent.mkdir(parents=True, exist_ok=True)
     times = pd.date_range(start, periods=len(values), freq="5min").strftime("%Y-%m-%d %H:%M:%S")
-    rows = [f"{t},{v},0,0.8,{1.5 if i == 1 else 0.0},0,1,{int(v == 600)},{int(v != v)}" for i, (t, v) in enumerate(zip(times, values, strict=True))]  # fmt: skip
-    head = f"# data_version: 2.0\n# pump_serial: {serial}\n# file_role: {role}\n# tz_handling: UTC\n# bg_range_policy: clip\n"
+    rows = [
+        f"{t},{v},0,0.8,{1.5 if i == 1 else 0.0},0,1,{int(v == 600)},{int(v != v)}"
+        for i, (t, v) in enumerate(zip(times, values, strict=True))
+    ]
+    head = f"# data_version: 2.0\n# pump_serial: {serial}\n# file_role: {role}\n"
+    head += "# tz_handling: UTC\n# bg_range_policy: clip\n"
     names = "timestamp,bg,delta_bg,basal_rate,bolus_dose,sin_time,cos_time,bg_clip_flag,bg_missing_flag\n"
     return write(path, head + names + "\n".join(rows) + "\n")
 

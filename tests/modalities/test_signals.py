@@ -19,7 +19,8 @@ from raycadian.types import Case, Issues, Track
 ECG = {"name": "few", "files": ["*.vital"], "waveforms": {"ecg_mv": ["SNUADC/ECG_II"]}}
 
 
-# --- a subset of a cohort ----------------------------------------------------------------------------------------------
+# --- a subset of a cohort
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -57,12 +58,14 @@ def test_a_subset_larger_than_the_cohort_is_refused(cohort):
         items(card(subset=Subset(cases=91)), paths, folder, Issues())
 
 
-# --- an ECG that points down -------------------------------------------------------------------------------------------
+# --- an ECG that points down
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("channel", "turned"),
-    [("ecg_mv", True), ("ecg_ii_mv", True), ("ecg_v5_mv", True), ("ecg_v_mv", False), ("ecg_v1_mv", False), ("ecg_iii_mv", False)],
+    [("ecg_mv", True), ("ecg_ii_mv", True), ("ecg_v5_mv", True), ("ecg_v_mv", False), ("ecg_v1_mv", False),
+    ("ecg_iii_mv", False)],
 )  # fmt: skip
 def test_only_a_lead_that_should_point_up_is_turned_over(channel, turned):
     values = simulated("ecg")
@@ -86,7 +89,8 @@ def test_real_leads_come_out_as_they_were_recorded(shared, record, lead):
     np.testing.assert_array_equal(found.recording.channels[channel], plain[: len(found.recording)])
 
 
-# --- the recorder's range, where signals are filtered as they come ---------------------------------------------------------
+# --- the recorder's range, where signals are filtered as they come
+# ---------------------------------------------------------
 
 
 def test_rails_of_the_card_are_known_from_the_first_beat():
@@ -115,7 +119,8 @@ def test_rails_that_are_wrong(changes, said):
         BiosignalCard.model_validate(ECG | changes)
 
 
-# --- times that can't be ------------------------------------------------------------------------------------------------
+# --- times that can't be
+# ------------------------------------------------------------------------------------------------
 
 
 def test_one_wrong_time_of_a_numeric_costs_that_value_alone(tmp_path):
@@ -146,7 +151,8 @@ def test_a_waveform_at_an_impossible_time_leaves_its_case_out(tmp_path):
     assert "case 2: ecg_mv: 5,000,030,000 samples, at most 200,000,000; a time or the rate is wrong" in said
 
 
-# --- memory -------------------------------------------------------------------------------------------------------------
+# --- memory
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_memory_is_that_of_one_case_however_many_a_person_has(tmp_path):

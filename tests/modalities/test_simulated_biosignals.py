@@ -1,4 +1,5 @@
-"""Synthetic operations: real .vital files, what was planted is what the labels find, and nothing of it is in the clinical table."""
+"""Synthetic operations: real .vital files, what was planted is what the labels find, and nothing of it is in the
+clinical table."""
 
 from __future__ import annotations
 

@@ -117,7 +117,8 @@ def test_a_jittering_clock_and_samples_that_stand_twice(tmp_path):
     assert issues.counts == {"sample recorded twice (the later kept)": 25}
 
 
-# --- packets by hand ---------------------------------------------------------------------------------------------------
+# --- packets by hand
+# ---------------------------------------------------------------------------------------------------
 
 
 def text(value: str) -> bytes:

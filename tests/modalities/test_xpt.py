@@ -1,4 +1,5 @@
-"""SAS transport files: every value as pyreadstat's, any stretch alone, and files that are cut off, foreign or damaged."""
+"""SAS transport files: every value as pyreadstat's, any stretch alone, and files that are cut off, foreign or
+damaged."""
 
 from __future__ import annotations
 

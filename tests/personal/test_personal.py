@@ -304,7 +304,8 @@ def test_an_id_with_path_characters(subject, tmp_path):
         ("start,end,label\n2026-03-05,2026-03-02,1\n", "expected an end on or after the start"),
         ("start,end,label\n2026-03-05,2126-03-02,1\n", "within ten years"),
         ("start,end,label\n2026-03-05,,2\n", "label '2', expected 1 .* or 0"),
-        ("start,end,label\n2026-03-02,2026-03-05,1\n2026-03-05,,0\n", r":3: 2026-03-05 is labelled 1 above and 0 here; keep one"),
+        ("start,end,label\n2026-03-02,2026-03-05,1\n2026-03-05,,0\n", r":3: 2026-03-05 is labelled 1 above and 0 here; "
+            r"keep one"),
         ("start,label\n2026-03-02 08:00,1,7,7\n2026-03-02,1\n", "can't be understood|is no date"),
     ],
 )  # fmt: skip

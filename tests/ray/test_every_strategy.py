@@ -28,13 +28,19 @@ FORMS = {
     "exogenous": {"kind": "exogenous", "inner": SMALL | {"exogenous": True}},
     "physics": {"kind": "physics", "weight": 1e-3, "inner": SMALL},
     "staged": {
-        "kind": "staged", "simulated": {"subjects": 3, "days": 3}, "pretrain_epochs": 1, "frozen_epochs": 1, "rounds": 1,
+        "kind": "staged", "simulated": {"subjects": 3, "days": 3}, "pretrain_epochs": 1, "frozen_epochs": 1,
+        "rounds": 1,
         "inner": {"kind": "residual", "mechanism": None, "inner": SMALL},
     },
     "ensemble": {"kind": "ensemble", "members": [{"kind": "residual", "inner": SMALL}, SMALL]},
     "conformal": {"kind": "conformal", "folds": 2, "inner": {"kind": "residual", "inner": SMALL}},
 }  # fmt: skip
-CARD = {"name": "people", "files": ["people.csv"], "unit": "mg/dL", "columns": {"subject": "subject", "time": "time", "glucose": "glucose"}}  # fmt: skip
+CARD = {
+    "name": "people",
+    "files": ["people.csv"],
+    "unit": "mg/dL",
+    "columns": {"subject": "subject", "time": "time", "glucose": "glucose"},
+}
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,12 @@ METRICS = ("train/loss", "val/rmse", "val/mae")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     helpers.write_csv(folder / "people.csv", n=4, days=3)
-    card = {"name": "people", "files": ["people.csv"], "unit": "mg/dL", "columns": {"subject": "subject", "time": "time", "glucose": "glucose"}}  # fmt: skip
+    card = {
+        "name": "people",
+        "files": ["people.csv"],
+        "unit": "mg/dL",
+        "columns": {"subject": "subject", "time": "time", "glucose": "glucose"},
+    }
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     (folder / "space.yaml").write_text("parameters: {training.lr: {loguniform: {low: 1.0e-3, high: 1.0e-2}}}")
     recipe = {
@@ -173,7 +178,8 @@ def test_four_workers_on_two_nodes_lose_a_worker_then_a_node(place, head, node, 
 
 @pytest.mark.long
 def test_a_node_that_will_be_taken_away_is_left_in_time(place, head, node, second):
-    """The notice of pre-emption that clouds give, as Ray passes it on; a training long enough to be still at work then."""
+    """The notice of pre-emption that clouds give, as Ray passes it on; a training long enough to be still at work
+    then."""
     found = ask(head, "print([n['NodeID'] for n in ray.nodes() if n['Alive'] and 'second' in n['Resources']][0])")
     # sums in another order grow apart with every step, the more the larger it is: 40 epochs of small ones stay together
     longer = ("--set", "training.epochs=40", "--set", "training.lr=1.0e-4")
@@ -183,7 +189,8 @@ def test_a_node_that_will_be_taken_away_is_left_in_time(place, head, node, secon
     )
     driver.until("epoch 2 ")
     notice = [
-        sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={head.gcs}", f"--node-id={found.strip()}",
+        sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={head.gcs}",
+        f"--node-id={found.strip()}",
         "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=5",
     ]  # fmt: skip
     subprocess.run(notice, env=head.environment, check=True, capture_output=True)
@@ -258,7 +265,8 @@ for number in range(10_000):
 
 
 def test_a_registry_write_is_whole_or_absent(place, undisturbed):
-    """A process that promotes two runs in turn is killed again and again: there is a champion, and it is one of them."""
+    """A process that promotes two runs in turn is killed again and again: there is a champion, and it is one of
+    them."""
     runs = place / "undisturbed"
     (one,) = list_runs(runs)
     if not (runs / "other").exists():

@@ -1,5 +1,6 @@
-"""`raycadian run` on .vital files: hypotension ahead by TTM's backbone frozen (FM), with its last layer or LoRA (FT), on two
-DDP workers, up to a champion that answers for a case it has never seen; the pressure itself, 30 min -> 15 min. Synthetic cases."""
+"""`raycadian run` on .vital files: hypotension ahead by TTM's backbone frozen (FM), with its last layer or LoRA (FT),
+on two DDP workers, up to a champion that answers for a case it has never seen; the pressure itself, 30 min -> 15 min.
+Synthetic cases."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def test_frozen_last_layer_lora_and_all_weights_in_one_process_and_on_two_worker
     sections = [TTM | changes for changes in MODES.values()]
     recipe = {
         "name": "modes", "dataset": str(card), "split": {"kind": "subject", "test_subjects": 0.34, "val_subjects": 0.4},
-        "window": {"kind": "signal", "windows": 3, "step_s": 20, "eval_step_s": 20, "past": ["ecg_mv", "ppg", "abp_mmhg"]},
+        "window": {"kind": "signal", "windows": 3, "step_s": 20, "eval_step_s": 20, "past": ["ecg_mv", "ppg",
+        "abp_mmhg"]},
         "task": {"kind": "classify", "label": {"kind": "hypotension", "ahead_min": 5}, "calibration": "chosen"},
         "evaluation": {"bootstrap": 100},
         "training": {"epochs": 2, "batch_size": 64, "lr": 3e-3, "device": "cpu", "precision": "fp32"},

@@ -274,7 +274,8 @@ def test_the_exit_status_is_the_jobs_own(cluster, tree):
 
 @contextmanager
 def _cutting_proxy(port: int, patience_s: float) -> Iterator[tuple[str, list[float]]]:
-    """A proxy to `port` that cuts every connection after `patience_s`, as load balancers do; its address, and the cuts."""
+    """A proxy to `port` that cuts every connection after `patience_s`, as load balancers do; its address, and the
+    cuts."""
     cuts: list[float] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -41,7 +41,8 @@ def folder(tmp_path_factory, ray_local) -> Path:
 
 @pytest.fixture(scope="module")
 def outcome(folder) -> workflow.Outcome:
-    """The recipe at a tiny size, with three labels at once and a weighed loss; PAT by its head alone and by LoRA beside it."""
+    """The recipe at a tiny size, with three labels at once and a weighed loss; PAT by its head alone and by LoRA beside
+    it."""
     changes = SMALL | {
         "dataset": str(folder / "participants.yaml"), "task.also": [SSRI, BENZODIAZEPINE], "task.weighted_loss": True,
         "model": {"kind": "stack", "members": [HEAD, {"kind": "boosting", "features": "rhythm"}]},
@@ -83,7 +84,8 @@ def test_the_flow_chart_ends_with_those_who_are_scored(outcome, folder):
 
 
 def test_runs_differ_as_their_counts_of_weights_say(outcome):
-    """Of PAT-S with three labels: a head of 12,545 and two outputs of 129 more; LoRA of rank 8 adds 4 x 8 x (96 + 576)."""
+    """Of PAT-S with three labels: a head of 12,545 and two outputs of 129 more; LoRA of rank 8 adds 4 x 8 x (96 +
+    576)."""
     by_model = {r.metadata["model"]: r.metadata for r in outcome.ranked}
     head = 12_545 + 2 * 129
     assert by_model["pat_head"]["trainable"] == head
@@ -112,11 +114,12 @@ def test_what_is_served_is_what_was_scored(outcome, folder):
 
 
 def test_a_task_on_the_cycle_of_the_pretraining_is_refused_unless_forced(folder):
-    """The snapshot's people are of cycle D, which the masked run records though nobody says so; its people are refused whatever
-    is forced."""
+    """The snapshot's people are of cycle D, which the masked run records though nobody says so; its people are refused
+    whatever is forced."""
     pretrain = override(
         load_recipe(ROOT / "jobs/recipes/nhanes_pretrain.yaml"),
-        SMALL | {"dataset": str(folder / "participants.yaml"), "training.epochs": 1, "training.workers": 1, "window.windows": 2},
+        SMALL | {"dataset": str(folder / "participants.yaml"), "training.epochs": 1, "training.workers": 1,
+        "window.windows": 2},
     )  # fmt: skip
     seen = train_run(pretrain, load_data(pretrain, folder / "snapshots"), runs=folder / "runs")
     assert seen.metadata["test_looks"] == []
@@ -162,7 +165,8 @@ def test_shuffled_labels_score_by_chance_with_a_model_that_learns(outcome, folde
 
 
 def test_the_score_by_the_number_of_people_learnt_from(folder):
-    changes = SMALL | {"dataset": str(folder / "participants.yaml"), "compare": [{"kind": "statistics", "features": "rhythm"}],
+    changes = SMALL | {"dataset": str(folder / "participants.yaml"), "compare": [{"kind": "statistics",
+        "features": "rhythm"}],
                        "model": {"kind": "boosting", "features": "rhythm"},
                        "experiment": {"kind": "data_efficiency", "windows": [10, "all"]}}  # fmt: skip
     recipe = override(load_recipe(ROOT / "jobs/recipes/nhanes_depression.yaml"), changes)
@@ -186,7 +190,8 @@ def test_the_score_by_the_number_of_people_learnt_from(folder):
 
 
 def test_everybody_is_tested_once_by_models_of_the_others(folder):
-    changes = SMALL | {"dataset": str(folder / "participants.yaml"), "compare": [{"kind": "statistics", "features": "rhythm"}],
+    changes = SMALL | {"dataset": str(folder / "participants.yaml"), "compare": [{"kind": "statistics",
+        "features": "rhythm"}],
                        "model": {"kind": "boosting", "features": "rhythm"}, "split.test_subjects": 0.2,
                        "experiment": {"kind": "cross_validation", "folds": 3}}  # fmt: skip
     recipe = override(load_recipe(ROOT / "jobs/recipes/nhanes_depression.yaml"), changes)
@@ -207,7 +212,8 @@ def test_everybody_is_tested_once_by_models_of_the_others(folder):
 
 @pytest.mark.long
 def test_real_wear_flags_from_files_to_a_weighed_score(shared, tmp_path, ray_local, monkeypatch):
-    """4,861 people with a questionnaire, 4,465 complete; wear is weak evidence, so the interval is all that is asked for."""
+    """4,861 people with a questionnaire, 4,465 complete; wear is weak evidence, so the interval is all that is asked
+    for."""
     monkeypatch.chdir(ROOT)
     recipe = override(load_recipe(ROOT / "jobs/recipes/nhanes_wear.yaml"), {"compare": [], "evaluation.bootstrap": 200})
     outcome = workflow.run(recipe, workflow.Quiet(), runs=tmp_path / "runs", snapshots=tmp_path / "snapshots")

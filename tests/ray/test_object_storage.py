@@ -1,4 +1,5 @@
-"""Snapshots in object storage, against moto's S3 server: what holds on a disk holds there, and its failures are told."""
+"""Snapshots in object storage, against moto's S3 server: what holds on a disk holds there, and its failures are
+told."""
 
 from __future__ import annotations
 

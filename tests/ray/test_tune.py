@@ -22,7 +22,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     helpers.write_csv(folder / "people.csv", n=4, days=3)
-    card = {"name": "people", "files": ["people.csv"], "unit": "mg/dL", "columns": {"subject": "subject", "time": "time", "glucose": "glucose"}}  # fmt: skip
+    card = {
+        "name": "people",
+        "files": ["people.csv"],
+        "unit": "mg/dL",
+        "columns": {"subject": "subject", "time": "time", "glucose": "glucose"},
+    }
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     space = {
         "model.mechanism.prior.taug.sd": {"loguniform": {"low": 0.1, "high": 1.0}},
@@ -61,8 +66,8 @@ def test_a_sweep_lists_priors_and_ranks_and_leaks_nothing(place, left):
 
 @pytest.fixture
 def left(ray_local):
-    """What a sweep left behind once it had time to clean up: CPUs that are taken, placement groups, actors, files of Tune
-    or of a trial's training. What was there before the test isn't the sweep's."""
+    """What a sweep left behind once it had time to clean up: CPUs that are taken, placement groups, actors, files of
+    Tune or of a trial's training. What was there before the test isn't the sweep's."""
     from ray._private.services import find_gcs_addresses
     from ray.util import placement_group_table
     from ray.util.state import list_actors
@@ -92,13 +97,21 @@ def left(ray_local):
 
 
 # one each for a whole cluster, started by Ray when it is first needed
-KEPT = ("AutoscalingCoordinator", "_AutoscalingCoordinatorActor", "_StatsActor", "TrainStateActor", "_ActorLocationTracker", "ActorLocationTracker")  # fmt: skip
+KEPT = (
+    "AutoscalingCoordinator",
+    "_AutoscalingCoordinatorActor",
+    "_StatsActor",
+    "TrainStateActor",
+    "_ActorLocationTracker",
+    "ActorLocationTracker",
+)
 
 
 @pytest.mark.long
 def test_trials_of_two_workers_stop_early_and_leave_nothing(place, left):
     recipe = override(load_recipe(place / "recipe.yaml"), {
-        "name": "wide", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.workers": 2, "training.epochs": 4,
+        "name": "wide", "model": {"kind": "ttm", "d_model": 16, "layers": 1}, "training.workers": 2,
+        "training.epochs": 4,
         "training.early_stopping": None, "tuning.space": str(place / "lr.yaml"), "tuning.trials": 2,
         "tuning.first": [{"training.lr": 3e-3}, {"training.lr": 1e-7}],
     })  # fmt: skip
@@ -146,7 +159,8 @@ def test_laggards_of_a_population_go_on_from_the_leaders(place, left):
 def test_a_trial_that_fails_is_listed_with_its_reason_and_the_others_go_on(place, left):
     """A width that doesn't fit into memory, one that LoRA can't have, and a good one."""
     recipe = override(load_recipe(place / "recipe.yaml"), {
-        "name": "failing", "model": {"kind": "ttm", "layers": 1}, "tuning.space": str(place / "width.yaml"), "tuning.trials": 3,
+        "name": "failing", "model": {"kind": "ttm", "layers": 1}, "tuning.space": str(place / "width.yaml"),
+        "tuning.trials": 3,
         "tuning.first": [{"model.d_model": 16}, {"model.d_model": 3_000_000}, {"model.d_model": 17}],
     })  # fmt: skip
     (place / "width.yaml").write_text("parameters: {model.d_model: {choice: [16, 17, 3000000]}}")
@@ -188,7 +202,8 @@ def test_a_killed_sweep_goes_on(place):
     """SIGKILL half-way; --resume runs no finished trial again and ends with all of them."""
     command = [
         sys.executable, "-m", "raycadian.cli.main", "tune", str(place / "recipe.yaml"), "--runs", str(place / "killed"),
-        "--snapshots", str(place / "snapshots"), "--set", "tuning.trials=5", "--set", "tuning.max_concurrent=1", "--set", "training.epochs=3",
+        "--snapshots", str(place / "snapshots"), "--set", "tuning.trials=5", "--set", "tuning.max_concurrent=1",
+        "--set", "training.epochs=3",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -24,7 +24,8 @@ RECIPE = {
     "dataset": "card.yaml",
     "split": {"kind": "hybrid"},
     "window": {"context": 36, "horizon": 6, "stride": 4, "eval_stride": 6},
-    "model": {"kind": "residual", "mechanism": {"kind": "cma", "refit_days": 1}, "inner": {"kind": "ttm", "d_model": 16, "layers": 2}},
+    "model": {"kind": "residual", "mechanism": {"kind": "cma", "refit_days": 1}, "inner": {"kind": "ttm",
+    "d_model": 16, "layers": 2}},
     "compare": [{"kind": "persistence"}, {"kind": "ridge", "lags": 6}],
     "training": {"epochs": 2, "batch_size": 64, "lr": 2e-3},
     "evaluation": {"bootstrap": 100},
@@ -37,7 +38,12 @@ def place(tmp_path_factory, ray_local):
     """A folder with a data set, its card and a recipe, and what `run` made of them."""
     folder = tmp_path_factory.mktemp("place")
     helpers.write_csv(folder / "people.csv", n=5, days=4)
-    card = {"name": "people", "files": ["people.csv"], "unit": "mg/dL", "columns": {"subject": "subject", "time": "time", "glucose": "glucose"}}  # fmt: skip
+    card = {
+        "name": "people",
+        "files": ["people.csv"],
+        "unit": "mg/dL",
+        "columns": {"subject": "subject", "time": "time", "glucose": "glucose"},
+    }
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"dataset": str(folder / "card.yaml")}))
     return folder
@@ -63,7 +69,8 @@ def test_a_run_folder_holds_everything(outcome):
     found = {p.name for p in outcome.main.path.iterdir()}
     assert found == {
         "recipe.yaml", "metadata.json", "split.json", "checkpoint", "predictions.parquet", "predictions_val.parquet",
-        "metrics_summary.json", "detailed_results.csv", "leaderboard.csv", "mechanism.json", "event_calibration.json", "report.html",
+        "metrics_summary.json", "detailed_results.csv", "leaderboard.csv", "mechanism.json", "event_calibration.json",
+        "report.html",
         "MODEL_CARD.md",
     }  # fmt: skip
     assert {p.name for p in (outcome.main.path / "checkpoint").iterdir()} >= {
@@ -121,7 +128,10 @@ def test_a_weaker_run_is_not_promoted_unless_forced(outcome, place):
 
 
 def test_runs_on_other_windows_are_not_comparable(outcome, place):
-    recipe = override(load_recipe(place / "recipe.yaml"), {"model": {"kind": "persistence"}, "window.eval_stride": 9, "name": "other", "compare": []})  # fmt: skip
+    recipe = override(
+        load_recipe(place / "recipe.yaml"),
+        {"model": {"kind": "persistence"}, "window.eval_stride": 9, "name": "other", "compare": []},
+    )
     run = workflow.train(recipe, load_data(recipe, place / "snapshots"), workflow.Quiet(), runs=place / "runs")
     refused = registry.promote(run, runs=place / "runs")
     assert not refused.promoted

@@ -1,4 +1,5 @@
-"""One contract for everything that answers: requests of its path, refusals in their place, and one POST path a modality."""
+"""One contract for everything that answers: requests of its path, refusals in their place, and one POST path a
+modality."""
 
 from __future__ import annotations
 

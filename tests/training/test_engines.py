@@ -42,12 +42,14 @@ CASES = {
         "DeepSpeedEngine", "DeepSpeedZeroOptimizer",
         {"strategy": "deepspeed", "zero": {"stage": 2, "offload": True}, "accumulate": 2}, LORA,
     ),
-    "zero3": ("DeepSpeedEngine", "DeepSpeedZeroOptimizer_Stage3", {"strategy": "deepspeed", "zero": {"stage": 3}}, FULL),
+    "zero3": ("DeepSpeedEngine", "DeepSpeedZeroOptimizer_Stage3", {"strategy": "deepspeed", "zero": {"stage": 3}},
+    FULL),
     "zero3-offload": (
         "DeepSpeedEngine", "DeepSpeedZeroOptimizer_Stage3",
         {"strategy": "deepspeed", "zero": {"stage": 3, "offload": True}}, FULL,
     ),
-    "zero3-lstm": ("DeepSpeedEngine", "DeepSpeedZeroOptimizer_Stage3", {"strategy": "deepspeed", "zero": {"stage": 3}}, LSTM),
+    "zero3-lstm": ("DeepSpeedEngine", "DeepSpeedZeroOptimizer_Stage3", {"strategy": "deepspeed",
+    "zero": {"stage": 3}}, LSTM),
 }  # fmt: skip
 TOLERANCE = 2e-4  # relative, of every epoch's losses: what float32 sums in another order leave after 3 epochs
 

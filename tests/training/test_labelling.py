@@ -1,4 +1,5 @@
-"""The line of classify and regress: from cases to a snapshot, a run, a report, a champion; workers; labels in random order."""
+"""The line of classify and regress: from cases to a snapshot, a run, a report, a champion; workers; labels in random
+order."""
 
 from __future__ import annotations
 
@@ -47,8 +48,10 @@ from raycadian.training.pipeline import rescore, results_of, train_run
 
 def recipe(**changes: object) -> Recipe:
     given = {
-        "name": "labels", "dataset": "datasets/none.yaml", "split": Split(kind="subject", test_subjects=0.4, val_subjects=0.4),
-        "window": LabelWindow(past=CHANNELS, windows=6, step_s=30, eval_step_s=30), "task": Classification(label=Hypotension()),
+        "name": "labels", "dataset": "datasets/none.yaml", "split": Split(kind="subject", test_subjects=0.4,
+        val_subjects=0.4),
+        "window": LabelWindow(past=CHANNELS, windows=6, step_s=30, eval_step_s=30),
+        "task": Classification(label=Hypotension()),
         "model": Statistics(), "training": Training(epochs=8, batch_size=64, lr=0.03, device="cpu"),
         "evaluation": Evaluation(bootstrap=100), "tracking": Tracking(tensorboard=False),
     }  # fmt: skip
@@ -207,7 +210,8 @@ def test_runs_of_other_protocols_are_not_compared(runs, people, tmp_path, change
 
 @pytest.mark.parametrize("model", [Statistics(), Boosting(trees=60)], ids=lambda m: m.kind)
 def test_labels_in_random_order_teach_nothing(people, tmp_path, model):
-    """A model that finds the labels where they are (0.5 is below its interval) finds nothing of them in random order."""
+    """A model that finds the labels where they are (0.5 is below its interval) finds nothing of them in random
+    order."""
     window = LabelWindow(past=CHANNELS, windows=6, step_s=10, eval_step_s=10)
     score = {}
     for shuffled in (False, True):
@@ -261,7 +265,8 @@ def card(tmp_path_factory) -> Path:
     torn.write_bytes(torn.read_bytes()[:5000])
     (folder / "clinical.csv").write_text("caseid,subjectid,old\n0,10,0\n1,10,1\n2,11,0\n3,12,1\n")
     waveforms = "".join(f"  {c}: [{t}]\n" for c, t in TRACKS.items())
-    text = f"name: few\nmodality: biosignals\nfiles: ['*.vital']\nwaveforms:\n{waveforms}numerics: {{map_mmhg: [Solar8000/ART_MBP]}}\n"
+    text = f"name: few\nmodality: biosignals\nfiles: ['*.vital']\nwaveforms:\n{waveforms}"
+    text += "numerics: {map_mmhg: [Solar8000/ART_MBP]}\n"
     (folder / "few.yaml").write_text(text + "clinical: {file: clinical.csv, keep: [old]}\n")
     return folder / "few.yaml"
 

@@ -20,7 +20,8 @@ from raycadian.training.leakage import require_apart
 from raycadian.training.pipeline import fit_model
 
 TASK = {
-    "name": "x", "dataset": "datasets/x.yaml", "split": {"kind": "subject", "test_subjects": 0.25, "val_subjects": 0.25},
+    "name": "x", "dataset": "datasets/x.yaml", "split": {"kind": "subject", "test_subjects": 0.25,
+    "val_subjects": 0.25},
     "window": {"kind": "signal", "past": list(CHANNELS), "windows": 6, "step_s": 30, "eval_step_s": 30},
     "task": {"kind": "classify", "label": {"kind": "column", "name": "old"}},
     "model": {"kind": "ttm_label", "d_model": 8, "layers": 1, "patch_length": 10},

@@ -38,14 +38,25 @@ INNER = TTM(d_model=8, layers=1, patch_length=12)
 def staged(**changes):
     few = Simulated(subjects=4, days=2)
     section = Residual(mechanism=None, inner=INNER)
-    return Staged(**{"mechanism": MECHANISM, "simulated": few, "pretrain_epochs": 2, "frozen_epochs": 1, "rounds": 1, "inner": section, **changes})  # fmt: skip
+    return Staged(
+        **{
+            "mechanism": MECHANISM,
+            "simulated": few,
+            "pretrain_epochs": 2,
+            "frozen_epochs": 1,
+            "rounds": 1,
+            "inner": section,
+            **changes,
+        }
+    )
 
 
 def recipe(model, **training):
     return Recipe(
         name="staged", dataset="none.yaml", split=Split(kind="time"), model=model,
         window=config.Window(context=36, horizon=6, stride=3, eval_stride=6),
-        training=Training(**{"epochs": 2, "batch_size": 64, "max_steps_per_epoch": 4, "device": "cpu", "precision": "fp32", **training}),
+        training=Training(**{"epochs": 2, "batch_size": 64, "max_steps_per_epoch": 4, "device": "cpu",
+            "precision": "fp32", **training}),
         evaluation=config.Evaluation(bootstrap=10), tracking=config.Tracking(mlflow="off", tensorboard=False),
     )  # fmt: skip
 

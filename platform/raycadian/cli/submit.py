@@ -41,8 +41,8 @@ FETCH_S = 3600
 
 @contextmanager
 def cluster(address: str | None) -> Iterator[JobSubmissionClient]:
-    """A client of the cluster whose dashboard is at `address`, http://HOST:8265. Ray's errors become ValueErrors that say
-    what to do; the token is never in them."""
+    """A client of the cluster whose dashboard is at `address`, http://HOST:8265. Ray's errors become ValueErrors that
+    say what to do; the token is never in them."""
     url = _url(address)
     prepare_client()
     os.environ["RAY_API_SERVER_ADDRESS"] = url  # else Ray's client prefers RAY_ADDRESS to what it is told

@@ -27,7 +27,8 @@ class Terminal:
     """Progress for people: a line a stage, an epoch, a trial; a bar with throughput inside an epoch on a terminal."""
 
     def __init__(self, unit: str = "") -> None:
-        """`unit`: of the validation errors (`config.headline` says it of a task); of a label that is no quantity, none."""
+        """`unit`: of the validation errors (`config.headline` says it of a task); of a label that is no quantity,
+        none."""
         self._unit = unit
         self._bar: Progress | None = None
         self._epoch, self._began, self._best = 0, 0.0, math.inf
@@ -67,7 +68,8 @@ class Terminal:
             self._best = score
         best = "" if math.isinf(self._best) else f" · best so far {self._best:.2f}"
         console.print(
-            f"  trial {record['trial']} ({record['ended']} of {record['of']}{best}) · {record['epochs']} epochs · {found} · {params}"
+            f"  trial {record['trial']} ({record['ended']} of {record['of']}{best}) · {record['epochs']} epochs · "
+            f"{found} · {params}"
         )
 
     def _end_bar(self) -> None:

@@ -350,8 +350,8 @@ class Classification(_Labelled):
     specificity: float = Field(0.9, gt=0, lt=1)
     """What the alarm's threshold is set to on validation data; sensitivity is given at it."""
     metric: Literal["auroc", "auprc", "brier"] | None = Field(None, exclude_if=unsaid)
-    """What chooses the epoch, the trial and the champion, and orders every table. Left out: auroc; the epoch is then the
-    one of least loss, which says more of few windows."""
+    """What chooses the epoch, the trial and the champion, and orders every table. Left out: auroc; the epoch is then
+    the one of least loss, which says more of few windows."""
 
     @property
     def headline(self) -> Metric:

@@ -30,8 +30,8 @@ class Grid(Schema):
 
 
 class Person(Schema):
-    """One person's days in order: `history_days`, of which the last `train_days` train, `val_days`, and the rest to test.
-    A day is 24 h of grid points; gaps between recordings don't count."""
+    """One person's days in order: `history_days`, of which the last `train_days` train, `val_days`, and the rest to
+    test. A day is 24 h of grid points; gaps between recordings don't count."""
 
     subject: str
     history_days: Positive
@@ -51,7 +51,8 @@ class Split(Schema):
 
     kind: Literal["subject", "time", "hybrid", "kfold", "person", "run"] = "hybrid"
     """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject ·
-    person: one person's days, as `person` says · run: the people of `run`, so that a pretraining and its task share them."""
+    person: one person's days, as `person` says · run: the people of `run`, so that a pretraining and its task share
+    them."""
     test_subjects: Fraction | Count = 0.2
     """Share of the people, or how many."""
     val_subjects: Fraction | Count = 0.2
@@ -62,7 +63,8 @@ class Split(Schema):
     fold: int = Field(0, ge=0)
     person: "Person | None" = None
     run: str | None = Field(None, exclude_if=unsaid)
-    """Folder of a complete run on the same data set. Who isn't in it trains: nothing is scored on them there or here."""
+    """Folder of a complete run on the same data set. Who isn't in it trains: nothing is scored on them there or
+    here."""
     seed: int = 42
 
     @model_validator(mode="after")
@@ -94,11 +96,11 @@ class Window(Schema):
     eval_stride: Count = 3
     """Points between the windows scored."""
     past: tuple[str, ...] = (GLUCOSE,)
-    """Past channels; the first is the target. Of glucose: carbs_g, bolus_u, basal_uph beside it · else numerics of the card of
-    biosignals, such as [map_mmhg]."""
+    """Past channels; the first is the target. Of glucose: carbs_g, bolus_u, basal_uph beside it · else numerics of the
+    card of biosignals, such as [map_mmhg]."""
     known: tuple[Literal["hour_sin", "hour_cos", "planned_carbs"], ...] = ("hour_sin", "hour_cos")
-    """Channels known over context and horizon. planned_carbs (g): what is eaten in the horizon too, which is no leak only
-    where meals are planned before the forecast is made; scoring takes what was recorded for the plan."""
+    """Channels known over context and horizon. planned_carbs (g): what is eaten in the horizon too, which is no leak
+    only where meals are planned before the forecast is made; scoring takes what was recorded for the plan."""
     anchor: Anchor = "any"
     """Which windows are scored, by where their context ends. any: every `eval_stride` points · midnight: at the first
     point of a local day · meal: at the first point of a recorded meal · estimated_meal: at the times of day at which
@@ -115,7 +117,8 @@ class Window(Schema):
     def _target_first(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or value[0] in BESIDE_GLUCOSE or len(set(value)) != len(value):
             raise ValueError(
-                f"past channels are distinct and begin with what is forecast, {GLUCOSE} unless a numeric; found {list(value)}"
+                f"past channels are distinct and begin with what is forecast, {GLUCOSE} unless a numeric; found "
+                f"{list(value)}"
             )
         if odd := [c for c in value[1:] if (c in BESIDE_GLUCOSE) != (value[0] == GLUCOSE)]:
             raise ValueError(

@@ -1,7 +1,8 @@
 """What files say about time, as UTC and the local offset: physiology needs local hours.
 
 A file gives each reading a clock: a wall-clock time and, where it says so, its UTC offset in minutes (UTC = clock -
-offset). Where it doesn't, the clock is local to the card's time zone; without one the clock is kept and its offset is 0.
+offset). Where it doesn't, the clock is local to the card's time zone; without one the clock is kept and its offset is
+0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What is known about a recording beside its channels: which stretches are good, numerics, its row of the table of people."""
+"""What is known about a recording beside its channels: which stretches are good, numerics, its row of the table of
+people."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ class QualityMask:
 class Marks:
     """Of one recording: `number` within its subject, `n` points of `dt_s`.
 
-    numerics: channel -> (times_s, values) after the recording's start, in time order · attributes: its row of the table of
-    cases or people, with the `case` it came from · judged: none where the modality judges no stretches.
+    numerics: channel -> (times_s, values) after the recording's start, in time order · attributes: its row of the table
+    of cases or people, with the `case` it came from · judged: none where the modality judges no stretches.
     """
 
     subject: str
@@ -77,12 +78,14 @@ def _good(marks: Marks, judged: QualityMask, window: LabelWindow, starts: np.nda
     each = points_of(window.window_s, marks.dt_s, "window.window_s")
     if each != judged.length:
         raise ValueError(
-            f"window.window_s {window.window_s:g}: quality was judged on stretches of {judged.length * marks.dt_s:g} s; set one "
+            f"window.window_s {window.window_s:g}: quality was judged on stretches of {judged.length * marks.dt_s:g} "
+            "s; set one "
             "to the other (the card's quality.window_s)"
         )
     if len(starts) and ((starts % judged.hop).any() or each % judged.hop):
         raise ValueError(
-            f"windows begin where quality was judged, every {judged.hop * marks.dt_s:g} s: make window.step_s, eval_step_s and "
+            f"windows begin where quality was judged, every {judged.hop * marks.dt_s:g} s: make window.step_s, "
+            "eval_step_s and "
             "window_s multiples of the card's quality.hop_s"
         )
     first = next(iter(judged.reasons.values()))

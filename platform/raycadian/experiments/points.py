@@ -188,7 +188,8 @@ def _people(recipe: Recipe, data: Data) -> list[str]:
     if not people:
         longest = max(points.values(), default=0) / per_day
         raise ValueError(
-            f"personalisation needs people held out whole, with {needed / per_day:.1f} days of data each; {len(points)} "
+            f"personalisation needs people held out whole, with {needed / per_day:.1f} days of data each; "
+            f"{len(points)} "
             f"are held out, the longest record has {longest:.1f} days; shorten experiment.days or change split"
         )
     return people[: own.people]

@@ -1,8 +1,8 @@
 """Labels from numerics of a monitor: episodes of low pressure ahead of a window, and means of any numeric ahead.
 
-A value holds until the next one, at most `hold_s`; beyond that, and before the first and after the last, nothing is known.
-What is not known may have been low: an episode that may have begun before, or behind a gap, makes a window unknown,
-never negative.
+A value holds until the next one, at most `hold_s`; beyond that, and before the first and after the last, nothing is
+known. What is not known may have been low: an episode that may have begun before, or behind a gap, makes a window
+unknown, never negative.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Events:
 def events(
     map_mmhg: np.ndarray, times_s: np.ndarray, below: float = BELOW_MMHG, for_s: float = FOR_S, hold_s: float = HOLD_S
 ) -> Events:
-    """Episodes of mean pressure (N,) below `below` for at least `for_s` seconds; `times_s` (N,) increasing, NaN = missing.
+    """Episodes of mean pressure (N,) below `below` for at least `for_s` seconds; `times_s` (N,) increasing, NaN =
+    missing.
 
     At 0.5 Hz 60 s are 30 values: the last one holds for its 2 s too. A value outside PLAUSIBLE_MMHG counts as missing.
     Raises ValueError.
@@ -68,7 +69,8 @@ def label_windows(
     gray_mmhg: float | None = None,
     window_s: float = 0.0,
 ) -> np.ndarray:
-    """1 where an episode begins in (end + gap_s, end + ahead_s], 0 where none can, NaN where a window is left out; (W,).
+    """1 where an episode begins in (end + gap_s, end + ahead_s], 0 where none can, NaN where a window is left out;
+    (W,).
 
     `why` says which windows are left out, and the arguments' meaning.
     """
@@ -139,8 +141,8 @@ def mean_between(
 
 
 def grid(values: np.ndarray, times_s: np.ndarray, dt_s: float, n: int, start_s: float = 0.0) -> np.ndarray:
-    """A numeric on an even grid, float32 (n,): point i is the mean of what was measured in [start + i dt, start + (i + 1) dt),
-    NaN where nothing was. Raises ValueError."""
+    """A numeric on an even grid, float32 (n,): point i is the mean of what was measured in [start + i dt, start + (i +
+    1) dt), NaN where nothing was. Raises ValueError."""
     _check(values, times_s)
     if not dt_s > 0:
         raise ValueError(f"dt_s: expected more than 0 seconds, found {dt_s:g}")
@@ -156,8 +158,8 @@ def grid(values: np.ndarray, times_s: np.ndarray, dt_s: float, n: int, start_s: 
 def beat_means(abp_mmhg: np.ndarray, rate_hz: float, beats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean arterial pressure of each beat and when the beat begins, in seconds after the first sample: (B - 1,) each.
 
-    beats: (B,) increasing indices of the samples where beats begin. NaN where the beat holds a missing sample, lasts longer
-    than 3 s, or has a mean outside PLAUSIBLE_MMHG.
+    beats: (B,) increasing indices of the samples where beats begin. NaN where the beat holds a missing sample, lasts
+    longer than 3 s, or has a mean outside PLAUSIBLE_MMHG.
     """
     beats = np.asarray(beats, dtype=np.int64)
     if len(beats) < 2:

@@ -1,4 +1,5 @@
-"""Learning without a label: a network rebuilds what is hidden of a signal. Nothing is said of a window, nothing tested."""
+"""Learning without a label: a network rebuilds what is hidden of a signal. Nothing is said of a window, nothing
+tested."""
 
 from __future__ import annotations
 

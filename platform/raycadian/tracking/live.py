@@ -1,4 +1,5 @@
-"""Live tracking of a training: TensorBoard, Weights & Biases, the terminal. MLflow records complete runs (registry.py)."""
+"""Live tracking of a training: TensorBoard, Weights & Biases, the terminal. MLflow records complete runs
+(registry.py)."""
 
 from __future__ import annotations
 

@@ -188,7 +188,8 @@ def _reason_against(run: Run, present: Run | None) -> str:
     if present is None:
         return ""
     if (run.metadata["snapshot"], run.recipe.split) != (present.metadata["snapshot"], present.recipe.split):
-        return f"the champion {present.name} was scored on another snapshot or split: not comparable; --force to replace it"
+        where = "on another snapshot or split"
+        return f"the champion {present.name} was scored {where}: not comparable; --force to replace it"
     if (run.recipe.window, run.recipe.protocol) != (
         present.recipe.window,
         present.recipe.protocol,

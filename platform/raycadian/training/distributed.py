@@ -2,8 +2,8 @@
 
 Ray Train brings the workers up, joins them (gloo on CPUs, NCCL on GPUs) and restarts what died; rank 0 writes the state
 after every epoch to storage that all nodes share.
-What each worker reads is the loop's business: it depends on the worker's rank only, so no window is lost or doubled, and
-a restart with another number of workers goes on along the same curve.
+What each worker reads is the loop's business: it depends on the worker's rank only, so no window is lost or doubled,
+and a restart with another number of workers goes on along the same curve.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def _fit(payload: Any, config: Training, state: Path, callbacks: Sequence[Any]) 
                 "raycadian_failures", recipe=str(telemetry.bound_fields().get("recipe", "")), kind="training"
             )
             raise ValueError(
-                f"Ray Train gave up ({_last_line(error)}); the last epoch's checkpoint is kept: see the workers' logs in "
+                f"Ray Train gave up ({_last_line(error)}); the last epoch's checkpoint is kept: see the workers' logs "
+                "in "
                 f"Ray's dashboard, then go on with --resume (training.max_failures is {config.max_failures})"
             ) from error
         if isinstance(result.return_value, str):
@@ -155,7 +156,8 @@ def use_gpu(config: Training) -> bool:
 
 @contextmanager
 def _following(epochs: Path, on_epoch: OnEpoch) -> Iterator[None]:
-    """Tell the driver's side of every epoch that rank 0 notes on the shared storage, while the driver waits in `fit`."""
+    """Tell the driver's side of every epoch that rank 0 notes on the shared storage, while the driver waits in
+    `fit`."""
     seen = len(epochs.read_text(encoding="utf-8").splitlines()) if epochs.is_file() else 0
     ended = threading.Event()
 

@@ -25,8 +25,8 @@ class Earlier:
 
 
 def earlier_of(recipe: Recipe) -> Iterator[Earlier]:
-    """Runs of ours that `start` and `pretrained` name, and those that these went on from. Raises ValueError for a checkpoint
-    of a run without the run's split beside it."""
+    """Runs of ours that `start` and `pretrained` name, and those that these went on from. Raises ValueError for a
+    checkpoint of a run without the run's split beside it."""
     for said, folder in _named(recipe):
         yield Earlier(folder, said, SplitManifest.read(folder / "split.json"))
         try:
@@ -36,8 +36,8 @@ def earlier_of(recipe: Recipe) -> Iterator[Earlier]:
 
 
 def require_apart(recipe: Recipe, split: SplitManifest) -> None:
-    """Raises ValueError where a run that this one goes on from has learnt from people (of forecasts: from their points) of the
-    test part, or of the validation part, which may have chosen its epoch but trained nothing."""
+    """Raises ValueError where a run that this one goes on from has learnt from people (of forecasts: from their points)
+    of the test part, or of the validation part, which may have chosen its epoch but trained nothing."""
     for run in earlier_of(recipe):
         if not same_people(run.split.snapshot, split.snapshot):
             continue
@@ -45,7 +45,8 @@ def require_apart(recipe: Recipe, split: SplitManifest) -> None:
         known = met(split.of("test"), (*learnt, *run.split.of("val"))) + met(split.of("val"), learnt)
         if known:
             raise ValueError(
-                f"leakage: {run.said} {run.folder} has learnt from {len(known)} of the people that this run is validated or "
+                f"leakage: {run.said} {run.folder} has learnt from {len(known)} of the people that this run is "
+                "validated or "
                 f"tested on, {known[0]!r} the first; {_fix(recipe, run)}"
             )
 
@@ -73,6 +74,7 @@ def _run_of(checkpoint: Path) -> Path | None:
     folder = checkpoint.parent
     if absent := [name for name in ("split.json", "recipe.yaml") if not (folder / name).is_file()]:
         raise ValueError(
-            f"{checkpoint}: whom it has learnt from is not known, {folder} has no {', '.join(absent)}; copy the whole run"
+            f"{checkpoint}: whom it has learnt from is not known, {folder} has no {', '.join(absent)}; copy the whole "
+            "run"
         )
     return folder

@@ -116,8 +116,8 @@ def train(
     `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly where
     it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss,
     val/loss, val/rmse, val/mae (in the truth's unit; of a classifier of its probability, and val/auroc, val/auprc),
-    windows, windows_per_s, lr, and the best so far of each of MONITORS as best/... Raises NonFiniteLoss, in every process
-    alike, where the loss is not finite: it names the windows.
+    windows, windows_per_s, lr, and the best so far of each of MONITORS as best/... Raises NonFiniteLoss, in every
+    process alike, where the loss is not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
     session = _Session(model, train_windows, val_windows, config, process, state, earlier)
@@ -212,7 +212,8 @@ class _Session:
         culprits = self._culprits(batch) if not math.isfinite(loss) else ""
         where = "; ".join(dict.fromkeys(text for text in self.process.gathered(culprits) if text))
         raise NonFiniteLoss(
-            f"the training loss is not finite in epoch {len(self.earlier) + self.progress.epoch + 1}{where and ': ' + where}; lower "
+            "the training loss is not finite in epoch "
+            f"{len(self.earlier) + self.progress.epoch + 1}{where and ': ' + where}; lower "
             f"training.lr (now {self.config.lr}) or look at the data with `raycadian inspect`; the last epoch's "
             "checkpoint is kept, and --resume goes on from it"
         )
@@ -226,7 +227,8 @@ class _Session:
         bad |= torch.isinf(truth_of(batch)).view(len(bad), -1).any(1)
         rows = bad.nonzero().flatten().tolist()
         named = [
-            f"{self.train.series.subjects[int(batch['subject'][i])]} at {np.datetime64(int(batch['time_s'][i]), 's')} UTC"
+            f"{self.train.series.subjects[int(batch['subject'][i])]} at {np.datetime64(int(batch['time_s'][i]), 's')} "
+            "UTC"
             for i in rows[:3]
         ]
         return f"{len(rows)} windows have values that are not finite, e.g. {', '.join(named)}" if rows else ""
@@ -242,8 +244,8 @@ class _Session:
 
     @torch.no_grad()
     def _validation_sums(self) -> np.ndarray:
-        """Of this process's part: sums of loss, squared and absolute error, the number of valid truths, and the ranks of
-        a classifier (models.label.LabelModel.loss)."""
+        """Of this process's part: sums of loss, squared and absolute error, the number of valid truths, and the ranks
+        of a classifier (models.label.LabelModel.loss)."""
         self.engine.module.eval()
         sums: np.ndarray | float = 0.0
         for index in self._validation_parts(max(self.config.batch_size // self.process.world, 256)):
@@ -298,16 +300,16 @@ class _Session:
 
 
 def _auroc(counts: np.ndarray) -> float:
-    """Area under the ROC curve from counts (2, K) of windows without and with the label in bins of rising probability; ties
-    within a bin count half. NaN where one kind is absent."""
+    """Area under the ROC curve from counts (2, K) of windows without and with the label in bins of rising probability;
+    ties within a bin count half. NaN where one kind is absent."""
     without, with_ = counts
     below = np.cumsum(without) - without / 2
     return float((with_ * below).sum() / (with_.sum() * without.sum())) if with_.sum() * without.sum() else math.nan
 
 
 def _auprc(counts: np.ndarray) -> float:
-    """Average precision from the same counts: the mean precision over the windows with the label, from the most probable
-    bin down. NaN where none has it."""
+    """Average precision from the same counts: the mean precision over the windows with the label, from the most
+    probable bin down. NaN where none has it."""
     without, with_ = counts[:, ::-1]
     if not with_.sum():
         return math.nan
@@ -323,8 +325,8 @@ def best_of(name: str, rows: Sequence[Metrics]) -> float:
 class Order:
     """The order of an epoch's windows: position p is the element p // SHARDS of shard p % SHARDS, each shard shuffled.
 
-    Shards are contiguous ranges of windows, equal to one window; process r holds the shards r, r + world, ... It depends
-    on seed and epoch alone, so that the union of the processes' shares is the same batch whatever their number.
+    Shards are contiguous ranges of windows, equal to one window; process r holds the shards r, r + world, ... It
+    depends on seed and epoch alone, so that the union of the processes' shares is the same batch whatever their number.
     """
 
     def __init__(self, n: int, seed: int, epoch: int, process: Process):

@@ -97,7 +97,8 @@ def fit_model(
 
 
 def _built(recipe: Recipe, data: Data, cut: Cut) -> base.Model:
-    """The recipe's model with the statistics of its training windows, or as the run left it that training goes on from."""
+    """The recipe's model with the statistics of its training windows, or as the run left it that training goes on
+    from."""
     task = task_of(recipe)
     model = build(recipe.model, task.spec(recipe, data.series.dt_s))
     if recipe.task.metric is not None:
@@ -203,8 +204,8 @@ def results_of(run: Run, label: str = "") -> Any:
 
 
 def rescore(run: Run) -> Run:
-    """Score a complete run's predictions again and rewrite its tables and report, beside the runs that it was set against
-    and that are still there. It is one more look at the test data, and recorded as such."""
+    """Score a complete run's predictions again and rewrite its tables and report, beside the runs that it was set
+    against and that are still there. It is one more look at the test data, and recorded as such."""
     others = [Run(run.path.parent / name) for name in run.metadata["against"]]
     others = [other for other in others if (other.path / "metadata.json").is_file()]
     recipe, task = run.recipe, task_of(run.recipe)
@@ -225,8 +226,8 @@ def _look(by: str) -> dict[str, Any]:
 
 
 def _seen(recipe: Recipe, data: Data, model: base.Model) -> dict[str, Any]:
-    """NHANES cycles that the weights have seen, in training and in pretraining, and the runs that they went on from with
-    the number of people who trained these."""
+    """NHANES cycles that the weights have seen, in training and in pretraining, and the runs that they went on from
+    with the number of people who trained these."""
     runs = {run.folder.name: run.split.counts()["train"]["subjects"] for run in earlier_of(recipe)}
     return {"cycles": sorted(data.cycles), "pretraining_cycles": sorted(seen_cycles(model)), "runs": runs}
 

@@ -83,8 +83,8 @@ def train(
     model: Model, staged: Staged, training: Training, cut: Cut, simulated: Callable[[], Windows],
     refit: Callable[[np.ndarray], Cut], fit: Fit, state: Path | None,
 ) -> tuple[Trained, Cut]:  # fmt: skip
-    """Train a prepared model in place, stage by stage, and leave the best epoch's weights in it; with them the windows and
-    the mechanism that they belong to.
+    """Train a prepared model in place, stage by stage, and leave the best epoch's weights in it; with them the windows
+    and the mechanism that they belong to.
 
     `simulated` gives the windows of simulated people, `refit` the real ones with the mechanism fitted to glucose less a
     daily correction (P,) mg/dL. Resuming repeats what lies between stages, which is deterministic, and skips done ones.
