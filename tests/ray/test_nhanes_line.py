@@ -185,7 +185,7 @@ def test_the_score_by_the_number_of_people_learnt_from(folder):
     with pytest.raises(ValueError, match="1000 windows are asked for"):
         runner.run(override(recipe, {"experiment.windows": [10, 1000]}), workflow.Quiet(), runs=folder / "runs",
                    snapshots=folder / "snapshots")  # fmt: skip
-    with pytest.raises(ValueError, match="of labels there is data_efficiency"):
+    with pytest.raises(ValueError, match="not one of task classify; there is data_efficiency"):
         override(recipe, {"experiment": {"kind": "nocturnal"}})
 
 
