@@ -69,8 +69,6 @@ def test_generated_pages_link_to_headings():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_lines_are_narrow(page):
     """Rows of tables are as wide as they are: Markdown can't wrap them."""
-    if page.name == "glucobench.md":
-        pytest.skip("its figures are being measured again")
     lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
     assert not [f"{page.name}:{i}" for i, line in lines if len(line) > LONGEST and not line.startswith("|")]
 
