@@ -46,7 +46,7 @@ def population(
     folder: Path, people: int = 24, days: int = 4, window_days: int = 1, model: PAT | None = None, epochs: int = 3
 ) -> Run:
     """PAT on days of people of whom every second is ill, as `raycadian train` writes it."""
-    found = {}
+    people_of = {}
     for i in range(people):
         values = counts(np.full(days, i % 2 == 1), seed=100 + i).astype(np.float32)
         recording = Recording(
@@ -58,8 +58,8 @@ def population(
             {ACTIVITY_COUNTS: values},
             np.ones(len(values), bool),
         )
-        found[f"s{i:02d}"] = [(recording, Marks(f"s{i:02d}", 0, len(values), 60.0, attributes={"ill": i % 2}))]
-    cases = Cases(found)
+        people_of[f"s{i:02d}"] = [(recording, Marks(f"s{i:02d}", 0, len(values), 60.0, attributes={"ill": i % 2}))]
+    cases = Cases(people_of)
     recipe = Recipe(
         name="population", dataset="none.yaml", split=Split(kind="subject", test_subjects=0.3, val_subjects=0.3),
         window=LabelWindow(
@@ -72,7 +72,7 @@ def population(
     )  # fmt: skip
     series = build_series(cases, recipe.window.past)
     places = find_windows(cases, series, recipe.window, recipe.task)
-    lengths = {s: [days * DAY] for s in found}
+    lengths = {s: [days * DAY] for s in people_of}
     split = make_split(lengths, recipe.split, strata=strata(places, series))
     return train_run(recipe, SignalData("made-up", series, split, card=CARD, index=places), runs=folder)
 

@@ -98,7 +98,7 @@ def make_run(
     )  # fmt: skip
     recordings = {s: to_recordings(r, GRID, Issues()) for s, r in readings.items()}
     series = build_series(helpers.People(recordings), past)
-    lengths = {s: [len(r) for r in found] for s, found in recordings.items()}
+    lengths = {s: [len(r) for r in own] for s, own in recordings.items()}
     return train_run(
         recipe, ForecastData("made-up", series, make_split(lengths, recipe.split, "made-up"), grid=GRID), runs=folder
     )

@@ -50,10 +50,10 @@ def raw_case(i: int, minutes: float = 6) -> Case:
     """Synthetic operation i, as recorded."""
     person = make_person(np.random.default_rng([5, i]))
     tracks, _ = make_case(person, minutes * 60, RATE_HZ, np.random.default_rng([6, i]))
-    found = {
+    channels = {
         c: Track(tracks[t]["values"].astype(np.float32), tracks[t]["unit"], rate_hz=RATE_HZ) for c, t in TRACKS.items()
     }
-    return Case(f"case-{i}", f"s{i}", found, {"old": i % 2})
+    return Case(f"case-{i}", f"s{i}", channels, {"old": i % 2})
 
 
 def make_run(folder: Path, n: int = 8, **changes: object) -> Run:

@@ -66,8 +66,8 @@ def calibrated(run, export, tmp_path_factory):
 
 @pytest.mark.slow
 def test_calibrated_to_one_person(calibrated, run, export):
-    store, found = calibrated
-    about = found.person.metadata
+    store, made = calibrated
+    about = made.person.metadata
     assert about["kept"] == "adapter" and "the adapter is kept" in about["verdict"]
     brier = about["held_out"]["brier"]
     assert (
@@ -76,7 +76,7 @@ def test_calibrated_to_one_person(calibrated, run, export):
     assert 1_000 < about["parameters"] < 10_000 and about["seconds"] < 300
     assert [about["days"][part]["days"] for part in ("train", "val", "held_out")] == [35, 11, 11]
     assert about["days"]["train"]["last"] < about["days"]["val"]["first"] < about["days"]["held_out"]["first"]
-    assert found.person.baseline.days == 28 and found.person.baseline.first == one_person.START
+    assert made.person.baseline.days == 28 and made.person.baseline.first == one_person.START
 
     estimate = of_file(open_person(run, store.read(SUBJECT), store), export[0])
     ill = one_person.ill_days()
@@ -92,7 +92,7 @@ def test_calibrated_to_one_person(calibrated, run, export):
 
 @pytest.mark.slow
 def test_what_is_stored_is_private_and_holds_no_recording(calibrated, export):
-    store, found = calibrated
+    store, made = calibrated
     folder = store.folder(SUBJECT)
     assert sorted(p.name for p in folder.iterdir()) == [ADAPTER, METADATA, DATABASE]
     assert {oct(p.stat().st_mode & 0o777) for p in folder.iterdir()} == {"0o600"}
@@ -102,10 +102,10 @@ def test_what_is_stored_is_private_and_holds_no_recording(calibrated, export):
     with sqlite3.connect(folder / DATABASE) as base:
         assert base.execute("SELECT COUNT(*) FROM labels").fetchone() == (57,)
     base.close()
-    assert found.key not in "".join(p.read_bytes().decode("latin-1") for p in folder.iterdir())
+    assert made.key not in "".join(p.read_bytes().decode("latin-1") for p in folder.iterdir())
     again = store.read(SUBJECT)
-    assert again.labels == found.person.labels and again.metadata == json.loads(json.dumps(found.person.metadata))
-    np.testing.assert_array_equal(again.baseline.mean, found.person.baseline.mean)
+    assert again.labels == made.person.labels and again.metadata == json.loads(json.dumps(made.person.metadata))
+    np.testing.assert_array_equal(again.baseline.mean, made.person.baseline.mean)
 
 
 @pytest.mark.slow
@@ -124,15 +124,15 @@ def test_forgetting_leaves_nothing_anywhere(run, export, tmp_path, monkeypatch):
         store,
     )
     untouched = {p: p.read_bytes() for p in store.folder(keeps).iterdir()}
-    found = calibrate(CalibrationInputs(run, SUBJECT, *export), store)
+    made = calibrate(CalibrationInputs(run, SUBJECT, *export), store)
     (store.root / f".{SUBJECT}-0123abcd").mkdir()  # an interrupted calibration left this
     (store.root / f".{SUBJECT}-0123abcd" / ADAPTER).write_bytes(store.folder(SUBJECT).joinpath(ADAPTER).read_bytes())
-    said = {SUBJECT.encode(), found.person.key_sha256.encode(), found.person.version.encode()}
-    said |= {store.adapter(SUBJECT)["usual.weight"].numpy().tobytes()}
-    assert all(any(value in data for data in _contents(tmp_path).values()) for value in said)
+    kept = {SUBJECT.encode(), made.person.key_sha256.encode(), made.person.version.encode()}
+    kept |= {store.adapter(SUBJECT)["usual.weight"].numpy().tobytes()}
+    assert all(any(value in data for data in _contents(tmp_path).values()) for value in kept)
     assert store.forget(SUBJECT) == 4
     left = _contents(tmp_path)
-    assert not any(value in data or SUBJECT in str(path) for value in said for path, data in left.items())
+    assert not any(value in data or SUBJECT in str(path) for value in kept for path, data in left.items())
     assert not any(SUBJECT.encode() in data for data in _contents(run.path).values())
     assert {p: p.read_bytes() for p in store.folder(keeps).iterdir()} == untouched
     with pytest.raises(ValueError, match="nothing is kept of them"):
@@ -167,12 +167,12 @@ def test_labels_that_say_nothing_keep_the_population_and_say_so(run, tmp_path):
         ill = np.random.default_rng(seed).random(40) < 0.4
         recording = one_person.write_recording(tmp_path / "r.csv", one_person.counts(np.zeros(40, bool), seed=seed))
         store = Store(tmp_path / f"people-{seed}")
-        found = calibrate(
+        made = calibrate(
             CalibrationInputs(run, "p", recording, one_person.write_labels(tmp_path / "e.csv", ill)), store
         )
-        kept.append(found.person.metadata["kept"])
+        kept.append(made.person.metadata["kept"])
         if kept[-1] == "population":
-            assert "POPULATION MODEL KEPT" in found.person.metadata["verdict"] and store.adapter("p") == {}
+            assert "POPULATION MODEL KEPT" in made.person.metadata["verdict"] and store.adapter("p") == {}
             own = open_person(run, store.read("p"), store)
             assert own.model is own.served.model and np.isnan(own.answer(own.read(recording)).low).all()
     assert kept.count("population") >= 3
@@ -269,15 +269,15 @@ def test_what_can_not_be_learnt_from_is_counted(tmp_path):
     series, days = days_of(one_person.write_recording(tmp_path / "r.csv", values))
     window = one_person.LabelWindow(window_s=86400, windows=3, past=("activity_counts",), max_missing=0.8)
     issues, labels = Issues(), {one_person.START + d: float(d % 2) for d in range(-2, 18)}
-    found = personal_days.labelled_days(series, days, labels, window, 14, issues)
+    learnt = personal_days.labelled_days(series, days, labels, window, 14, issues)
     assert issues.counts == {
         "labelled day without a recording (left out)": 2,
         "labelled day that was not worn long enough (left out)": 1,
         "labelled day without the days before it that the model sees (left out)": 2,
         "valid day without a label (not learnt from)": 2,
     }
-    assert (found.date - one_person.START).astype(int).tolist() == [2, 3, 4, *range(6, 18)]
-    batch = found.windows.batch(torch.tensor([3]))
+    assert (learnt.date - one_person.START).astype(int).tolist() == [2, 3, 4, *range(6, 18)]
+    batch = learnt.windows.batch(torch.tensor([3]))
     np.testing.assert_array_equal(batch["past"][0, :, 0].numpy(), values[4 * 1440 : 7 * 1440])
 
 
@@ -304,8 +304,10 @@ def test_an_id_with_path_characters(subject, tmp_path):
         ("start,end,label\n2026-03-05,2026-03-02,1\n", "expected an end on or after the start"),
         ("start,end,label\n2026-03-05,2126-03-02,1\n", "within ten years"),
         ("start,end,label\n2026-03-05,,2\n", "label '2', expected 1 .* or 0"),
-        ("start,end,label\n2026-03-02,2026-03-05,1\n2026-03-05,,0\n", r":3: 2026-03-05 is labelled 1 above and 0 here; "
-            r"keep one"),
+        (
+            "start,end,label\n2026-03-02,2026-03-05,1\n2026-03-05,,0\n",
+            r":3: 2026-03-05 is labelled 1 above and 0 here; keep one",
+        ),
         ("start,label\n2026-03-02 08:00,1,7,7\n2026-03-02,1\n", "can't be understood|is no date"),
     ],
 )  # fmt: skip
@@ -340,32 +342,32 @@ def test_a_file_of_two_people(tmp_path):
 
 @pytest.mark.slow
 def test_a_persons_files_open_with_their_key_alone(calibrated, run):
-    store, found = calibrated
-    assert store.opened(SUBJECT, found.key).subject == SUBJECT
-    told = set()
-    for subject, key in ((SUBJECT, "wrong"), (SUBJECT, ""), ("nobody", found.key), (None, "x"), ("../x", "x")):
+    store, made = calibrated
+    assert store.opened(SUBJECT, made.key).subject == SUBJECT
+    messages = set()
+    for subject, key in ((SUBJECT, "wrong"), (SUBJECT, ""), ("nobody", made.key), (None, "x"), ("../x", "x")):
         with pytest.raises(Forbidden) as error:
             store.opened(subject, key)
-        told.add(str(error.value))
-    assert told == {"no such person here, or not their key"}
+        messages.add(str(error.value))
+    assert messages == {"no such person here, or not their key"}
     key = give_new_key(SUBJECT, store)
-    assert store.opened(SUBJECT, key).metadata == json.loads(json.dumps(found.person.metadata))
+    assert store.opened(SUBJECT, key).metadata == json.loads(json.dumps(made.person.metadata))
     with pytest.raises(Forbidden):
-        store.opened(SUBJECT, found.key)
+        store.opened(SUBJECT, made.key)
 
 
 @pytest.mark.slow
 def test_damaged_files_are_not_used(calibrated, run, tmp_path):
-    store, found = calibrated
+    store, made = calibrated
     copy = Store(tmp_path / "people")
-    copy.write(found.person, store.adapter(SUBJECT))
+    copy.write(made.person, store.adapter(SUBJECT))
     (copy.folder(SUBJECT) / ADAPTER).write_bytes(b"none")
     with pytest.raises(ValueError, match="damaged: .*; forget the person and calibrate again"):
         open_person(run, copy.read(SUBJECT), copy)
-    copy.write(found.person, store.adapter(SUBJECT) | {"usual.bias": torch.zeros(2)})
+    copy.write(made.person, store.adapter(SUBJECT) | {"usual.bias": torch.zeros(2)})
     with pytest.raises(ValueError, match="the adapter is of another model: 2 weights differ, e.g. usual.bias"):
         open_person(run, copy.read(SUBJECT), copy)
-    other = replace(found.person, metadata=found.person.metadata | {"weights_sha256": "0", "run": "older"})
+    other = replace(made.person, metadata=made.person.metadata | {"weights_sha256": "0", "run": "older"})
     with pytest.raises(ValueError, match="calibrated older, this is population"):
         open_person(run, other, store)
     (copy.folder(SUBJECT) / DATABASE).write_bytes(b"none")
@@ -391,8 +393,10 @@ def test_people_stay_out_of_commits_in_a_folder_that_was_there(tmp_path):
 def test_deleting_takes_nothing_else(alone, tmp_path):
     where = ["--subject", SUBJECT, "--people", str(tmp_path / "people"), alone]
     for more in (["--update"], ["--recording", "r.csv"], ["--run", "r", "--episodes", "e.csv"]):
-        found = CliRunner().invoke(cli.main, ["calibrate", *where, *more])
-        assert found.exit_code == 2 and f"{alone} calibrates nobody, found" in found.stderr and more[0] in found.stderr
+        result = CliRunner().invoke(cli.main, ["calibrate", *where, *more])
+        assert (
+            result.exit_code == 2 and f"{alone} calibrates nobody, found" in result.stderr and more[0] in result.stderr
+        )
     both = CliRunner().invoke(cli.main, ["calibrate", *where, "--delete", "--new-key"])
     assert both.exit_code == 2 and "found --new-key too" in both.stderr
 
@@ -460,10 +464,10 @@ def test_usual_and_deviations():
 def test_glucose_days(readings, missing):
     day = np.array(readings)[None]
     day[0, :missing] = np.nan
-    found = dict(zip(GLUCOSE, of_glucose(day)[0], strict=True))
+    features = dict(zip(GLUCOSE, of_glucose(day)[0], strict=True))
     known = day[~np.isnan(day)]
-    assert np.isclose(found["mean_mgdl"], known.mean()) and np.isclose(found["sd_mgdl"], known.std(), atol=1e-9)
-    shares = [found[name] for name in ("time_in_range_pct", "time_below_70_pct", "time_above_180_pct")]
+    assert np.isclose(features["mean_mgdl"], known.mean()) and np.isclose(features["sd_mgdl"], known.std(), atol=1e-9)
+    shares = [features[name] for name in ("time_in_range_pct", "time_below_70_pct", "time_above_180_pct")]
     assert np.isclose(sum(shares), 100) and np.isclose(shares[1], 100 * (known < 70).mean())
 
 
@@ -475,10 +479,10 @@ DECISION = Decision(1, "soft", 0.0, Calibration("platt", (1.5, -0.5)), 0.4)
 def test_calibration_of_few_days_stays_near_the_population(seed, n):
     rng = np.random.default_rng(seed)
     score = rng.normal(0, 2, n)
-    found = fit_personal(DECISION, score, (rng.random(n) < 0.5).astype(float))
+    decision = fit_personal(DECISION, score, (rng.random(n) < 0.5).astype(float))
     grid = np.linspace(-4, 4, 9)
-    p = found.probability(grid, np.zeros(9, np.int8))
-    low, high = found.interval(p)
+    p = decision.probability(grid, np.zeros(9, np.int8))
+    low, high = decision.interval(p)
     assert (np.diff(p) >= 0).all() and ((low < p) & (p < high)).all()  # rising: the order of days is the adapter's
     if n == 0:
         np.testing.assert_allclose(p, DECISION.probability(grid, np.zeros(9, np.int8)))
@@ -501,14 +505,18 @@ def test_calibration_learns_from_many_days():
 
 def test_the_verdict_asks_for_more_than_a_base_rate():
     label = np.array([0.0, 0, 0, 1])
-    said = {"adapter": np.full(4, 0.3), "population": np.full(4, 0.9), "base_rate": np.full(4, 0.25)}
+    probabilities = {"adapter": np.full(4, 0.3), "population": np.full(4, 0.9), "base_rate": np.full(4, 0.25)}
     assert not judge_probabilities(
-        said, label
+        probabilities, label
     ).adapter_kept  # better than the population, not than the person's own share
-    found = judge_probabilities(said | {"adapter": np.array([0.1, 0.1, 0.1, 0.9])}, label)
-    assert found.adapter_kept and found.scores["auroc"]["adapter"] == 1 and "4 held-out days, 1 with" in found.sentence
+    verdict = judge_probabilities(probabilities | {"adapter": np.array([0.1, 0.1, 0.1, 0.9])}, label)
+    assert (
+        verdict.adapter_kept
+        and verdict.scores["auroc"]["adapter"] == 1
+        and "4 held-out days, 1 with" in verdict.sentence
+    )
     chance = judge_probabilities(
-        said | {"adapter": np.array([0.3, 0.1, 0.3, 0.3])}, label
+        probabilities | {"adapter": np.array([0.3, 0.1, 0.3, 0.3])}, label
     )  # lower, by less than its error
     assert chance.scores["brier"]["adapter"] < chance.scores["brier"]["base_rate"] and not chance.adapter_kept
     day, loss = np.repeat(one_person.START + np.arange(4), 5), np.tile(np.arange(5.0), 4)
@@ -576,9 +584,9 @@ def test_the_verbs(run, export, tmp_path):
     where = ["--people", str(tmp_path / "people"), "--runs", str(run.path.parent)]
 
     def ask(*words, code=0):
-        found = CliRunner().invoke(cli.main, [str(w) for w in words])
-        assert found.exit_code == code, found.output
-        return found
+        result = CliRunner().invoke(cli.main, [str(w) for w in words])
+        assert result.exit_code == code, result.output
+        return result
 
     person = ["--subject", SUBJECT, "--recording", export[0]]
     made = json.loads(ask("calibrate", *person, "--episodes", export[1], "--run", run.name, *where, "--json").stdout)

@@ -52,9 +52,9 @@ def test_offline_equals_served(run, readings, forecaster):
     p, rows = windows(run)
     histories = [History.of(served.until(readings[p.subject[i]], p.time_utc[i])) for i in rows]
     together = forecaster.predict(histories)
-    for i, h, found in zip(rows, histories, together, strict=True):
+    for i, h, batched in zip(rows, histories, together, strict=True):
         alone = forecaster.answer(h)
-        for forecast in (alone, found):
+        for forecast in (alone, batched):
             assert forecast.origin_utc == p.time_utc[i]
             np.testing.assert_allclose(forecast.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
             for name, part in forecast.parts.items():
@@ -109,11 +109,12 @@ def test_a_low_has_the_probability_that_was_scored(run, readings, tmp_path):
     write_calibrations(copy / "event_calibration.json", calibrations)
     forecaster, (p, rows) = Forecaster.load(copy), windows(run, 5)
     for i in rows:
-        found = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        forecast = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
         expected = {one.excursion: one.probability(p)[i] for one in calibrations}
-        assert found.lows == pytest.approx(expected, abs=1e-6)
+        assert forecast.lows == pytest.approx(expected, abs=1e-6)
         assert (
-            found.as_dict()["probability"].keys() == expected.keys() and "probability of a low: hypo70" in found.title
+            forecast.as_dict()["probability"].keys() == expected.keys()
+            and "probability of a low: hypo70" in forecast.title
         )
 
 
@@ -145,8 +146,8 @@ def test_a_bad_history_spoils_no_other(forecaster, history):
 
 
 def test_a_constant_history_is_forecast(forecaster):
-    found = forecaster.answer(history_of(np.full(400, 100.0)))
-    assert np.isfinite(found.quantiles).all() and found.fit == "population"  # a constant can't be fitted
+    forecast = forecaster.answer(history_of(np.full(400, 100.0)))
+    assert np.isfinite(forecast.quantiles).all() and forecast.fit == "population"  # a constant can't be fitted
 
 
 def test_fits_are_remembered_by_what_they_were_fitted_to(run, history):
@@ -216,8 +217,8 @@ def test_a_file_of_readings(tmp_path, readings, forecaster):
     table = one.glucose.rename(columns={"time_utc": "time", "glucose_mgdl": "glucose"})[["time", "glucose"]]
     path = tmp_path / "me.csv"
     table.to_csv(path, index=False)
-    found = forecaster.answer(read_history(path))
-    assert found.subject == "me" and np.isfinite(found.quantiles).all()
+    forecast = forecaster.answer(read_history(path))
+    assert forecast.subject == "me" and np.isfinite(forecast.quantiles).all()
     both = pd.concat([table.assign(subject="a"), table.assign(subject="b")])
     card = tmp_path / "card.yaml"
     card.write_text("{name: two, files: [two.csv], format: generic, columns: {subject: subject}}")
@@ -237,21 +238,21 @@ def test_what_if(forecaster, history):
     usual = forecaster.answer(history)
     origin_h = (usual.origin_utc.astype(int) / 3600 + usual.utc_offset_min / 60) % 24
     soon = Meal((origin_h + 0.1) % 24, 1.5)
-    found = with_meals(forecaster, history, [soon])
-    np.testing.assert_array_equal(found.quantiles, usual.quantiles)
-    other = found.what_if
-    np.testing.assert_allclose(other.median - found.median, other.difference, rtol=0, atol=0)
-    np.testing.assert_allclose(other.parts["correction"], found.parts["correction"], rtol=0, atol=1e-9)
+    forecast = with_meals(forecaster, history, [soon])
+    np.testing.assert_array_equal(forecast.quantiles, usual.quantiles)
+    other = forecast.what_if
+    np.testing.assert_allclose(other.median - forecast.median, other.difference, rtol=0, atol=0)
+    np.testing.assert_allclose(other.parts["correction"], forecast.parts["correction"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(other.parts["mechanism"] + other.parts["correction"], other.median, atol=1e-9)
     assert other.difference[0] >= 0 and other.difference[-1] > 1 and other.meals == (soon,) and len(other.usual) == 3
     none = with_meals(forecaster, history, []).what_if
     assert (none.difference <= 1e-6).all()
     same = with_meals(forecaster, history, other.usual).what_if
     np.testing.assert_allclose(same.difference, 0, atol=1e-4)
-    d = found.as_dict()
+    d = forecast.as_dict()
     assert json.loads(json.dumps(d, allow_nan=False)) == d and "associates" in d["what_if"]["note"]
-    assert usual.as_dict()["what_if"] is None and {"what_if", "difference"} <= set(found.as_frame())
-    assert soon.clock in found.title and "associates" in found.title and "associates" not in usual.title
+    assert usual.as_dict()["what_if"] is None and {"what_if", "difference"} <= set(forecast.as_frame())
+    assert soon.clock in forecast.title and "associates" in forecast.title and "associates" not in usual.title
 
 
 def test_what_if_on_the_command_line(run, tmp_path, readings):
@@ -259,17 +260,17 @@ def test_what_if_on_the_command_line(run, tmp_path, readings):
     table = one.glucose.rename(columns={"time_utc": "time", "glucose_mgdl": "glucose"})[["time", "glucose"]]
     table.to_csv(tmp_path / "me.csv", index=False)
 
-    def told(*options: str):
+    def invoke(*options: str):
         arguments = ["forecast", str(tmp_path / "me.csv"), "--run", run.name, "--runs", str(run.path.parent), *options]
         return CliRunner().invoke(main, arguments)
 
-    found = json.loads(told("--meal", "0:05x2", "--meal", "12:00", "--json").output)
-    assert found["what_if"]["meals"] == [{"time": "00:05", "size": 2.0}, {"time": "12:00", "size": 1.0}]
-    assert len(found["what_if"]["difference_mgdl"]) == len(found["median_mgdl"])
-    shown = told("--no-meals").output
+    answered = json.loads(invoke("--meal", "0:05x2", "--meal", "12:00", "--json").output)
+    assert answered["what_if"]["meals"] == [{"time": "00:05", "size": 2.0}, {"time": "12:00", "size": 1.0}]
+    assert len(answered["what_if"]["difference_mgdl"]) == len(answered["median_mgdl"])
+    shown = invoke("--no-meals").output
     assert "difference" in shown and "meals none instead of" in " ".join(shown.split())
     for options, message in ((("--meal", "noon"), "expected HH:MM"), (("--meal", "20:00", "--no-meals"), "exclude")):
-        failed = told(*options)
+        failed = invoke(*options)
         assert failed.exit_code and message in failed.output
 
 
@@ -300,6 +301,6 @@ def test_gains_of_each_meal_train_and_serve(readings, history, tmp_path):
     forecaster = Forecaster.load(run.path)
     p, rows = windows(run, 6)
     for i in rows:
-        found = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
-        np.testing.assert_allclose(found.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
+        forecast = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
+        np.testing.assert_allclose(forecast.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
     assert with_meals(forecaster, history, []).what_if.difference.max() <= 0

@@ -66,12 +66,12 @@ def test_a_served_case_has_the_probabilities_that_were_scored(run, classifier):
     for name in sorted(set(scored.case.tolist())):
         own = scored.select(scored.case == name)
         case = served_signals.raw_case(int(name.removeprefix("case-")))
-        found = classifier.answer(Signals(None, case.tracks))
-        good = ~np.isnan(found.value)
-        np.testing.assert_array_equal(found.value[good], decision.probability(own.score, own.case))
+        estimate = classifier.answer(Signals(None, case.tracks))
+        good = ~np.isnan(estimate.value)
+        np.testing.assert_array_equal(estimate.value[good], decision.probability(own.score, own.case))
         ends = (own.time_utc - np.datetime64("2000-01-01")).astype(int)
-        np.testing.assert_array_equal(found.end_s[good].astype(int), ends)
-        assert [bool(r) for r in found.rejected] == (~good).tolist()
+        np.testing.assert_array_equal(estimate.end_s[good].astype(int), ends)
+        assert [bool(r) for r in estimate.rejected] == (~good).tolist()
 
 
 def test_units_and_rates_are_the_senders(classifier):
@@ -87,9 +87,9 @@ def test_a_flat_line_is_rejected_by_name(classifier):
     tracks = dict(served_signals.raw_case(2).tracks)
     values = tracks["ppg"].values.copy()
     values[: round(60 * served_signals.RATE_HZ)] = 0.5
-    found = classifier.answer(Signals(None, tracks | {"ppg": replace(tracks["ppg"], values=values)}))
-    assert np.isnan(found.value[:5]).all() and not np.isnan(found.value[10:]).all()
-    assert all("flat" in r["ppg"] for r in found.rejected[:4]) and found.warnings
+    estimate = classifier.answer(Signals(None, tracks | {"ppg": replace(tracks["ppg"], values=values)}))
+    assert np.isnan(estimate.value[:5]).all() and not np.isnan(estimate.value[10:]).all()
+    assert all("flat" in r["ppg"] for r in estimate.rejected[:4]) and estimate.warnings
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_a_classifier_does_not_forecast(run):
 def test_an_answer_over_http(client, classifier):
     answer = client.post(PATH, json=body(subject="anyone"))
     assert answer.status_code == 200, answer.text
-    found = answer.json()
+    answered = answer.json()
     BiosignalResponse.model_validate_json(answer.text, strict=True)
-    assert found["subject"] == "anyone" and len(found["windows"]) == 5
-    for window in found["windows"]:
+    assert answered["subject"] == "anyone" and len(answered["windows"]) == 5
+    for window in answered["windows"]:
         assert (window["probability"] is None) == bool(window["rejected"])
         if window["probability"] is not None:
-            assert window["alarm"] == (window["probability"] > found["threshold"])
+            assert window["alarm"] == (window["probability"] > answered["threshold"])
     json.loads(answer.text, parse_constant=pytest.fail)
 
 
@@ -278,41 +278,41 @@ def rates(i: int) -> dict[str, tuple[float, str]]:
 def test_a_stream_says_what_the_whole_record_says(causal, piece_s):
     tracks = served_signals.raw_case(3).tracks
     whole = causal.answer(Signals(None, tracks)).as_dict()["windows"]
-    stream, found = SignalStream(causal, rates(3)), []
+    stream, windows = SignalStream(causal, rates(3)), []
     for begin in np.arange(0, 360, piece_s):
         pieces = {
             c: t.values[round(begin * t.rate_hz) : round((begin + piece_s) * t.rate_hz)] for c, t in tracks.items()
         }
-        found += stream.push(pieces)
-    assert len(found) >= len(whole) - 1, "the last window waits for the resampler"
+        windows += stream.push(pieces)
+    assert len(windows) >= len(whole) - 1, "the last window waits for the resampler"
     both = [
         (a["probability"], b["probability"])
-        for a, b in zip(whole, found, strict=False)
+        for a, b in zip(whole, windows, strict=False)
         if a["probability"] and b["probability"]
     ]
     assert len(both) > 20
     for one, other in both:
         assert one == pytest.approx(other, abs=1e-6)
-    same = [bool(a["rejected"]) == bool(b["rejected"]) for a, b in zip(whole, found, strict=False)]
+    same = [bool(a["rejected"]) == bool(b["rejected"]) for a, b in zip(whole, windows, strict=False)]
     assert np.mean(same) >= 0.9, "beats at the edge of what is kept may be judged otherwise"
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_clipped_pressure_is_rejected_in_a_stream_as_in_the_whole_record(causal, monkeypatch, told):
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_clipped_pressure_is_rejected_in_a_stream_as_in_the_whole_record(causal, monkeypatch, stated):
     tracks = dict(served_signals.raw_case(3).tracks)
     abp = tracks["abp_mmhg"]
     top = float(np.nanpercentile(abp.values, 60))
     tracks["abp_mmhg"] = replace(abp, values=np.minimum(abp.values, np.float32(top)))
-    if told:
+    if stated:
         monkeypatch.setattr(causal, "card", causal.card.model_copy(update={"rails": {"abp_mmhg": (0.0, top)}}))
     whole = causal.answer(Signals(None, tracks)).as_dict()["windows"]
-    stream, found = SignalStream(causal, rates(3)), []
+    stream, windows = SignalStream(causal, rates(3)), []
     for begin in range(0, 360, 30):
-        found += stream.push(
+        windows += stream.push(
             {c: t.values[round(begin * t.rate_hz) : round((begin + 30) * t.rate_hz)] for c, t in tracks.items()}
         )
-    assert len(found) > 5 and [w["rejected"] for w in found] == [w["rejected"] for w in whole[: len(found)]]
-    assert sum("saturated" in w["rejected"].get("abp_mmhg", ()) for w in found) > 0.8 * len(found)
+    assert len(windows) > 5 and [w["rejected"] for w in windows] == [w["rejected"] for w in whole[: len(windows)]]
+    assert sum("saturated" in w["rejected"].get("abp_mmhg", ()) for w in windows) > 0.8 * len(windows)
 
 
 def test_a_stream_over_a_socket(causal):
@@ -416,10 +416,10 @@ def test_several_labels_are_answered_each_with_its_own_threshold(week):
         answer = client.post("/v1/actigraphy", json=days())
         assert answer.status_code == 200, answer.text
         BiosignalResponse.model_validate_json(answer.text, strict=True)
-        found = answer.json()
+        answered = answer.json()
         off = client.post("/v1/actigraphy", json=days(worn=[i > 2.5 * 1440 for i in range(round(4.5 * 1440))])).json()
-    assert found["also"]["ssri"]["label"]["name"] == "ssri" and found["also"]["ssri"]["threshold"] == 1.0
-    for window in found["windows"]:
+    assert answered["also"]["ssri"]["label"]["name"] == "ssri" and answered["also"]["ssri"]["threshold"] == 1.0
+    for window in answered["windows"]:
         assert window["alarm"] and not window["also"]["ssri"]["alarm"]
         assert window["also"]["ssri"]["probability"] != pytest.approx(window["probability"])
     assert off["windows"][0]["also"]["ssri"] == {"probability": None, "alarm": None}

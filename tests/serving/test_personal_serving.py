@@ -94,15 +94,15 @@ def test_served_equals_offline(run, known, values, recording):
     client = client_of(run, store)
     answer = client.post(PATH, json=body(values), headers={"X-Raycadian-Person-Key": keys[SUBJECT]})
     assert answer.status_code == 200, answer.text
-    found = BiosignalResponse.model_validate_json(answer.text)
+    answered = BiosignalResponse.model_validate_json(answer.text)
     offline = of_file(open_person(run, store.read(SUBJECT), store), recording)
-    np.testing.assert_allclose([w.probability for w in found.windows], offline.value, atol=1e-12)
-    assert [w.day for w in found.windows] == offline.day.astype(str).tolist()
-    assert [w.end_s for w in found.windows] == [86400.0 * (d + 1) for d in range(60)]
-    assert found.personal["kept"] == "adapter" and found.windows[0].low < found.windows[0].probability
+    np.testing.assert_allclose([w.probability for w in answered.windows], offline.value, atol=1e-12)
+    assert [w.day for w in answered.windows] == offline.day.astype(str).tolist()
+    assert [w.end_s for w in answered.windows] == [86400.0 * (d + 1) for d in range(60)]
+    assert answered.personal["kept"] == "adapter" and answered.windows[0].low < answered.windows[0].probability
     plain = BiosignalResponse.model_validate_json(client.post(PATH, json=body(values)).text)
     assert plain.personal is None and plain.windows[0].day is None
-    assert max(abs(a.probability - b.probability) for a, b in zip(plain.windows, found.windows, strict=True)) > 0.1
+    assert max(abs(a.probability - b.probability) for a, b in zip(plain.windows, answered.windows, strict=True)) > 0.1
 
 
 def refused(answer):
@@ -123,8 +123,8 @@ def test_no_adapter_without_its_persons_key(run, known, values):
         ("../people", "x"),
         (None, "x"),
     ]
-    told = {refused(client.post(PATH, json=body(day, subject=s), headers={web.PERSON_KEY: k})) for s, k in wrong}
-    assert len(told) == 1  # nothing is said of who is there
+    messages = {refused(client.post(PATH, json=body(day, subject=s), headers={web.PERSON_KEY: k})) for s, k in wrong}
+    assert len(messages) == 1  # nothing is said of who is there
     alone = client.post(PATH, json=body(day), headers={web.PERSON_KEY: keys[SUBJECT], "Authorization": "Bearer no"})
     assert alone.status_code == 401  # a person's key is not the server's
 
@@ -162,8 +162,8 @@ def test_wear_is_told_before_the_level_is_changed(run, known, values):
     own.card = own.card.model_copy(update={"wear": "troiano"})
     rarely = np.where(np.arange(1440) % 30 == 0, 5.0, 0.0)
     days = np.concatenate([values[:1440] / 100, rarely])
-    found = own.answer(Activity(SUBJECT, ACTIVITY_MIMS, one_person.START.astype("datetime64[s]"), 60.0, days))
-    assert np.isfinite(found.value[0]) and np.isnan(found.value[1])
+    estimate = own.answer(Activity(SUBJECT, ACTIVITY_MIMS, one_person.START.astype("datetime64[s]"), 60.0, days))
+    assert np.isfinite(estimate.value[0]) and np.isnan(estimate.value[1])
 
 
 def test_steps_of_an_export_are_answered_as_offline(run, tmp_path):
@@ -175,10 +175,10 @@ def test_steps_of_an_export_are_answered_as_offline(run, tmp_path):
     (recording,) = read_apple_health(export, one_person.CARD, Issues())
     sent = body(recording.channels["steps"].astype(float), unit="steps", worn=recording.observed.tolist())
     client, header = client_of(run, store), {web.PERSON_KEY: key}
-    found = client.post(PATH, json=sent, headers=header).json()
+    answered = client.post(PATH, json=sent, headers=header).json()
     offline = of_file(open_person(run, store.read(SUBJECT), store), export).as_dict()
-    assert [w["probability"] for w in found["windows"]] == [w["probability"] for w in offline["windows"]]
-    assert [w["deviations"] for w in found["windows"]] == [w["deviations"] for w in offline["windows"]]
+    assert [w["probability"] for w in answered["windows"]] == [w["probability"] for w in offline["windows"]]
+    assert [w["deviations"] for w in answered["windows"]] == [w["deviations"] for w in offline["windows"]]
     alone = client.post(PATH, json=sent | {"worn": None}, headers=header)
     assert alone.status_code == 422 and "steps don't say when nothing was worn" in alone.json()["detail"]
 
@@ -188,8 +188,8 @@ def test_signals_with_a_persons_key(run, known):
     sent = [{"case": "1.vital"}, {"channels": {"ppg": {"rate_hz": 100.0, "samples": [0.0, 1.0]}}}]
     for one in sent:
         header = {web.PERSON_KEY: keys[SUBJECT]}
-        found = client_of(run, store).post("/v1/biosignal", json=one | {"subject": SUBJECT}, headers=header)
-        assert found.status_code == 422 and "answers on /v1/actigraphy" in found.json()["detail"], found.text
+        response = client_of(run, store).post("/v1/biosignal", json=one | {"subject": SUBJECT}, headers=header)
+        assert response.status_code == 422 and "answers on /v1/actigraphy" in response.json()["detail"], response.text
 
 
 def test_an_update_stays_with_the_model_that_was_calibrated(run, known, recording, tmp_path):
@@ -213,14 +213,14 @@ def test_a_forecast_by_a_persons_own_adapter(tmp_path):
     readings = [
         {"time": f"{t}Z", "glucose": float(g)} for t, g in zip(when[-100:], glucose[-100:].round(1), strict=True)
     ]
-    asked = {"unit": "mg/dL", "utc_offset_min": 0, "subject": SUBJECT, "readings": readings}
+    request = {"unit": "mg/dL", "utc_offset_min": 0, "subject": SUBJECT, "readings": readings}
     client = client_of(run, store)
-    answer = client.post("/v1/forecast", json=asked, headers={web.PERSON_KEY: key})
-    found = ForecastResponse.model_validate_json(answer.text)
+    answer = client.post("/v1/forecast", json=request, headers={web.PERSON_KEY: key})
+    answered = ForecastResponse.model_validate_json(answer.text)
     own = of_file(open_person(run, store.read(SUBJECT), store), tmp_path / "cgm.csv")
-    np.testing.assert_allclose(found.median_mgdl, own.median, atol=1e-5)
-    assert found.personal["adapter"] == store.read(SUBJECT).version
-    refused(client.post("/v1/forecast", json=asked, headers={web.PERSON_KEY: "wrong"}))
+    np.testing.assert_allclose(answered.median_mgdl, own.median, atol=1e-5)
+    assert answered.personal["adapter"] == store.read(SUBJECT).version
+    refused(client.post("/v1/forecast", json=request, headers={web.PERSON_KEY: "wrong"}))
 
 
 def filled(run, person, store):
@@ -270,7 +270,7 @@ def test_no_id_reaches_rays_logs(replica, run, known, values):
     adapter = {name: weight.clone() for name, weight in store.adapter(SUBJECT).items()}  # not of the file below
     (store.folder(SUBJECT) / ADAPTER).write_bytes(b"none")
 
-    async def asked():
+    async def ask():
         await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
         damaged = await endpoint.answer(sent_by(SUBJECT, values), key)
         store.write(store.read(SUBJECT), adapter)
@@ -278,7 +278,7 @@ def test_no_id_reaches_rays_logs(replica, run, known, values):
 
     log.addHandler(handler)
     try:
-        damaged, repaired = asyncio.run(asked())
+        damaged, repaired = asyncio.run(ask())
     finally:
         log.removeHandler(handler)
     assert isinstance(damaged, ValueError) and "damaged" in str(damaged)
@@ -291,14 +291,14 @@ def test_after_a_promotion_nobody_is_answered_by_the_old_model(replica, run, kno
     key, other = known[1][SUBJECT], one_person.population(tmp_path / "runs", people=8, days=2, epochs=1)
     again = shutil.copytree(run.path, tmp_path / "runs" / "again")  # the same weights in another run
 
-    async def asked():
-        found = []
+    async def ask():
+        answers = []
         for path in (run.path, other.path, again):
             await endpoint.reconfigure({"run": str(path), "people": str(store.root)})
-            found.append(await endpoint.answer(sent_by(SUBJECT, values), key))
-        return found
+            answers.append(await endpoint.answer(sent_by(SUBJECT, values), key))
+        return answers
 
-    first, refusal, last = asyncio.run(asked())
+    first, refusal, last = asyncio.run(ask())
     assert isinstance(refusal, ValueError) and "an adapter fits no other weights" in str(refusal)
     assert first.as_dict()["model"] == run.name and last.as_dict()["model"] == "again"
     np.testing.assert_array_equal(first.value, last.value)
@@ -319,20 +319,20 @@ def test_a_replica_keeps_nothing_of_who_is_deleted(replica, run, known, values):
     endpoint, store = replica
     asks, key = sent_by(SUBJECT, values), known[1][SUBJECT]
 
-    async def asked():
+    async def ask():
         await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
         endpoint._people = Watched(store.root)
         together = [endpoint.answer(asks, key) for _ in range(2)]
-        for found in (*await asyncio.gather(*together), await endpoint.answer(asks, key)):
-            assert isinstance(found, PersonalEstimate)
-        del found, together
+        for answer in (*await asyncio.gather(*together), await endpoint.answer(asks, key)):
+            assert isinstance(answer, PersonalEstimate)
+        del answer, together
         store.forget(SUBJECT)
         await endpoint.check_health()
         await asyncio.sleep(0.01)  # the loop itself lets go of its last task
         gc.collect()
         return [person() for person in Watched.given]
 
-    assert asyncio.run(asked()) == [None, None, None]
+    assert asyncio.run(ask()) == [None, None, None]
 
 
 # --- Ray Serve --------------------------------------------------------------------------------------------------------
@@ -354,13 +354,15 @@ def test_on_ray_serve(ray_local, run, known, values, recording, tmp_path, monkey
         def ask(who, key, **headers):
             return client.post(PATH, json=body(days, subject=who), headers={web.PERSON_KEY: key} | headers)
 
-        found = ask(SUBJECT, keys[SUBJECT])
-        assert found.status_code == 200, found.text
-        np.testing.assert_allclose([w["probability"] for w in found.json()["windows"]], offline.value[:20], atol=1e-6)
-        version = found.json()["personal"]["adapter"]
+        response = ask(SUBJECT, keys[SUBJECT])
+        assert response.status_code == 200, response.text
+        np.testing.assert_allclose(
+            [w["probability"] for w in response.json()["windows"]], offline.value[:20], atol=1e-6
+        )
+        version = response.json()["personal"]["adapter"]
         began = time.perf_counter()
         again = ask(SUBJECT, keys[SUBJECT], serve_multiplexed_model_id=version)  # to a replica that holds it
-        assert again.json() == found.json() and time.perf_counter() - began < 5
+        assert again.json() == response.json() and time.perf_counter() - began < 5
         assert ask("other", keys["other"]).json()["personal"]["adapter"] != version
         plain = client.post(PATH, json=body(days))
         assert plain.status_code == 200 and plain.json().get("personal") is None

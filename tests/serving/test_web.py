@@ -61,21 +61,21 @@ def refused(answer, status, error, text=""):
 def test_a_forecast(client, forecaster):
     answer = client.post(PATH, json=body(subject="me"))
     assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
-    found = ForecastResponse.model_validate_json(answer.text)
-    assert found.subject == "me" and found.model == forecaster.name and found.warnings == {}
-    assert len(found.time_utc) == len(found.median_mgdl) == 6 and found.mechanism_fit == "population"
+    answered = ForecastResponse.model_validate_json(answer.text)
+    assert answered.subject == "me" and answered.model == forecaster.name and answered.warnings == {}
+    assert len(answered.time_utc) == len(answered.median_mgdl) == 6 and answered.mechanism_fit == "population"
     direct = forecaster.answer(ForecastRequest.model_validate(body()).data())
-    np.testing.assert_allclose(found.median_mgdl, direct.median, rtol=0, atol=1e-5)
-    total = np.add(found.parts_mgdl["mechanism"], found.parts_mgdl["correction"])
-    np.testing.assert_allclose(total, found.median_mgdl, rtol=0, atol=3e-6)
+    np.testing.assert_allclose(answered.median_mgdl, direct.median, rtol=0, atol=1e-5)
+    total = np.add(answered.parts_mgdl["mechanism"], answered.parts_mgdl["correction"])
+    np.testing.assert_allclose(total, answered.median_mgdl, rtol=0, atol=3e-6)
 
 
 def test_what_if(client):
     usual = client.post(PATH, json=body()).json()
-    asked = body(what_if={"meals": [{"time": "13:10", "size": 2.0}]})  # the last reading is at 12:55
-    found = client.post(PATH, json=asked).json()
-    other = found.pop("what_if")
-    assert usual.pop("what_if") is None and found == usual
+    request = body(what_if={"meals": [{"time": "13:10", "size": 2.0}]})  # the last reading is at 12:55
+    answered = client.post(PATH, json=request).json()
+    other = answered.pop("what_if")
+    assert usual.pop("what_if") is None and answered == usual
     assert other["meals"] == [{"time": "13:10", "size": 2.0}] and len(other["usual_meals"]) == 3
     difference = np.subtract(other["median_mgdl"], usual["median_mgdl"])
     np.testing.assert_allclose(other["difference_mgdl"], difference, rtol=0, atol=3e-6)
@@ -93,18 +93,18 @@ def test_order_duplicates_and_wild_values_are_repaired_and_counted(client):
     request = body()
     request["readings"] = request["readings"][::-1] + request["readings"][:3]
     request["readings"] += [{"time": "2026-02-02T08:02:00Z", "glucose": g} for g in (-5.0, 0.0, 19.0, 601.0, 1e300)]
-    found = client.post(PATH, json=request).json()
-    assert found["median_mgdl"] == clean["median_mgdl"]
-    assert found["warnings"]["reading out of time order (sorted)"] > 50
-    assert found["warnings"]["reading at the same second as another"] == 3
-    assert found["warnings"]["glucose outside 20-600 mg/dL (set missing)"] == 5
+    answered = client.post(PATH, json=request).json()
+    assert answered["median_mgdl"] == clean["median_mgdl"]
+    assert answered["warnings"]["reading out of time order (sorted)"] > 50
+    assert answered["warnings"]["reading at the same second as another"] == 3
+    assert answered["warnings"]["glucose outside 20-600 mg/dL (set missing)"] == 5
 
 
 def test_a_missing_reading_is_counted(client):
     request = body()
     del request["readings"][50:52]
-    found = client.post(PATH, json=request).json()
-    assert found["warnings"] == {"point of the context without a reading (interpolated or carried forward)": 2}
+    answered = client.post(PATH, json=request).json()
+    assert answered["warnings"] == {"point of the context without a reading (interpolated or carried forward)": 2}
 
 
 def test_the_same_instants_in_other_words(client):
@@ -314,16 +314,16 @@ def test_a_change_of_the_clock_ends_the_history(client):
     }
     refused(client.post(PATH, json=request), 422, "cannot_forecast", "change of the clock.* has 24 ")
     later = request | {"readings": [{"time": f"{t}Z", "glucose": 110.0} for t in times + np.timedelta64(3, "h")]}
-    found = client.post(PATH, json=later).json()
-    assert found["time_local"][0].endswith("+02:00")
-    assert found["warnings"]["change of the UTC offset (DST or travel)"] == 1
+    answered = client.post(PATH, json=later).json()
+    assert answered["time_local"][0].endswith("+02:00")
+    assert answered["warnings"]["change of the UTC offset (DST or travel)"] == 1
 
 
 def test_times_without_any_zone_are_told(client):
     request = body()
     del request["utc_offset_min"]
-    found = client.post(PATH, json=request).json()
-    assert found["warnings"] == {"time without a zone (its hour taken as the local hour)": 60}
+    answered = client.post(PATH, json=request).json()
+    assert answered["warnings"] == {"time without a zone (its hour taken as the local hour)": 60}
 
 
 # --- description and key ----------------------------------------------------------------------------------------------
