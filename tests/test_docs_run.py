@@ -50,7 +50,7 @@ def test_readme_in_python(folder):
 def test_readme_in_the_shell(folder):
     lines = [line.partition("#")[0] for block in _blocks("bash") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if re.match(r"raycadian (?!serve)", line)]
-    assert {command[0] for command in commands} >= {"inspect", "run", "forecast", "init"}
+    assert {command[0] for command in commands} >= {"prepare", "inspect", "run", "forecast", "init"}
     main = "from raycadian.cli.main import main; main()"
     printed = {command[0]: _run(folder, "-c", main, *command) for command in commands}
     assert "persistence" in printed["run"] and "report.html" in printed["run"]
