@@ -283,6 +283,14 @@ def label_inference_rows(found: list[dict[str, Any]]) -> list[Row]:
     ]  # fmt: skip
 
 
+def startup_rows(rows: list[dict[str, Any]]) -> list[Row]:
+    return [
+        at_most("startup", f"seconds at the shell: {row['command']} ({row['wanted_s']:g} s on a quiet machine)",
+                f"{row['s']:g} s", f"import torch, pandas: {row['peer_s']:g} s", row["ratio"], row["wanted_ratio"])
+        for row in rows
+    ]  # fmt: skip
+
+
 def personal_rows(found: list[dict[str, Any]]) -> list[Row]:
     """Against the project's own demands: 5 minutes to calibrate to one person, 100 ms for a day of theirs."""
     calibration = [
@@ -309,6 +317,7 @@ ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "label_inference": label_inference_rows,
     "actigraphy": actigraphy_rows,
     "personal": personal_rows,
+    "startup": startup_rows,
 }
 
 

@@ -141,7 +141,9 @@ def _warn(diagnosis: dict[str, Any]) -> None:
     """Once a mechanism, in counts."""
     if above := diagnosis["rmse_mgdl"]["above_30"]:
         log.warning(
-            "%d of %d fits of the mechanism leave more than %g mg/dL of RMSE (median %.1f): it describes them poorly",
+            "%d of %d fits of the mechanism leave more than %g mg/dL of RMSE (median %.1f): one daily curve describes "
+            "them poorly, as is usual where meals and insulin differ from day to day. Nothing to mend: what is left over "
+            "is for the model around it, and the leaderboard shows whether the mechanism helps",
             above, diagnosis["fits"], RMSE_MGDL, diagnosis["rmse_mgdl"]["median"],
         )  # fmt: skip
 
