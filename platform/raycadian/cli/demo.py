@@ -12,7 +12,7 @@ import pandas as pd
 
 from raycadian import workflow
 from raycadian.cli.results import show_outcome
-from raycadian.cli.terminal import show_table
+from raycadian.cli.terminal import Terminal, show_table
 from raycadian.cluster import connect
 from raycadian.config import Recipe, load_recipe, override
 from raycadian.data.snapshot import Snapshot
@@ -21,6 +21,21 @@ from raycadian.runs import Run
 from raycadian.training.pipeline import load_data
 
 _BASE, _HYBRID = "jobs/recipes/demo_base.yaml", "jobs/recipes/demo.yaml"
+
+
+_USUAL_S = {"train ttm": 40, "tune": 30, "train residual-ttm": 15, "serve": 15}  # two quiet cores
+
+
+class DemoTerminal(Terminal):
+    """Each stage with the seconds since the demo began, and those that it usually takes where they are many."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__(unit)
+        self._began_s = time.perf_counter()
+
+    def stage(self, text: str) -> None:
+        usual = next((f", usually {seconds} s" for name, seconds in _USUAL_S.items() if text.startswith(name)), "")
+        super().stage(f"{time.perf_counter() - self._began_s:4.0f} s · {text}{usual}")
 
 
 def run_demo(runs: Path, snapshots: Path, port: int, progress: workflow.Progress) -> None:

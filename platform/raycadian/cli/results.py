@@ -63,7 +63,8 @@ def show_outcome(outcome: Outcome, as_json: bool = False) -> None:
         return
     _show_board(outcome.leaderboard)
     for run in outcome.ranked:
-        click.echo(f"{run.metadata['model']}: {score_in_words(run)}")
+        if "ece_chance" in run.summary.get("test", {}):  # what the table has no room for
+            click.echo(f"{run.metadata['model']}: {score_in_words(run)}")
     promotion = outcome.promotion
     champion = promotion.run if promotion.promoted else promotion.previous
     click.echo(f"champion of {promotion.registered}: {champion} ({promotion.reason})")

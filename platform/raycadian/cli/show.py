@@ -14,16 +14,24 @@ if TYPE_CHECKING:
     from raycadian.cli.doctor import Finding
 
 
+PLAN = """\
+Ten virtual patients, from their readings to a served forecast; about two minutes on two quiet cores.
+  1. a base model, trained by Ray Train on two workers       45 s, half of them until the workers have started
+  2. a sweep: how slow are meals, how large is the adapter?  30 s, on Ray Tune
+  3. the best trial and four simpler models, scored alike    25 s
+  4. the best on validation data becomes champion and answers a request, on Ray Serve   15 s"""
+
+
 @click.command()
 @RUNS
 @SNAPSHOTS
 @click.option("--port", default=8000, show_default=True, help="Port of the endpoint during the demo.")
 def demo(runs: Path, snapshots: Path, port: int) -> None:
     """From the demo cohort to a leaderboard, a report and a served forecast."""
-    from raycadian.cli.demo import run_demo
-    from raycadian.cli.terminal import Terminal
+    click.echo(PLAN, err=True)
+    from raycadian.cli.demo import DemoTerminal, run_demo
 
-    run_demo(runs, snapshots, port, Terminal("mg/dL"))
+    run_demo(runs, snapshots, port, DemoTerminal("mg/dL"))
 
 
 @click.command()
