@@ -60,13 +60,12 @@ def measure(folder: Path, rounds: int) -> list[dict[str, object]]:
             filled = [word.replace("{new}", str(folder / f"{name.split(',')[0]}-{number}")) for word in command]
             least[name] = min(least.get(name, np.inf), seconds(name, filled, folder))
     peer = least.pop(PEER)
-    return [
-        {
-            "command": name, "s": round(least[name], 2), "peer_s": round(peer, 2), "ratio": round(least[name] / peer, 3),
-            "wanted_ratio": wanted_s / PEER_S, "wanted_s": wanted_s, "file": file.name,
-        }
-        for name, (wanted_s, _) in commands.items()
-    ]  # fmt: skip
+    return [_row(name, least[name], peer, wanted_s) | {"file": file.name} for name, (wanted_s, _) in commands.items()]
+
+
+def _row(name: str, own: float, peer: float, wanted_s: float) -> dict[str, object]:
+    row = {"command": name, "s": round(own, 2), "peer_s": round(peer, 2), "ratio": round(own / peer, 3)}
+    return row | {"wanted_ratio": wanted_s / PEER_S, "wanted_s": wanted_s}
 
 
 def seconds(name: str, command: Sequence[str], folder: Path) -> float:

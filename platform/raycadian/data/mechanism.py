@@ -142,8 +142,8 @@ def _warn(diagnosis: dict[str, Any]) -> None:
     if above := diagnosis["rmse_mgdl"]["above_30"]:
         log.warning(
             "%d of %d fits of the mechanism leave more than %g mg/dL of RMSE (median %.1f): one daily curve describes "
-            "them poorly, as is usual where meals and insulin differ from day to day. Nothing to mend: what is left over "
-            "is for the model around it, and the leaderboard shows whether the mechanism helps",
+            "them poorly, as is usual where meals and insulin differ from day to day. Nothing to mend: what is left "
+            "over is for the model around it, and the leaderboard shows whether the mechanism helps",
             above, diagnosis["fits"], RMSE_MGDL, diagnosis["rmse_mgdl"]["median"],
         )  # fmt: skip
 
