@@ -7,7 +7,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from raycadian import config
@@ -112,5 +111,7 @@ def best_shares(errors: np.ndarray) -> np.ndarray:
         np.full((1, members), _SUM),  # the shares add up to 1
     ]
     wanted = [np.zeros(len(errors)), np.full(members, np.sqrt(_DRAW) / members), [_SUM]]
+    from scipy.optimize import nnls  # here: it takes half a second
+
     shares, _ = nnls(np.concatenate(rows), np.concatenate(wanted))
     return shares / shares.sum()

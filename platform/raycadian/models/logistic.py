@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize
 
 _RIDGE = 1e-3  # of the weights of standardised variables: keeps them finite where a variable separates the labels
 
@@ -29,6 +28,8 @@ def fit(
             value, error = 0.5 * weight @ (score - label) ** 2, weight * (score - label)
         gradient = np.append(z.T @ error + _RIDGE * slopes, error.sum())
         return value + 0.5 * _RIDGE * slopes @ slopes, gradient
+
+    from scipy.optimize import minimize  # here: it takes half a second
 
     bounds = [(0.0 if nonnegative else None, None)] * x.shape[1] + [(None, None)]
     best = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12).x

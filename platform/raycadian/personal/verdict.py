@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from raycadian.evaluation.label.decision import EXTREME, Decision
@@ -63,6 +62,8 @@ def fit_personal(population: Decision, score: np.ndarray, label: np.ndarray) -> 
         off = expit(moved) - label
         value = np.sum(np.logaddexp(0, moved) - label * moved) + 0.5 * parameters @ parameters / PRIOR_SD**2
         return value, np.array([off @ (np.exp(parameters[0]) * x), off.sum()]) + parameters / PRIOR_SD**2
+
+    from scipy.optimize import minimize  # here: it takes half a second
 
     slope, offset = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", tol=1e-12).x
     steep = np.stack([np.exp(slope) * x, np.ones_like(x)], axis=1)

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtr, ndtri
 
 from raycadian.evaluation.forecast.glycemic import EXCURSIONS, Excursion
 from raycadian.evaluation.forecast.predictions import Predictions
@@ -74,6 +72,8 @@ def fit_event_calibration(val: Predictions, excursion: Excursion) -> EventCalibr
         )
     x = logit(raw_probability(val, excursion)[known])
     target = np.where(happened[known] == 1, (events + 1) / (events + 2), 1 / (windows - events + 2))
+    from scipy.optimize import minimize  # here: a forecast, which only reads calibrations, starts 1 s sooner
+
     fit = minimize(
         _deviance, (1.0, 0.0), args=(x, target), jac=True, method="L-BFGS-B", bounds=((0, None), (None, None))
     )
@@ -97,7 +97,7 @@ def step_probability(p: Quantiled, excursion: Excursion) -> np.ndarray:
 
     Of the median alone: 0 or 1, a half at the threshold itself.
     """
-    q, z = p.quantiles.astype(np.float64), norm.ppf(p.levels)
+    q, z = p.quantiles.astype(np.float64), ndtri(p.levels)
     if q.shape[-1] == 1:
         below = 0.5 * (1 + np.sign(excursion.threshold_mgdl - q[..., 0]))
     else:
@@ -106,7 +106,7 @@ def step_probability(p: Quantiled, excursion: Excursion) -> np.ndarray:
         )  # the stretch, or the outermost one
         at, after = (np.take_along_axis(q, (left + k)[..., None], -1)[..., 0] for k in (0, 1))
         slope = (z[left + 1] - z[left]) / np.maximum(after - at, 1e-9)
-        below = norm.cdf(z[left] + slope * (excursion.threshold_mgdl - at))
+        below = ndtr(z[left] + slope * (excursion.threshold_mgdl - at))
     return 1 - below if excursion.above else below
 
 

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import isotonic_regression
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
 from raycadian.evaluation.forecast.event_probability import (
@@ -80,6 +79,8 @@ def brier_parts(probability: np.ndarray, happened: np.ndarray) -> dict[str, floa
     (more is better), uncertainty the score of the base rate. Dimitriadis, Gneiting, Jordan, PNAS 118:e2016191118
     (2021).
     """
+    from scipy.optimize import isotonic_regression  # here: it takes half a second
+
     _, group = np.unique(probability, return_inverse=True)
     count = np.bincount(group)
     recalibrated = isotonic_regression(np.bincount(group, happened) / count, weights=count.astype(float)).x[group]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,8 @@ def _combined(mean: np.ndarray, variance: np.ndarray, n: np.ndarray) -> DieboldM
     if total <= 0:
         same = bool((mean == 0).all())
         return DieboldMariano(0.0 if same else np.nan, np.nan, 1.0 if same else np.nan, **counts)
+    from scipy import stats  # here: it takes half a second, and one person has nothing to test
+
     statistic, df = pooled / np.sqrt(total), total**2 / (parts**2 / (n - 1)).sum()
     return DieboldMariano(float(statistic), float(df), float(2 * stats.t.sf(abs(statistic), df)), **counts)
 
@@ -144,6 +145,8 @@ def ranks(losses: dict[str, np.ndarray], alpha: float = 0.05) -> Ranks:
     people, models = table.shape
     if people < 2 or models < 2:
         raise ValueError(f"ranks need two models and two people at least; found {models} and {people}")
+    from scipy import stats
+
     mean = stats.rankdata(table, axis=1).mean(0)
     q = stats.studentized_range.ppf(1 - alpha, models, np.inf) / np.sqrt(2)
     p = _friedman(table) if models > 2 else np.nan
@@ -155,4 +158,6 @@ def _friedman(table: np.ndarray) -> float:
     """p of Friedman's test; 1 where everybody has the same ranks for all (its statistic is then 0/0)."""
     if (table == table[:, :1]).all():
         return 1.0
+    from scipy import stats
+
     return float(stats.friedmanchisquare(*table.T).pvalue)

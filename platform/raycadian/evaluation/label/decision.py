@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize, minimize_scalar
 from scipy.special import expit, logit
 
 from raycadian.config import Classification
@@ -68,6 +67,8 @@ def fit_calibration(kind: str, score: np.ndarray, label: np.ndarray, weight: np.
     score = score.astype(np.float64)
     match kind:
         case "temperature":
+            from scipy.optimize import minimize_scalar  # here: an endpoint, which only decides, needs none
+
             optimum = minimize_scalar(
                 lambda log_t: _cross_entropy(score * np.exp(-log_t), label, weight), bounds=(-5, 5), method="bounded"
             )
@@ -120,6 +121,8 @@ def _slopes(x: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float
 
     k = len(unit)
     begin, bounds = (1.0 / k,) * k + (0.0,), ((0, None),) * k + ((None, None),)
+    from scipy.optimize import minimize
+
     fit = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
     return (*map(float, fit[:k] / unit), float(fit[k]))
 
@@ -128,6 +131,8 @@ def _isotonic(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calib
     order = np.argsort(score, kind="stable")
     at, group = np.unique(score[order], return_inverse=True)
     n = np.bincount(group, weight[order])
+    from scipy.optimize import isotonic_regression
+
     fitted = isotonic_regression(np.bincount(group, weight[order] * label[order]) / n, weights=n).x
     edge = np.flatnonzero(np.diff(fitted, prepend=-1.0) != 0)  # a plateau is held by its two ends
     kept = np.unique(np.concatenate([edge, np.maximum(edge - 1, 0), [len(at) - 1]]))

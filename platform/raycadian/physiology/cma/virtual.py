@@ -10,8 +10,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.signal import lfilter
-from scipy.stats import truncnorm
 
 from raycadian.config import Prior
 from raycadian.physiology.cma import equations as cma
@@ -25,6 +23,8 @@ SENSOR_MGDL = (40.0, 400.0)
 def draw(prior: Prior, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The six parameters (n,): from their priors, normal and cut off at the model's bounds; even between the bounds
     where there is no prior."""
+    from scipy.stats import truncnorm  # here: it takes half a second
+
     drawn = {}
     for name, (low, high) in cma.BOUNDS.items():
         normal = getattr(prior, name)
@@ -59,6 +59,8 @@ def simulate(
 
 def _autoregressive(n: int, points: int, phi: float, rng: np.random.Generator) -> np.ndarray:
     """(n, points) of variance 1: x_t = phi x_(t-1) + sqrt(1 - phi^2) e_t, from its stationary start."""
+    from scipy.signal import lfilter
+
     shocks = rng.normal(size=(n, points))
     shocks[:, 1:] *= math.sqrt(1 - phi**2)
     return lfilter([1.0], [1.0, -phi], shocks, axis=1)
