@@ -64,30 +64,50 @@ def _temperatures(path):
     pd.concat(people).to_csv(path, index=False)
 
 
+def _whole_line(package, path, low, high, last="serve"):
+    """Prepare, tune, train, score, promote and serve the page's recipe; what tests/whole_line.py found."""
+    environment = os.environ | {"PYTHONPATH": str(package / "platform"), "RAYCADIAN_CACHE": str(package / "cache")}
+    command = [sys.executable, str(ROOT / "tests" / "whole_line.py"), "recipe.yaml", path, str(low), str(high), last]
+    result = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert list(summary["tuned"]) == [path] and low <= summary["tuned"][path] <= high
+    assert summary["champion"].partition("-")[0] in (package / "recipe.yaml").read_text()
+    return summary
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_modality(package):
+    """Forecasts of another channel than glucose are scored, not served."""
     _apply("add_a_modality.md", package)
     (package / "platform/raycadian/modalities/temperature/__init__.py").touch()
     _temperatures(package / "temperature.csv")
     assert "temperature outside 15 to 45 °C: 20" in _raycadian(package, "prepare", "temperature.yaml")
-    assert "test RMSE" in _raycadian(package, "train", "recipe.yaml")
+    summary = _whole_line(package, "model.alpha", 0.1, 10.0, "score")
+    assert summary["ranked"] == 2 and 0 < summary["test"]["rmse"]["value"] < 1
     assert list((package / "runs").glob("skin-*/report.html"))
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_task(package):
     _apply("add_a_task.md", package)
-    assert "glucose-specific RMSE" in _raycadian(package, "train", "recipe.yaml")
+    summary = _whole_line(package, "model.alpha", 0.1, 10.0)
+    assert summary["test"]["grmse_mgdl"]["value"] > 0
+    assert len(summary["answer"]["median_mgdl"]) == 12
     (lows,) = (package / "runs").glob("guard-*/lows.json")
     assert 0 <= json.loads(lows.read_text())["test"] <= 100
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_model(package):
     _apply("add_a_model.md", package)
-    assert "test RMSE" in _raycadian(package, "train", "recipe.yaml")
+    summary = _whole_line(package, "model.damping", 0.5, 0.95)
+    assert len(summary["answer"]["median_mgdl"]) == 12 and summary["test"]["rmse_mgdl"]["value"] > 0
     (config,) = (package / "runs").glob("trend-*/checkpoint/config.json")
     assert '"trend"' in config.read_text()

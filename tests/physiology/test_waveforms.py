@@ -204,7 +204,7 @@ CASE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from raycadian.physiology.waveforms import prepare, windows_quality
+from raycadian.physiology.waveforms.pipeline import prepare, windows_quality
 rng = np.random.default_rng(0)
 n = 500 * 3600 * 3
 beat = np.sin(np.arange(n, dtype=np.float32) * np.float32(2 * np.pi / 400)) ** 8
