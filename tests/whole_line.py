@@ -1,4 +1,4 @@
-"""A recipe through prepare, tune, train, score, promote and serve: `python whole_line.py RECIPE PATH LOW HIGH serve|score`.
+"""A recipe through prepare, tune, train, score, promote and serve: whole_line.py RECIPE PATH LOW HIGH serve|score.
 
 Run by tests/test_docs_examples.py with a copy of the package on PYTHONPATH, to which a page of docs/howto was applied:
 what a page adds must pass everything that the package does. `PATH` of the recipe is swept between LOW and HIGH.
