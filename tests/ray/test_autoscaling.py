@@ -19,7 +19,7 @@ from raycadian.config import load_recipe
 from raycadian.training.pipeline import load_data
 from raycadian.training.tune import sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 PATIENCE_S = 200  # for what takes 40 s on a quiet machine
 WORKERS = 3
 HEAD_ID, HEAD_TYPE = f"{'f' * 51}00000", "ray.head.default"  # names that the fake provider takes for granted

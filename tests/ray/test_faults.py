@@ -255,7 +255,7 @@ def test_a_head_that_is_killed_and_started_again(place, undisturbed):
 PROMOTE = """
 import sys
 from pathlib import Path
-from raycadian import registry
+from raycadian.tracking import registry
 from raycadian.runs import Run
 runs = Path(sys.argv[1])
 for number in range(10_000):

@@ -211,7 +211,8 @@ def test_the_upload_is_small_and_has_the_cards(cluster, tree):
     assert not [p for p in files if p.name == "heavy.bin"]
     assert sum(p.stat().st_size for p in files) < UPLOAD_MB * 1e6
     arrived = {p.relative_to(root) for p in root.rglob("*") if p.is_file()}
-    arrived |= {"platform" / p.relative_to(package) for p in package.rglob("*") if p.is_file() and p.suffix == ".py"}
+    source = (p for p in package.rglob("*") if p.is_file() and p.suffix in (".py", ".typed"))
+    arrived |= {"platform" / p.relative_to(package) for p in source}
     assert arrived == set(plan(tree).files)  # what `raycadian submit` counts and shows
     assert {p.name for p in (root / "datasets").iterdir()} == {p.name for p in (tree / "datasets").iterdir()}
     assert {p.name for p in (root / "jobs" / "recipes").iterdir()} >= {"demo.yaml", "tiny.yaml"}
@@ -259,6 +260,7 @@ def test_a_job_whose_runs_would_be_lost_ends_at_once(cluster, tree):
     assert "failed with exit code 2" in job.stderr
 
 
+@pytest.mark.long
 def test_the_exit_status_is_the_jobs_own(cluster, tree):
     sent = cluster.raycadian(tree, "submit", "seven", "--no-wait")
     assert sent.returncode == 0, sent.stderr
@@ -313,6 +315,7 @@ def test_output_that_a_proxy_cuts_is_taken_up_where_it_broke(cluster, tree):
     assert cuts, "the proxy cut nothing"
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(cluster, tree):
     command = [sys.executable, "-m", "raycadian.cli.main", "submit", "waits"]
     job = subprocess.Popen(

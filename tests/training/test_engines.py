@@ -21,7 +21,7 @@ from raycadian.models.build import build
 from raycadian.training import loop
 from raycadian.training.engines import Process
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 WINDOW = Window(context=24, horizon=6)
 SPEC = ModelSpec(24, 6, 5.0, ("glucose_mgdl",), ("hour_sin", "hour_cos"), (0.25, 0.5, 0.75))
 FULL = {"kind": "ttm", "d_model": 16, "layers": 1, "dropout": 0.0}
