@@ -199,11 +199,11 @@ def worker_limits(config: dict[str, Any]) -> dict[str, float]:
     nodes: list[dict[str, float]] = []
     for name, spec in config["available_node_types"].items():
         nodes += [spec.get("resources") or {}] * min(spec.get("max_workers", counts[name]), everywhere)
-    found = {resource for node in nodes for resource in node}
-    return {name: sum(sorted((n.get(name, 0) for n in nodes), reverse=True)[:everywhere]) for name in sorted(found)}
+    resources = {resource for node in nodes for resource in node}
+    return {name: sum(sorted((n.get(name, 0) for n in nodes), reverse=True)[:everywhere]) for name in sorted(resources)}
 
 
 def _limits_of_labels(head: dict) -> dict[str, float] | None:
     labels = {"CPU": "raycadian.io/max-cpus", "GPU": "raycadian.io/max-gpus"}
-    said = {resource: float(head["Labels"][label]) for resource, label in labels.items() if label in head["Labels"]}
-    return said or None
+    limits = {resource: float(head["Labels"][label]) for resource, label in labels.items() if label in head["Labels"]}
+    return limits or None

@@ -70,18 +70,18 @@ def open_run(name_or_path: str | Path, runs: Path = RUNS) -> Run:
     for path in (Path(name_or_path), runs / name_or_path):
         if (path / "metadata.json").is_file():
             return Run(path)
-    found = [r for r in list_runs(runs) if r.name.startswith(str(name_or_path))]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(r.name for r in found or list_runs(runs)[-5:]) or "none"
-    what = "several runs begin so" if found else "no such run"
+    matching = [r for r in list_runs(runs) if r.name.startswith(str(name_or_path))]
+    if len(matching) == 1:
+        return matching[0]
+    names = ", ".join(r.name for r in matching or list_runs(runs)[-5:]) or "none"
+    what = "several runs begin so" if matching else "no such run"
     raise ValueError(f"{name_or_path}: {what} in {runs.absolute()}; runs: {names}")
 
 
 def list_runs(runs: Path = RUNS) -> list[Run]:
     """Complete runs, oldest first; half-written ones are never listed."""
-    found = [Run(p.parent) for p in runs.glob("*/metadata.json") if not p.parent.name.startswith(".")]
-    return sorted(found, key=lambda r: r.metadata["finished_utc"])
+    complete = [Run(p.parent) for p in runs.glob("*/metadata.json") if not p.parent.name.startswith(".")]
+    return sorted(complete, key=lambda r: r.metadata["finished_utc"])
 
 
 def predictions_file(split: str) -> str:
@@ -136,8 +136,8 @@ def find_complete(parent: Path, name: str, key: str) -> Path | None:
 
 def made_by(job: str, runs: Path) -> list[Path]:
     """The complete runs, sweeps and experiments below `runs` that a job made, oldest first."""
-    found = (runs.glob(f"{folder}*/job.json") for folder in ("", "sweeps/", "experiments/"))
-    notes = sorted(chain.from_iterable(found), key=lambda p: p.stat().st_mtime)
+    patterns = (runs.glob(f"{folder}*/job.json") for folder in ("", "sweeps/", "experiments/"))
+    notes = sorted(chain.from_iterable(patterns), key=lambda p: p.stat().st_mtime)
     notes = [note for note in notes if not note.parent.name.startswith(".")]
     return [note.parent for note in notes if json.loads(note.read_text(encoding="utf-8"))["job"] == job]
 

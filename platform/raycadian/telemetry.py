@@ -89,13 +89,15 @@ class _Handler(logging.StreamHandler):
     def __init__(self, as_json: bool):
         super().__init__()
         self.addFilter(_with_fields)
-        self.setFormatter(_json_formatter() if as_json else logging.Formatter("%(levelname)s %(message)s%(said)s"))
+        self.setFormatter(
+            _json_formatter() if as_json else logging.Formatter("%(levelname)s %(message)s%(fields_text)s")
+        )
 
 
 def _with_fields(line: logging.LogRecord) -> bool:
     fields = _fields.get()
     line.fields = fields
-    line.said = "".join(f" {name}={value}" for name, value in fields.items())
+    line.fields_text = "".join(f" {name}={value}" for name, value in fields.items())
     return line.levelno >= logging.WARNING or not fields.get("rank")
 
 
@@ -106,7 +108,7 @@ def _json_formatter() -> logging.Formatter:
         def add_fields(self, log_data: dict, record: logging.LogRecord, message_dict: dict) -> None:
             super().add_fields(log_data, record, message_dict)
             log_data.update(log_data.pop("fields", {}))
-            log_data.pop("said", None)
+            log_data.pop("fields_text", None)
 
     return Flat(
         "%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields={"asctime": "time", "levelname": "level"}

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycadian.config import Person, Split, Window
+from raycadian.config import PersonDays, Split, Window
 from raycadian.data.series import build_series, map_series
 from raycadian.data.split import Range, make_split
 from raycadian.data.windows import cut_windows, latest
@@ -61,7 +61,7 @@ def test_no_training_window_crosses_a_gap_an_edge_or_a_person():
 
 LENGTHS = st.lists(st.lists(st.integers(40, 160), min_size=1, max_size=3), min_size=6, max_size=8)
 SPLIT_KINDS = [Split(kind=kind) for kind in ("time", "hybrid", "subject", "kfold")] + [
-    Split(kind="person", person=Person(subject="p0", history_days=0.1, train_days=0.06, val_days=0.05))
+    Split(kind="person", person=PersonDays(subject="p0", history_days=0.1, train_days=0.06, val_days=0.05))
 ]
 
 

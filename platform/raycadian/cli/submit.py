@@ -141,10 +141,10 @@ def follow(client: JobSubmissionClient, job: str, write: Callable[[str], Any]) -
     while True:
         seen = asyncio.run(_tail(client, job, write, seen))
         try:
-            found = client.get_job_info(job)
-            if found.status.is_terminal():
+            details = client.get_job_info(job)
+            if details.status.is_terminal():
                 write(client.get_job_logs(job)[seen:])
-                return found
+                return details
             silent_since = None
         except (ConnectionError, requests.ConnectionError):
             silent_since = silent_since or time.monotonic()
@@ -166,15 +166,15 @@ async def _tail(client: JobSubmissionClient, job: str, write: Callable[[str], An
     return seen
 
 
-def ending(found: JobDetails) -> tuple[int, str]:
+def ending(details: JobDetails) -> tuple[int, str]:
     """Exit status and words for a job that has ended: the entrypoint's own status where it is known, else 1."""
-    job, code = found.submission_id, found.driver_exit_code
-    if found.status == "SUCCEEDED":
+    job, code = details.submission_id, details.driver_exit_code
+    if details.status == "SUCCEEDED":
         return 0, f"job {job} succeeded"
-    if found.status == "STOPPED":
+    if details.status == "STOPPED":
         return 1, f"job {job} was stopped"
     if not code:
-        return 1, f"job {job} failed, without an exit code of its own: {found.message}"
+        return 1, f"job {job} failed, without an exit code of its own: {details.message}"
     code = code if code > 0 else 128 - code  # ended by a signal, as a shell counts
     return code, f"job {job} failed with exit code {code}"
 
@@ -204,11 +204,11 @@ def stop(client: JobSubmissionClient, job: str) -> str:
     """Ask a job to end and wait until it has; its status."""
     client.stop_job(job)
     deadline = time.monotonic() + STOP_S
-    while not (found := client.get_job_info(job)).status.is_terminal():
+    while not (details := client.get_job_info(job)).status.is_terminal():
         if time.monotonic() > deadline:
             raise ValueError(f"job {job} has not ended {STOP_S} s after it was told to; try again")
         time.sleep(0.5)
-    return str(found.status.value)
+    return str(details.status.value)
 
 
 def fetch(client: JobSubmissionClient, job: str, to: Path, runs: str | None = None) -> list[Path]:
@@ -232,7 +232,7 @@ def fetch(client: JobSubmissionClient, job: str, to: Path, runs: str | None = No
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=to) as partial:
             archive = Path(partial, "archive.tar")
             _download(client, packed, archive)
-            return [_place(found, Path(partial), to) for found in _unpack(archive, Path(partial))]
+            return [_place(member, Path(partial), to) for member in _unpack(archive, Path(partial))]
     finally:
         with suppress(Exception):  # what failed before is what counts
             stop(client, packing)
@@ -241,13 +241,13 @@ def fetch(client: JobSubmissionClient, job: str, to: Path, runs: str | None = No
 def _packed(client: JobSubmissionClient, packing: str) -> dict[str, Any]:
     """What raycadian.cli.pack says of its archive: file, bytes, sha256; with the node's id."""
     while True:
-        found = client.get_job_info(packing)
-        lines = client.get_job_logs(packing).splitlines() if found.driver_agent_http_address else []
+        details = client.get_job_info(packing)
+        lines = client.get_job_logs(packing).splitlines() if details.driver_agent_http_address else []
         for line in lines:
             if line.startswith('{"file"'):
-                return json.loads(line) | {"node": found.driver_node_id}
-        if found.status.is_terminal():
-            raise ValueError(lines[-1] if lines else f"packing failed: {found.message}")
+                return json.loads(line) | {"node": details.driver_node_id}
+        if details.status.is_terminal():
+            raise ValueError(lines[-1] if lines else f"packing failed: {details.message}")
         time.sleep(0.5)
 
 
@@ -276,8 +276,8 @@ def _unpack(archive: Path, folder: Path) -> list[Path]:
     return tops
 
 
-def _place(found: Path, partial: Path, to: Path) -> Path:
-    if not (to / found).exists():
-        (to / found).parent.mkdir(parents=True, exist_ok=True)
-        (partial / found).rename(to / found)
-    return to / found
+def _place(member: Path, partial: Path, to: Path) -> Path:
+    if not (to / member).exists():
+        (to / member).parent.mkdir(parents=True, exist_ok=True)
+        (partial / member).rename(to / member)
+    return to / member

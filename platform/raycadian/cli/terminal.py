@@ -62,14 +62,14 @@ class Terminal:
 
     def trial(self, record: dict[str, Any]) -> None:
         score = record.get("best/val/rmse")
-        found = "failed: " + str(record["error"]) if score is None else f"val RMSE {score:.2f}"
+        outcome = "failed: " + str(record["error"]) if score is None else f"val RMSE {score:.2f}"
         params = ", ".join(f"{path.split('.', 1)[-1]}={_short(value)}" for path, value in record["params"].items())
         if score is not None and score < self._best:
             self._best = score
         best = "" if math.isinf(self._best) else f" · best so far {self._best:.2f}"
         console.print(
             f"  trial {record['trial']} ({record['ended']} of {record['of']}{best}) · {record['epochs']} epochs · "
-            f"{found} · {params}"
+            f"{outcome} · {params}"
         )
 
     def _end_bar(self) -> None:
@@ -114,14 +114,14 @@ def show_json(body: Any) -> None:
     """Plain JSON on stdout; NaN becomes null."""
     context = click.get_current_context(silent=True)
     stdout = sys.stdout if context is None else context.meta.get(STDOUT, sys.stdout)
-    stdout.write(json.dumps(_plain(body), indent=1, default=str) + "\n")
+    stdout.write(json.dumps(_jsonable(body), indent=1, default=str) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_jsonable(v) for v in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

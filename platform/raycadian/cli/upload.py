@@ -51,10 +51,10 @@ def plan(root: Path) -> Upload:
     env = yaml.safe_load((root / RUNTIME_ENV).read_text(encoding="utf-8"))
     env["working_dir"] = str(root / env["working_dir"])
     env["py_modules"] = [str(root / module) for module in env["py_modules"]]
-    found = Upload(root, env, {path.relative_to(root): path.stat().st_size for path in _travellers(env)})
-    _require_inside(found)
-    _require_small(found)
-    return found
+    upload = Upload(root, env, {path.relative_to(root): path.stat().st_size for path in _travellers(env)})
+    _require_inside(upload)
+    _require_small(upload)
+    return upload
 
 
 def _travellers(env: dict[str, Any]) -> Iterator[Path]:
@@ -67,9 +67,9 @@ def _travellers(env: dict[str, Any]) -> Iterator[Path]:
     folders = {env["working_dir"]: get_runtime_env_default_excludes() + env["excludes"]}
     folders |= dict.fromkeys(env["py_modules"], env["excludes"])
     for folder, excludes in folders.items():
-        found: list[Path] = []
-        _dir_travel(Path(folder), [_get_excludes(Path(folder), excludes)], found.append, obey_gitignore)
-        yield from (path for path in found if path.is_file())
+        paths: list[Path] = []
+        _dir_travel(Path(folder), [_get_excludes(Path(folder), excludes)], paths.append, obey_gitignore)
+        yield from (path for path in paths if path.is_file())
 
 
 def _require_inside(upload: Upload) -> None:

@@ -134,7 +134,7 @@ from raycadian.config.windows import (
     AnyWindow,
     Grid,
     LabelWindow,
-    Person,
+    PersonDays,
     Split,
     Window,
 )
@@ -197,7 +197,7 @@ __all__ = [
     "Normal",
     "PATAdapter",
     "Persistence",
-    "Person",
+    "PersonDays",
     "Personalisation",
     "Physics",
     "Positive",

@@ -116,11 +116,13 @@ def _explain(schema: type[Schema], error: ValidationError, source: str) -> str:
             hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}"
             lines.append(f"  {where}: unknown key; {hint}")
         else:
-            lines.append(f"  {where}: {item['msg']}" + (f" (found {item['input']!r})" if _plain(item["input"]) else ""))
+            lines.append(
+                f"  {where}: {item['msg']}" + (f" (found {item['input']!r})" if _is_scalar(item["input"]) else "")
+            )
     return f"{source} is not a valid {schema.__name__.lower()}:\n" + "\n".join(lines)
 
 
-def _plain(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
 
 

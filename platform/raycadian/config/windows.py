@@ -29,7 +29,7 @@ class Grid(Schema):
         return self
 
 
-class Person(Schema):
+class PersonDays(Schema):
     """One person's days in order: `history_days`, of which the last `train_days` train, `val_days`, and the rest to
     test. A day is 24 h of grid points; gaps between recordings don't count."""
 
@@ -39,7 +39,7 @@ class Person(Schema):
     val_days: Positive = 1.0
 
     @model_validator(mode="after")
-    def _within(self) -> "Person":
+    def _within(self) -> "PersonDays":
         if self.train_days > self.history_days:
             raise ValueError(f"train_days {self.train_days:g} exceed history_days {self.history_days:g}; lower them")
         return self
@@ -61,7 +61,7 @@ class Split(Schema):
     val_fraction: Fraction = 0.15
     folds: int = Field(5, ge=2)
     fold: int = Field(0, ge=0)
-    person: "Person | None" = None
+    person: "PersonDays | None" = None
     run: str | None = Field(None, exclude_if=unsaid)
     """Folder of a complete run on the same data set. Who isn't in it trains: nothing is scored on them there or
     here."""

@@ -91,9 +91,9 @@ def offset_by_elapsed(
         gained = np.round(gain_min / 15) * 15
         if np.abs(gain_min - gained).max() > 6 or np.abs(gained).max() > 26 * 60:
             return None
-        found = gained + away + (_zone_offset(shift(own[:1], np.array([-away])), zone) if zone else 0)
-        offset_min[sensor == name] = found
-        away = found[-1] - (float(offset_at(shift(own[-1:], -found[-1:]), zone)[0]) if zone else 0.0)
+        offsets = gained + away + (_zone_offset(shift(own[:1], np.array([-away])), zone) if zone else 0)
+        offset_min[sensor == name] = offsets
+        away = offsets[-1] - (float(offset_at(shift(own[-1:], -offsets[-1:]), zone)[0]) if zone else 0.0)
     return offset_min
 
 

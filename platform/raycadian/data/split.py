@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raycadian.config import Person, Split
+from raycadian.config import PersonDays, Split
 from raycadian.types import ID, OOD, SPLITS
 
 DAY_S = 86400
@@ -199,7 +199,7 @@ def _by_time(subject: str, lengths: list[int], config: Split) -> list[Range]:
     return _cut(subject, lengths, ((0, first_val), (first_val, first_test), (first_test, total)))
 
 
-def _by_person(lengths: dict[str, list[int]], person: Person, points_a_day: float) -> list[Range]:
+def _by_person(lengths: dict[str, list[int]], person: PersonDays, points_a_day: float) -> list[Range]:
     """One person's history, of which the last days train; then validation, then test."""
     if person.subject not in lengths:
         raise ValueError(

@@ -82,7 +82,7 @@ def _alone(recipe: Recipe, model: Any) -> Recipe:
     return recipe.model_copy(update=update)
 
 
-def _plain(recipe: Recipe, line: str, x: float | None, group: str) -> ExperimentPoint:
+def _single_unit(recipe: Recipe, line: str, x: float | None, group: str) -> ExperimentPoint:
     return ExperimentPoint(line, x, line, group, (TrainingUnit(recipe),))
 
 
@@ -133,7 +133,7 @@ def _anchored(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None) -> Train
 def _by_training_windows(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
     sizes = {n: _training_windows(recipe, data, n) for n in recipe.experiment.windows}
     return [
-        _plain(override(one, {"window.train_windows": None if n == "all" else n}), line, x, f"{x} windows")
+        _single_unit(override(one, {"window.train_windows": None if n == "all" else n}), line, x, f"{x} windows")
         for line, one in models(recipe).items()
         for n, x in sizes.items()
     ]
@@ -151,7 +151,7 @@ def _ablated(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
 def _scaled(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
     part = recipe.experiment.part
     return [
-        _plain(resized(one, part, n), line, n, f"{part} {n}")
+        _single_unit(resized(one, part, n), line, n, f"{part} {n}")
         for line, one in models(recipe).items()
         for n in recipe.experiment.values
     ]

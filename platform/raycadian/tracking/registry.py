@@ -178,8 +178,8 @@ def _metric_rows(run: Run) -> list[tuple[str, float, int, int]]:
         for name, value in epoch.items()
         if value == value
     ]
-    for split, found in run.summary.items():
-        rows += [(f"{split}/{m}", float(v["value"]), 0, 0) for m, v in found.items() if v["value"] is not None]
+    for split, scores in run.summary.items():
+        rows += [(f"{split}/{m}", float(v["value"]), 0, 0) for m, v in scores.items() if v["value"] is not None]
     return [row for row in rows if row[1] == row[1]]
 
 

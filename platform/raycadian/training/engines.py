@@ -49,10 +49,10 @@ class Process:
 
     def gathered(self, text: str) -> list[str]:
         """What each process says, by rank."""
-        found: list[Any] = [text] * self.world
+        texts: list[Any] = [text] * self.world
         if self.world > 1:
-            dist.all_gather_object(found, text)
-        return found
+            dist.all_gather_object(texts, text)
+        return texts
 
 
 class Loss(nn.Module):

@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run whose weights another takes up. said: where the recipe names it."""
+    """A run whose weights another takes up. named_as: where the recipe names it."""
 
     folder: Path
-    said: str
+    named_as: str
     split: SplitManifest
 
 
 def earlier_of(recipe: Recipe) -> Iterator[Earlier]:
     """Runs of ours that `start` and `pretrained` name, and those that these went on from. Raises ValueError for a
     checkpoint of a run without the run's split beside it."""
-    for said, folder in _named(recipe):
-        yield Earlier(folder, said, SplitManifest.read(folder / "split.json"))
+    for named_as, folder in _named(recipe):
+        yield Earlier(folder, named_as, SplitManifest.read(folder / "split.json"))
         try:
             yield from list(earlier_of(load_recipe(folder / "recipe.yaml")))
         except ValueError as error:  # gone since: nothing that can be done now tells
@@ -45,7 +45,7 @@ def require_apart(recipe: Recipe, split: SplitManifest) -> None:
         known = met(split.of("test"), (*learnt, *run.split.of("val"))) + met(split.of("val"), learnt)
         if known:
             raise ValueError(
-                f"leakage: {run.said} {run.folder} has learnt from {len(known)} of the people that this run is "
+                f"leakage: {run.named_as} {run.folder} has learnt from {len(known)} of the people that this run is "
                 "validated or "
                 f"tested on, {known[0]!r} the first; {_fix(recipe, run)}"
             )

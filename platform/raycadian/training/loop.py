@@ -236,11 +236,11 @@ class _Session:
     def _validate(self) -> Metrics:
         loss, squared, absolute, points, *ranks = self.process.total(*self._validation_sums())
         points = max(points, 1)
-        found = {"val/loss": loss / points, "val/rmse": math.sqrt(squared / points), "val/mae": absolute / points}
+        metrics = {"val/loss": loss / points, "val/rmse": math.sqrt(squared / points), "val/mae": absolute / points}
         if not ranks:
-            return found
+            return metrics
         counts = np.array(ranks).reshape(2, -1)
-        return found | {"val/auroc": _auroc(counts), "val/auprc": _auprc(counts)}
+        return metrics | {"val/auroc": _auroc(counts), "val/auprc": _auprc(counts)}
 
     @torch.no_grad()
     def _validation_sums(self) -> np.ndarray:
@@ -249,10 +249,10 @@ class _Session:
         self.engine.module.eval()
         sums: np.ndarray | float = 0.0
         for index in self._validation_parts(max(self.config.batch_size // self.process.world, 256)):
-            loss, found = self.engine.loss(self._to_device(self.val.batch(_never_empty(index))))
-            means = torch.stack([loss, found["mse"], found["mae"], torch.ones_like(loss)]).double().cpu().numpy()
-            ranks = found["ranks"].double().cpu().numpy().ravel() if "ranks" in found else np.empty(0)
-            sums = sums + bool(len(index)) * np.concatenate([means * int(found["n"]), ranks])
+            loss, errors = self.engine.loss(self._to_device(self.val.batch(_never_empty(index))))
+            means = torch.stack([loss, errors["mse"], errors["mae"], torch.ones_like(loss)]).double().cpu().numpy()
+            ranks = errors["ranks"].double().cpu().numpy().ravel() if "ranks" in errors else np.empty(0)
+            sums = sums + bool(len(index)) * np.concatenate([means * int(errors["n"]), ranks])
         assert isinstance(sums, np.ndarray)
         return sums
 
@@ -341,11 +341,11 @@ class Order:
 
     def share(self, begin: int, end: int) -> Tensor:
         """This process's windows among the positions [begin, end) of the epoch."""
-        found = [
+        shares = [
             self.begin[s] + shuffled[-((s - begin) // SHARDS) : -((s - min(end, self.n)) // SHARDS)]
             for s, shuffled in self.shuffled.items()
         ]
-        return torch.from_numpy(np.concatenate(found))
+        return torch.from_numpy(np.concatenate(shares))
 
 
 @dataclass(frozen=True)

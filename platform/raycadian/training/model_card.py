@@ -55,8 +55,8 @@ def _people(recipe: Recipe, metadata: Mapping[str, Any]) -> Iterator[tuple[str, 
 def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     best = recipe.task.headline.name
     for part in [name for name in summary if name.startswith("test")] or list(summary):
-        found = {name: summary[part][name] for name in (best, *_BESIDE) if name in summary[part]}
-        yield f"scores, {part}", "; ".join(f"{label(name)} {_in_words(row)}" for name, row in found.items())
+        scores = {name: summary[part][name] for name in (best, *_BESIDE) if name in summary[part]}
+        yield f"scores, {part}", "; ".join(f"{label(name)} {_in_words(row)}" for name, row in scores.items())
 
 
 def _in_words(row: Mapping[str, float | None]) -> str:

@@ -150,7 +150,7 @@ class _Search(Searcher):
         direction = {"min": "minimize", "max": "maximize"}[_mode(recipe)]
         self.study = optuna.create_study(sampler=sampler(seed=tuning.seed + len(done)), direction=direction)
         self.space = {path: _optuna(distribution) for path, distribution in space.parameters.items()}
-        self.asked: dict[str, optuna.Trial] = {}
+        self.suggested: dict[str, optuna.Trial] = {}
         for record in done:
             if record.get(metric) is not None:
                 self.study.add_trial(optuna.trial.create_trial(
@@ -163,14 +163,14 @@ class _Search(Searcher):
                 self.study.enqueue_trial(point)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        self.asked[trial_id] = self.study.ask(self.space)
-        return _decode(self.asked[trial_id].params)
+        self.suggested[trial_id] = self.study.ask(self.space)
+        return _decode(self.suggested[trial_id].params)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         value = (result or {}).get(self.metric)
         failed = error or value is None
         state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
-        self.study.tell(self.asked.pop(trial_id), None if failed else value, state=state)
+        self.study.tell(self.suggested.pop(trial_id), None if failed else value, state=state)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the trial records are the state."""
@@ -368,10 +368,10 @@ def _trial(params: dict[str, Any], payload: list[Any]) -> None:
         report = partial(_report_state, state=state)
         if checkpoint := tune.get_checkpoint():  # its own, or a leader's
             checkpoint.to_directory(str(state))
-    told: list[dict[str, float]] = []
+    epochs: list[dict[str, float]] = []
 
     def on_epoch(metrics: dict[str, float]) -> None:
-        told.append(metrics)
+        epochs.append(metrics)
         report(metrics)
 
     try:
@@ -381,8 +381,8 @@ def _trial(params: dict[str, Any], payload: list[Any]) -> None:
                 trained = fit_model(data, recipe, state=state, on_epoch=on_epoch).trained
             else:
                 callbacks = [TuneReportCallback()]
-                trained = fit_model(data, recipe, state=state, on_epoch=told.append, callbacks=callbacks).trained
-            if not told:  # paused after its last epoch: the scheduler waits for a result all the same
+                trained = fit_model(data, recipe, state=state, on_epoch=epochs.append, callbacks=callbacks).trained
+            if not epochs:  # paused after its last epoch: the scheduler waits for a result all the same
                 report(trained.history[-1])
     except ValueError as error:
         (place / _ERROR).write_text(str(error), encoding="utf-8")

@@ -31,7 +31,7 @@ _PHASES = 512
 
 
 @dataclass(frozen=True)
-class Person:
+class SimulatedPerson:
     """What stays the same in all operations of a subject."""
 
     map_mmhg: float
@@ -147,8 +147,8 @@ def _records(track: dict[str, Any]) -> list[dict[str, Any]]:
 # --- a person and an operation -------------------------------------------------------------------------------------
 
 
-def make_person(rng: np.random.Generator) -> Person:
-    return Person(
+def make_person(rng: np.random.Generator) -> SimulatedPerson:
+    return SimulatedPerson(
         map_mmhg=rng.uniform(76, 98),
         heart_rate=rng.uniform(55, 85),
         ecg_mv=_ecg_beat(rng.uniform(0.4, 1.1), rng.uniform(0.6, 1.3), rng.uniform(0.5, 1.5)),
@@ -160,7 +160,7 @@ def make_person(rng: np.random.Generator) -> Person:
 
 
 def make_case(
-    person: Person, length_s: float, rate_hz: float, rng: np.random.Generator
+    person: SimulatedPerson, length_s: float, rate_hz: float, rng: np.random.Generator
 ) -> tuple[dict[str, dict[str, Any]], list[Episode]]:
     """The tracks of one operation (as `write_vital` takes them), and what was planted in it."""
     slow_s = np.arange(0, length_s, STEP_S)
@@ -205,7 +205,7 @@ def _plant(length_s: float, rng: np.random.Generator) -> list[Episode]:
 
 
 def _lowered(
-    person: Person,
+    person: SimulatedPerson,
     episode: Episode,
     slow_s: np.ndarray,
     resistance: np.ndarray,
@@ -228,7 +228,9 @@ def _lowered(
     return resistance * steady + share * path, output * steady + (1 - share) * path
 
 
-def _heart_rate(person: Person, pressure: np.ndarray, slow_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _heart_rate(
+    person: SimulatedPerson, pressure: np.ndarray, slow_s: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Beats a minute: a baseline that wanders, and the baroreflex with a lag of some 20 s."""
     from scipy.signal import lfilter
 
@@ -303,7 +305,9 @@ def _pulses() -> tuple[np.ndarray, np.ndarray]:
     return pulses / pulses.mean(axis=1, keepdims=True), taus
 
 
-def _ecg(person: Person, beats: np.ndarray, held: dict, breath: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _ecg(
+    person: SimulatedPerson, beats: np.ndarray, held: dict, breath: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """mV. From R to the end of T with the root of the beat's length (Bazett), what follows with its end."""
     length = 60 / held["hr"]  # s; the beat of ECGSYN lasts 1 s
     phase = beats % 1
@@ -316,7 +320,9 @@ def _ecg(person: Person, beats: np.ndarray, held: dict, breath: np.ndarray, rng:
     )
 
 
-def _ppg(person: Person, beats: np.ndarray, held: dict, breath: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _ppg(
+    person: SimulatedPerson, beats: np.ndarray, held: dict, breath: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Of no unit. Dilated vessels pulse more, a lower output less."""
     delay = 0.22 * held["hr"] / 60  # beats
     wave = np.interp((beats - delay) % 1, np.linspace(0, 1, _PHASES), person.ppg)
@@ -325,7 +331,9 @@ def _ppg(person: Person, beats: np.ndarray, held: dict, breath: np.ndarray, rng:
     return (drift + height * wave + rng.normal(0, 0.25, len(beats))).astype(np.float32)
 
 
-def _abp(person: Person, beats: np.ndarray, held: dict, breath: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _abp(
+    person: SimulatedPerson, beats: np.ndarray, held: dict, breath: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """mmHg. Breathing moves the pulse more when the output is low."""
     from scipy.ndimage import map_coordinates
 
@@ -402,7 +410,7 @@ def _disturb(
 # --- tables and the card -------------------------------------------------------------------------------------------
 
 
-def _clinical(person: Person, subject: int, seed: int) -> dict[str, Any]:
+def _clinical(person: SimulatedPerson, subject: int, seed: int) -> dict[str, Any]:
     """A row without any of the outcome in it: age and the rest are drawn apart from the episodes."""
     rng = np.random.default_rng([seed, 4, subject])
     age = int(rng.integers(22, 95))

@@ -220,7 +220,7 @@ def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
     off = (seconds - seconds[first][stretch]) * rate - within
     if gaps.mean() > 0.1 or not (np.abs(off) <= 0.6).all() or np.ptp(seconds) * rate > 2**53:  # 0.6: of rounding too
         return None
-    rate = _plain(rate, (2 * np.abs(off).max() * len(first) + 1e-6) / (~gaps).sum())
+    rate = _nearest_simple_rate(rate, (2 * np.abs(off).max() * len(first) + 1e-6) / (~gaps).sum())
     begins = np.round((seconds[first] - seconds[0]) * rate).astype(np.int64)
     lengths = np.diff(np.append(first, len(seconds)))
     over = np.maximum.accumulate(begins[:-1] + lengths[:-1]) - begins[1:]  # a gap may round to none
@@ -228,7 +228,7 @@ def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
     return float(rate), begins[stretch] + within
 
 
-def _plain(rate: float, leeway: float) -> float:
+def _nearest_simple_rate(rate: float, leeway: float) -> float:
     """The roundest rate within this share of `rate`: what the rounding of times leaves open."""
     return next((plain for plain in (round(rate, d) for d in range(6)) if abs(plain / rate - 1) <= leeway), rate)
 
