@@ -31,7 +31,7 @@ def make(folder: Path, days: float) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(ray_local, tmp_path_factory) -> Snapshot:
+def made(tmp_path_factory) -> Snapshot:
     folder = tmp_path_factory.mktemp("series")
     return prepare(make(folder, 2), folder / "snapshots")
 
