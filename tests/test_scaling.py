@@ -154,6 +154,7 @@ def test_a_laptop_costs_nothing_and_is_within_its_own_bounds():
     assert found["stage_hours"]["read files"] == pytest.approx((rows / 3e5 + rows * 40 / 1e9 / 0.5) / 3600)
 
 
+@pytest.mark.slow
 def test_years_of_cgm_cost_what_their_nodes_and_their_head_do():
     assumed = scaling.Assumptions(interruptions_per_h=0)
     size = scaling.sizes(assumed)[1]

@@ -117,6 +117,7 @@ def test_activity_leads_on_to_a_label(tmp_path, monkeypatch):
     assert "needs a label" in done.stderr and "task: {kind: classify" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

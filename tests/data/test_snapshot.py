@@ -224,6 +224,7 @@ def test_on_ray_the_result_is_the_same_to_the_byte(ray_local, original, tmp_path
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_prepare_of_one_person_loads_neither_ray_nor_torch(tmp_path):
     card = make_card(tmp_path / "data", [rows("ann")])
     code = (

@@ -91,6 +91,7 @@ def test_a_calibrated_forecast_has_a_small_error_and_a_shifted_one_its_shift():
     assert wrong["ece"] == pytest.approx(0.04, abs=0.01)
 
 
+@pytest.mark.slow
 def test_chance_alone_explains_the_error_of_calibrated_people_and_no_more():
     """Fourteen people, right on average: an error within what chance gives; the same, moved by 0.1: far outside."""
     rng = np.random.default_rng(4)

@@ -156,6 +156,7 @@ def test_calibrated_forecasts_cover():
             assert value(table, f"coverage_{percent}_pct", "step", horizon=h) == pytest.approx(percent, abs=4)
 
 
+@pytest.mark.slow
 @given(seeds)
 @settings(max_examples=15)
 def test_a_perfect_forecast_has_no_error(seed):
@@ -179,6 +180,7 @@ def test_a_perfect_forecast_has_no_error(seed):
     assert (events[events.metric.str.endswith("per_day")].value.dropna() == 0).all()
 
 
+@pytest.mark.slow
 @given(seeds, st.floats(-80, 80))
 @settings(max_examples=15)
 def test_laws_of_any_forecast(seed, shift):

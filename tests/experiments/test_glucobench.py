@@ -115,6 +115,7 @@ def pieces_from(shared, name):
     return read_pieces(path, PROTOCOLS[name], EXCLUDED.get(name, ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [

@@ -171,6 +171,7 @@ def test_a_minute_is_where_its_number_says(tmp_path):
 # --- stretches, and Parquet ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 777, 10_080, 12_345, 60_000])
 def test_everybody_belongs_to_one_stretch(counts, rows, monkeypatch):
     monkeypatch.setattr(nhanes_minutes, "BLOCK_ROWS", 4_321)
@@ -294,6 +295,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
         pd.testing.assert_frame_equal(Xpt.open(path).frame(), Xpt.open(other / path.name).frame())
 
 
+@pytest.mark.slow
 def test_labels_are_as_drawn(tmp_path):
     folder = simulate_nhanes(40, tmp_path / "files", "D", seed=2, prevalence=0.25).with_suffix("")
     people = nhanes.people(p for p in folder.glob("*.XPT") if not p.name.startswith("PAX"))

@@ -61,6 +61,7 @@ def test_filling_blanks_are_no_rows(tmp_path, rows):
     assert Xpt.open(write(tmp_path / "short.xpt", table)).rows == rows
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-1e60, 1e60, allow_subnormal=False).filter(lambda x: x == 0 or abs(x) > 1e-60)))
 def test_ibm_floats(values):
     np.testing.assert_allclose(ibm_floats(np.array([_ibm(v) for v in values], np.uint64)), values, rtol=2**-50)

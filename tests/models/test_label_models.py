@@ -44,6 +44,7 @@ def fitted(section, held, spec=SPEC, steps=20, lr=3e-3):
 # --- every model -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "task"), BOTH)
 def test_every_model_gives_one_finite_score_that_ignores_the_label(name, task, data):
     model = prepared(CASES[name], data[task], SPECS[task])
@@ -164,6 +165,7 @@ def test_a_window_in_which_nothing_was_measured_gives_a_finite_score(name, data)
 # --- masked pretraining ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MASKED)
 def test_masked_training_lowers_the_loss(name, data):
     """The error on all points, with the same patches hidden before and after."""

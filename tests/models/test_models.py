@@ -38,6 +38,7 @@ def with_gaps(batch, share=0.3):
 # --- every model -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_model_gives_finite_quantiles_that_never_cross(name, training, batch):
     model = prepared(CASES[name], training)

@@ -364,6 +364,7 @@ def test_the_error_is_over_all_worn_minutes_or_the_hidden_ones():
         assert diagnostics["mse"].item() == pytest.approx(whole.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_learns_a_rhythm():
     """Half days of one shape at a random phase: a tenth of the patches tells the rest."""
     torch.manual_seed(0)

@@ -120,6 +120,7 @@ def test_lora_trains_the_adapter_and_the_head_alone(training, batch):
     assert changed == names
 
 
+@pytest.mark.slow
 def test_lora_begins_as_the_network_it_adapts(source, training, batch):
     plain, lora = (prepared(from_source(source, adapter=a), training) for a in (config.NoAdapter(), LORA.adapter))
     assert torch.equal(plain(batch).quantiles[..., MIDDLE], lora(batch).quantiles[..., MIDDLE])

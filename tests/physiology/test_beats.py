@@ -77,6 +77,7 @@ def test_systole_and_diastole_are_where_they_were_planted(heart_rate):
     assert len(found.beats) == pytest.approx(len(planted), abs=5)
 
 
+@pytest.mark.slow
 def test_an_inverted_ecg_is_found_out_and_its_beats_stay():
     import neurokit2 as nk
 

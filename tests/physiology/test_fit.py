@@ -88,6 +88,7 @@ def test_rmse_and_curve_belong_together():
     )
 
 
+@pytest.mark.slow
 def test_no_worse_than_a_bounded_search_from_the_defaults(shared):
     """Real days: the sum of squares of L-BFGS-B from the reference's start, inside the bounds, is never below ours."""
     glucose = _real_days(shared, 8)

@@ -189,6 +189,7 @@ def check_invariants(days, values, table):
     assert np.isfinite(table).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.integers(0, 100), st.floats(20, 26), st.floats(3, 9.5), st.floats(0, 0.5))
 def test_indices_keep_the_invariants(seed, bed_h, sleep_h, jitter):

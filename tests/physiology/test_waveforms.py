@@ -30,6 +30,7 @@ def spoilt(kind: str, stretches: list[tuple[int, int, float]]) -> np.ndarray:
     return values
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.sampled_from(sorted(KINDS)), st.booleans(), STRETCHES)
 def test_nan_is_where_nothing_was_measured_and_nowhere_else(kind, causal, stretches):

@@ -21,6 +21,8 @@ from raycadian.serving.forecaster import Forecaster, Recent, read_history
 from raycadian.training.pipeline import read_predictions
 from raycadian.types import Readings
 
+pytestmark = pytest.mark.slow  # a trained run behind them
+
 
 @pytest.fixture(scope="module")
 def readings():

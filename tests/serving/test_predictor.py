@@ -19,6 +19,9 @@ from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.label import Estimate, LabelPredictor
 from raycadian.serving.load import load_predictor
 
+pytestmark = pytest.mark.slow  # a trained run behind them
+
+
 REQUESTS = [modality.request() for modality in MODALITIES.values()]
 
 

@@ -77,6 +77,7 @@ def test_labels_that_say_nothing_are_not_found(data):
     assert 0.35 < auroc(model, fresh) < 0.65
 
 
+@pytest.mark.slow
 def test_from_pretraining_to_a_probe(data, tmp_path):
     first, told = trained(config.Masked(inner=PAT.model_copy(update={"cycles": ()}), share=0.5), data, PRETRAIN)
     assert told.history[-1]["val/loss"] < told.history[0]["val/loss"]

@@ -154,6 +154,7 @@ def test_several_labels_are_calibrated_and_scored_each_on_its_own(people, tmp_pa
     assert len(workflow.compare([run, peer]).leaderboard) == 2
 
 
+@pytest.mark.slow
 def test_a_weighed_loss_follows_the_weights(people, tmp_path):
     """Weights that grow with age draw the logistic regression's base rate towards the old."""
     rates = {}
@@ -208,6 +209,7 @@ def test_runs_of_other_protocols_are_not_compared(runs, people, tmp_path, change
         workflow.compare([workflow.Run(next(runs.glob("labels-2*"))), other])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Statistics(), Boosting(trees=60)], ids=lambda m: m.kind)
 def test_labels_in_random_order_teach_nothing(people, tmp_path, model):
     """A model that finds the labels where they are (0.5 is below its interval) finds nothing of them in random
