@@ -85,6 +85,11 @@ def test_a_forecast_is_the_same_in_other_units_zones_and_orders(ran):
 
 
 @pytest.mark.slow
+def _two_people(readings):
+    table = readings.rename("glucose").rename_axis("time").reset_index()
+    return table.assign(id=["a", "b"] * (len(table) // 2) + ["a"] * (len(table) % 2))
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -93,12 +98,28 @@ def test_a_forecast_is_the_same_in_other_units_zones_and_orders(ran):
         (lambda r: r.tail(3), {"timezone": "UTC"}, "needs 24 points"),
         (lambda r: r, {"timezone": "UTC", "unit": "g/l"}, "expected mg/dL or mmol/L"),
         (lambda r: r.to_frame("value"), {"timezone": "UTC"}, "expected a column glucose, found value"),
-        (lambda r: r.reset_index(drop=True).astype(str) + "x", {"timezone": "UTC"}, "expected numbers at times"),
+        (lambda r: r.reset_index(drop=True), {"timezone": "UTC"}, "expected times, found an index of int64"),
+        (lambda r: r.astype(str) + "x", {"timezone": "UTC"}, "expected numbers"),
+        (lambda r: r.set_axis(r.index.strftime("%d/%m/%Y %H:%M")), {"timezone": "UTC"}, "day first or month first"),
+        (_two_people, {"timezone": "UTC"}, "expected one person, found 2 in the column id"),
+        (lambda r: r.to_numpy(), {"timezone": "UTC"}, "expected a Series, a DataFrame or the path"),
+        (lambda r: r, {"timezone": "Madrid"}, "not an IANA time zone"),
     ],
 )
 def test_readings_that_can_not_be_forecast_from_say_why(ran, change, options, message):
     with pytest.raises(ValueError, match=message):
         rc.load_forecaster(ran["best"]).forecast(change(ran["readings"]), **options)
+
+
+def test_what_no_sensor_reads_is_left_out_and_said(ran):
+    """As from a file: one false reading moves no forecast."""
+    readings = ran["readings"].copy()
+    forecaster = rc.load_forecaster(ran["best"])
+    readings.iloc[-1] = 9999.0
+    with pytest.warns(UserWarning, match="1 of .* readings: glucose outside 20-600"):
+        answer = forecaster.forecast(readings, timezone="UTC")
+    without = forecaster.forecast(readings.iloc[:-1], timezone="UTC")
+    pd.testing.assert_frame_equal(answer, without)
 
 
 @pytest.mark.slow

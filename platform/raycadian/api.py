@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ import pandas as pd
 from raycadian import quickstart, workflow
 from raycadian.config import Recipe, load_recipe
 from raycadian.config.schema import assignment, parse, with_value
+from raycadian.config.units import known_zone
 from raycadian.data import clock
 from raycadian.data.snapshot import Snapshot
 from raycadian.experiments import runner
-from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts
+from raycadian.modalities.cgm.builder import MGDL, MMOLL
 from raycadian.modalities.cgm.readers import read_person
-from raycadian.modalities.cgm.request import History
+from raycadian.modalities.cgm.request import History, to_mgdl
+from raycadian.modalities.columns import SUBJECTS, plain
 from raycadian.modalities.detect import make_card
 from raycadian.quickstart import CardOptions, sources_of
 from raycadian.runs import Run
@@ -204,9 +207,10 @@ class GlucoseForecaster:
         """What is expected after the last reading.
 
         Args:
-            readings: One person's glucose: a Series with an index of times; a DataFrame with the columns `time` and
-                `glucose`, or a column `glucose` and an index of times; or the path of an export. In any order; a day
-                or more gives a mechanism the person's own fit.
+            readings: One person's glucose: a Series with an index of timestamps; a DataFrame with the columns `time`
+                and `glucose`, or a column `glucose` and an index of times; or the path of an export. In any order; a
+                day or more gives a mechanism the person's own fit. Values outside 20 to 600 mg/dL are left out, with
+                a warning.
             unit: Of the readings and of the answer, `"mg/dL"` or `"mmol/L"`; an export says its own, and is answered in
                 this one.
             timezone: Of the person, such as `"Europe/Madrid"`. Needed where times have no zone; where they have one,
@@ -251,14 +255,16 @@ def _history(readings: pd.Series | pd.DataFrame, unit: str, timezone: str | None
     zone = timezone or times.tz
     if zone is None:
         raise ValueError("the times have no zone: give timezone='Europe/Madrid', or 'UTC', or localise the times")
-    median = float(np.nanmedian(glucose)) if np.isfinite(glucose).any() else np.nan
-    if contradicts(unit, median):
-        raise ValueError(f"unit {unit}, but the readings have a median of {median:.4g}: plainly not; correct unit")
+    known_zone(timezone)
+    issues = Issues()
+    mgdl = to_mgdl(glucose, unit, issues)
+    for kind, n in issues.counts.items():
+        warnings.warn(f"{n} of {len(glucose)} readings: {kind}", stacklevel=4)
     utc = _from_clock(times, zone) if times.tz is None else times.tz_convert("UTC").tz_localize(None)
     local = utc.tz_localize("UTC").tz_convert(zone).tz_localize(None)
     offset_min = ((local - utc) // pd.Timedelta(minutes=1)).to_numpy(np.int64)
     seconds = utc.to_numpy("datetime64[s]").astype(np.int64)
-    return History(None, seconds, glucose * _per_mgdl(unit), offset_min), zone
+    return History(None, seconds, mgdl, offset_min, issues=issues), zone
 
 
 def _from_clock(times: pd.DatetimeIndex, zone: str) -> pd.DatetimeIndex:
@@ -269,18 +275,37 @@ def _from_clock(times: pd.DatetimeIndex, zone: str) -> pd.DatetimeIndex:
 
 
 def _columns(readings: pd.Series | pd.DataFrame) -> tuple[pd.DatetimeIndex, np.ndarray]:
-    """Times and values. Raises ValueError where there are none."""
+    """Times and values of one person. Raises ValueError where they can't be told."""
+    if not isinstance(readings, pd.Series | pd.DataFrame):
+        raise ValueError(f"readings: expected a Series, a DataFrame or the path of an export, found {type(readings)}")
     if isinstance(readings, pd.DataFrame):
+        _require_one_person(readings)
         if "glucose" not in readings:
-            raise ValueError(f"readings: expected a column glucose, found {', '.join(map(str, readings.columns))}")
+            raise ValueError(
+                f"readings: expected a column glucose, found {', '.join(map(str, readings.columns))}; rename it, or "
+                "give the path of the file, whose columns are recognised"
+            )
         readings = readings.set_index("time")["glucose"] if "time" in readings else readings["glucose"]
+    if not isinstance(readings.index, pd.DatetimeIndex):
+        raise ValueError(
+            f"readings: expected times, found an index of {readings.index.dtype}; give a column time as timestamps, "
+            "e.g. pd.to_datetime(readings.time, format='%d/%m/%Y %H:%M'): text may be day first or month first"
+        )
+    if readings.index.isna().any():
+        raise ValueError(f"readings: {readings.index.isna().sum()} of {len(readings)} have no time; leave them out")
     try:
-        times, glucose = pd.DatetimeIndex(readings.index), readings.to_numpy(np.float64)
+        return readings.index, readings.to_numpy(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"readings: expected numbers at times ({error}); give a Series with a DatetimeIndex") from None
-    if times.isna().any():
-        raise ValueError(f"readings: {times.isna().sum()} of {len(times)} have no time; leave them out")
-    return times, glucose
+        raise ValueError(f"readings: expected numbers ({error}); convert them") from None
+
+
+def _require_one_person(readings: pd.DataFrame) -> None:
+    for column in readings.columns:
+        if plain(str(column)) in SUBJECTS and (people := readings[column].nunique()) > 1:
+            raise ValueError(
+                f"readings: expected one person, found {people} in the column {column}; choose one, e.g. "
+                f"readings[readings[{column!r}] == {readings[column].iloc[-1]!r}]"
+            )
 
 
 def _local(time_utc: np.ndarray, offset_min: int, zone: Any) -> pd.DatetimeIndex:

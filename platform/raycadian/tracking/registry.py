@@ -74,8 +74,8 @@ def champion(
     if name not in registered:
         if missing_ok:
             return None
-        wanted = f"no champion of {name!r}" if name else "which champion? name one"
-        raise ValueError(f"{wanted}; registered: {', '.join(registered) or 'none: run `raycadian promote RUN` first'}")
+        wanted = f"no champion of {name!r}" if name else "which champion? name one by --champion NAME"
+        raise ValueError(f"{wanted}; registered: {', '.join(registered) or 'none: `raycadian run FILE` makes one'}")
     path = runs / registered[name]
     if not (path / "metadata.json").is_file():
         raise ValueError(f"the champion of {name!r} is {path}, which is gone; promote another run")

@@ -275,7 +275,7 @@ class ForecastRequest(RequestSchema):
         issues.add("reading out of time order (sorted)", n=int((np.diff(time_s) < 0).sum()))
         events = _events(self, issues) if self.meals or self.insulin else None
         meals = None if self.what_if is None else tuple(map(_other_meal, self.what_if.meals))
-        return History(self.subject, time_s, _mgdl(glucose, self.unit, issues), offset_min, events, issues, meals)
+        return History(self.subject, time_s, to_mgdl(glucose, self.unit, issues), offset_min, events, issues, meals)
 
 
 def _other_meal(meal: PlannedMeal) -> OtherMeal:
@@ -285,7 +285,7 @@ def _other_meal(meal: PlannedMeal) -> OtherMeal:
     return OtherMeal(hours + minutes / 60.0, meal.get("size", 1.0))
 
 
-def _mgdl(glucose: np.ndarray, unit: str, issues: Issues) -> np.ndarray:
+def to_mgdl(glucose: np.ndarray, unit: str, issues: Issues) -> np.ndarray:
     """In mg/dL, NaN outside 20-600. Raises ValueError where the values contradict the unit."""
     positive = np.sort(glucose[glucose > 0])
     median = float(positive[len(positive) // 2]) if len(positive) else math.nan
