@@ -47,14 +47,9 @@ class Forecasting(Schema):
         name, words, monitor = _OF_FORECASTS[self.metric or "rmse"]
         return Metric(in_unit_of(name, self.target), "low", words, unit_of(self.target) or "", monitor)
 
-    @property
-    def subject_matter(self) -> str:
-        """What a champion is champion of, beside the data set and the horizon."""
-        return "" if self.target == GLUCOSE else f"{self.target}-"
-
     def registered(self, recipe: Any) -> str:
         """What distinguishes champions of one data set and kind of task."""
-        return f"{self.subject_matter}{recipe.window.horizon}"
+        return f"{'' if self.target == GLUCOSE else f'{self.target}-'}{recipe.window.horizon}"
 
     def protocol(self, recipe: Any) -> str:
         """What scores of the recipe may be set beside: those of the same words."""
@@ -228,6 +223,7 @@ class _OnSignals(Schema):
     """What the tasks on windows of a signal share."""
 
     window_type: ClassVar[type[Schema]] = LabelWindow
+    split_of_run: ClassVar[bool] = True
 
     kind: str
 
@@ -261,7 +257,6 @@ def _require_models(recipe: "Recipe") -> None:
 class Pretraining(_OnSignals):
     """No label: a network learns to rebuild what is hidden of the signal."""
 
-    split_of_run: ClassVar[bool] = True
     kind: Literal["pretrain"] = "pretrain"
     metric: ClassVar[None] = None  # the loss alone
 
@@ -280,7 +275,6 @@ class Pretraining(_OnSignals):
 class _Labelled(_OnSignals):
     """What the tasks with a label share."""
 
-    split_of_run: ClassVar[bool] = True
     label: Label
     """What a run is chosen by."""
     also: tuple[Column, ...] = ()

@@ -125,6 +125,14 @@ class Series:
         whose = zip(self.subject_of.tolist(), self.number_of.tolist(), strict=True)
         return {(self.subjects[s], n): i for i, (s, n) in enumerate(whose)}
 
+    @property
+    def lengths(self) -> dict[str, list[int]]:
+        """Points of each recording in order, by subject: what a split needs."""
+        lengths: dict[str, list[int]] = {}
+        for subject, n in zip(self.subject_of, np.diff(self.offsets), strict=True):
+            lengths.setdefault(self.subjects[subject], []).append(int(n))
+        return lengths
+
     def local_h(self, recording: np.ndarray, point: np.ndarray) -> np.ndarray:
         """Local hour of day, [0, 24), of points counted within recordings."""
         seconds = self.start_s[recording] + 60 * self.utc_offset_min[recording] + point * self.dt_s

@@ -63,8 +63,7 @@ class Forecasts(PersonalTask):
 
     def parts(self, person: PersonDays, labels: Labels, issues: Issues) -> Parts:
         series, recipe = person.series, _of_person(self.run, person.series)
-        lengths = {series.subjects[0]: np.diff(series.offsets).tolist()}
-        split = make_split(lengths, recipe.split, "one person", series.dt_s)
+        split = make_split(series.lengths, recipe.split, "one person", series.dt_s)
         data = ForecastData("one person", series, split, grid=self.card.grid)
         mechanism = fit_mechanism_of(data, recipe)
         train, val, test = (task_of(recipe).windows(data, recipe, name, mechanism) for name in SPLITS)

@@ -48,11 +48,9 @@ class ForecastTask(Task[ForecastData]):
     def load(self, recipe: Recipe, snapshot: Snapshot) -> ForecastData:
         card = card_of(snapshot)
         series = modality_of(card).series(snapshot, recipe.window.past)
-        lengths: dict[str, list[int]] = {}
-        for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
-            lengths.setdefault(series.subjects[subject], []).append(int(n))
+        split = make_split(series.lengths, recipe.split, snapshot.id, series.dt_s)
         return ForecastData(
-            snapshot_id=snapshot.id, series=series, split=make_split(lengths, recipe.split, snapshot.id, series.dt_s),
+            snapshot_id=snapshot.id, series=series, split=split,
             licence=card.license, citation=card.citation, grid=getattr(card, "grid", None),
         )  # fmt: skip
 

@@ -50,15 +50,10 @@ class SignalTask(Task[SignalData]):
 
     def split(self, recipe: Recipe, snapshot_id: str, series: Series, index: WindowIndex) -> SplitManifest:
         """By subject, along the label, of those who have a window."""
-        lengths: dict[str, list[int]] = {}
-        for subject, n in zip(series.subject_of, np.diff(series.offsets), strict=True):
-            lengths.setdefault(series.subjects[subject], []).append(int(n))
-        along = strata(index, series)
+        along, lengths, run = strata(index, series), series.lengths, recipe.split.run
         known = {subject: lengths[subject] for subject in along}
-        shared = recipe.split.run and SplitManifest.read(open_run(recipe.split.run).path / "split.json")
-        return make_split(
-            known, recipe.split, snapshot_id, series.dt_s, along if self.stratified else None, shared or None
-        )
+        shared = None if run is None else SplitManifest.read(open_run(run).path / "split.json")
+        return make_split(known, recipe.split, snapshot_id, series.dt_s, along if self.stratified else None, shared)
 
     def spec(self, recipe: Recipe, dt_s: float) -> ModelSpec:
         task = recipe.task

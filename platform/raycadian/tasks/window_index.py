@@ -40,8 +40,7 @@ def find_windows(
 
     The marks of `_AHEAD` subjects are held at a time.
     """
-    numbered = enumerate(zip(series.subject_of, series.number_of, strict=True))
-    position = {(series.subjects[s], int(n)): i for i, (s, n) in numbered}
+    position = series.positions()
     cases = [""] * len(position)
     parts: list[WindowIndex] = []
     for marks in _all_marks(source, series.subjects):

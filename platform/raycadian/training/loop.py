@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
 OnStep = Callable[[int, int, int], None]  # epoch, windows done, windows of the epoch
-_SIGN = {"low": 1.0, "high": -1.0}
 SHARDS = 64  # the order of windows is made of as many: the limit of the number of processes
 _STATE = "state.pt"
 
@@ -269,7 +268,7 @@ class _Session:
         progress.epoch += 1
         progress.history.append(metrics)
         margin = self.config.early_stopping.min_delta if self.config.early_stopping else 0.0
-        score = _SIGN[MONITORS[self.model.monitor]] * metrics[self.model.monitor]
+        score = lower_is_better(self.model.monitor, metrics[self.model.monitor])
         if score < progress.best - margin:
             progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
             self.best_state = self.engine.weights()
@@ -315,6 +314,11 @@ def _auprc(counts: np.ndarray) -> float:
         return math.nan
     hits, alarms = np.cumsum(with_), np.cumsum(with_ + without)
     return float((with_ * hits / np.maximum(alarms, 1)).sum() / with_.sum())
+
+
+def lower_is_better(name: str, value: float) -> float:
+    """A value of a monitored metric, turned so that less of it is better."""
+    return -value if MONITORS[name] == "high" else value
 
 
 def best_of(name: str, rows: Sequence[Metrics]) -> float:

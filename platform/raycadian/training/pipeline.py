@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +40,6 @@ from raycadian.training.leakage import earlier_of, require_apart
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 
 SNAPSHOTS = Path("snapshots")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from raycadian.data.windows import Windows, cut_windows
 from raycadian.models.base import Model, spaced
 from raycadian.physiology.cma import virtual
 from raycadian.tasks.base import Cut
-from raycadian.training.loop import Metrics, Trained, best_of
+from raycadian.training.loop import Metrics, Trained, best_of, lower_is_better
 from raycadian.types import GLUCOSE, ID, Recording
 
 _SAMPLE = 16384  # training windows that tell the mean correction
@@ -61,7 +61,7 @@ class _Stages:
             return
         monitor = self.model.monitor
         value = best_of(monitor, self.last.history)
-        if self.best is None or best_of(monitor, [{monitor: value}, {monitor: self.best[0]}]) != self.best[0]:
+        if self.best is None or lower_is_better(monitor, value) < lower_is_better(monitor, self.best[0]):
             weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = (value, weights, cut)
 
