@@ -1,13 +1,111 @@
 """Files and folders that are there whole or not at all: written under a temporary name beside their own, then
-renamed."""
+renamed. And JSON and YAML that somebody else may have written: read within bounds of size, depth and number."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raycadian.errors import BoundaryError, CheckpointError
+
+LARGEST_JSON, LARGEST_YAML = 16 << 20, 1 << 20
+"""Bytes of a file that is read."""
+_DEEPEST, _MOST_VALUES = 64, 4_000_000
+
+
+def read_json(
+    path: Path, expected: type[dict] | type[list] = dict, *, family: type[BoundaryError] = CheckpointError,
+    largest: int = LARGEST_JSON,
+) -> Any:  # fmt: skip
+    """An object (or a list) of a JSON file. Raises `family`, which names the file, for one that is missing, no regular
+    file, larger than `largest` bytes, truncated, no JSON, nested deeper than 64 or of another kind."""
+    try:
+        return parse_json(read_bytes(path, largest), expected)
+    except (OSError, ValueError) as error:
+        raise family(f"{path}: {_in_words(error)}") from None
+
+
+def parse_json(text: bytes | str, expected: type[dict] | type[list] = dict) -> Any:
+    """As `read_json`, of text. Raises ValueError."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {_DEEPEST}") from None
+    except ValueError as error:  # bytes of another encoding too
+        raise ValueError(f"not readable as JSON: {error}") from None
+    if not isinstance(value, expected):
+        raise ValueError(f"expected {_KINDS[expected]}, found {type(value).__name__}")
+    _require_bounded(value)
+    return value
+
+
+def read_yaml(path: Path, *, family: type[ValueError] = ValueError) -> Any:
+    """The plain value of a YAML file. Raises `family`, which names the file, as `read_json` and `parse_yaml`."""
+    try:
+        return parse_yaml(read_bytes(path, LARGEST_YAML).decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise family(f"{path}: {_in_words(error)}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """A plain value. Raises ValueError for what is no YAML, nests or repeats itself (by anchors) beyond bounds, or
+    merges keys (`<<`), which can double in size with every line."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {_DEEPEST}") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"not readable as YAML: {error}") from None  # a wrong date or number is any of the latter
+    _require_bounded(value)
+    return value
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """A regular file's content. Raises OSError, and ValueError where it is no regular file (a pipe would never end) or
+    larger than `largest` bytes."""
+    if not path.is_file():
+        raise ValueError("no regular file" if path.exists() else "no such file")
+    with path.open("rb") as file:
+        body = file.read(largest + 1)
+    if len(body) > largest:
+        raise ValueError(f"larger than {largest >> 20} MiB, which no file of its kind is")
+    return body
+
+
+class _Loader(yaml.SafeLoader):
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise ValueError("merge keys (<<) are not read; write the keys out")
+        super().flatten_mapping(node)
+
+
+_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
+
+
+def _require_bounded(value: Any) -> None:
+    """Level by level, since what is deep enough to end a recursion may have come through the parser."""
+    level, room = [value], _MOST_VALUES
+    for _ in range(_DEEPEST + 1):
+        containers = [v for v in level if isinstance(v, dict | list)]
+        room -= sum(map(len, containers))
+        if room < 0:
+            raise ValueError(f"more than {_MOST_VALUES:,} values")
+        level = [v for c in containers for v in (c.values() if isinstance(c, dict) else c)]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {_DEEPEST}")
+
+
+def _in_words(error: Exception) -> str:
+    """An error without the path that its message repeats."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_del
 
 from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
-from raycadian.files import written_whole
+from raycadian.errors import CheckpointError
+from raycadian.files import read_json, written_whole
 
 RUNS = Path("runs")
 log = logging.getLogger(__name__)
@@ -54,15 +55,19 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return load_recipe(self.path / "recipe.yaml")
+        """Raises CheckpointError, as `metadata` and `summary`, which names the file."""
+        try:
+            return load_recipe(self.path / "recipe.yaml")
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return json.loads((self.path / "metadata.json").read_text(encoding="utf-8"))
+        return read_json(self.path / "metadata.json")
 
     @property
     def summary(self) -> dict[str, Any]:
-        return json.loads((self.path / "metrics_summary.json").read_text(encoding="utf-8"))
+        return read_json(self.path / "metrics_summary.json")
 
 
 def open_run(name_or_path: str | Path, runs: Path = RUNS) -> Run:
@@ -139,7 +144,7 @@ def made_by(job: str, runs: Path) -> list[Path]:
     patterns = (runs.glob(f"{folder}*/job.json") for folder in ("", "sweeps/", "experiments/"))
     notes = sorted(chain.from_iterable(patterns), key=lambda p: p.stat().st_mtime)
     notes = [note for note in notes if not note.parent.name.startswith(".")]
-    return [note.parent for note in notes if json.loads(note.read_text(encoding="utf-8"))["job"] == job]
+    return [note.parent for note in notes if read_json(note).get("job") == job]
 
 
 def _require_unlocked(folder: Path) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raycadian import files
 
 
 class Schema(BaseModel):
@@ -62,8 +63,8 @@ def assignment(text: str) -> tuple[str, Any]:
     if not equals:
         raise ValueError(f"--set {text}: expected dotted.path=value, e.g. training.epochs=3")
     try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return path.strip(), files.parse_yaml(value)
+    except ValueError:
         raise ValueError(f"--set {text}: {value!r} is not readable as YAML; quote it: {path}='{value}'") from None
 
 
@@ -96,10 +97,7 @@ def read_yaml(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file (working directory {Path.cwd()})")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {error}") from None
+    raw = files.read_yaml(path)
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
     return raw
