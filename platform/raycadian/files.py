@@ -1,14 +1,16 @@
 """Files and folders that are there whole or not at all: written under a temporary name beside their own, then
-renamed. And JSON and YAML that somebody else may have written: read within bounds of size, depth and number."""
+renamed. JSON and YAML that somebody else may have written: read within bounds of size, depth and number. And the one
+way from a name that comes from outside to a path."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -18,6 +20,7 @@ from raycadian.errors import BoundaryError, CheckpointError
 LARGEST_JSON, LARGEST_YAML = 16 << 20, 1 << 20
 """Bytes of a file that is read."""
 _DEEPEST, _MOST_VALUES = 64, 4_000_000
+_LONGEST_NAME = 255  # bytes of a part, on every file system that is in use
 
 
 def read_json(
@@ -106,6 +109,28 @@ def _require_bounded(value: Any) -> None:
 def _in_words(error: Exception) -> str:
     """An error without the path that its message repeats."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def path_inside(folder: Path, name: str | Path) -> Path:
+    """The path below `folder`, a local one or a bucket's, that a name from outside means: an archive's member, a
+    request's case, a record's signal file. Raises ValueError for a name that leads out of the folder (absolute, by ..,
+    by a link), means the folder itself, or is none that a file can have."""
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0].startswith("/") or ".." in parts:
+        raise ValueError(f"{str(name)[:200]!r} leads out of {folder}")
+    if any(len(os.fsencode(part)) > _LONGEST_NAME or "\0" in part for part in parts):
+        raise ValueError(f"{str(name)[:40]!r} ... is none that a file can have")
+    path = folder / name
+    if isinstance(folder, Path) and not _resolved(path).is_relative_to(_resolved(folder)):
+        raise ValueError(f"{str(name)[:200]!r} leads out of {folder} by a link")
+    return path
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise ValueError(f"{path}: {error}") from None
 
 
 @contextmanager

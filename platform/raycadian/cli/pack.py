@@ -1,4 +1,4 @@
-"""`python -m raycadian.cli.pack JOB [RUNS]`, on the cluster: the far end of `raycadian jobs fetch`.
+"""`python -m raycadian.cli.pack JOB [RUNS]`, on the cluster: the far end of `raycadian jobs fetch`; and `unpack`, here.
 
 A job's log is a file in the folder from which the dashboard hands out files; the archive is put beside it, announced
 on stdout, and removed when this job is stopped. So results come back through the one port that is open.
@@ -13,11 +13,14 @@ import signal
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from raycadian.files import path_inside
 from raycadian.runs import made_by
 
 KEEP_S = 3600  # an archive outlives a client that vanished by no more
+MOST_MEMBERS = 1_000_000
 
 
 def main(job: str, runs: str) -> None:
@@ -48,6 +51,40 @@ def pack(folders: list[Path], runs: Path, archive: Path) -> None:
     ) as tar:
         for folder, name in zip(folders, names, strict=True):
             tar.add(folder, arcname=name)
+
+
+def unpack(archive: Path, folder: Path) -> list[Path]:
+    """The runs in an archive from a cluster, which may be anybody's, relative to `folder`, in which they are now.
+    Raises ValueError for what `pack` does not write: a name that leads out of the folder or is hidden, a link, a
+    device, a sparse or compressed file."""
+    try:
+        with tarfile.open(archive, "r:") as packed:  # not compressed: it can't hold more than its own size
+            names = packed.pax_headers.get("raycadian.folders", "").split("\n")
+            packed.extractall(folder, members=_members(packed, folder), filter="data")
+    except (tarfile.TarError, OSError, EOFError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"the cluster's archive is not right: {error}; fetch again") from error
+    for name in names:
+        if not _visible(folder, name).is_dir():
+            raise ValueError(f"the cluster's archive lists {name!r}, which is not in it")
+    return [Path(name) for name in names]
+
+
+def _members(packed: tarfile.TarFile, folder: Path) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(packed, start=1):
+        if number > MOST_MEMBERS:
+            raise ValueError(f"the cluster's archive has more than {MOST_MEMBERS:,} files")
+        if not (member.isfile() or member.isdir()) or member.issparse():
+            raise ValueError(f"the cluster's archive holds {member.name[:200]!r}, neither a plain file nor a folder")
+        _visible(folder, member.name)
+        yield member
+
+
+def _visible(folder: Path, name: str) -> Path:
+    """A path below `folder`, none of whose parts is hidden: no run has such, and a shell's or an editor's files do."""
+    path = path_inside(folder, name)
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        raise ValueError(f"the cluster's archive holds {name[:200]!r}, a hidden file")
+    return path
 
 
 def _hash(path: Path) -> str:

@@ -9,8 +9,8 @@ import logging
 import os
 import secrets
 import shlex
+import shutil
 import socket
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import raycadian
+from raycadian.cli.pack import unpack
 from raycadian.cli.upload import Upload, card_data, recipe_data
 from raycadian.cluster import JOB, prepare_client
 from raycadian.data.storage import resolve_path
+from raycadian.files import path_inside
 from raycadian.quickstart import sources_of
 
 if TYPE_CHECKING:
@@ -232,7 +234,9 @@ def fetch(client: JobSubmissionClient, job: str, to: Path, runs: str | None = No
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=to) as partial:
             archive = Path(partial, "archive.tar")
             _download(client, packed, archive)
-            return [_place(member, Path(partial), to) for member in _unpack(archive, Path(partial))]
+            inner = Path(partial, "unpacked")
+            inner.mkdir()
+            return [_place(member, inner, to) for member in unpack(archive, inner)]
     finally:
         with suppress(Exception):  # what failed before is what counts
             stop(client, packing)
@@ -245,10 +249,18 @@ def _packed(client: JobSubmissionClient, packing: str) -> dict[str, Any]:
         lines = client.get_job_logs(packing).splitlines() if details.driver_agent_http_address else []
         for line in lines:
             if line.startswith('{"file"'):
-                return json.loads(line) | {"node": details.driver_node_id}
+                return _announced(line) | {"node": details.driver_node_id}
         if details.status.is_terminal():
             raise ValueError(lines[-1] if lines else f"packing failed: {details.message}")
         time.sleep(0.5)
+
+
+def _announced(line: str) -> dict[str, Any]:
+    try:
+        body = json.loads(line)
+        return {"file": str(body["file"]), "bytes": int(body["bytes"]), "sha256": str(body["sha256"])}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"the cluster announced no archive, but {line[:200]!r} ({type(error).__name__})") from None
 
 
 def _download(client: JobSubmissionClient, packed: dict[str, Any], archive: Path) -> None:
@@ -256,6 +268,8 @@ def _download(client: JobSubmissionClient, packed: dict[str, Any], archive: Path
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
     query = {"node_id": packed["node"], "filename": packed["file"], "lines": -1, "timeout": FETCH_S}
+    if packed["bytes"] > (free := shutil.disk_usage(archive.parent).free // 2):  # packed and unpacked
+        raise ValueError(f"{archive.parent}: {packed['bytes']:,} bytes to fetch, room for {free:,}; free some")
     digest = hashlib.sha256()
     url, headers = f"{client.get_address()}/api/v0/logs/file", get_auth_headers_if_auth_enabled({})
     with requests.get(url, params=query, headers=headers, stream=True, timeout=60) as answer:
@@ -264,20 +278,15 @@ def _download(client: JobSubmissionClient, packed: dict[str, Any], archive: Path
             for chunk in answer.iter_content(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)
+                if file.tell() > packed["bytes"]:
+                    raise ValueError(f"the cluster sends more than the {packed['bytes']:,} bytes that it announced")
     if digest.hexdigest() != packed["sha256"]:
         raise ValueError(f"{archive.stat().st_size} of {packed['bytes']} bytes came whole; fetch again")
 
 
-def _unpack(archive: Path, folder: Path) -> list[Path]:
-    """The runs in an archive, relative to `folder`, in which they are now."""
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")  # nothing outside of the folder, no links out of it, no devices
-        tops = [Path(name) for name in packed.pax_headers["raycadian.folders"].split("\n")]
-    return tops
-
-
 def _place(member: Path, partial: Path, to: Path) -> Path:
-    if not (to / member).exists():
-        (to / member).parent.mkdir(parents=True, exist_ok=True)
-        (partial / member).rename(to / member)
-    return to / member
+    place = path_inside(to, member)  # also where a link in `to` leads
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (partial / member).rename(place)
+    return place

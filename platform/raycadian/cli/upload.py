@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from raycadian.cluster import prepare_client
+from raycadian.files import path_inside
 
 RUNTIME_ENV = Path("jobs/runtime_env.yaml")
 MAX_BYTES = 100_000_000  # a tree of code is 1 MB; Ray itself refuses packages above 512 MiB
@@ -73,10 +74,13 @@ def _travellers(env: dict[str, Any]) -> Iterator[Path]:
 
 
 def _require_inside(upload: Upload) -> None:
-    root = upload.root.resolve()
     for file in upload.files:
-        if not (upload.root / file).resolve().is_relative_to(root):
-            raise ValueError(f"{file} is reached by a link that leaves the working tree: add the link to .rayignore")
+        try:
+            path_inside(upload.root, file)
+        except ValueError:
+            raise ValueError(
+                f"{file} is reached by a link that leaves the working tree: add the link to .rayignore"
+            ) from None
 
 
 def _require_small(upload: Upload) -> None:
@@ -116,10 +120,12 @@ def _data(upload: Upload, card: Path, pattern: str) -> str:
     if Path(pattern).is_absolute():
         return f"data: {pattern} is not uploaded; it must lie there on the cluster, for every node"
     pattern = os.path.normpath(card.parent / pattern)
-    if pattern.startswith(os.pardir):
+    try:
+        path_inside(upload.root, pattern)
+    except ValueError:
         raise ValueError(
             f"{card} names {pattern}, which lies outside of the working tree and is not uploaded: {_SHARED}"
-        )
+        ) from None
     here = [Path(name) for name in glob(pattern, root_dir=upload.root, recursive=True)]
     files = [path for path in here if (upload.root / path).is_file()]
     if not files:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from raycadian.config.experiments import Experiment
 from raycadian.config.models import Model, staged_of
-from raycadian.config.schema import Schema, parse, read_yaml
+from raycadian.config.schema import Name, Schema, parse, read_yaml
 from raycadian.config.tasks import (
     Forecasting,
     Task,
@@ -20,7 +20,7 @@ from raycadian.config.windows import AnyWindow, Split, Window
 class Recipe(Schema):
     """The frozen configuration of one experiment."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     description: str = ""
     dataset: str
     """Path of the data-set card, relative to the working directory."""

@@ -29,6 +29,10 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=100)]
+"""Begins the names of folders: no . in front, which would hide them."""
+
+
 def unsaid(value: Any) -> bool:
     """For `exclude_if` of a field that came later: recipes that don't say it keep the keys that their runs are found
     by."""

@@ -20,7 +20,7 @@ import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -38,6 +38,7 @@ from raycadian.data.parquet import (
     read_table,
     subject_hash,
 )
+from raycadian.files import path_inside
 from raycadian.types import OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
 FORMAT = 1  # of the manifest and the layout
@@ -58,7 +59,7 @@ class Snapshot:
         snapshot = Snapshot(path, _read_manifest(path))
         sizes = storage.sizes(path)
         for name, n_bytes in snapshot.manifest["files"].items():
-            file = path / _inside(name, path)
+            file = _member(path, name)
             if sizes.get(name) != n_bytes:
                 raise ValueError(f"{file}: expected {n_bytes} bytes, found {sizes.get(name, 'no file')}; {REPAIR}")
         return snapshot
@@ -180,7 +181,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _inside(name: str, folder: Path) -> str:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"{folder}/manifest.json: file {name!r} lies outside the snapshot; {REPAIR}")
-    return name
+def _member(folder: Path, name: str) -> Path:
+    try:
+        return path_inside(folder, name)
+    except ValueError:
+        raise ValueError(f"{folder}/manifest.json: file {name!r} lies outside the snapshot; {REPAIR}") from None

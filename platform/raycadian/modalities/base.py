@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 from pydantic import Field
 
-from raycadian.config.schema import Schema
+from raycadian.config.schema import Name, Schema
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Progress = Callable[[str, int, int | None], None]
 class BaseCard(Schema):
     """What every card says: a data set, where it lies, its licence."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     description: str = ""
     modality: str
     files: tuple[str, ...] = Field(min_length=1)

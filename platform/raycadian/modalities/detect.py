@@ -206,7 +206,7 @@ def _pattern(path: Path) -> str:
 def _name_of(path: Path) -> str:
     from raycadian.data.source import stem_of
 
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", _ENDING.sub("", stem_of(path))).strip("_.") or "data"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", _ENDING.sub("", stem_of(path))).strip("_.")[:100] or "data"
 
 
 # --- as YAML --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from raycadian import telemetry
 from raycadian.config import Recipe, Training, mechanism_of, model_name, signals_of, staged_of
 from raycadian.data.mechanism import Mechanism
 from raycadian.data.snapshot import Snapshot
+from raycadian.files import path_inside
 from raycadian.modalities.prepare import prepare
 from raycadian.models import base, checkpoint
 from raycadian.models.build import build
@@ -204,7 +205,7 @@ def results_of(run: Run, label: str = "") -> Any:
 def rescore(run: Run) -> Run:
     """Score a complete run's predictions again and rewrite its tables and report, beside the runs that it was set
     against and that are still there. It is one more look at the test data, and recorded as such."""
-    others = [Run(run.path.parent / name) for name in run.metadata["against"]]
+    others = [Run(path_inside(run.path.parent, name)) for name in run.metadata["against"]]
     others = [other for other in others if (other.path / "metadata.json").is_file()]
     recipe, task = run.recipe, task_of(run.recipe)
     kept = [part for part in task.parts(recipe) if (run.path / predictions_file(part)).is_file()]

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from raycadian.config.units import unit_of
+from raycadian.files import path_inside
 from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.modalities.biosignals.prepare import clean
 from raycadian.modalities.biosignals.readers import read_case
@@ -72,9 +73,11 @@ class Stored:
             raise ValueError(
                 "this server holds no cases: its operator named no folder (`raycadian serve --cases FOLDER`)"
             )
-        root = Path(folder).resolve()
-        path = (root / self.name).resolve()
-        if not path.is_relative_to(root) or not path.is_file():  # the same words: nothing is said of what lies outside
+        try:
+            path = path_inside(Path(folder), self.name)
+        except ValueError:
+            path = None
+        if path is None or not path.is_file():  # the same words: nothing is said of what lies outside
             raise ValueError(f"case {self.name!r}: no such file below the server's folder of cases")
         if path.stat().st_size > MAX_STORED_BYTES:
             raise ValueError(f"case {self.name!r}: {path.stat().st_size:,} bytes, at most {MAX_STORED_BYTES:,}")
