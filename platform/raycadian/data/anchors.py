@@ -1,7 +1,5 @@
 """Where a forecast may begin: any point, local midnight, a meal. One rule, whatever cuts the windows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from raycadian.config import Anchor

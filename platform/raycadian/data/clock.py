@@ -5,8 +5,6 @@ offset). Where it doesn't, the clock is local to the card's time zone; without o
 0.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa

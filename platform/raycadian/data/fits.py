@@ -4,8 +4,6 @@ Profiles are fitted in parts of `_PART`, always the same ones and each on one th
 changes no bit.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

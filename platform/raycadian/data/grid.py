@@ -3,8 +3,6 @@
 N points of a recording, M readings of a piece, E events, R recordings of a subject. Times are whole seconds, UTC.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 M places where a window may begin; W windows of a set; the rest as in types.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

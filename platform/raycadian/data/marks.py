@@ -1,8 +1,6 @@
 """What is known about a recording beside its channels: which stretches are good, numerics, its row of the table of
 people."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

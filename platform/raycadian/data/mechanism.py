@@ -4,8 +4,6 @@ Every person is refitted at local midnights `refit_days` apart; a window is serv
 at or before its last context point. Until a person has `min_days` of readings, the training population's fit serves.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,8 +1,6 @@
 """How recordings lie in Parquet: the long table of a subject, its events, the table of all recordings, and their
 hash."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,6 @@ on one machine share its pages. A series of a snapshot travels to other processe
 its table from the snapshot once, however many of its processes ask.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -13,8 +13,6 @@ The last two where the modality has them. How it is written: data/writer.py; fro
 snapshots' folder lies on this machine, on a shared file system, or in object storage (data/storage.py).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Files from strangers: opened with limits, looked at before they are trusted."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import gzip

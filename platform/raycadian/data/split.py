@@ -4,8 +4,6 @@ A range belongs to one split. A training window lies inside its range; of valida
 context may reach back into earlier ranges of the same recording (windows.py). No window crosses a gap.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterable, Mapping

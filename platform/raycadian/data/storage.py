@@ -6,8 +6,6 @@ else: object storage has no folders and no renaming, a listing costs as much as 
 its own. Credentials are the storage library's business: it reads them from its environment, and nothing here sees them.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import logging

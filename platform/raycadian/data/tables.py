@@ -1,7 +1,5 @@
 """Tables from strangers, before they are read: where the header is, its names, and the first rows as text."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Nothing is copied per stride step: a window is a start position; a batch is one gather from an unfolded view.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

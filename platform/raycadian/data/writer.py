@@ -4,8 +4,6 @@ A subject's row, which the worker that wrote it answers with: subject, issues, q
 files (name -> bytes), sha256, events, observed, heads; attributes and judged where the modality has them.
 """
 
-from __future__ import annotations
-
 import glob
 import json
 import os

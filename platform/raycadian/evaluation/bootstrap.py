@@ -1,7 +1,5 @@
 """Intervals by resampling people: windows of one person are not independent, people are."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.sparse import csr_array
 

@@ -4,8 +4,6 @@ Forecasts and labels alike: what a kind of predictions gives is a ModelScore for
 label/compare.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations

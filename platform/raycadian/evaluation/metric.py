@@ -3,8 +3,6 @@
 What computes a metric lies with its kind of predictions: forecast/metrics.py, label/classification.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 

@@ -3,8 +3,6 @@
 Colours read on light and dark ground; ink, grid and frame are INK, SOFT and LINE, which a page swaps for its own.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

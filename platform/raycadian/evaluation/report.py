@@ -3,8 +3,6 @@
 Its sections come from the kind of predictions: forecast/report.py, label/report.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What sections of reports are written with: numbers with intervals, leaderboards, figures in the page's ink."""
 
-from __future__ import annotations
-
 from html import escape
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """A recipe without each of its parts in turn: wrappers, members, signals, channels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

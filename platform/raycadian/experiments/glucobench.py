@@ -4,8 +4,6 @@ One task of Ray for each model and seed. Models are trained on a seed's training
 validation part; its test part (the same people, later) and the people held out whole are forecast once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

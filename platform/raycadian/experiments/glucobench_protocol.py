@@ -4,8 +4,6 @@ Every figure of this file is checked against the sizes and the linear regression
 data_formats.md). Times are the data set's local clock.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path

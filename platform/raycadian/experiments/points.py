@@ -1,7 +1,5 @@
 """What an experiment is: points, each a few trainings and the windows that they are tested on."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What an experiment leaves: a long table, what is better in words, one figure, on one page that opens offline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

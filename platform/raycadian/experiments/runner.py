@@ -1,7 +1,5 @@
 """Run an experiment: train what its points need, each once, score them on identical windows, write figure and table."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """How an experiment scores, compares and describes each kind of predictions; what it makes of them is report.py's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape

@@ -1,7 +1,5 @@
 """The kinds of recordings: a folder each, and a line each in the table below."""
 
-from __future__ import annotations
-
 from raycadian.modalities.actigraphy.modality import Actigraphy
 from raycadian.modalities.base import Modality
 from raycadian.modalities.biosignals.modality import Biosignals

@@ -4,8 +4,6 @@ A modality is a folder with one subclass of `Modality`, listed once in `modaliti
 is heavy (pandas, torch, readers) is imported where a method needs it.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

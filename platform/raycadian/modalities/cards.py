@@ -1,7 +1,5 @@
 """Cards of every modality: which schema reads which, and whose a card or a snapshot is. Import is cheap."""
 
-from __future__ import annotations
-
 from functools import reduce
 from operator import or_
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which column of an unknown table is what: by its name, and by what is in it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 

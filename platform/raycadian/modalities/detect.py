@@ -1,8 +1,6 @@
 """From files to a card: what they are is recognised, what can't be told is asked for, and every guess says how to
 change it."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

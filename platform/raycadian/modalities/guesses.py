@@ -1,7 +1,5 @@
 """What a file says of itself, and what has to be guessed or asked before it can be read without a card."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ quick, else on Ray Data. On several nodes the snapshots' folder lies on storage 
 or object storage (data/storage.py), where everything is first written below `.preparing-...` too.
 """
 
-from __future__ import annotations
-
 import errno
 import glob
 import hashlib

@@ -1,7 +1,5 @@
 """The data-quality page of a snapshot: what every modality's page has. What is shown of a modality, it says itself."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from html import escape

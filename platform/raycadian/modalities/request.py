@@ -1,8 +1,6 @@
 """What a POST path takes and gives, whatever the modality: the frame of a request, and the answer to one about
 labels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 

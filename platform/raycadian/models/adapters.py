@@ -1,7 +1,5 @@
 """What of a pretrained network trains: all of it, its head, its last layers, or low-rank additions (LoRA)."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Shapes as in types.py. Inputs and outputs are in their channel's own unit (gluco
 needs is its own affair, and its statistics are buffers, so that the weights file holds everything.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass

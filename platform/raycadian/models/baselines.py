@@ -1,7 +1,5 @@
 """Forecasters without weights: persistence, seasonal, the CMA alone; and what all point forecasters share."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch

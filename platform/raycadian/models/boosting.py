@@ -1,7 +1,5 @@
 """Gradient-boosted trees of a label, on variables made by hand."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """From a recipe's model section to a model: one table of kinds, and what a wrapper's own `build` is given."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

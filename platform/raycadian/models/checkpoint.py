@@ -3,8 +3,6 @@
 A folder appears whole or not at all. Loading needs neither the training data nor the source of a pretrained network.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small convolutional network for a label: what a larger one has to beat."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

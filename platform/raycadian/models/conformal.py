@@ -1,7 +1,5 @@
 """Split conformal prediction: quantiles moved to where they belong on data that training has not seen."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

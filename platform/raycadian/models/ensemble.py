@@ -1,7 +1,5 @@
 """Several models side by side, as one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Self
 

@@ -1,7 +1,5 @@
 """A network on variables made by hand: one hidden layer that all labels share, and a head for each."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Variables made by hand from a window, for models that don't take the signal itself. (B, F), NaN = missing."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -3,8 +3,6 @@
 The one door to granite-tsfm, whose import takes 4 s: only a model that is made of such a network pays them.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From a point forecast to quantiles that never cross. The 0.5 level stays the point forecast, exactly."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Ways to join the mechanism with a learned model. Each is a wrapper around any model, and a model: wrappers nest."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -1,7 +1,5 @@
 """The channels that are known over context and horizon, as models that take them see them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """What every model of a label is: one score a window and label, whose unit its link knows."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch

@@ -1,7 +1,5 @@
 """The last value of a channel: what every network for a label has to beat."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ A score's unit decides its loss, its way back to the label's unit, and how close
 once, by the task of a model's spec.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 

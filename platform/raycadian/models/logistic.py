@@ -1,7 +1,5 @@
 """Logistic regression and least squares on a few variables, to convergence."""
 
-from __future__ import annotations
-
 import numpy as np
 
 _RIDGE = 1e-3  # of the weights of standardised variables: keeps them finite where a variable separates the labels

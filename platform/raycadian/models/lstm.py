@@ -1,7 +1,5 @@
 """bloodTwin's LSTM with quantiles in place of points."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Learning from signals without labels: hide patches, rebuild the signal, count the error. For any backbone of
 patches."""
 
-from __future__ import annotations
-
 import json
 from abc import abstractmethod
 from collections.abc import Iterable

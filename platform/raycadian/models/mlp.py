@@ -1,7 +1,5 @@
 """A small network on the latest changes of glucose: strong on short recordings, fast on any."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

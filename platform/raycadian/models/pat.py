@@ -1,7 +1,5 @@
 """Pretrained Actigraphy Transformer (Ruan et al. 2024, arXiv:2411.15240): a week of minutes to patches to a label."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self

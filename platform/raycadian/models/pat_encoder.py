@@ -4,8 +4,6 @@ them.
 Shapes as in types.py, and: M minutes of a window   P patches   W width of a patch's embedding
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

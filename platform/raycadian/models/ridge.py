@@ -1,7 +1,5 @@
 """Ridge regression on the last values: the linear autoregression that a network has to beat."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

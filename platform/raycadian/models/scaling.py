@@ -1,7 +1,5 @@
 """Signals as networks take them: standardised by what training windows measured."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Whom pretrained weights have seen: a score on the same people would be leakage."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path

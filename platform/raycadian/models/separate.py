@@ -1,7 +1,5 @@
 """Several labels by a model that knows one: each has its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

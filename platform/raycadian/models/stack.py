@@ -1,7 +1,5 @@
 """Several models of a label, as one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Self
 

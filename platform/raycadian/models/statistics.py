@@ -1,7 +1,5 @@
 """Linear models of a label on variables made by hand: what a network has to beat."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 A checkpoint is then the usual safetensors, nothing of it is parsed by XGBoost, and serving needs torch alone.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

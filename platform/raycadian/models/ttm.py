@@ -1,7 +1,5 @@
 """Tiny Time Mixer (Ekambaram et al. 2024) as a forecaster: granite's network, and what makes quantiles of it."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Self
 

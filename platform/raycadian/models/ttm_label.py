@@ -3,8 +3,6 @@
 Shapes as in types.py, and: P patches   D width of a patch's embedding
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Self
 

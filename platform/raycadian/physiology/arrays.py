@@ -1,7 +1,5 @@
 """NumPy arrays in, NumPy arrays out; tensors in, tensors out: the equations are written once, for tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ training/pipeline.py walks a recipe through it; workflow.py and the experiments 
 lists each once.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The next values of a channel as quantiles: its windows, its forecasts, its scores and report."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping, Sequence

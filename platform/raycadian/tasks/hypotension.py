@@ -5,8 +5,6 @@ known. What is not known may have been low: an episode that may have begun befor
 unknown, never negative.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

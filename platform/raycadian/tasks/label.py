@@ -1,7 +1,5 @@
 """Labels of windows: whether, as a calibrated probability (classify), or how much (regress)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

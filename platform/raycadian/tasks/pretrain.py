@@ -1,8 +1,6 @@
 """Learning without a label: a network rebuilds what is hidden of a signal. Nothing is said of a window, nothing
 tested."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn

@@ -1,7 +1,5 @@
 """What tasks without a horizon share: windows of a signal, a split by subject, who is in the cohort."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 M places where a window may begin; the rest as in types.py. A kind of label is a row of `KINDS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

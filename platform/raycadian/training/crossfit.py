@@ -5,8 +5,6 @@ missing in training: with few people both cost (benchmarks/coverage.py). Here ev
 and each group of people is scored by a model that was trained without it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -6,8 +6,6 @@ What each worker reads is the loop's business: it depends on the worker's rank o
 and a restart with another number of workers goes on along the same curve.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -3,8 +3,6 @@
 States are whole and named after the model's weights, never sharded: any number of workers can go on from them.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator

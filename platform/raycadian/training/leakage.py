@@ -1,7 +1,5 @@
 """Whom earlier runs have learnt from: what a training goes on from must not know the people that it is scored on."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass

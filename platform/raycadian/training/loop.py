@@ -5,8 +5,6 @@ share of it each process holds: any number of processes follows the same curve. 
 so that each process reads its own part of the series (subjects lie one after the other).
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

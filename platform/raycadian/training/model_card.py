@@ -1,7 +1,5 @@
 """A run's model card: on one page what the model is, whom it has seen, how it scored, and what it is for."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

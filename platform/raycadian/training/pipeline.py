@@ -1,7 +1,5 @@
 """From a recipe to a run: data, mechanism, model, training, predictions, scores, report."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

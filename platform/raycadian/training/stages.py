@@ -5,8 +5,6 @@ stage is validated on the same real windows, keeps its state in a folder of its 
 the one before; what was best over all of them is the outcome.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

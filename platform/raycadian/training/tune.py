@@ -5,8 +5,6 @@ The truth of a sweep is `trials/<id>/trial.json`, written when a trial starts an
 first, from their last epoch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Whether quantiles mean what they say."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Forecasters compared on the same windows: leaderboard, pairs with their test, ranks over people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property

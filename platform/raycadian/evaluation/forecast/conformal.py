@@ -1,7 +1,5 @@
 """Intervals that adapt while they are used: what a deployed forecaster could still hold, person by person."""
 
-from __future__ import annotations
-
 from bisect import insort
 from dataclasses import replace
 

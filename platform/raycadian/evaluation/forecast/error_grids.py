@@ -9,8 +9,6 @@ surveillance error grid (Klonoff et al., J Diabetes Sci Technol 8:658, 2014) is 
 formula, and no package ships it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise

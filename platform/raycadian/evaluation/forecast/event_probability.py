@@ -8,8 +8,6 @@ their sum would be far too much. Calibrated: logit(probability) = slope * logit(
 point beyond the threshold, not 15 minutes in a row.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,8 +1,6 @@
 """How good probabilities of an event are: Brier score and its parts, ROC and precision-recall areas, with intervals
 over people."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Figures of forecasts: each function draws one and returns it, for a page or a file."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Figures for those who treat people: error grids, and what a stated probability is worth. Colours and ink as in
 figures.py."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What errors mean for a person: time in range, costly errors, hypo- and hyperglycaemic events. Vectorised, mg/dL."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

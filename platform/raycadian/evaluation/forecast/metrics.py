@@ -48,8 +48,6 @@ points leave open whether there was an event are left out. Low and high: percent
 resamples for all metrics; missing where fewer than three people contribute.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

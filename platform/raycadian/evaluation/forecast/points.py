@@ -1,7 +1,5 @@
 """What each point of a forecast contributes to a score: pure functions of truth, quantiles and levels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Forecasts of windows beside what happened: the table that every score is computed from."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields

@@ -1,7 +1,5 @@
 """The sections of a report on forecasts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib as mpl

@@ -1,7 +1,5 @@
 """The report's sections on what errors mean for people, and on whether what the forecast says of itself is true."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

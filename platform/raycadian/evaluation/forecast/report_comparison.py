@@ -1,7 +1,5 @@
 """The report's sections on what is better: pairs of models in words, and ranks over people as a diagram."""
 
-from __future__ import annotations
-
 from html import escape
 from typing import TYPE_CHECKING, Any
 

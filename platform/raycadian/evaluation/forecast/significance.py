@@ -5,8 +5,6 @@ on other days; intervals from resampling people (bootstrap.py) and ranks over pe
 people*.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,8 +3,6 @@
 Formulas were compared with iglu-python 0.4.3 and py-agata 0.0.8 (licensed under the GPL, hence not used): equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How much earlier than the sensor a forecast tells."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap

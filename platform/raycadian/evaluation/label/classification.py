@@ -25,8 +25,6 @@ r2               1 - squared error / variance of the label
 Low and high: percentiles of the same resamples of people for all; missing where fewer than three people contribute.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Models of a label compared on the same windows: leaderboard and pairs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

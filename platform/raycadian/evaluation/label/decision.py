@@ -3,8 +3,6 @@
 Everything is chosen on validation windows and kept as numbers in JSON, so that the endpoint does the same.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

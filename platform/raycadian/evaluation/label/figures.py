@@ -1,7 +1,5 @@
 """Figures of labels: each function draws one, for a page or a notebook."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Who is left after each step, as a flow chart: on the left how many, on the right who leaves. Inline SVG, a phone's
 width."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from html import escape

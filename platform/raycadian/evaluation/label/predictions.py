@@ -1,7 +1,5 @@
 """Scores of windows beside their labels: the table that every metric of classify and regress is computed from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

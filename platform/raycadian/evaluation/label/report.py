@@ -1,7 +1,5 @@
 """The sections of a report on classify, regress and pretrain."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Which format of actigraphy a file has, and what a card would have to say of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from raycadian.data.source import Source

@@ -1,8 +1,6 @@
 """One person's sleep episodes: from a table of them (mood_ml's example.csv), from Apple Health's records, or from
 activity."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

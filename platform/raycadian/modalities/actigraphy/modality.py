@@ -1,7 +1,5 @@
 """Actigraphy: movement by the minute, and the labels of the people who moved. Import is cheap."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -5,8 +5,6 @@ PHQ-9: Kroenke, Spitzer, Williams 2001, J Gen Intern Med 16:606. Weights: NHANES
 two-year examination weight by the number of cycles pooled).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ beside.
 NHANES's minutes are read by each worker from its person's own rows; other files are read once and laid aside by person.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ A `Part` is one person in one file, small enough to send to a worker: of NHANES'
 files the whole. People's labels come from NHANES's other tables among the same files (nhanes.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """What POST /v1/actigraphy takes, with its limits, and the epochs as whole local days."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal

@@ -5,8 +5,6 @@ overlap between people; SSRI use follows depression, benzodiazepines and sleep d
 C and D have counts (PAXRAW), G and H MIMS (PAXMIN with PAXHD). Files are written by pyreadstat, in batches of people.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator

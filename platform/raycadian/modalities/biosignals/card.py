@@ -1,7 +1,5 @@
 """The card of a data set of biosignals."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator

@@ -4,8 +4,6 @@ A value beyond what is told apart (an age of '>89') becomes the first whole numb
 NAME_beyond says where: kept, not dropped, since leaving out the oldest would bias a cohort.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -159,7 +157,7 @@ def _typed(column: pd.Series, where: str, issues: Issues) -> pd.DataFrame:
     if not there.any() or (numbers.notna() | beyond)[there].mean() < _MOSTLY:
         return column.to_frame()
     whole = numbers.dropna() % 1 == 0  # ages are, but of infants
-    beyond_by = _outwards(bounds[0]) if whole.mean() > _MOSTLY else 0.0
+    beyond_by = bounds[0].map({">": 1.0, "<": -1.0, ">=": 0.0, "<=": 0.0}) if whole.mean() > _MOSTLY else 0.0
     numbers = numbers.where(~beyond, bounds[1].astype(np.float64) + beyond_by)
     lost = there & numbers.isna()
     issues.add(
@@ -170,11 +168,6 @@ def _typed(column: pd.Series, where: str, issues: Issues) -> pd.DataFrame:
     issues.add("value that is no number (missing)", f"{where}: {_first(column, lost)}", int(lost.sum()))
     typed = numbers.astype(np.int64) if whole.all() and numbers.notna().all() else numbers
     return pd.concat([typed, beyond.rename(f"{column.name}_beyond")], axis=1) if beyond.any() else typed.to_frame()
-
-
-def _outwards(signs: pd.Series) -> pd.Series:
-    """To the next whole number: > is one more, < one less, >= and <= include their own."""
-    return signs.map({">": 1.0, "<": -1.0, ">=": 0.0, "<=": 0.0})
 
 
 def _first(column: pd.Series, chosen: pd.Series) -> str:

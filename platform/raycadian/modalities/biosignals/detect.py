@@ -1,7 +1,5 @@
 """Which format of biosignals a file has, and which of its tracks is which channel."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

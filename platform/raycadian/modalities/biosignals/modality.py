@@ -1,7 +1,5 @@
 """Biosignals: waveforms and numerics of cases, such as operations. Import is cheap."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING

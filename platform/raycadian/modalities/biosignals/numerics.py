@@ -1,7 +1,5 @@
 """Numerics of a snapshot of biosignals on an even grid: the recordings that a forecast of a pressure is cut from."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

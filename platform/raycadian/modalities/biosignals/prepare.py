@@ -3,8 +3,6 @@
 `clean` is what `prepare` and the endpoint share. A subject's cases are its recordings, in the order of their names.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ case id.
 the units that the caller wants, and says whose they are.
 """
 
-from __future__ import annotations
-
 import itertools
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -1,8 +1,6 @@
 """What POST /v1/biosignal and its stream take, with their limits, and the samples as a classifier's windows are cut of
 them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

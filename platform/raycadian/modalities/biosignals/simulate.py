@@ -9,8 +9,6 @@ some declines turn before they are low: so an onset can be foretold, but not alw
 files are called synthetic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What every reader of biosignals shares: which track is meant by a name, in which unit, and how large it may be."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ a short case, and keeps nothing. Its tracks one by one as CSV are left out: thei
 authors say.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

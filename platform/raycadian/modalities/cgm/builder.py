@@ -9,8 +9,6 @@ and either, wide,
 or, long, an event a row: kind, value (a basal rate of NaN: unknown from here on).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The card of a data set of continuous glucose monitoring."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import field_validator

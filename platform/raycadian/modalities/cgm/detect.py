@@ -1,7 +1,5 @@
 """Which CGM format a file has, and what a card would have to say of it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

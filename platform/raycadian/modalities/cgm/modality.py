@@ -1,7 +1,5 @@
 """Continuous glucose monitoring. Import is cheap."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING

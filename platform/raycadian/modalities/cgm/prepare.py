@@ -2,8 +2,6 @@
 each subject's parts are merged, gridded and written.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing

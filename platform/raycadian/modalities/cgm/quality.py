@@ -4,8 +4,6 @@ Ranges: Battelino et al. 2019, international consensus on time in range, Diabete
 indicator: Bergenstal et al. 2018, Diabetes Care 41:2275. Shares are of readings, not of interpolated points.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

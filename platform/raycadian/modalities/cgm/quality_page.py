@@ -3,8 +3,6 @@
 Shares are of readings, not of interpolated points; ranges and targets as in cgm/quality.py.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import numpy as np

@@ -1,7 +1,5 @@
 """CGM files of every format as Readings: recognised by content, checked against one another."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import zlib

@@ -1,7 +1,5 @@
 """A cohort of virtual people, in parallel on Ray where that is quicker: one Parquet file and its card."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path

@@ -9,8 +9,6 @@ Public functions take tensors or NumPy arrays (and numbers, lists) and answer in
 Shape legend: `...` batch (subjects), T times, M meals. Times are decimal hours of the local day.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -151,17 +149,12 @@ def _circadian(t: Tensor, d: Tensor, taup: Tensor) -> _Circadian:
     m = (1.0 - L) ** 3 * cos2
     E_L, E_t, E_m = _E((L - 0.88) ** 3), _E(0.05 * (8.0 - t + d)), _E(-2.0 * m**3)
     c = 4.9 / (1.0 + taup) * math.pi * E_L * E_t * E_m
-    late = _evening_hour(t, d)
+    late = 0.7 * (27.0 - t + d) - 12.0 - d
     evening = _light(_light_argument(late, taup))
     E_cm, bell = _E(-((c * m) ** 3)), torch.exp(-0.025 * (t - 13.0 - d).square())
     a = (E_cm + bell * evening) / 2.0
     I_S = 1.0 - 0.23 * c - 0.97 * m
     return _Circadian(L, m, c, a, I_S, a * I_S, angle, cos2, E_L, E_t, E_m, E_cm, bell, evening, late)
-
-
-def _evening_hour(t: Tensor, d: Tensor) -> Tensor:
-    """E_L takes its argument as an hour: 0.7 (27 - t + d) - 12 - d."""
-    return 0.7 * (27.0 - t + d) - 12.0 - d
 
 
 def clock(t: ArrayLike) -> Array:

@@ -31,8 +31,6 @@ Shape legend: S fits, R rows (fits x starts), T times, M meals, J gains (1 or M)
 search of a start.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """The gains of all meals at once: least squares in a box, a row a problem. R rows, J gains."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

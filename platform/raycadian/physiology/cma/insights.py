@@ -1,7 +1,5 @@
 """What the parameters of a fit say, in words, by the thresholds of the reference implementation. Not a diagnosis."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

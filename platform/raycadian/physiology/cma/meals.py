@@ -1,8 +1,6 @@
 """Meal times estimated from glucose alone, as the reference implementation does (pfun-cma-model, estimate_mealtimes);
 and what other meals would change in a fitted curve."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Shape legend as in fit.py.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Readings of many days as one daily profile, and curves as means over bins of the day."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A fit as it is handed on: parameters, gains, uncertainties; and as JSON-able records."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where a search starts: a grid of six parameters, of which only pairs of shapes need computing."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,7 @@ MAX_STARTS = len(GRID["Cm"]) * len(GRID["toff"])
 def screened_starts(data: Problem, starts: int) -> Tensor:
     """(R, starts, P): the best point of the grid for each of the best pairs (Cm, toff), best first."""
     minima = [
-        _grid_minimum(take_rows(data, rows))
+        grid_objective(take_rows(data, rows))[0].min(1)
         for rows in torch.arange(len(data.y), device=data.y.device).split(_SCREENED)
     ]
     value, inner = (torch.cat(parts) for parts in zip(*minima, strict=True))
@@ -30,11 +28,6 @@ def screened_starts(data: Problem, starts: int) -> Tensor:
     pair = value.argsort(dim=1, stable=True)[:, :starts]
     at = torch.unravel_index(inner.gather(1, pair), sizes[:4]) + torch.unravel_index(pair, sizes[4:])
     return torch.stack([value.new_tensor(grid)[i] for grid, i in zip(GRID.values(), at, strict=True)], -1)
-
-
-def _grid_minimum(data: Problem) -> tuple[Tensor, Tensor]:
-    """F minimised over d, taup, taug and B, and where, (R, Cm * toff)."""
-    return grid_objective(data)[0].min(1)
 
 
 def grid_objective(data: Problem) -> tuple[Tensor, tuple[int, ...]]:

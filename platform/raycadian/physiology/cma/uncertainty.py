@@ -1,7 +1,5 @@
 """How certain parameters, offset and gains are: Laplace's approximation at the optimum."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

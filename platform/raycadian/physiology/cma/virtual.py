@@ -4,8 +4,6 @@ They prove nothing about a model that contains the mechanism (physiology/simulat
 S people, N points of dt.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

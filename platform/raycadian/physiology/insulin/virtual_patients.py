@@ -7,8 +7,6 @@ hormone or dawn effect: rhythms in the glucose come from meals, insulin and slee
 local midnight of a Monday.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from functools import cache

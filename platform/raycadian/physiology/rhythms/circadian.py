@@ -6,8 +6,6 @@ average day. Cosinor: Nelson et al. 1979, Chronobiologia 6:305, least squares in
 nowhere: sums are over what is there, and what is left without data is NaN.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from raycadian.physiology.rhythms.wear import DAY_MIN

@@ -3,8 +3,6 @@
 The usual is the mean and standard deviation over the days of a baseline; hours of the clock go round midnight.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

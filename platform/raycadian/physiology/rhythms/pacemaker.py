@@ -5,8 +5,6 @@ and its constants). x follows core body temperature, whose minimum (CBTmin) is w
 rise in dim light (DLMO) 7 h before. Light in lux acts through receptors of which a share n is used up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -6,8 +6,6 @@ its last step, matching whole blocks, is left out. Sleep regularity index: Phill
 jet lag: Wittmann et al. 2006, Chronobiol Int 23:497. Windows of sleep: Katori et al. 2022, PNAS 119:e2116729119.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

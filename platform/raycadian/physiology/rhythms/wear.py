@@ -5,8 +5,6 @@ Exerc 40:181 (the rule of NHANES 2003-06). Both: long stretches without movement
 forgiven; they differ in what is long, short and forgiven. Missing minutes are never worn, and move nothing.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 DAY_MIN = 1440

@@ -5,8 +5,6 @@ exceeds its own average, with a floor against noise between slow beats. Pulses: 
 two moving averages of the squared signal.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

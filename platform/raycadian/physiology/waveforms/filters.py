@@ -5,8 +5,6 @@ low-pass ABP 20 Hz (Butterworth); the order, 4, is that of the design, as in sci
 many poles. Zero-phase filtering runs forwards and backwards, which squares the gain: -6 dB at a Butterworth's edge.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from functools import lru_cache
 

@@ -8,8 +8,6 @@ its windows.
 them together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -15,8 +15,6 @@ of a window's pieces of 3 s, one a second, that are skewed to the right. ABP: th
 abnormality index (Sun, Reisner, Mark 2006, Comput Cardiol 33:13; thresholds of its code, jSQI 3.0).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -6,8 +6,6 @@ that no NaN spreads, and become NaN afterwards. Windows are rejected by the same
 `signal_quality`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntFlag
 

@@ -6,8 +6,6 @@ and what came before it kept. Phone and watch count the same steps: of several s
 counted most.
 """
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from array import array
@@ -94,7 +92,7 @@ def read_apple_health(path: Path, card: ActigraphyCard, issues: Issues) -> list[
         until = int(end_s[a:b].max()) if b == len(start_s) else min(int(end_s[a:b].max()), int(start_s[b]) // 60 * 60)
         n = max((until - begin + 59) // 60, 1)
         channels = _channels(health, begin, n)
-        observed = _near(health, begin, n)
+        observed = np.any([_covered(records, begin, n, _NEAR_MIN) > 0 for records in health.values()], axis=0)
         recordings.append(
             Recording(subject, len(recordings), np.datetime64(begin, "s"), int(offset_min[a]), 60.0, channels, observed)
         )
@@ -304,10 +302,6 @@ def _covered(records: Intervals, begin: int, n: int, near_min: int) -> np.ndarra
     a = np.clip(np.round((start_s - begin) / 60) - near_min, 0, n).astype(np.int64)
     b = np.clip(np.round((end_s - begin) / 60) + near_min, 0, n).astype(np.int64)
     return (np.cumsum(np.bincount(a, minlength=n + 1) - np.bincount(b, minlength=n + 1))[:n] > 0).astype(np.float64)
-
-
-def _near(health: Health, begin: int, n: int) -> np.ndarray:
-    return np.any([_covered(records, begin, n, _NEAR_MIN) > 0 for records in health.values()], axis=0)
 
 
 def _united(start: np.ndarray, end: np.ndarray, apart: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,6 @@
 Each reader gives a person's epochs as the file has them; `actigraphy/readers.py` puts them on the grid of minutes.
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 import zipfile

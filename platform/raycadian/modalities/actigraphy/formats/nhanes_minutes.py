@@ -7,8 +7,6 @@ PAXETLDY on the day of wear PAXLDAY; the first and last day are partial; PAXPRED
 (PAXAISMM, often taken for activity, counts idle-sleep samples.)
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial

@@ -8,8 +8,6 @@ time that does not grow with what lies before it (benchmarks/actigraphy.py); a t
 pyreadstat's.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

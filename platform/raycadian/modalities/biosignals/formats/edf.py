@@ -1,7 +1,5 @@
 """EDF, EDF+ and BDF files, by the package pyedflib: signals at rates of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ The package's own reader is not used: of a truncated file it returns what there 
 reads 32-bit integers as 64-bit ones, and it leaves the file open. The tests hold this one against it.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import struct

@@ -5,8 +5,6 @@ A table has a column of times (seconds, or timestamps), or the caller says its r
 holds for all, `subject`, `case` and `start_utc` for the archive.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Mapping, Sequence

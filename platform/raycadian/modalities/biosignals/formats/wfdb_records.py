@@ -1,7 +1,5 @@
 """WFDB records (PhysioNet): a header .hea and its signals, each at its own rate, by the package wfdb."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Nightscout and Tidepool: JSON records of one person, read whole (a year is some tens of MB)."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

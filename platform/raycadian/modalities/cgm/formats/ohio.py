@@ -3,8 +3,6 @@
 Marling and Bunescu 2020, The OhioT1DM dataset for blood glucose level prediction. Times are local, dd-mm-yyyy HH:MM:SS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables with one reading a row: CSV and Parquet with the columns that the card names, and GlucoBench's CSV."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Clarity and LibreView name their columns in the user's language but keep their order, so they are read by position.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
