@@ -21,7 +21,7 @@ import pytest
 
 from raycadian.config import Grid
 from raycadian.data.grid import to_recordings
-from raycadian.data.parquet import content_hash, events_table, folder_name, from_table, heads_table, to_table
+from raycadian.data.parquet import events_table, folder_name, from_table, heads_table, subject_hash, to_table
 from raycadian.data.snapshot import Snapshot, snapshots
 from raycadian.modalities import MODALITIES
 from raycadian.modalities.cards import card_of
@@ -110,13 +110,13 @@ def test_recordings_survive_the_tables_exactly(seed):
             np.testing.assert_array_equal(a.channels[name], b.channels[name], strict=True)
         np.testing.assert_array_equal(a.observed, b.observed, strict=True)
         pd.testing.assert_frame_equal(a.events, b.events)
-    assert content_hash(written, readings.events) == content_hash(found, events)
+    assert subject_hash(written, readings.events) == subject_hash(found, events)
 
 
 def test_the_hash_sees_every_value():
     readings = random_readings(0)
     recordings = to_recordings(readings, Grid(min_points=2), Issues())
-    base = content_hash(recordings, readings.events)
+    base = subject_hash(recordings, readings.events)
     changed = [
         replace(recordings[1], utc_offset_min=61),
         replace(recordings[1], start_utc=recordings[1].start_utc + 1),
@@ -124,9 +124,9 @@ def test_the_hash_sees_every_value():
         replace(recordings[1], channels=recordings[1].channels | {GLUCOSE: recordings[1].channels[GLUCOSE] + 0.001}),
     ]
     for other in changed:
-        assert content_hash([recordings[0], other, *recordings[2:]], readings.events) != base
-    assert content_hash(recordings, readings.events.assign(value=1.0)) != base
-    assert content_hash(recordings, readings.events.iloc[:-1]) != base
+        assert subject_hash([recordings[0], other, *recordings[2:]], readings.events) != base
+    assert subject_hash(recordings, readings.events.assign(value=1.0)) != base
+    assert subject_hash(recordings, readings.events.iloc[:-1]) != base
 
 
 @pytest.mark.parametrize("subject", ["../../x", "a/b", "..", "", "C:\\x", "x\x00y", "sub ject", "日本", "subject=1"])

@@ -8,7 +8,6 @@ import pytest
 from raycadian.modalities.biosignals.clinical import (
     cohort,
     read_clinical,
-    read_track_names,
     row_of,
     tracks_of_cases,
 )
@@ -49,14 +48,6 @@ def test_the_real_table(shared):
         (found.age >= 18) & (found.age < 65) & found.asa.isin([1, 2]) & (found.emop == 0) & (found.optype == "Stomach")
     ]
     assert len(adults) == len(raw) > 100
-
-
-def test_the_real_track_names(shared):
-    names = read_track_names(shared / "biosignals" / "vitaldb_track_names.csv")
-    assert len(names) == 196 and int(names["waveform"].sum()) == 12
-    assert names.loc["SNUADC/ART"].to_dict() == {
-        "description": "Arterial pressure wave", "waveform": True, "rate_hz": 500.0, "unit": "mmHg",
-    }  # fmt: skip
 
 
 def test_types_and_bounds(tmp_path):

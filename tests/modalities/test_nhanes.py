@@ -166,12 +166,12 @@ def test_cohort_counts_every_exclusion():
 
 
 def test_cohort_of_nobody():
-    with pytest.raises(ValueError, match=r"nobody is left in the cohort \(.*without a recording: 6"):
-        nhanes.cohort(table_of_people(), ["x", "y"], "depressed")
+    left, flow = nhanes.cohort(table_of_people(), ["x", "y"], "depressed")
+    assert left.empty and flow.steps[2] == {"step": "without a recording", "excluded": 6, "left": 0}
     with pytest.raises(ValueError, match=r"no label 'ssri': the files give depressed"):
         nhanes.cohort(table_of_people(), ["a"], "ssri")
-    with pytest.raises(ValueError, match="fewer than 4 valid days: 1"):
-        nhanes.cohort(table_of_people(), ["a"], "depressed", valid_days=pd.Series({"a": 3}))
+    left, flow = nhanes.cohort(table_of_people(), ["a"], "depressed", valid_days=pd.Series({"a": 3}))
+    assert left.empty and flow.steps[-1] == {"step": "fewer than 4 valid days", "excluded": 1, "left": 0}
 
 
 # --- the real files -------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import io
 
 import numpy as np
 import pandas as pd
-import pyarrow.dataset as ds
 import pytest
 
 from raycadian.modalities.actigraphy import nhanes
@@ -16,7 +15,6 @@ from raycadian.modalities.actigraphy.formats.nhanes_minutes import (
     minutes_reader,
     monitor_spans,
     people_of,
-    to_parquet,
 )
 from raycadian.modalities.actigraphy.formats.xpt import Xpt
 from raycadian.physiology.rhythms.wear import choi
@@ -182,46 +180,11 @@ def test_everybody_belongs_to_one_stretch(counts, rows, monkeypatch):
     assert all(np.array_equal(one["PAXN"], np.arange(1.0, 10_081)) for _, one in found)
 
 
-def check_parquet(folder, counts):
-    recordings, _ = read(counts)
-    table = ds.dataset(folder).to_table().to_pandas().sort_values(["subject", "time_utc"])
-    assert list(table) == ["subject", "recording", "time_utc", ACTIVITY_COUNTS, "observed"]
-    for recording in recordings:
-        rows = table[table["subject"] == recording.subject]
-        np.testing.assert_array_equal(rows[ACTIVITY_COUNTS], recording.channels[ACTIVITY_COUNTS])
-        np.testing.assert_array_equal(rows["observed"], recording.observed)
-        assert rows["time_utc"].iloc[0] == recording.start_utc
-        assert (np.diff(rows["time_utc"].to_numpy()) == np.timedelta64(1, "m")).all()
-
-
-def test_parquet(counts, tmp_path, monkeypatch):
-    monkeypatch.setattr(nhanes_minutes, "_SHARD_BYTES", 1_200_000)
-    seen = []
-    files = to_parquet(counts / "PAXRAW_D.XPT", tmp_path / "out", Issues(), progress=lambda *n: seen.append(n))
-    assert len(files) > 1 and seen[-1][0] == seen[-1][1]
-    check_parquet(tmp_path / "out", counts)
-    with pytest.raises(ValueError, match="is there already"):
-        to_parquet(counts / "PAXRAW_D.XPT", tmp_path / "out", Issues())
-
-
-@pytest.mark.ray
-def test_parquet_on_ray(counts, tmp_path, monkeypatch, ray_local):
-    monkeypatch.setattr(nhanes_minutes, "_SHARD_BYTES", 1_200_000)
-    to_parquet(counts / "PAXRAW_D.XPT", tmp_path / "out", Issues(), on_ray=True)
-    check_parquet(tmp_path / "out", counts)
-
-
-@pytest.mark.parametrize("rows", [10_080, 15_000])
-def test_a_person_in_two_places(counts, tmp_path, monkeypatch, rows):
-    """Within one stretch and across stretches; nothing is left behind."""
+def test_a_person_in_two_places(counts, tmp_path):
     both = tmp_path / "PAXRAW_C.XPT"
     join_xpt([counts / "PAXRAW_D.XPT"] * 2, both)
     with pytest.raises(ValueError, match="SEQN 31127 comes again at row 50,401"):
         list(minutes_reader(Xpt.open(both), None)(Issues()))
-    monkeypatch.setattr(nhanes_minutes, "_SHARD_BYTES", rows * Xpt.open(both).record_bytes)
-    with pytest.raises(ValueError, match="SEQN 31127 comes again after other people"):
-        to_parquet(both, tmp_path / "out", Issues())
-    assert [p.name for p in tmp_path.iterdir()] == [both.name]
 
 
 # --- what is wrong --------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from raycadian.physiology.arrays import like
 from raycadian.physiology.cma import equations as cma
 from raycadian.physiology.cma.fit import fit_cma
 from raycadian.physiology.cma.meals import Meal, difference_mgdl, meal_times
-from raycadian.physiology.cma.profile import day_profile
 from raycadian.physiology.cma.result import FIELDS
 
 T_H = np.linspace(0, 24, 97)
@@ -85,12 +84,11 @@ def test_arrays_are_not_written_to():
 
 @given(st.integers(0, 99), st.integers(1, 3), st.booleans())
 @settings(max_examples=4, deadline=None)
-def test_profiles_meals_and_fits_answer_in_kind(seed, people, weighted):
+def test_meals_and_fits_answer_in_kind(seed, people, weighted):
     rng = np.random.default_rng(seed)
     hours = np.arange(96) / 4
     glucose = 120 + 30 * np.sin(hours / 3) + rng.normal(0, 5, (people, 96))
     glucose[:, 5] = np.nan
-    assert_answers_in_kind(lambda h, mgdl: day_profile(h, mgdl, 15.0), np.tile(hours, people), glucose.ravel())
     assert_answers_in_kind(meal_times, hours, glucose)
     weight, tM = rng.integers(1, 9, glucose.shape).astype(float) if weighted else None, meal_times(hours, glucose)
     fits = [

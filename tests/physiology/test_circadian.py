@@ -16,8 +16,6 @@ from raycadian.physiology.rhythms.circadian import (
     cosinor,
     interdaily_stability,
     intradaily_variability,
-    least_active,
-    most_active,
     rhythm,
 )
 from raycadian.physiology.rhythms.wear import DAY_MIN, by_day
@@ -112,9 +110,9 @@ def test_onsets_go_round_midnight():
     day = np.full(DAY_MIN, 10.0)
     day[np.arange(22 * 60 + 30, 22 * 60 + 30 + 300) % DAY_MIN] = 1.0
     day[6 * 60 : 16 * 60] = 100.0
-    l5, m10 = least_active(day[None], 5), most_active(day[None], 10)
-    assert (float(l5[0]), float(l5[1])) == (pytest.approx(1), 22.5)
-    assert (float(m10[0]), float(m10[1])) == (pytest.approx(100), 6)
+    found = rhythm(day[None])
+    assert (float(found["l5"]), float(found["l5_onset_h"])) == (pytest.approx(1), 22.5)
+    assert (float(found["m10"]), float(found["m10_onset_h"])) == (pytest.approx(100), 6)
 
 
 @settings(max_examples=50)
@@ -135,15 +133,14 @@ def test_nothing_known_and_nothing_moved():
     assert all(np.isnan(value).all() and value.shape == (2,) for value in unknown.values())
     still = rhythm(np.zeros((3, DAY_MIN)))
     assert np.isnan(still["interdaily_stability"]) and np.isnan(still["relative_amplitude"]) and still["m10"] == 0
-    half = np.where(MINUTE < 720, 50.0, np.nan)[None]  # no stretch of 10 hours but before noon
-    assert most_active(half, 10)[1] == 0 and np.isnan(most_active(half, 13)[0])
+    half = rhythm(np.where(MINUTE < 600, 50.0, np.nan)[None])  # one stretch of 10 hours
+    assert half["m10_onset_h"] == 0 and half["m10"] == pytest.approx(50)
+    assert np.isnan(rhythm(np.where(MINUTE < 599, 50.0, np.nan)[None])["m10"])
 
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="bins of 7 minutes: expected a divisor of 1440"):
         binned(week(), 7)
-    with pytest.raises(ValueError, match="a stretch of 24 h"):
-        least_active(week(), 24)
 
 
 def test_hours_of_day():

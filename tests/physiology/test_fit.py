@@ -20,7 +20,6 @@ from raycadian.physiology.cma.gains import boxed_least_squares
 from raycadian.physiology.cma.meals import meal_times
 from raycadian.physiology.cma.objective import evaluate
 from raycadian.physiology.cma.problem import prior_moments, standardised
-from raycadian.physiology.cma.profile import day_profile
 from raycadian.physiology.cma.result import CMAFit
 from raycadian.physiology.cma.starts import GRID, grid_objective, screened_starts
 
@@ -251,18 +250,14 @@ def test_the_profile_of_many_days_fits_like_all_their_readings():
     days = curve + torch.tensor(rng.normal(0, 12, (9, 288)) + 5 * rng.standard_normal((9, 1)))
     days[torch.tensor(rng.random((9, 288)) < 0.3)] = torch.nan
     hours = (T_H + 24 * torch.arange(9)[:, None]).flatten()
-    profile = day_profile(hours, days.flatten())
-    assert profile.count.sum() == (~days.isnan()).sum()
-    torch.testing.assert_close(profile.glucose_mgdl, days.nanmean(0))
-    torch.testing.assert_close(profile.t_h, T_H, rtol=0, atol=1e-10)
+    mean, count = days.nanmean(0), (~days.isnan()).sum(0).double()
     of_all = fit_cma(hours, days.reshape(1, -1), tM=tM)
-    of_profile = fit_cma(profile.t_h, profile.glucose_mgdl[None], weight=profile.count[None], tM=tM)
+    of_profile = fit_cma(T_H, mean[None], weight=count[None], tM=tM)
     torch.testing.assert_close(of_all.glucose_mgdl(T_H), of_profile.glucose_mgdl(T_H), rtol=0, atol=1e-5)
-    within = (days - profile.glucose_mgdl).square().nansum()  # the constant of the docstring
-    count = profile.count.sum()
-    split = of_profile.rmse_mgdl.square() * count + within
-    torch.testing.assert_close(of_all.rmse_mgdl.square() * count, split, rtol=1e-9, atol=0)
-    unweighted = fit_cma(profile.t_h, profile.glucose_mgdl[None], tM=tM)
+    within = (days - mean).square().nansum()  # the constant of the docstring
+    split = of_profile.rmse_mgdl.square() * count.sum() + within
+    torch.testing.assert_close(of_all.rmse_mgdl.square() * count.sum(), split, rtol=1e-9, atol=0)
+    unweighted = fit_cma(T_H, mean[None], tM=tM)
     assert (unweighted.glucose_mgdl(T_H) - of_profile.glucose_mgdl(T_H)).abs().max() > 1e-3
 
 
@@ -365,22 +360,6 @@ def test_wrong_input_is_refused(change, message):
     arguments = {"t_h": T_H, "glucose_mgdl": glucose, "tM": tM} | change
     with pytest.raises(ValueError, match=message):
         fit_cma(arguments.pop("t_h"), arguments.pop("glucose_mgdl"), **arguments)
-
-
-def test_day_profile_refuses_steps_that_do_not_divide_a_day():
-    with pytest.raises(ValueError, match="1440"):
-        day_profile(T_H, T_H, dt_min=7)
-
-
-def test_day_profile_refuses_shapes_that_differ():
-    with pytest.raises(ValueError, match="one shape"):
-        day_profile(T_H[1:], T_H)
-
-
-def test_day_profile_of_nothing_is_empty():
-    profile = day_profile(T_H, torch.full((288,), torch.nan), dt_min=15)
-    assert profile.glucose_mgdl.isnan().all() and not profile.count.any() and profile.t_h.isfinite().all()
-    assert len(profile.t_h) == 96
 
 
 # --- records --------------------------------------------------------------------------------------------------------

@@ -214,18 +214,6 @@ def test_a_grid_of_a_numeric_has_holes_where_nothing_was_measured():
     assert found.dtype == np.float32
 
 
-def test_means_of_beats():
-    abp = np.concatenate(
-        [np.full(100, 80.0), np.full(50, 90.0), np.full(100, 250.0), np.full(50, np.nan), np.full(10, 70.0)]
-    )
-    means, times = low.beat_means(abp, 100.0, np.array([0, 100, 150, 250, 300]))
-    np.testing.assert_allclose(means, [80, 90, np.nan, np.nan])
-    np.testing.assert_allclose(times, [0, 1.0, 1.5, 2.5])
-    assert not len(low.beat_means(abp, 100.0, np.array([5]))[0])
-    with pytest.raises(ValueError, match="beats"):
-        low.beat_means(abp, 100.0, np.array([5, 3]))
-
-
 @given(
     st.lists(st.tuples(st.floats(0.1, 30), st.floats(20, 200)), min_size=1, max_size=30),
     st.floats(0, 200),

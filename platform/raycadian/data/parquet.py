@@ -129,8 +129,8 @@ def _mask_of(quality: pa.Table, number: int, length: int, hop: int) -> QualityMa
     return QualityMask(length, hop, {c: rows[c].to_numpy() for c in rows.column_names if c not in QUALITY_COLUMNS})
 
 
-def subject_hash(recordings: list[Recording], events: pd.DataFrame, marks: list[Marks]) -> str:
-    """`content_hash`, and of what lies beside the recordings where anything does."""
+def subject_hash(recordings: list[Recording], events: pd.DataFrame, marks: Sequence[Marks] = ()) -> str:
+    """SHA-256 over one subject's values and what lies beside them: independent of Parquet and the machine's bytes."""
     content = ContentHash()
     for recording in recordings:
         content.add(recording)
@@ -142,11 +142,6 @@ def heads_table(heads: list[list]) -> pa.Table:
     columns = dict(zip(HEAD_SCHEMA.names, zip(*heads, strict=True), strict=True))
     columns["start_utc"] = np.array(columns["start_utc"], dtype="datetime64[ms]")
     return pa.table(columns, HEAD_SCHEMA)
-
-
-def content_hash(recordings: list[Recording], events: pd.DataFrame) -> str:
-    """SHA-256 over one subject's values: independent of Parquet, of compression, of the machine's byte order."""
-    return subject_hash(recordings, events, [])
 
 
 class ContentHash:
@@ -162,7 +157,7 @@ class ContentHash:
             self._digest.update(_bytes(r.channels[name], "<f4"))
         self._digest.update(r.observed.astype(np.uint8).tobytes())
 
-    def of(self, events: pd.DataFrame, marks: list[Marks]) -> str:
+    def of(self, events: pd.DataFrame, marks: Sequence[Marks]) -> str:
         digest = self._digest.copy()
         digest.update(json.dumps(events["kind"].tolist()).encode())
         digest.update(events[TIME_UTC].to_numpy("datetime64[ms]").astype("<i8").tobytes())

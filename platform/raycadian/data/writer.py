@@ -49,7 +49,7 @@ def write_subject(
     tables |= {"events.parquet": events_table(events)} if len(events) else {}
     row = {
         "files": write_tables(snapshot / folder_name(subject), tables),
-        "sha256": subject_hash(recordings, events, list(marks)),
+        "sha256": subject_hash(recordings, events, marks),
         "events": len(events),
         "observed": sum(int(r.observed.sum()) for r in recordings),
         "heads": [head_of(r) for r in recordings],

@@ -153,24 +153,6 @@ def grid(values: np.ndarray, times_s: np.ndarray, dt_s: float, n: int, start_s: 
     return np.divide(total, count, out=np.full(n, np.nan), where=count > 0).astype(np.float32)
 
 
-def beat_means(abp_mmhg: np.ndarray, rate_hz: float, beats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean arterial pressure of each beat and when the beat begins, in seconds after the first sample: (B - 1,) each.
-
-    beats: (B,) increasing indices of the samples where beats begin. NaN where the beat holds a missing sample, lasts
-    longer than 3 s, or has a mean outside PLAUSIBLE_MMHG.
-    """
-    beats = np.asarray(beats, dtype=np.int64)
-    if len(beats) < 2:
-        return np.empty(0), np.empty(0)
-    if (np.diff(beats) <= 0).any() or beats[0] < 0 or beats[-1] > len(abp_mmhg):
-        raise ValueError(f"beats: expected increasing indices of {len(abp_mmhg):,} samples")
-    lengths = np.diff(beats)
-    means = np.add.reduceat(np.asarray(abp_mmhg, dtype=np.float64)[: beats[-1]], beats[:-1]) / lengths
-    low, high = PLAUSIBLE_MMHG
-    means[~((means >= low) & (means <= high)) | (lengths > 3 * rate_hz)] = np.nan
-    return means, beats[:-1] / rate_hz
-
-
 # --- values that hold ----------------------------------------------------------------------------------------------
 
 

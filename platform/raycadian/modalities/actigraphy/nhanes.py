@@ -228,37 +228,14 @@ class Flow:
 
 def cohort(
     table: pd.DataFrame, recorded: Iterable[str], label: str, min_age_y: float = 0.0,
-    valid_days: pd.Series | None = None,
-    min_valid_days: int = 4,
+    valid_days: pd.Series | None = None, min_valid_days: int = 4,
 ) -> tuple[pd.DataFrame, Flow]:  # fmt: skip
     """The people of `table` with a recording, an examination weight and a known label, and the flow that leads there.
 
     recorded: subjects with a recording · valid_days: days that count, by subject; those with fewer than
-    `min_valid_days` leave. Recordings of people who are not in the table are counted first. Raises ValueError where
-    nobody is left.
+    `min_valid_days` leave. Recordings of people who are not in the table are counted first. Raises ValueError for a
+    label that the table lacks.
     """
-    left, steps = _followed(table, recorded, label, min_age_y, valid_days, min_valid_days)
-    if left.empty:
-        excluded = "; ".join(f"{step['step']}: {step['excluded']:,}" for step in steps.steps if step["excluded"])
-        raise ValueError(
-            f"nobody is left in the cohort ({excluded}); do recordings and labels belong to the same cycle?"
-        )
-    return left, steps
-
-
-def flow(
-    table: pd.DataFrame, recorded: Iterable[str], label: str, min_age_y: float = 0.0,
-    valid_days: pd.Series | None = None,
-    min_valid_days: int = 4,
-) -> Flow:  # fmt: skip
-    """The steps of `cohort` alone, also where they leave nobody. Raises ValueError for an unknown label."""
-    return _followed(table, recorded, label, min_age_y, valid_days, min_valid_days)[1]
-
-
-def _followed(
-    table: pd.DataFrame, recorded: Iterable[str], label: str, min_age_y: float, valid_days: pd.Series | None,
-    min_valid_days: int,
-) -> tuple[pd.DataFrame, Flow]:  # fmt: skip
     if label not in table:
         has = [name for name in table.columns if name in LABELS]
         raise ValueError(

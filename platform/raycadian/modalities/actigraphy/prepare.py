@@ -123,8 +123,9 @@ def cohorts(rows: list[dict], card: ActigraphyCard, paths: list[Path]) -> dict[s
         return {}
     days = pd.Series({row[SUBJECT]: row["quality"]["valid_days"] for row in rows}, dtype=float)
     given = [label for label in nhanes.LABELS if label in table]
+    least = card.min_valid_days
     return {
-        label: nhanes.flow(table, days.index, label, valid_days=days, min_valid_days=card.min_valid_days).steps
+        label: nhanes.cohort(table, days.index, label, valid_days=days, min_valid_days=least)[1].steps
         for label in given
     }
 

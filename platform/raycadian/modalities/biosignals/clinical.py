@@ -96,26 +96,6 @@ def tracks_of_cases(trks: pd.DataFrame) -> dict[str, set[str]]:
     return {str(case): set(names) for case, names in trks.groupby("caseid")["tname"]}
 
 
-def read_track_names(path: Path) -> pd.DataFrame:
-    """VitalDB's table of track names: name (index), description, waveform (bool), rate_hz (NaN for numerics), unit.
-    Raises ValueError."""
-    rows = _text_rows(path)
-    if list(rows.columns) != ["Parameter", "Description", "Type/Hz", "Unit"]:
-        raise ValueError(
-            f"{path}: expected the columns Parameter, Description, Type/Hz, Unit, found {', '.join(rows.columns[:10])}"
-        )
-    kind = rows["Type/Hz"].str.partition("/")
-    return pd.DataFrame(
-        {
-            "description": rows["Description"].to_numpy(),
-            "waveform": (kind[0] == "W").to_numpy(),
-            "rate_hz": pd.to_numeric(kind[2], errors="coerce").to_numpy(np.float64),
-            "unit": rows["Unit"].fillna("").replace("unitless", "").to_numpy(),
-        },
-        index=pd.Index(rows["Parameter"], name="name"),
-    )
-
-
 # --- types ---------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ curve are correlated over about two hours, so n is not the number of readings bu
 hold any: 12 for a full day. Without priors F orders parameters as least squares does.
 
 The model depends on the hour of day alone. So least squares over many days equals the fit of the mean daily profile,
-weighted by its counts, up to a constant of the sum of squares: see `day_profile`.
+weighted by its counts, up to a constant of the sum of squares: that fit takes `weight`, the counts.
 
 Uncertainty: F is -2 ln of the posterior (gains, offset and the noise's variance profiled out), so half its Hessian at
 the optimum is the posterior's precision (Laplace; Gauss-Newton's Hessian, the usual one for least squares). See
@@ -52,7 +52,6 @@ from raycadian.physiology.cma.problem import (
     standardised,
     take_rows,
 )
-from raycadian.physiology.cma.profile import bin_means
 from raycadian.physiology.cma.result import CMAFit
 from raycadian.physiology.cma.search import Search, begin, improve
 from raycadian.physiology.cma.starts import MAX_STARTS, screened_starts
@@ -77,7 +76,7 @@ def fit_cma(
 ) -> CMAFit:
     """Fit S daily curves at once. Deterministic: equal input gives equal bits on one machine.
 
-    t_h (S, T) or (T,) local hours: one day, or a `day_profile`; glucose_mgdl (S, T), NaN = missing; weight (S, T), the
+    t_h (S, T) or (T,) local hours: one day, or bins of many; glucose_mgdl (S, T), NaN = missing; weight (S, T), the
     number of readings behind a point (1 unless given); tM (S, M) or (M,) meal times in hours (meals.meal_times).
     `gains`: one for all meals, or one a meal. `starts` points, the best of a screened grid, are improved by a bounded
     Newton-like search; the best of them is carried to convergence. The bounds are cma.BOUNDS, but for taug as said
@@ -151,7 +150,7 @@ def _fit_chunk(t_h, glucose, weight, tM, mean, precision, starts: int, gains: in
 
 def _best_start(data: Problem, tM: Tensor, starts: int) -> Search:
     """The best of several starts for each of S fits, screened and improved on 15-minute means in float32."""
-    hour, y, w = bin_means(data.hour, data.y, data.w, _COARSE_BINS)
+    hour, y, w = _bin_means(data.hour, data.y, data.w, _COARSE_BINS)
     coarse = data._replace(hour=hour, y=y, w=w, log_since=log_since_meals(hour, tM, data.gains))
     coarse = Problem(*(part.float() for part in coarse))
     theta = screened_starts(coarse, starts)
@@ -176,3 +175,12 @@ def _best(search: Search, of: int, n: int) -> Search:
     best = search.F.view(-1, of).argsort(dim=1, stable=True)[:, :n]
     first = torch.arange(len(best), device=best.device)[:, None] * of
     return take_rows(search, (first + best).flatten())
+
+
+def _bin_means(hour: Tensor, y: Tensor, w: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted mean hour and y, and sum of w, in each bin of the day, (R, bins). Empty: middle of the bin, 0, 0."""
+    index = (hour * (bins / 24.0) + 1e-6).long().clamp(max=bins - 1)  # a reading on an edge begins its bin
+    hour_sum, y_sum, total = (w.new_zeros(len(w), bins).scatter_add(1, index, v) for v in (w * hour, w * y, w))
+    middle = (torch.arange(bins, dtype=w.dtype, device=w.device) + 0.5) * (24.0 / bins)
+    safe = torch.where(total > 0, total, 1.0)
+    return torch.where(total > 0, hour_sum / safe, middle), y_sum / safe, total

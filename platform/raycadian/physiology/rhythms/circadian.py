@@ -53,17 +53,6 @@ def intradaily_variability(bins: np.ndarray) -> np.ndarray:
     return _ratio(_mean(np.diff(series, axis=-1) ** 2, -1), _variance(bins, _mean(bins, (-2, -1))))
 
 
-def least_active(days: np.ndarray, hours: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean activity of the least active `hours` on end of the average day, and the hour at which they begin, (...,)
-    each. L5 is of 5 hours."""
-    return _extreme(_mean(days, -2), hours, np.nanargmin)
-
-
-def most_active(days: np.ndarray, hours: float) -> tuple[np.ndarray, np.ndarray]:
-    """The same of the most active; M10 is of 10 hours."""
-    return _extreme(_mean(days, -2), hours, np.nanargmax)
-
-
 def cosinor(days: np.ndarray, period_h: float = 24.0) -> dict[str, np.ndarray]:
     """mesor, amplitude, acrophase_h (hour of the peak, of the first day) and cosinor_r2, (...,) each, of the
     least-squares cosine through all minutes that are there."""
@@ -104,8 +93,6 @@ def _extreme(average: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.nd
     """Of the average day (..., 1440), which goes round midnight; stretches with a minute that no day has are left
     out."""
     width = round(60 * hours)
-    if not 1 <= width < DAY_MIN:
-        raise ValueError(f"a stretch of {hours:g} h: expected more than 0 and less than 24")
     profile = average.reshape(-1, DAY_MIN)
     around = np.concatenate([profile, profile[:, : width - 1]], axis=1)
     lacking = np.isnan(around)

@@ -14,15 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raycadian.files import new_folder
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.formats.xpt import BLOCK_ROWS, Xpt
 from raycadian.modalities.actigraphy.nhanes import subject_ids
 from raycadian.physiology.rhythms.wear import choi, troiano
-from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, OBSERVED, RECORDING, SUBJECT, TIME_UTC, Issues, Recording
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, Issues, Recording
 
 SUNDAY = np.datetime64("2000-01-02T00:00:00", "s")
 WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
@@ -35,14 +32,6 @@ _COUNTS = ("SEQN", "PAXSTAT", "PAXCAL", "PAXDAY", "PAXN", "PAXINTEN")
 _MIMS = ("SEQN", "PAXSSNMP", "PAXMTSM", "PAXPREDM", "PAXQFM")
 _MONITORS = ("SEQN", "PAXFDAY", "PAXFTIME", "PAXLDAY", "PAXETLDY")
 _MINUTE, _DAY = np.timedelta64(60, "s"), np.timedelta64(86_400, "s")
-_SHARD_BYTES = 32 * 1024**2
-
-# even times by their differences: a fifth of the bytes, in half the time
-_ENCODING = {
-    "compression": "zstd",
-    "use_dictionary": [SUBJECT],
-    "column_encoding": {TIME_UTC: "DELTA_BINARY_PACKED", RECORDING: "DELTA_BINARY_PACKED"},
-}
 
 Span = tuple[np.datetime64, np.datetime64]
 Person = tuple[str, dict[str, np.ndarray]]
@@ -256,40 +245,8 @@ def _recording(
     yield Recording(subject, 0, start, 0, 60.0, {channel: values.astype(np.float32)}, worn)
 
 
-# --- to Parquet -----------------------------------------------------------------------------------------------------
-
-
-def to_parquet(
-    path: str | Path, out: str | Path, issues: Issues, monitors: str | Path | None = None, wear: str = "choi",
-    on_ray: bool = False, progress: Callable[[int, int], None] | None = None,
-) -> list[Path]:  # fmt: skip
-    """Minutes of an XPT of any size as Parquet files of whole people below `out`: subject, recording, time_utc, the
-    activity, observed. Stretches of 32 MB are read and written one at a time, or by Ray Data's tasks (`on_ray`): memory
-    holds a stretch a task. `out` appears whole or not at all. Raises ValueError.
-    """
-    xpt, out = Xpt.open(path), Path(out)
-    if out.exists():
-        raise ValueError(f"{out}: is there already; remove it, or name another folder")
-    reader = minutes_reader(xpt, None if monitors is None else Xpt.open(monitors), wear)
-    rows = max(_SHARD_BYTES // xpt.record_bytes, 1)
-    shards = [(i, first, min(first + rows, xpt.rows)) for i, first in enumerate(range(0, xpt.rows, rows))]
-    with new_folder(out) as temporary:
-        seen: set[str] = set()
-        for done, (subjects, met) in enumerate(_written(reader, shards, temporary, on_ray), start=1):
-            if again := seen & set(subjects):
-                raise ValueError(f"{path}: SEQN {min(again)} comes again after other people; sort the table by SEQN")
-            seen |= set(subjects)
-            issues.merge(met)
-            if progress:
-                progress(done, len(shards))
-        if not seen:
-            raise ValueError(f"{path}: nobody has a usable recording: {issues.counts or 'the table is empty'}")
-    return sorted(out.glob("*.parquet"))
-
-
 def minutes_reader(xpt: Xpt, monitors: Xpt | None, wear: str = "choi") -> Callable[..., Iterator[Recording]]:
-    """The reader of a file of minutes: called with issues, begin, end. Raises ValueError for the XPT of another
-    table."""
+    """The reader of a file of minutes, called with issues, begin, end. Raises ValueError for another table's XPT."""
     match nhanes.kind_of(xpt):
         case "minutes_counts":
             return partial(read_counts, xpt, wear)
@@ -301,52 +258,3 @@ def minutes_reader(xpt: Xpt, monitors: Xpt | None, wear: str = "choi") -> Callab
             return partial(read_mims, xpt, monitors)
         case kind:
             raise ValueError(f"{xpt.path}: expected minutes (PAXRAW or PAXMIN), found table {xpt.table!r}, {kind}")
-
-
-def _written(
-    reader: Callable, shards: list[tuple[int, int, int]], folder: Path, on_ray: bool
-) -> Iterator[tuple[list[str], Issues]]:
-    """Subjects and issues of each shard, once it is written."""
-    if not on_ray:
-        for shard in shards:
-            yield _write_shard(reader, folder, *shard)
-        return
-    import ray.data
-
-    rows = [dict(zip(("number", "begin", "end"), shard, strict=True)) for shard in shards]
-
-    def write(row: dict) -> dict:
-        subjects, issues = _write_shard(reader, folder, row["number"], row["begin"], row["end"])
-        return {"subjects": subjects, "counts": issues.counts, "examples": issues.examples}
-
-    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(write).iter_rows():
-        yield row["subjects"], Issues(row["counts"], row["examples"])
-
-
-def _write_shard(reader: Callable, folder: Path, number: int, begin: int, end: int) -> tuple[list[str], Issues]:
-    """One file, a row group a person; none where nobody begins in the shard."""
-    issues, subjects, writer = Issues(), [], None
-    try:
-        for recording in reader(issues, begin, end):
-            table = minutes_table(recording)
-            if writer is None:
-                writer = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", table.schema, **_ENCODING)
-            writer.write_table(table)
-            subjects.append(recording.subject)
-    finally:
-        if writer is not None:
-            writer.close()
-    return subjects, issues
-
-
-def minutes_table(recording: Recording) -> pa.Table:
-    """A recording in the long format: a row a minute."""
-    n = len(recording)
-    start_ms = recording.start_utc.astype("datetime64[ms]").astype(np.int64)
-    columns = {
-        SUBJECT: pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), [recording.subject]),
-        RECORDING: pa.array(np.full(n, recording.index, np.int32)),
-        TIME_UTC: pa.array(start_ms + 60_000 * np.arange(n), pa.timestamp("ms")),
-    }
-    columns |= {name: pa.array(values, from_pandas=True) for name, values in recording.channels.items()}
-    return pa.table(columns | {OBSERVED: pa.array(recording.observed)})
