@@ -65,11 +65,13 @@ class Readings:
     `events` has columns time_utc, kind (one of EVENT_CHANNELS), value. Basal events hold until the next one; a basal
     rate of NaN is unknown from there on.
     `utc_offset_min` is the subject's offset at each reading (local = UTC + offset): physiology needs local hours.
+    `conflicting`: readings left out because another at the same second has another value.
     """
 
     subject: str
     glucose: "pd.DataFrame"  # time_utc, glucose_mgdl, utc_offset_min
     events: "pd.DataFrame"  # time_utc, kind, value
+    conflicting: int = 0
 
 
 @dataclass(frozen=True)

@@ -212,9 +212,7 @@ def test_libreview_dates_of_any_country(tmp_path, times, first):
 
 def test_libreview_dates_that_can_be_either_ask(tmp_path):
     path = libre(tmp_path / "x.csv", [libre_row("05-04-2024 23:50", 0, history=100)], LIBRE_US)
-    with pytest.raises(
-        ValueError, match=r"x\.csv: '05-04-2024 23:50' may be day-month or month-day; set `time_format`"
-    ):
+    with pytest.raises(ValueError, match=r"x\.csv: '05-04-2024 23:50' may be day-month or month-day: add --set"):
         read([path])
     (found,) = read([path], time_format="%d-%m-%Y %H:%M").values()
     assert found.glucose[TIME_UTC][0] == pd.Timestamp("2024-04-05 23:50")
@@ -351,7 +349,7 @@ def test_tidepool(tmp_path):
     assert events_of(found)[5][0] == "10 10:00" and np.isnan(events_of(found)[5][2])
     assert issues.examples["extended bolus (taken at its beginning)"] == ["x.json record 6"]
     assert issues.examples["carbohydrates in exchanges (grams unknown)"] == ["x.json record 8"]
-    with pytest.raises(ValueError, match="the card says mg/dL, the file says mmol/L"):
+    with pytest.raises(ValueError, match="the file says mmol/L, not mg/dL; leave out --unit"):
         read([path], unit="mg/dL")
 
 

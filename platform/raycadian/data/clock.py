@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _OFFSET = r":\d{2}(?:[.,]\d+)?\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
+EPOCHS_MS = {"epoch_s": 1000.0, "epoch_ms": 1.0}  # formats of times that are numbers, with their milliseconds
 _MINUTE = np.timedelta64(1, "m")
 _BACK = np.timedelta64(15, "m")  # what is seen of a clock set back by 30 min (Lord Howe) between readings 15 min apart
 
@@ -18,8 +19,12 @@ _BACK = np.timedelta64(15, "m")  # what is seen of a clock set back by 30 min (L
 def parse_times(text: pd.Series, time_format: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Clocks (N,) datetime64[ns], NaT where not understood, and offsets (N,) in minutes, NaN where none is stated.
 
-    ISO 8601 unless a strptime `time_format` is given (then only its %z is an offset).
+    ISO 8601 unless a strptime `time_format` is given (then only its %z is an offset); `epoch_s` and `epoch_ms` count
+    from 1970 in UTC.
     """
+    if time_format in EPOCHS_MS:
+        epoch_ms = EPOCHS_MS[time_format] * pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
+        return clock_of_epoch_ms(epoch_ms), np.zeros(len(text))
     trimmed = pc.utf8_trim_whitespace(pa.array(text.astype(str), pa.string()))
     text, style = trimmed.to_pandas(), time_format or "ISO8601"
     with_offset = "%z" in style if time_format else pc.any(pc.match_substring_regex(trimmed, _OFFSET)).as_py()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from raycadian.data.clock import EPOCHS_MS
 from raycadian.data.tables import shown
 from raycadian.modalities.guesses import Choice, Given, Guess, Question, option
 
@@ -19,6 +20,7 @@ SUBJECTS = {
 }  # fmt: skip
 _TIME_TOKENS = {"ts", "time", "timestamp", "datetime"}
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|_?(mg_?dl|mmol_?l)$", re.IGNORECASE)
+_FROM_MS, _UNTIL_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:?\d{2}.*)?")
 _DATE = re.compile(r"(\d{1,4})([/.\-])(\d{1,2})\2(\d{2,4})[ T,]+(\d{1,2}:\d{2})(:\d{2})?( ?[AaPp][Mm])?")
@@ -42,9 +44,9 @@ def numeric(texts: Sequence[str]) -> bool:
 
 
 def time_columns(columns: Columns) -> list[str]:
-    """The columns that can be the time: called so, and not numbers."""
+    """The columns that can be the time: called so, and no numbers but those that count from 1970."""
     alike = named(columns, TIMES) or [c for c in columns if plain(c).split("_")[-1] in _TIME_TOKENS]
-    return [name for name in alike if not (columns[name] and numeric(columns[name]))]
+    return [c for c in alike if not (columns[c] and numeric(columns[c])) or epoch_format(columns[c])]
 
 
 def choose(name: str, candidates: Sequence[str], given: Given, what: str) -> Choice:
@@ -90,12 +92,32 @@ def _numbers_rows(texts: Sequence[str]) -> bool:
 # --- times ----------------------------------------------------------------------------------------------------------
 
 
+def epoch_format(texts: Sequence[str]) -> str | None:
+    """epoch_s or epoch_ms, where all are numbers that are seconds or milliseconds since 1970, from 1990 to 2099."""
+    numbers = [float(text) for text in texts if _NUMBER.fullmatch(text) and "," not in text]
+    if not numbers or len(numbers) < len([text for text in texts if text]):
+        return None
+    fits = (name for name, ms in EPOCHS_MS.items() if all(_FROM_MS <= ms * number < _UNTIL_MS for number in numbers))
+    return next(fits, None)
+
+
+def zone_of_utc(given: Given) -> Choice:
+    """The time zone is asked for where times are in UTC alone, since local hours matter."""
+    zone = f"add {option('timezone', 'Europe/Madrid')}, or {option('timezone', 'UTC')}"
+    message = f"times are in UTC and the local time zone is not stated: {zone}"
+    return Choice(question=None if "timezone" in given else Question("timezone", message))
+
+
 def time_format(texts: Sequence[str], given: Given) -> Choice:
-    """The strptime format of a column of times; no column where it is ISO 8601. Raises ValueError where no format reads
-    them. Day and month are told by days after the 12th, else by which makes the times follow one another."""
+    """The format of a column of times, strptime's or epoch_s, epoch_ms; none where it is ISO 8601. Raises ValueError
+    where no format reads them. Day and month are told by days after the 12th, else by which makes the times follow one
+    another."""
     filled = [text for text in texts if text]
     if "time_format" in given or not filled or all(_ISO.fullmatch(text) for text in filled[:100]):
         return Choice(given.get("time_format"))
+    if epoch := epoch_format(filled):
+        why = f"numbers such as {filled[0]} count from 1970 in UTC"
+        return Choice(epoch, Guess("time_format", epoch, True, why, option("time_format", "FORMAT")))
     formats = [f for f in _formats(filled[0]) if _reads(f, filled)]
     if not formats:
         raise ValueError(

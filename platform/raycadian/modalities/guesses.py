@@ -79,3 +79,8 @@ def option(name: str, value: Any) -> str:
         .strip()
     )
     return f"--set {shlex.quote(f'{name}={text}')}"
+
+
+def how_to_set(name: str, value: Any) -> str:
+    """The same, for a message that readers of files give: whoever reads it has data files, or a card."""
+    return f"add {option(name, value)} (in a card `{name}: {value}`)"

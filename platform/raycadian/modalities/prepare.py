@@ -20,6 +20,7 @@ from raycadian.data.snapshot import Snapshot
 from raycadian.data.writer import finish, issues_of, prepared, publish, workspace
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
+from raycadian.modalities.conflicts import require_one_person
 from raycadian.types import SUBJECT, Issues
 
 
@@ -113,7 +114,9 @@ def _write_subjects(modality: Modality, job: Preparation, on_ray: bool | None) -
     answers = (_on_ray if on_ray else _here)(modality, job, items) if items else iter(())
     rows = []
     for done, answer in enumerate(answers, start=1):
-        rows.append(_answered(answer))
+        rows.append(row := _answered(answer))
+        if "conflicting" in row:
+            require_one_person(row[SUBJECT], *row["conflicting"], job.paths, job.card.columns.model_dump())
         job.progress(f"subjects written ({'on Ray' if on_ray else 'here, in this process'})", done, len(items))
     return sorted(rows, key=lambda row: row[SUBJECT])
 

@@ -36,7 +36,7 @@ class ActigraphyCard(BaseCard):
     subject: str | None = None
     """Subject id for a file that names none; the file's stem otherwise."""
     time_format: str | None = None
-    """strptime format of the time column; ISO 8601 otherwise."""
+    """strptime format of the time column, or epoch_s, epoch_ms: numbers since 1970 in UTC; ISO 8601 otherwise."""
     timezone: str | None = None
     """IANA name of the zone of a local clock. None: the clock is kept as local time, its UTC offset taken as 0."""
     wear: Literal["choi", "troiano"] = "choi"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from raycadian.data.clock import EPOCHS_MS
 from raycadian.data.source import Source
 from raycadian.data.tables import first_rows, shown
 from raycadian.modalities.actigraphy import nhanes
@@ -16,6 +17,7 @@ from raycadian.modalities.columns import (
     subject_column,
     time_columns,
     time_format,
+    zone_of_utc,
 )
 from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
 
@@ -67,8 +69,10 @@ def _table(source: Source, given: Given) -> Detection | None:
         choose("columns.worn", worn, given, "worn"),
         subject, time, _minute(columns, time, given),
     ]  # fmt: skip
-    choices = [_format("a table with an epoch a row"), *chosen, time_format(columns.get(time.column or "", ()), given)]
-    choices += [_local_clock(given)] if time.column else []
+    written = time_format(columns.get(time.column or "", ()), given)
+    choices = [_format("a table with an epoch a row"), *chosen, written]
+    if time.column:
+        choices.append(zone_of_utc(given) if written.column in EPOCHS_MS else _local_clock(given))
     choices += [] if subject.column or subject.question else [file_is_one_person(source.stem)]
     used = {choice.column for choice in chosen}
     return Detection.of("actigraphy", "table", [*choices, not_read(columns, used, "--set columns.worn=NAME")])

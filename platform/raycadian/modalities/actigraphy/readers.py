@@ -4,7 +4,7 @@ A `Part` is one person in one file, small enough to send to a worker: of NHANES'
 files the whole. People's labels come from NHANES's other tables among the same files (nhanes.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from raycadian.modalities.actigraphy.formats.devices import (
 )
 from raycadian.modalities.actigraphy.formats.nhanes_minutes import WEAR, minutes_reader, people_rows
 from raycadian.modalities.actigraphy.formats.xpt import Xpt
+from raycadian.modalities.conflicts import require_one_person
 from raycadian.types import WORN, Issues, Recording
 
 MINUTES = ("minutes_counts", "minutes_mims")
@@ -122,7 +123,7 @@ def _recordings(part: Part, card: ActigraphyCard, issues: Issues) -> Iterator[Re
     if part.kind == "apple_health":
         return iter(read_apple_health(path, card, issues))
     epochs = _EPOCHS[part.kind](path, card, issues)
-    return (recording for one in epochs for recording in to_recordings(one, card, issues))
+    return (recording for one in epochs for recording in to_recordings(one, card, issues, [path]))
 
 
 def read_activity(paths: list[Path], card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
@@ -137,13 +138,14 @@ def labels(paths: list[Path], most_missing: int = 0) -> pd.DataFrame | None:
     return nhanes.people(tables, most_missing) if tables else None
 
 
-def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> list[Recording]:
+def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues, paths: Sequence[Path] = ()) -> list[Recording]:
     """A person's epochs on a grid of minutes, counts summed; a minute without all of its epochs is missing.
 
     A gap of more than a day, or a change of the UTC offset (DST, with a time zone in the card), ends a recording. A
     device's own clock runs on through DST; clocks in a table follow it. `observed`: by the device where it says, else
     by `card.wear`.
-    Raises ValueError for epochs that don't divide a minute, or clocks that can't be.
+    `paths`: where the epochs are from, for messages. Raises ValueError for epochs that don't divide a minute, clocks
+    that can't be, or several people's epochs.
     """
     where = f"subject {epochs.subject!r}"
     if not 0 < epochs.epoch_s <= 60 or 60 % epochs.epoch_s:
@@ -155,7 +157,7 @@ def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> list[
     if not known.any():
         issues.add("person without a usable epoch (left out)", where)
         return []
-    epochs, utc_s, offset_min = _in_order(_rows(epochs, known), card, issues)
+    epochs, utc_s, offset_min = _in_order(_rows(epochs, known), card, issues, paths)
     gridded = [
         _gridded(_rows(epochs, span), utc_s[span], int(offset_min[span][0]), card.wear, issues)
         for span in _stretches(utc_s, offset_min, where, issues)
@@ -166,15 +168,19 @@ def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> list[
     ]
 
 
-def _in_order(epochs: Epochs, card: ActigraphyCard, issues: Issues) -> tuple[Epochs, np.ndarray, np.ndarray]:
+def _in_order(
+    epochs: Epochs, card: ActigraphyCard, issues: Issues, paths: Sequence[Path]
+) -> tuple[Epochs, np.ndarray, np.ndarray]:
     """The epochs in the order of time, each once, with their UTC seconds, rising, and minutes ahead of UTC."""
     utc_s, offset_min = _utc(epochs, card)
     steps, first = np.diff(utc_s), np.arange(len(utc_s))
     if (steps <= 0).any():
         where = f"subject {epochs.subject!r}"
         issues.add("row out of time order (sorted)", where, int((steps < 0).sum()))
-        first = np.unique(utc_s, return_index=True)[1]
+        _, first, nth = np.unique(utc_s, return_index=True, return_inverse=True)
         issues.add("epoch twice (the first is kept)", where, len(utc_s) - len(first))
+        other = ~np.isclose(epochs.values, epochs.values[first][nth], equal_nan=True)
+        require_one_person(epochs.subject, int(other.sum()), len(other), paths, card.columns.model_dump())
     return _rows(epochs, first), utc_s[first], offset_min[first]
 
 

@@ -17,6 +17,8 @@ import pandas as pd
 
 from raycadian.data import clock
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.plausible import MIXED_UNITS, OutOfRange
+from raycadian.modalities.guesses import how_to_set
 from raycadian.types import (
     BASAL,
     BOLUS,
@@ -80,13 +82,16 @@ class ReadingsBuilder:
         `high_mgdl`: what "High" stands for. `events_suffice`: the file may hold events and no reading.
         Raises ValueError where the card names another unit."""
         if unit and card.unit and unit != card.unit:
-            raise ValueError(f"{path}: the card says {card.unit}, the file says {unit}; remove `unit` from the card")
+            raise ValueError(
+                f"{path}: the file says {unit}, not {card.unit}; leave out --unit (in a card: remove `unit`)"
+            )
         self.path, self.card, self.issues = path, card, issues
-        self._unit, self._stated = unit or card.unit, "the card" if card.unit else "the file"
+        self._unit, self._stated = unit or card.unit, "the file" if unit else "the card"
         self._place, self._high_mgdl, self._events_suffice = place, high_mgdl, events_suffice
         self._in_repeated_hour: dict[str, tuple[np.datetime64, bool]] = {}
         self._rows = self._untimed = self._readings = self._events = self._excluded = self._local = self._nowhere = 0
-        self._odd_time, self._judged = "", False
+        self._beyond = 0  # readings of "Low" and "High"
+        self._odd_time, self._judged, self._out_of_range = "", False, OutOfRange()
 
     def note(self, kind: str, lines: np.ndarray | pd.Series) -> None:
         """Count `kind` once for each line."""
@@ -122,27 +127,40 @@ class ReadingsBuilder:
         mgdl = self._mgdl(rows) if "glucose" in rows else np.full(len(rows), np.nan)
         events, of_row = self._events_of(rows)
         read = rows["glucose"].notna().to_numpy() if "glucose" in rows else np.zeros(len(rows), dtype=bool)
-        glucose = _unique_glucose(codes[read], utc[read], mgdl[read], offset_min[read], subjects, self.issues)
+        columns = codes[read], utc[read], mgdl[read], offset_min[read]
+        glucose, conflicting = _unique_glucose(*columns, subjects, self.issues)
         events = _unique_events(codes[of_row], utc[of_row], *events, subjects, self.issues)
-        yield from _by_subject(glucose, events, subjects)
+        yield from _by_subject(glucose, events, subjects, conflicting)
 
     def finish(self) -> None:
         """The file's end. Raises ValueError if it gave nothing."""
         if self._untimed * 2 > self._rows:
             self._refuse_times()
-        if not self._readings and not (self._events and self._events_suffice) and not self._excluded:
-            raise ValueError(
-                f"{self.path}: no glucose reading in {self._rows} rows: expected values of "
-                f"{GLUCOSE_MIN_MGDL:.0f}-{GLUCOSE_MAX_MGDL:.0f} mg/dL (1.1-33.3 mmol/L) with a time; found "
-                f"{self._found()}"
-            )
+        self._out_of_range.require_few(self.path, self._unit, self._place)
+        if not (self._events and self._events_suffice) and not self._excluded:
+            self._require_readings()
         name = self.path.name
         self.issues.add(LOCAL_CLOCK, name, self._local)
         self.issues.add(
             "UTC time without a time zone (local hours unknown, UTC offset taken as 0)", name, self._nowhere
         )
 
-    def _found(self) -> str:
+    def _require_readings(self) -> None:
+        if not self._rows:
+            raise ValueError(f"{self.path}: no row below its header; export days on which the sensor was worn")
+        if not self._readings:
+            raise ValueError(
+                f"{self.path}: no glucose reading in {self._rows} rows: expected values of "
+                f"{GLUCOSE_MIN_MGDL:.0f}-{GLUCOSE_MAX_MGDL:.0f} mg/dL (1.1-33.3 mmol/L) with a time; found "
+                f"{self._counted()}"
+            )
+        if self._readings == self._beyond:
+            raise ValueError(
+                f"{self.path}: all {self._readings:,} readings are beyond what the sensor measures (low, high), none "
+                "is a number; bring days with measured values"
+            )
+
+    def _counted(self) -> str:
         """What was counted in this file, for the message."""
         mine = {k: [p for p in places if p.startswith(self.path.name)] for k, places in self.issues.examples.items()}
         return "; ".join(f"{kind} ({places[0]})" for kind, places in mine.items() if places) or "none"
@@ -172,7 +190,7 @@ class ReadingsBuilder:
         expected = self.card.time_format or "ISO 8601 (2024-06-06T14:05:00)"
         raise ValueError(
             f"{self.path}: {self._untimed} of {self._rows} times are not understood: expected {expected}, found "
-            f"{self._odd_time!r}; set `time_format` in the card (strptime, e.g. '%d/%m/%Y %H:%M')"
+            f"{self._odd_time!r}; {how_to_set('time_format', '%d/%m/%Y %H:%M')}, or what else strptime takes"
         )
 
     def _unit_of(self, rows: pd.DataFrame) -> str | None:
@@ -197,7 +215,7 @@ class ReadingsBuilder:
         if unit is None:
             raise ValueError(
                 f"{self.path}: the unit of glucose is not stated, and a median of {median:.1f} fits neither mg/dL nor "
-                "mmol/L; set `unit` in the card"
+                f"mmol/L; {how_to_set('unit', MGDL)}, or {MMOLL}"
             )
         return unit
 
@@ -205,10 +223,11 @@ class ReadingsBuilder:
         if contradicts(self._unit, median):
             other = MMOLL if self._unit == MGDL else MGDL
             fix = {
-                "the card": f"set `unit: {other}` in the card",
-                "the file": "the file contradicts itself: mend or remove it",
-                "the median of the first rows": "two units in one file: split it by unit",
+                "the card": how_to_set("unit", other),
+                "the file": "the file contradicts itself: mend the unit in it, or export it again",
+                "the median of the first rows": MIXED_UNITS,
             }[self._stated]
+            fix = MIXED_UNITS if self._judged else fix
             raise ValueError(
                 f"{self.path}: {self._stated} says {self._unit}, but the values{whose} have a median of {median:.4g} "
                 f"and are plainly {other}; {fix}"
@@ -265,9 +284,10 @@ class ReadingsBuilder:
         mgdl = np.where(values == -np.inf, LOW_MGDL, np.where(values == np.inf, self._high_mgdl, mgdl))
         self.note("low", lines[values == -np.inf])
         self.note("high", lines[values == np.inf])
-        outside = (mgdl < GLUCOSE_MIN_MGDL) | (mgdl > GLUCOSE_MAX_MGDL)
+        outside = self._out_of_range.add(values, mgdl, lines, rows["clock"].to_numpy("datetime64[ns]"))
         self.note("glucose outside 20-600 mg/dL (set missing)", lines[outside])
         self._readings += int(np.isfinite(mgdl[~outside]).sum())
+        self._beyond += int(np.isinf(values).sum())
         return np.where(outside, np.nan, mgdl)
 
     def _events_of(self, rows: pd.DataFrame) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
@@ -312,13 +332,15 @@ def merge(parts: list[Readings], issues: Issues) -> Readings:
     """
     subject = parts[0].subject
     assert all(part.subject == subject for part in parts), "merge joins the readings of one subject"
-    names, glucose, events = pd.Index([subject]), [p.glucose for p in parts], [p.events for p in parts]
-    time, when = _joined(glucose, TIME_UTC, "datetime64[ns]"), _joined(events, TIME_UTC, "datetime64[ns]")
+    names, glucose, eaten = pd.Index([subject]), [p.glucose for p in parts], [p.events for p in parts]
+    time, when = _joined(glucose, TIME_UTC, "datetime64[ns]"), _joined(eaten, TIME_UTC, "datetime64[ns]")
     values, offset_min = _joined(glucose, GLUCOSE, np.float64), _joined(glucose, "utc_offset_min", np.int64)
-    kinds, amounts = _joined(events, "kind", object), _joined(events, "value", np.float64)
+    kinds, amounts = _joined(eaten, "kind", object), _joined(eaten, "value", np.float64)
     code, code_of_event = np.zeros(len(time), np.int64), np.zeros(len(when), np.int64)
-    unique = _unique_glucose(code, time, values, offset_min, names, issues)
-    return next(_by_subject(unique, _unique_events(code_of_event, when, kinds, amounts, names, issues), names))
+    unique, conflicting = _unique_glucose(code, time, values, offset_min, names, issues)
+    conflicting += sum(part.conflicting for part in parts)
+    events = _unique_events(code_of_event, when, kinds, amounts, names, issues)
+    return next(_by_subject(unique, events, names, conflicting))
 
 
 def _joined(frames: list[pd.DataFrame], column: str, dtype) -> np.ndarray:
@@ -330,7 +352,8 @@ Coded = tuple[np.ndarray, pd.DataFrame]  # the subject's code of each row, sorte
 
 def _unique_glucose(
     code: np.ndarray, time: np.ndarray, value: np.ndarray, offset_min: np.ndarray, subjects: pd.Index, issues: Issues
-) -> Coded:
+) -> tuple[Coded, np.ndarray]:
+    """Each subject's readings, each second once; how many of each subject (S,) contradicted the one that is kept."""
     order = np.lexsort([np.isnan(value), time, code])  # stable: ties keep the order of the rows
     code, time, value, offset_min = code[order], time[order], value[order], offset_min[order]
     first = np.ones(len(time), dtype=bool)
@@ -343,7 +366,8 @@ def _unique_glucose(
     ):
         _note_times(issues, kind, subjects[code[at]], time[at])
     columns = {TIME_UTC: time[first], GLUCOSE: value[first], "utc_offset_min": offset_min[first]}
-    return code[first], pd.DataFrame(columns)
+    conflicting = np.bincount(code[~first & ~same], minlength=len(subjects))
+    return (code[first], pd.DataFrame(columns)), conflicting
 
 
 def _unique_events(
@@ -356,13 +380,13 @@ def _unique_events(
     return code[order][~again], events[~again]
 
 
-def _by_subject(glucose: Coded, events: Coded, subjects: pd.Index) -> Iterator[Readings]:
+def _by_subject(glucose: Coded, events: Coded, subjects: pd.Index, conflicting: np.ndarray) -> Iterator[Readings]:
     numbers = np.arange(len(subjects) + 1)
     of_glucose, of_event = np.searchsorted(glucose[0], numbers), np.searchsorted(events[0], numbers)
     for i, subject in enumerate(subjects):
         own = glucose[1].iloc[of_glucose[i] : of_glucose[i + 1]].reset_index(drop=True)
         own_events = events[1].iloc[of_event[i] : of_event[i + 1]].reset_index(drop=True)
-        yield Readings(str(subject), own, own_events)
+        yield Readings(str(subject), own, own_events, int(conflicting[i]))
 
 
 def _note_times(issues: Issues, kind: str, subjects: pd.Index, times: np.ndarray) -> None:

@@ -38,7 +38,7 @@ class CGMCard(BaseCard):
     """Glucose unit where the format does not state one. A contradiction with the values is an error."""
     columns: Columns = Columns()
     time_format: str | None = None
-    """strptime format of the time column; ISO 8601 otherwise."""
+    """strptime format of the time column, or epoch_s, epoch_ms: numbers since 1970 in UTC; ISO 8601 otherwise."""
     timezone: str | None = None
     """IANA name of the zone of a local clock. None: the clock is kept as local time, its UTC offset taken as 0."""
     grid: Grid = Grid()

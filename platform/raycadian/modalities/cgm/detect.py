@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from raycadian.data.clock import EPOCHS_MS, parse_times
 from raycadian.data.source import Source
 from raycadian.data.tables import first_rows, shown
-from raycadian.modalities.cgm.builder import MGDL, MMOLL, parse_numbers, unit_of_median
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts, parse_numbers, unit_of_median
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, unit_named
 from raycadian.modalities.cgm.readers import recognised_format
@@ -22,6 +23,7 @@ from raycadian.modalities.columns import (
     subject_column,
     time_columns,
     time_format,
+    zone_of_utc,
 )
 from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
 
@@ -37,7 +39,7 @@ _STATES_UNIT = {"dexcom_clarity", "libreview"}  # formats whose header names the
 _IN_UTC = {"pump_v2"}  # formats of UTC alone
 _LOCAL = {"dexcom_clarity", "libreview", "ohio_t1dm", "glucobench"}  # formats of a local clock
 _OFFSET = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*[+-]\d{2}:?\d{2}\b|\"(utcOffset|timezoneOffset)\"\s*:\s*-?[1-9]")
-_CLOCK = re.compile(r"\b(\d{1,2}):(\d{2})\b")
+_CLOCK = re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})\b")
 _ROWS = 500  # looked at for the time between readings
 _UTC = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|UTC)\b")
 
@@ -73,9 +75,7 @@ def _clock(text: str, kind: str, given: Given) -> Choice:
     if "timezone" in given or _OFFSET.search(text):
         return Choice()
     if kind in _IN_UTC or (_UTC.search(text) and kind not in _LOCAL):
-        zone = "add --timezone Europe/Madrid, or --timezone UTC"
-        message = f"times are in UTC and the local time zone is not stated: {zone}"
-        return Choice(question=Question("timezone", message))
+        return zone_of_utc(given)
     why = "a local clock without a zone is taken as it stands; changes of DST are not undone"
     return Choice(guess=Guess("timezone", None, False, why, option("timezone", "Europe/Madrid")))
 
@@ -109,10 +109,20 @@ def _table(source: Source, given: Given) -> Detection | None:
     chosen = [glucose, time, subject, *_events(columns, given)]
     times = columns.get(time.column or "", [])
     whose = [] if subject.column or subject.question else [file_is_one_person(source.stem)]
-    about = [time_format(times, given), _unit(columns, glucose, given), _clock(" ".join(times[:200]), "", given)]
+    written = time_format(times, given)
+    zone = zone_of_utc(given) if written.column in EPOCHS_MS else _clock(" ".join(times[:200]), "", given)
+    about = [written, _unit(columns, glucose, given), zone, _step(_as_clock(times, written.column), given)]
     generic = Guess("format", "generic", True, "a table with a reading a row", option("format", "FORMAT"))
     unused = _unused(columns, {choice.column for choice in chosen})
-    return Detection.of("cgm", "generic", [Choice(guess=generic), *chosen, *about, _step(times, given), *whose, unused])
+    return Detection.of("cgm", "generic", [Choice(guess=generic), *chosen, *about, *whose, unused])
+
+
+def _as_clock(times: list[str], form: str | None) -> list[str]:
+    """Times with hours and minutes in them."""
+    if form not in EPOCHS_MS:
+        return times
+    clocks, _ = parse_times(pd.Series(times[:_ROWS], dtype=object), form)
+    return [str(clock) for clock in clocks.astype("datetime64[m]")]
 
 
 def _is_glucose(name: str) -> bool:
@@ -144,11 +154,16 @@ def _unit(columns: dict[str, list[str]], glucose: Choice, given: Given) -> Choic
     name = glucose.column
     if "unit" in given or name is None:
         return Choice()
-    if unit := unit_named(name):
-        return Choice(guess=Guess("unit", unit, True, f"stated by the column {name!r}", option("unit", "UNIT")))
     values, _ = parse_numbers(pd.Series(columns.get(name, []), dtype=object))
     values = values[np.isfinite(values) & (values > 0)]
-    unit = unit_of_median(float(np.median(values))) if len(values) else None
+    median = float(np.median(values)) if len(values) else np.nan
+    if named := unit_named(name):
+        other = MMOLL if named == MGDL else MGDL
+        if not contradicts(named, median):
+            return Choice(guess=Guess("unit", named, True, f"stated by the column {name!r}", option("unit", other)))
+        message = f"the column {name!r} says {named}, but its values have a median of {median:.3g}: if they are {other}"
+        return Choice(question=Question("unit", f"{message}, add {option('unit', other)}"))
+    unit = unit_of_median(median) if len(values) else None
     if unit is None:
         message = f"the values of {name!r} don't tell the unit: add --unit {MGDL} or --unit {MMOLL}"
         return Choice(question=Question("unit", message))

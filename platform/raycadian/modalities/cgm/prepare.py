@@ -5,6 +5,7 @@ each subject's parts are merged, gridded and written.
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.quality import quality
 from raycadian.modalities.cgm.readers import read_files, read_person
+from raycadian.modalities.guesses import how_to_set
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
 _SPILLED = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "value": "float64"}
@@ -27,13 +29,18 @@ _SPILLED = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "v
 def items(job: Preparation) -> list[Item]:
     """Every subject with the folder of its readings. Raises ValueError."""
     with closing(read_files(job.paths, job.card, job.issues)) as chunks:  # an error or Ctrl-C closes the file at once
-        subjects = _spill(chunks, job.work / "spill", job.progress)
-    return [{SUBJECT: s, "spill": str(job.work / "spill" / str(n))} for n, s in enumerate(subjects)]
+        conflicting = _spill(chunks, job.work / "spill", job.progress)
+    spilled = (str(job.work / "spill" / str(n)) for n in range(len(conflicting)))
+    return [
+        {SUBJECT: s, "spill": spill, "conflicting": n}
+        for (s, n), spill in zip(conflicting.items(), spilled, strict=True)
+    ]
 
 
 def read_item(item: Item, issues: Issues) -> Readings:
     """All readings of a subject, from its parts."""
-    return merge(_unspill(item[SUBJECT], storage.resolve_path(item["spill"])), issues)
+    whole = merge(_unspill(item[SUBJECT], storage.resolve_path(item["spill"])), issues)
+    return replace(whole, conflicting=whole.conflicting + item["conflicting"])
 
 
 def write(item: Item, snapshot: Path, card: CGMCard) -> Row:
@@ -43,6 +50,7 @@ def write(item: Item, snapshot: Path, card: CGMCard) -> Row:
     recordings = to_recordings(readings, card.grid, issues)
     events = readings.events.sort_values(TIME_UTC, kind="stable").reset_index(drop=True)
     row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality(readings, recordings, card.grid)}
+    row["conflicting"] = readings.conflicting, len(readings.glucose) + readings.conflicting
     own = [
         name for name in EVENT_CHANNELS if recordings and name in recordings[0].channels
     ]  # the same in each recording
@@ -72,7 +80,8 @@ def nothing_usable(card: CGMCard, rows: list[Row], issues: Issues) -> str:
     return (
         f"card {card.name!r}: no recording of at least {card.grid.min_points} points every {card.grid.dt_min:g} min "
         f"without a gap over {card.grid.gap_min:g} min; found {len(rows)} subjects with {readings} readings "
-        f"(issues: {met}); bring longer data or change the card's grid"
+        f"(issues: {met}); bring a longer recording (a day or more), or keep short ones: "
+        + how_to_set("grid.min_points", 12)
     )
 
 
@@ -88,10 +97,12 @@ def recordings_of_person(path: Path, card: CGMCard | None, like: CGMCard, issues
 # --- spilled readings -----------------------------------------------------------------------------------------------
 
 
-def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress) -> list[str]:
-    """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. Returns the subjects; n is the position."""
+def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress) -> dict[str, int]:
+    """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. Returns the subjects, of which n is the
+    position, with their conflicting readings."""
     storage.make_folder(folder)
     number: dict[str, int] = {}
+    conflicting: dict[str, int] = {}
     parts: Counter[str] = Counter()
     n_readings = 0
     for chunk in chunks:
@@ -100,9 +111,10 @@ def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress) -> list
         _write_frame(chunk.glucose, part / f"{parts[chunk.subject]:06d}-glucose.parquet")
         _write_frame(chunk.events, part / f"{parts[chunk.subject]:06d}-events.parquet")
         parts[chunk.subject] += 1
+        conflicting[chunk.subject] = conflicting.get(chunk.subject, 0) + chunk.conflicting
         n_readings += len(chunk.glucose)
         progress("readings read", n_readings, None)
-    return list(number)
+    return conflicting
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:

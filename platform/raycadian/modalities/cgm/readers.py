@@ -31,6 +31,7 @@ from raycadian.modalities.cgm.formats.vendor_csv import (
     read_pump,
     superseded_pump_files,
 )
+from raycadian.modalities.conflicts import require_one_person
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 
 __all__ = ["detect_format", "merge", "read_files"]
@@ -75,14 +76,18 @@ def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Rea
 
 def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
     """All readings of the one person in a file, recognised by content where no card says how. Raises ValueError."""
+    card = card or _card_of(path)
     parts: dict[str, list[Readings]] = {}
-    for readings in read_files([path], card or _card_of(path), issues):
+    for readings in read_files([path], card, issues):
         parts.setdefault(readings.subject, []).append(readings)
     if len(parts) != 1:
         raise ValueError(
             f"{path}: expected one person, found {len(parts)} ({', '.join(sorted(parts)[:5])}); cut it out"
         )
-    return merge(next(iter(parts.values())), issues)
+    whole = merge(next(iter(parts.values())), issues)
+    n = len(whole.glucose) + whole.conflicting
+    require_one_person(whole.subject, whole.conflicting, n, [path], card.columns.model_dump())
+    return whole
 
 
 def _card_of(path: Path) -> CGMCard:

@@ -123,7 +123,10 @@ def _lines(seen: int, n: int, first: int, misshapen: list[int]) -> np.ndarray:
 def _read(source: Source, card: CGMCard, columns: Columns, unit: str | None, issues: Issues) -> Iterator[Readings]:
     header = header_of(source)
     wanted = _positions(source, header, columns)
-    unit = unit or unit_named(header[wanted["glucose"]])
+    named = unit_named(header[wanted["glucose"]])
+    if card.unit and named and named != card.unit:  # a column's name is no statement: the values are judged anyway
+        issues.add(f"unit of the card ({card.unit}) in place of the column's name ({named})", source.path.name)
+    unit = unit or (None if card.unit else named)
     builder = ReadingsBuilder(source.path, card, issues, unit, place=" row " if source.is_parquet else ":")
     chunks = _parquet_chunks if source.is_parquet else _text_chunks
     for rows in chunks(source, builder, wanted, len(header)):

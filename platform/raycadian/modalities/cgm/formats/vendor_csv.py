@@ -15,6 +15,7 @@ from raycadian.data.source import Source, delimiter_of, split
 from raycadian.modalities.cgm.builder import LOCAL_CLOCK, MGDL, ReadingsBuilder, parse_numbers
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.tables import csv_chunks, csv_rows, unit_named
+from raycadian.modalities.guesses import how_to_set
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
 
 _CLARITY = {"time": 1, "type": 2, "subtype": 3, "glucose": 7, "insulin": 8, "carbs": 9}
@@ -178,8 +179,8 @@ def _libre_times(text: pd.Series, path: Path, card: CGMCard, builder: ReadingsBu
     shortest = [f for f, span in spans.items() if span == min(spans.values())]
     if len(shortest) > 1 and len({tuple(read[f].dropna()) for f in shortest}) > 1:
         raise ValueError(
-            f"{path}: {text.iloc[0]!r} may be day-month or month-day; set `time_format` in the card to one of "
-            f"{shortest}"
+            f"{path}: {text.iloc[0]!r} may be day-month or month-day: "
+            + " or ".join(how_to_set("time_format", form) for form in shortest)
         )
     return read[shortest[0]].to_numpy("datetime64[ns]"), np.full(len(text), np.nan)
 
