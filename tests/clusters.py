@@ -21,6 +21,9 @@ from pathlib import Path
 import psutil
 from helpers import write_csv
 
+from raycadian import cluster
+from raycadian.cli.doctor import is_loopback
+
 ROOT = Path(__file__).parents[1]
 CARD = """\
 name: tiny
@@ -109,7 +112,7 @@ def kill_node(process: subprocess.Popen) -> None:
 
 def own_environment() -> dict[str, str]:
     """This process's environment, less what would lead to another cluster, with a fresh token."""
-    others = ("RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_TOKEN_PATH")
+    others = ("RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_TOKEN_PATH", *cluster._HERE)
     environment = {name: value for name, value in os.environ.items() if name not in others}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
     return environment | {"RAY_worker_niceness": "0"}  # 15 by default: beside other tests the workers would starve
@@ -167,3 +170,15 @@ def submit(head: Head, tree: Path, *entrypoint: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, cwd=tree, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def reachable(process: psutil.Process) -> list[str]:
+    """What a process and those below it let other machines reach: command and address of each listening socket that
+    is not on the loopback interface."""
+    sockets = []
+    for member in [process, *process.children(recursive=True)]:
+        with suppress(psutil.Error):
+            name = " ".join(member.cmdline())[:80]
+            listening = [c.laddr for c in member.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            sockets += [f"{name} {a.ip}:{a.port}" for a in listening if not is_loopback(a.ip)]
+    return sockets

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
+
+import psutil
 import pytest
+from clusters import reachable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,3 +86,44 @@ def test_where_a_cluster_is_there_less_work_pays_and_none_in_a_worker(ray_local)
     assert not cluster.is_worker()
     assert ray_local.get(ray_local.remote(cluster.is_worker).remote())
     assert not ray_local.get(ray_local.remote(cluster.pays).remote(10**6))
+
+
+@pytest.mark.ray
+def test_a_cluster_of_this_machine_is_reached_from_nowhere_else(ray_local):
+    ray_local.get([ray_local.remote(lambda: 1).remote() for _ in range(4)])  # workers, which listen too
+    assert len(psutil.Process().children(recursive=True)) > 5
+    assert reachable(psutil.Process()) == []
+
+
+@pytest.mark.ray
+def test_what_it_writes_is_its_users_alone(ray_local):
+    logs = Path(ray_local._private.worker._global_node.get_logs_dir_path())
+    (own,) = [folder for folder in logs.parents if folder.name.startswith("raycadian-")]
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700 and own.stat().st_uid == os.getuid()
+    readable = [file for file in logs.glob("*") if file.is_file() and file.stat().st_mode & 0o077]
+    assert not readable
+
+
+def test_a_token_that_others_could_read_is_private_afterwards(tmp_path, caplog):
+    token = tmp_path / "auth_token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    cluster.keep_private(token)
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert "could be read by others" in caplog.text and "secret" not in caplog.text
+    caplog.clear()
+    cluster.keep_private(token)
+    cluster.keep_private(tmp_path / "absent")
+    assert not caplog.records
+
+
+def test_sessions_lie_in_a_folder_that_nobody_else_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    own = cluster._sessions().parent
+    assert own == tmp_path / f"raycadian-{os.getuid()}" and stat.S_IMODE(own.stat().st_mode) == 0o700
+    own.chmod(0o777)
+    assert cluster._sessions().parent == own and stat.S_IMODE(own.stat().st_mode) == 0o700
+    own.rmdir()
+    own.symlink_to(tmp_path / "somebody")
+    (tmp_path / "somebody").mkdir()
+    assert cluster._sessions().parent not in (own, tmp_path / "somebody")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raycadian.files import private
+
+log = logging.getLogger(__name__)
 JOB = "RAYCADIAN_JOB"  # environment variable: the job that this process, or the one that started it, belongs to
 
 # Explicit, because the default of token authentication differs between Ray's versions.
@@ -21,6 +26,12 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a recipe's relative paths mean the same in a trial
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing at verbose=0
 }
+
+
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+# Of a cluster on this machine. Ray's servers listen on the loopback interface where no other node can join them.
+_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK}
+TOKEN = Path("~/.ray/auth_token")  # whoever has it runs code on the cluster
 
 
 def prepare_environment() -> None:
@@ -55,18 +66,52 @@ def connect(num_cpus: int | None = None) -> Any:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
+        _start_here(ray, num_cpus)
+    from ray.data import DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not our users' business
+    DataContext.get_current().enable_progress_bars = False
+    return ray
+
+
+def _start_here(ray: Any, num_cpus: int | None) -> None:
+    """A cluster of this machine and this user alone: all its ports on the loopback interface, its files private."""
+    from ray._private import ray_constants
+
+    os.environ |= _HERE
+    ray_constants.ENABLE_RAY_CLUSTER = False  # as the variable says, also where Ray was imported before us
+    keep_private(TOKEN.expanduser())
+    with private():
         ray.init(
             address="local",
             num_cpus=num_cpus,
             include_dashboard=True,
             logging_level=logging.WARNING,
             log_to_driver=False,
+            _temp_dir=str(_sessions()),
         )
-    from ray.data import DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not our users' business
-    DataContext.get_current().enable_progress_bars = False
-    return ray
+
+def _sessions() -> Path:
+    """Folder of Ray's sessions: logs, sockets, uploads. Ray lets everybody write there, so it lies in one of ours."""
+    from ray._common.utils import get_default_system_temp_dir
+
+    own = Path(get_default_system_temp_dir(), f"raycadian-{os.getuid()}")
+    with suppress(FileExistsError):
+        own.mkdir(mode=0o700)
+    if own.is_symlink() or not own.is_dir() or own.stat().st_uid != os.getuid():  # somebody was quicker
+        own = Path(tempfile.mkdtemp(prefix="raycadian-", dir=own.parent))
+    own.chmod(0o700)
+    return own / "ray"
+
+
+def keep_private(path: Path) -> None:
+    """A file of this user that others may read or change is the owner's alone from now on, and they are told."""
+    if path.is_file() and path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+        log.warning(
+            "%s could be read by others of this machine: it is yours alone now; replace it if they may have", path
+        )
 
 
 # --- is it worth a cluster? -------------------------------------------------------------------------------------------

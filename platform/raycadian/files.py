@@ -134,6 +134,16 @@ def _resolved(path: Path) -> Path:
 
 
 @contextmanager
+def private() -> Iterator[None]:
+    """What is made meanwhile, by this process and those it starts, is the owner's alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it at the end; an error leaves what was at `path` before."""
     temporary = _beside(path)
@@ -147,10 +157,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder`, which nobody has made yet, when the block ends well, and vanishes
-    otherwise."""
+    otherwise. It is the owner's alone."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(folder)
-    temporary.mkdir()
+    temporary.mkdir(mode=0o700)
     try:
         yield temporary
         temporary.rename(folder)

@@ -102,7 +102,7 @@ def experiment_key(recipe: Recipe, snapshot_id: str) -> str:
 
 @contextmanager
 def writing_folder(parent: Path, name: str, key: str, resume: bool) -> Iterator[Path]:
-    """A partial folder, the same one for the same name and key, so that killed work can go on.
+    """A partial folder, the owner's alone, the same one for the same name and key, so that killed work can go on.
 
     The caller ends with `finish`; an exception leaves the folder for `--resume`. Raises ValueError where another
     living process writes the same.
@@ -112,7 +112,8 @@ def writing_folder(parent: Path, name: str, key: str, resume: bool) -> Iterator[
         _require_unlocked(folder)
         if not resume:
             shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (parent, folder):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = folder / "lock"
     lock.write_text(str(os.getpid()), encoding="ascii")
     try:

@@ -56,3 +56,32 @@ def test_a_cluster_that_cannot_be_reached_is_a_finding(monkeypatch):
     assert not found.ok
     assert found.found == "ConnectionError: no cluster at 10.0.0.1:6379"
     assert "RAY_ADDRESS" in found.fix
+
+
+def test_what_others_may_read_or_reach_is_found_with_its_fix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "runs").mkdir(mode=0o755)
+    (tmp_path / "people").mkdir(mode=0o700)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch(mode=0o644)
+    found = {item.name.split("/")[-1]: item for item in doctor._private()}
+    assert [(name, item.ok, item.found) for name, item in found.items()] == [
+        ("auth_token (private)", False, "mode 644"),
+        ("runs (private)", False, "mode 755"),
+        ("people (private)", True, "mode 700"),
+    ]
+    assert found["runs (private)"].fix.endswith("chmod 700 runs")
+    monkeypatch.setattr(doctor, "_reachable", lambda: iter([("raylet", "0.0.0.0:8076")]))
+    assert not doctor._ports().ok and "raylet on 0.0.0.0:8076" in doctor._ports().found
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert doctor._ports().ok
+
+
+@pytest.mark.parametrize(
+    ("address", "ours"), [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("::", False),
+                          ("0.0.0.0", False), ("192.0.2.2", False)],
+)  # fmt: skip
+def test_loopback(address, ours):
+    assert doctor.is_loopback(address) is ours

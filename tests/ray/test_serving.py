@@ -14,10 +14,13 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import served
 import yaml
+from clusters import reachable
 
+from raycadian.personal.store import digest
 from raycadian.runs import Run
 from raycadian.serving import app
 from raycadian.training.pipeline import read_predictions
@@ -163,6 +166,14 @@ def test_promotion_in_place_and_one_that_fails(server, runs, readings, tmp_path)
     assert replica_pids() == before  # nothing was restarted
 
 
+def test_no_log_or_file_of_the_session_holds_the_key_or_its_hash(server, ray_local):
+    session = Path(ray_local._private.worker._global_node.get_session_dir_path())
+    secrets = (served.KEY.encode(), digest(served.KEY).encode())
+    files = [file for file in session.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert any("controller_build" in file.name for file in files)
+    assert not [file for file in files if any(secret in file.read_bytes() for secret in secrets)]
+
+
 def test_one_endpoint_a_cluster_and_a_port_of_its_own(server, runs):
     with pytest.raises(ValueError, match="--port"):
         app.start(runs[0], port=server.port)
@@ -211,6 +222,7 @@ def test_serve_forever_follows_the_champion_and_ends_on_a_signal(runs, readings,
         p, rows, bodies = requests_of(runs[0], readings, 3)
         for i, body in zip(rows, bodies, strict=True):
             assert_equal(httpx.post(f"http://127.0.0.1:{port}{PATH}", json=body, headers=AUTH, timeout=60).json(), p, i)
+        assert not [s for s in reachable(psutil.Process(process.pid)) if "haproxy" not in s]
         too_much = httpx.post(f"http://127.0.0.1:{port}{PATH}", content=b" " * 1_000_001, headers=AUTH)
         assert too_much.status_code == 413
         flag.touch()

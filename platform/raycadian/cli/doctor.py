@@ -7,8 +7,11 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from pathlib import Path
 
 _NEEDED = (
@@ -47,6 +50,8 @@ def examine(start_ray: bool = False) -> list[Finding]:
         _gpu(),
         *([_ray()] if start_ray else []),
         _storage(),
+        *_private(),
+        _ports(),
         _browser(),
     ]
 
@@ -120,6 +125,49 @@ def _storage() -> Finding:
     ok = free_gb >= _MIN_FREE_GB and os.access(Path.cwd(), os.W_OK)
     fix = "" if ok else f"{_MIN_FREE_GB} GB free and a writable folder are needed: change to another"
     return Finding("storage", ok, f"{free_gb:.0f} GB free in {Path.cwd()}", fix)
+
+
+_FOLDERS = ("runs", "snapshots", "people")  # where they are by default
+
+
+def _private() -> list[Finding]:
+    """Keys and health data that others of this machine could read."""
+    from raycadian.cluster import TOKEN
+    from raycadian.serving.keys import KEY_FILE
+
+    places = [TOKEN.expanduser(), KEY_FILE.expanduser(), *map(Path, _FOLDERS)]
+    return [_owners(path) for path in places if path.exists()]
+
+
+def _owners(path: Path) -> Finding:
+    mode, wanted = path.stat().st_mode & 0o777, "700" if path.is_dir() else "600"
+    fix = f"others of this machine may read it: chmod {wanted} {path}" if mode & 0o077 else ""
+    return Finding(f"{path} (private)", not mode & 0o077, f"mode {mode:o}", fix)
+
+
+def _ports() -> Finding:
+    """What this user's Ray and HAProxy let other machines reach. On a cluster that RAY_ADDRESS names they have to."""
+    open_ports = sorted({f"{name} on {address}" for name, address in _reachable()})
+    ok = not open_ports or bool(os.environ.get("RAY_ADDRESS"))
+    fix = "" if ok else "end it, or let a firewall say who may reach it; docs/security.md lists the ports"
+    return Finding("ports that others reach", ok, ", ".join(open_ports[:8]) or "none", fix)
+
+
+def _reachable() -> Iterator[tuple[str, str]]:
+    import psutil
+
+    for process in psutil.process_iter(["name", "cmdline", "uids"]):
+        words = " ".join(process.info["cmdline"] or ())
+        if process.info["uids"].real == os.getuid() and any(word in words for word in ("ray::", "raylet", "haproxy")):
+            with suppress(psutil.Error):
+                for socket in process.net_connections(kind="tcp"):
+                    if socket.status == psutil.CONN_LISTEN and not is_loopback(socket.laddr.ip):
+                        yield process.info["name"], f"{socket.laddr.ip}:{socket.laddr.port}"
+
+
+def is_loopback(address: str) -> bool:
+    """Also of an IPv4 address written as IPv6."""
+    return ip_address(address.removeprefix("::ffff:")).is_loopback
 
 
 def _browser() -> Finding:

@@ -102,9 +102,9 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def make_folder(path: Path) -> None:
-    """Its parent must be there, except in object storage, which has no folders."""
+    """The owner's alone. Its parent must be there, except in object storage, which has no folders."""
     if not remote(path):
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def remove(folder: Path) -> None:

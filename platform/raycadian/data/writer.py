@@ -124,7 +124,7 @@ def publish(built: Path, target: Path) -> Snapshot:
 def workspace(out: Path) -> Iterator[Path]:
     """A folder of this process below `out`, gone afterwards whatever happens; those of dead processes go too."""
     if not storage.remote(out):
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
     prefix = f".preparing-{socket.gethostname()}-"
     for left in storage.children(out):
         if left.name.startswith(prefix) and not _alive(left):

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raycadian.files import replaced_folder
+from raycadian.files import private, replaced_folder
 from raycadian.physiology.rhythms.daily import Baseline
 from raycadian.runs import write_json
 
@@ -105,7 +105,7 @@ class Store:
         """Whole or not at all, readable by the owner alone; what was there of the same person is replaced."""
         folder = self.folder(person.subject)
         self._require_private()
-        with _private(), replaced_folder(folder) as temporary:
+        with private(), replaced_folder(folder) as temporary:
             save_file(dict(adapter), temporary / ADAPTER)
             with _database(temporary / DATABASE) as base:
                 _fill(base, person)
@@ -171,7 +171,7 @@ class Store:
         return sum(map(_erase, theirs))
 
     def _require_private(self) -> None:
-        with _private():
+        with private():
             self.root.mkdir(parents=True, exist_ok=True)
             mode = self.root.stat().st_mode & 0o777
             if mode & 0o077:
@@ -188,16 +188,6 @@ def new_key() -> str:
 def digest(key: str) -> str:
     """Of a person's or the server's key, which is itself never kept: 256 random bits need no slow hash."""
     return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-@contextmanager
-def _private() -> Iterator[None]:
-    """What is made meanwhile is the owner's alone."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 @contextmanager

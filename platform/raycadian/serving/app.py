@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.cluster import connect
-from raycadian.personal.store import PEOPLE, digest
+from raycadian.personal.store import PEOPLE
 from raycadian.runs import Run
-from raycadian.serving.keys import api_key, key_source
+from raycadian.serving.keys import api_key, key_source, share
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
@@ -134,6 +134,7 @@ def start(
         )
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        share(server.key)
         _deploy(_config(server))
         _wait_until_running(_START_S)
         _wait_until_ready(server)
@@ -213,14 +214,14 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _config(server: Server) -> dict[str, Any]:
-    """The Serve configuration, as in serve/*.yaml. The key stays here: only its hash travels."""
+    """The Serve configuration, as in serve/*.yaml. The key stays here; `share` has told the cluster its hash."""
     held = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
     held |= {"cases": str(server.cases.absolute())} if server.cases else {}
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": server.host, "port": server.port},
         "applications": [{
-            "name": APP, "route_prefix": "/", "import_path": _IMPORT_PATH, "args": {"key_sha256": digest(server.key)},
+            "name": APP, "route_prefix": "/", "import_path": _IMPORT_PATH, "args": {"key": "shared"},
             "deployments": [{
                 "name": "forecaster", "num_replicas": server.replicas, "user_config": held,
             }],

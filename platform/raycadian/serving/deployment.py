@@ -14,8 +14,9 @@ from raycadian.modalities.cgm.request import FORECAST_NOTE
 from raycadian.modalities.request import Request
 from raycadian.personal.store import PEOPLE, Store, digest
 from raycadian.runs import RUNS, Run
-from raycadian.serving.keys import api_key
+from raycadian.serving.keys import api_key, shared
 from raycadian.serving.load import load_predictor
+from raycadian.serving.ports import listen_at_node
 from raycadian.serving.predictor import Answer, Predictor
 from raycadian.serving.slots import AdapterSlot, drop_deleted
 from raycadian.serving.stream import SignalStream
@@ -36,6 +37,7 @@ class Endpoint:
     """
 
     def __init__(self, key_sha256: str):
+        listen_at_node()
         self._key_sha256 = key_sha256
         self._served: Predictor | None = None
         self._run: Run | None = None
@@ -108,9 +110,9 @@ class Endpoint:
 
 
 def application(args: dict[str, str]) -> Any:
-    """The Serve application that `import_path` names. args: `key_sha256` of the key, else this machine's key is
-    used."""
-    return Endpoint.bind(args.get("key_sha256") or digest(api_key()))
+    """The Serve application that `import_path` names. args: `key`, shared where `keys.share` has told the cluster,
+    else this machine's key is used."""
+    return Endpoint.bind(shared() if args.get("key") == "shared" else digest(api_key()))
 
 
 def _load(user_config: dict[str, Any]) -> tuple[Run, Predictor, dict[str, Any]]:

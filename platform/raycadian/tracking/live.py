@@ -77,7 +77,7 @@ def _wandb_run(recipe: Recipe, runs: Path, name: str) -> Iterator[Any]:
     """Only metrics and the recipe are sent, and only where the recipe says `online`."""
     import wandb
 
-    runs.mkdir(parents=True, exist_ok=True)
+    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     run = wandb.init(
         project="raycadian", name=name, dir=str(runs), mode=recipe.tracking.wandb,
         config=flatten(recipe.model_dump(mode="json")), settings=wandb.Settings(silent=True),

@@ -229,7 +229,7 @@ def _client(tracking: Tracking, runs: Path) -> "MlflowClient":
     """The client; MLflow phones nobody and prints nothing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri(tracking, runs) or tracking_uri(Tracking(), runs)  # the registry needs a store in any case
-    runs.mkdir(parents=True, exist_ok=True)
+    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
