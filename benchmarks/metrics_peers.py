@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from raycadian.evaluation.forecast import points, summaries
+from raycadian.evaluation.forecast import summaries
 from raycadian.evaluation.forecast.error_grids import parkes_zones
+from raycadian.evaluation.forecast.metrics import Points
 
 
 def parkes() -> None:
@@ -63,7 +64,7 @@ def crps() -> None:
     ):
         quantiles = forecast[:, None] + 20 * norm.ppf(levels)
         theirs = float(np.mean(scoringrules.crps_quantile(truth, quantiles, levels)))
-        ours = float(points.crps(truth, quantiles, levels).mean())
+        ours = float(Points(truth, quantiles, levels).crps.mean())
         say(f"CRPS, {name}, scoringrules", f"{ours:.4f}, {theirs:.4f}; of the normal itself {closed:.4f}")
 
 

@@ -36,7 +36,7 @@ def test_density_integrates_to_one():
 
 def test_coverage_is_that_of_the_score():
     p = forecasts(missing=0.2)
-    people = SubjectBootstrap(p.subject, resamples=100, seed=0)
+    people = SubjectBootstrap(p.subject, bootstrap=100, seed=0)
     covered = coverage_by_horizon(p, people)
     table = score(p, bootstrap=100, seed=0)
     for percent in (50, 90):

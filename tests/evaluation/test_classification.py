@@ -127,7 +127,7 @@ def test_regression_scores_are_scikit_learns():
 def test_intervals_are_those_of_resampled_people():
     p = weighed(1200)
     table = score_labels(p, RAW, bootstrap=400, seed=3).set_index("metric")
-    people = SubjectBootstrap(p.subject, resamples=400, seed=3)
+    people = SubjectBootstrap(p.subject, bootstrap=400, seed=3)
     resampled = people.counts[:, people.code] * p.weight  # (R, W)
     aurocs = [sk.roc_auc_score(p.label, p.score, sample_weight=w) for w in resampled]
     low, high = np.quantile(aurocs, [0.025, 0.975])
@@ -144,7 +144,7 @@ def test_two_people_give_no_interval():
 
 def test_areas_of_many_windows_are_those_of_rounded_ones(monkeypatch):
     p = weighed(3000)
-    people = SubjectBootstrap(p.subject, resamples=100)
+    people = SubjectBootstrap(p.subject, bootstrap=100)
     exact = event_scores.areas(p.score, p.label, people, p.weight)
     monkeypatch.setattr(event_scores, "_CELLS", 200 * len(people.subjects))
     rough = event_scores.areas(p.score, p.label, people, p.weight)
@@ -191,7 +191,7 @@ def test_reliability_has_a_row_a_bin():
     p = weighed(2000)
     probability = expit(p.score)
     table = reliability(
-        probability, p.label, p.weight, SubjectBootstrap(p.subject, resamples=50), equal_mass(probability, 10)
+        probability, p.label, p.weight, SubjectBootstrap(p.subject, bootstrap=50), equal_mass(probability, 10)
     )
     assert len(table) == 10 and table.n_windows.sum() == 2000
     assert (table.low <= table.observed).all() and (table.observed <= table.high).all()

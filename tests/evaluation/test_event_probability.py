@@ -97,7 +97,7 @@ def test_calibration_makes_probabilities_true(calibration):
     }
     assert result["hypo70_probability_brier"] < result["hypo70_probability_brier_raw"]
     assert result["hypo70_probability_brier_miscalibration"] < 0.1 * result["hypo70_probability_brier"]
-    table = reliability_of_events(p, calibration, partial(SubjectBootstrap, resamples=100))
+    table = reliability_of_events(p, calibration, partial(SubjectBootstrap, bootstrap=100))
     assert np.average((table.predicted - table.observed).abs(), weights=table.n_windows) < 0.02
     assert table.n_windows.sum() == known.sum()
 
@@ -177,7 +177,7 @@ def test_areas_equal_scikit_learn_in_every_resample(seed):
     n = 60
     probability, happened = np.round(rng.random(n), 1), (rng.random(n) < 0.3).astype(float)
     happened[:2] = 0, 1
-    people = SubjectBootstrap(rng.integers(0, 5, n).astype(str), resamples=20, confidence=0.8, seed=seed)
+    people = SubjectBootstrap(rng.integers(0, 5, n).astype(str), bootstrap=20, confidence=0.8, seed=seed)
     areas_of = areas(probability, happened, people)
     assert areas_of["auroc"][0][0] == pytest.approx(sk.roc_auc_score(happened, probability))
     assert areas_of["auprc"][0][0] == pytest.approx(sk.average_precision_score(happened, probability))

@@ -18,8 +18,7 @@ from sklearn import metrics as sk
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import metrics
 from raycadian.evaluation.forecast.error_grids import GRIDS
-from raycadian.evaluation.forecast.metrics import METRICS, intervals, metrics_of, points_of, score
-from raycadian.evaluation.forecast.points import crps
+from raycadian.evaluation.forecast.metrics import METRICS, Points, intervals, metrics_of, points_of, score
 from raycadian.evaluation.forecast.predictions import Predictions
 
 seeds = st.integers(0, 10_000)
@@ -85,14 +84,14 @@ def test_crps_of_many_levels_is_that_of_the_distribution():
     z = (truth - 140) / 20
     closed = 20 * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
     quantiles = np.broadcast_to(140 + 20 * norm.ppf(levels), (*truth.shape, len(levels)))
-    assert crps(truth, quantiles, levels) == pytest.approx(closed, rel=1e-3)
+    assert Points(truth, quantiles, levels).crps == pytest.approx(closed, rel=1e-3)
     five = np.array(
         [0.05, 0.25, 0.5, 0.75, 0.95]
     )  # expected over truth from the forecast itself: 3% below 20 / sqrt(pi)
     resampled = 140 + 20 * norm.ppf(np.linspace(0.0005, 0.9995, 1000))[:, None]
-    few = crps(resampled, np.broadcast_to(140 + 20 * norm.ppf(five), (1000, 1, 5)), five).mean()
+    few = Points(resampled, np.broadcast_to(140 + 20 * norm.ppf(five), (1000, 1, 5)), five).crps.mean()
     assert few == pytest.approx(0.97 * 20 / np.sqrt(np.pi), rel=0.005)
-    alone = crps(truth, np.full((41, 1, 1), 140.0), np.array([0.5]))
+    alone = Points(truth, np.full((41, 1, 1), 140.0), np.array([0.5])).crps
     assert alone == pytest.approx(np.abs(truth - 140))
 
 
@@ -284,7 +283,7 @@ def test_levels_without_pairs_are_scored_too():
 def test_bootstrap_is_the_plain_one():
     """The matrix product equals drawing people, joining their windows and scoring them."""
     p = forecasts(people=4, windows=10)
-    people = SubjectBootstrap(p.subject, resamples=5, seed=3)
+    people = SubjectBootstrap(p.subject, bootstrap=5, seed=3)
     times = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=5)
     squared = points_of(p, METRICS["rmse_mgdl"])
     resampled = people.draws(*people.sum_count(squared), root=True)
@@ -300,7 +299,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     hits = 0
     for seed in range(200):
         bias = np.repeat(rng.normal(4, 10, 30), 5)[:, None] + rng.normal(0, 3, (150, 1))
-        people = SubjectBootstrap(subject, resamples=300, confidence=0.9, seed=seed)
+        people = SubjectBootstrap(subject, bootstrap=300, confidence=0.9, seed=seed)
         _, low, high = people.estimate(*people.sum_count(bias))
         hits += low[0] <= 4 <= high[0]
     assert 0.83 <= hits / 200 <= 0.96

@@ -235,7 +235,7 @@ def test_examples_are_chosen_by_rank_alone():
 
 def test_errors_by_hour_are_those_of_the_hour_measured():
     p = forecasts(people=3, windows=100, missing=0.1)
-    people = SubjectBootstrap(p.subject, resamples=2)
+    people = SubjectBootstrap(p.subject, bootstrap=2)
     estimate = people.estimate(*figures._sums_by_hour(p, people), root=True)[0]
     squared: dict[int, list[float]] = {}
     for i in range(len(p)):

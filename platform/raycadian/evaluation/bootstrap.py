@@ -15,17 +15,14 @@ class SubjectBootstrap:
     subjects).
     """
 
-    def __init__(self, subject: np.ndarray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0):
+    def __init__(self, subject: np.ndarray, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0):
         self.subjects, self.code = np.unique(subject, return_inverse=True)  # (S,), (W,) position in it
         s, w = len(self.subjects), len(subject)
         self._member = csr_array((np.ones(w), (self.code, np.arange(w))), shape=(s, w))
-        counts = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=resamples)
+        counts = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=bootstrap)
         self.counts = counts.astype(np.float64)  # (R, S) how often each subject is in each resample
-        self.settings = {
-            "bootstrap": resamples,
-            "confidence": confidence,
-            "seed": seed,
-        }  # for those who score beside it
+        # for those who score beside it
+        self.settings = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
         self._tails = ((1 - confidence) / 2, (1 + confidence) / 2)
 
     def sum(self, values: np.ndarray) -> np.ndarray:

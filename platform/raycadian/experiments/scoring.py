@@ -124,10 +124,7 @@ class ForecastScoring:
 
     def scores(self, predictions: Predictions) -> pd.DataFrame:
         """At each step alone and over all steps up to it."""
-        own = self.recipe.evaluation
-        people = SubjectBootstrap(
-            predictions.subject, resamples=own.bootstrap, confidence=own.confidence, seed=own.seed
-        )
+        people = SubjectBootstrap(predictions.subject, **bootstrap_of(self.recipe))
         known = catalogue(predictions.target)
         blocks = []
         for name in self._metrics:

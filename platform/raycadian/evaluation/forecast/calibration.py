@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
-from raycadian.evaluation.forecast.metrics import interval_name, intervals
-from raycadian.evaluation.forecast.points import coverage_pct
+from raycadian.evaluation.forecast.metrics import Points, interval_name, intervals
 from raycadian.evaluation.forecast.predictions import Predictions
 
 
@@ -23,15 +22,15 @@ def reliability(p: Predictions, people: SubjectBootstrap | None = None) -> pd.Da
 
 def coverage_by_horizon(p: Predictions, people: SubjectBootstrap | None = None) -> pd.DataFrame:
     """nominal_pct, horizon_min, observed_pct, low, high: each central interval's coverage at each step."""
-    people = people or SubjectBootstrap(p.subject)
+    people, points = people or SubjectBootstrap(p.subject), Points(p.truth, p.quantiles, p.levels)
     tables = []
     for low, high in intervals(p.levels):
-        covered = people.estimate(*people.sum_count(coverage_pct(low, high)(p.truth, p.quantiles, p.levels)))
-        columns = dict(zip(("observed_pct", "low", "high"), covered, strict=True))
+        observed, lower, upper = people.estimate(*people.sum_count(points.coverage_pct(low, high)))
         nominal = float(interval_name(p.levels, low, high))
-        tables.append(pd.DataFrame({"nominal_pct": nominal, "horizon_min": p.horizon_min, **columns}))
+        columns = (np.full(len(observed), nominal), p.horizon_min, observed, lower, upper)
+        tables.append(np.column_stack(columns))
     columns = ["nominal_pct", "horizon_min", "observed_pct", "low", "high"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return pd.DataFrame(np.concatenate(tables) if tables else [], columns=columns)
 
 
 def pit(p: Predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -54,23 +53,15 @@ def coverage_by_subject(p: Predictions) -> pd.DataFrame:
 
     Shares from 0 to 1 over the `n` measured points; observed is NaN where nothing was measured.
     """
-    people = SubjectBootstrap(p.subject, resamples=1)
+    people, points = SubjectBootstrap(p.subject, bootstrap=1), Points(p.truth, p.quantiles, p.levels)
+    place = {
+        "subject": np.repeat(people.subjects, p.truth.shape[1]),
+        "horizon_min": np.tile(p.horizon_min, len(people.subjects)),
+    }
     tables = []
     for low, high in intervals(p.levels):
-        total, count = people.sum_count(coverage_pct(low, high)(p.truth, p.quantiles, p.levels))  # (S, H)
-        subject, horizon = np.repeat(people.subjects, p.truth.shape[1]), np.tile(p.horizon_min, len(people.subjects))
-        nominal = float(p.levels[high] - p.levels[low])
-        observed = ratio(total, count).ravel() / 100
-        tables.append(
-            pd.DataFrame(
-                {
-                    "subject": subject,
-                    "horizon_min": horizon,
-                    "nominal": round(nominal, 12),
-                    "observed": observed,
-                    "n": count.ravel().astype(int),
-                }
-            )
-        )
-    columns = ["subject", "horizon_min", "nominal", "observed", "n"]
+        total, count = people.sum_count(points.coverage_pct(low, high))  # (S, H)
+        nominal, observed = round(float(p.levels[high] - p.levels[low]), 12), ratio(total, count).ravel() / 100
+        tables.append(pd.DataFrame(place | {"nominal": nominal, "observed": observed, "n": count.ravel().astype(int)}))
+    columns = [*place, "nominal", "observed", "n"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

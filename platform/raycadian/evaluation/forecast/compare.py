@@ -157,7 +157,7 @@ class _Compared:
         known = catalogue(self.first.target)
         self.metric: Metric = metric_among(metric or rankable(known)[0], known)
         _require_comparable(named)
-        self.people = SubjectBootstrap(self.first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
+        self.people = SubjectBootstrap(self.first.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
         self.points = {name: points_of(p, known[self.metric.name]) for name, p in named.items()}
         self._root = known[self.metric.name].root
 

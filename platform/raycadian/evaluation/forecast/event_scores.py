@@ -33,7 +33,7 @@ def probability_scores(
     = miscalibration - discrimination + uncertainty (`brier_parts`) · _brier_skill_pct: 100 (1 - brier / uncertainty),
     0 for always saying the base rate · _auroc, _auprc (`areas`). Windows with missing points are left out.
     """
-    people_of = partial(SubjectBootstrap, resamples=bootstrap, confidence=confidence, seed=seed)
+    people_of = partial(SubjectBootstrap, bootstrap=bootstrap, confidence=confidence, seed=seed)
     rows = []
     for scope in ("all", *sorted(set(p.scope.tolist()))):
         chosen = p if scope == "all" else p.select(p.scope == scope)

@@ -48,28 +48,29 @@ points leave open whether there was an event are left out. Low and high: percent
 resamples for all metrics; missing where fewer than three people contribute.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from raycadian.config import in_unit_of
 from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.forecast import points
-from raycadian.evaluation.forecast.error_grids import GRIDS
+from raycadian.evaluation.forecast.error_grids import GRIDS, ErrorGrid
 from raycadian.evaluation.forecast.glycemic import (
     EXCURSIONS,
     Excursion,
     alarm_ratios,
+    cost,
     false_alarms_per_day,
     forecast_event,
+    in_range,
     is_glucose,
     measured_event,
     onset_min,
     onset_ratios,
 )  # fmt: skip
-from raycadian.evaluation.forecast.points import Points
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.summaries import glucose_summaries
 from raycadian.evaluation.forecast.temporal import temporal_gain_min
@@ -79,34 +80,101 @@ Row = dict[str, str | int | float]
 """A row of the score table but for its scope."""
 
 
+class Points:
+    """What each point of a forecast contributes to a score: truth (W, H), quantiles (W, H, Q), levels (Q,), float64."""
+
+    def __init__(self, truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray):
+        self.truth, self.quantiles = truth.astype(np.float64), quantiles.astype(np.float64)
+        self.levels = np.asarray(levels, dtype=np.float64)
+
+    @cached_property
+    def median(self) -> np.ndarray:
+        return self.quantiles[..., list(self.levels).index(0.5)]
+
+    @cached_property
+    def error(self) -> np.ndarray:
+        return self.median - self.truth
+
+    @cached_property
+    def pinball(self) -> np.ndarray:
+        """Koenker and Bassett, Econometrica 46:33 (1978), averaged over the levels."""
+        return self._pinball_by_level().mean(-1)
+
+    @property
+    def crps(self) -> np.ndarray:
+        """Continuous ranked probability score: twice the pinball loss integrated over the levels from 0 to 1.
+
+        Gneiting and Ranjan, J Bus Econ Stat 29:411 (2011), eq. 12. The integral by the rule that gives each level the
+        part of (0, 1) nearest to it: with few levels an approximation (3% low for a normal forecast and levels 5, 25,
+        50, 75, 95%), proper all the same. With the median alone it is the absolute error.
+        """
+        nearest = np.diff(np.r_[0.0, (self.levels[1:] + self.levels[:-1]) / 2, 1.0])
+        return 2 * self._pinball_by_level() @ nearest
+
+    @property
+    def relative_error_pct(self) -> np.ndarray:
+        return 100 * np.abs(self.error) / self.truth
+
+    def _pinball_by_level(self) -> np.ndarray:
+        above = self.truth[..., None] - self.quantiles
+        return np.maximum(self.levels * above, (self.levels - 1) * above)
+
+    def measured(self, values: np.ndarray) -> np.ndarray:
+        """The values where truth is not missing, else NaN."""
+        return np.where(np.isnan(self.truth), np.nan, values)
+
+    def coverage_pct(self, low: int, high: int) -> np.ndarray:
+        """Truth inside the interval between two positions of the levels, ends included."""
+        inside = (self.truth >= self.quantiles[..., low]) & (self.truth <= self.quantiles[..., high])
+        return self.measured(100.0 * inside)
+
+
 @dataclass(frozen=True)
 class PointMetric:
-    """The mean over points of what each contributes, or its square root. glycemic: it means something of glucose
-    alone."""
+    """The mean over points of what each contributes (W, H), NaN where truth is missing, or its square root. glycemic:
+    it means something of glucose alone."""
 
-    points: Points
+    points: Callable[[Points], np.ndarray]
     root: bool = False
     glycemic: bool = False
 
 
+def _zones_pct(grid: ErrorGrid, zones: str) -> PointMetric:
+    """Points in any of the `zones` of an error grid, e.g. "AB"."""
+
+    def points(p: Points) -> np.ndarray:
+        lies_in = grid.zones(p.truth, p.median)
+        return p.measured(100.0 * np.logical_or.reduce([lies_in == zone for zone in zones]))
+
+    return PointMetric(points, glycemic=True)
+
+
+def _interval_metrics(low: int, high: int) -> tuple[PointMetric, PointMetric]:
+    """Coverage and width of the interval between two positions of the levels."""
+    width = PointMetric(lambda p: p.measured(p.quantiles[..., high] - p.quantiles[..., low]))
+    return PointMetric(lambda p: p.coverage_pct(low, high)), width
+
+
 METRICS: dict[str, PointMetric] = {
-    "rmse_mgdl": PointMetric(points.squared_error, root=True),
-    "mae_mgdl": PointMetric(points.absolute_error),
-    "mape_pct": PointMetric(points.relative_error_pct),
-    "mard_pct": PointMetric(points.relative_error_pct, glycemic=True),
-    "bias_mgdl": PointMetric(points.error),
-    "grmse_mgdl": PointMetric(points.costly_squared_error, root=True, glycemic=True),
-    "pinball_mgdl": PointMetric(points.pinball),
-    "crps_quantile_mgdl": PointMetric(points.crps),
-    "wql_per_point_mgdl": PointMetric(points.quantile_loss),
+    "rmse_mgdl": PointMetric(lambda p: p.error**2, root=True),
+    "mae_mgdl": PointMetric(lambda p: np.abs(p.error)),
+    "mape_pct": PointMetric(lambda p: p.relative_error_pct),
+    "mard_pct": PointMetric(lambda p: p.relative_error_pct, glycemic=True),
+    "bias_mgdl": PointMetric(lambda p: p.error),
+    "grmse_mgdl": PointMetric(lambda p: cost(p.truth, p.median) * p.error**2, root=True, glycemic=True),
+    "pinball_mgdl": PointMetric(lambda p: p.pinball),
+    "crps_quantile_mgdl": PointMetric(lambda p: p.crps),
+    "wql_per_point_mgdl": PointMetric(lambda p: 2 * p.pinball),
     **{
-        f"{name}_{zones.lower()}_pct": PointMetric(points.zones_pct(grid, zones), glycemic=True)
+        f"{name}_{zones.lower()}_pct": _zones_pct(grid, zones)
         for name, grid in GRIDS.items()
         for zones in ("A", "AB", "DE")
     },
-    "tir_truth_pct": PointMetric(points.tir_truth_pct, glycemic=True),
-    "tir_forecast_pct": PointMetric(points.tir_forecast_pct, glycemic=True),
-    "tir_error_pct": PointMetric(points.tir_error_pct, glycemic=True),
+    "tir_truth_pct": PointMetric(lambda p: 100 * in_range(p.truth), glycemic=True),
+    "tir_forecast_pct": PointMetric(lambda p: p.measured(100 * in_range(p.median)), glycemic=True),
+    "tir_error_pct": PointMetric(
+        lambda p: p.measured(100 * in_range(p.median)) - 100 * in_range(p.truth), glycemic=True
+    ),
 }
 """Those that need no particular levels; `metrics_of` adds an interval's coverage and width. evaluation/metric.py has
 the words, units and directions."""
@@ -123,8 +191,8 @@ def metrics_of(levels: np.ndarray, target: str = GLUCOSE) -> dict[str, PointMetr
     metrics = dict(catalogue(target))
     for low, high in intervals(levels):
         name = interval_name(levels, low, high)
-        metrics[f"coverage_{name}_pct"] = PointMetric(points.coverage_pct(low, high))
-        metrics[in_unit_of(f"width_{name}_mgdl", target)] = PointMetric(points.width(low, high))
+        names = f"coverage_{name}_pct", in_unit_of(f"width_{name}_mgdl", target)
+        metrics |= zip(names, _interval_metrics(low, high), strict=True)
     return metrics
 
 
@@ -141,7 +209,7 @@ def interval_name(levels: np.ndarray, low: int, high: int) -> str:
 
 def points_of(p: Predictions, metric: PointMetric) -> np.ndarray:
     """(W, H) float64: what each point contributes."""
-    return metric.points(p.truth.astype(np.float64), p.quantiles.astype(np.float64), p.levels)
+    return metric.points(Points(p.truth, p.quantiles, p.levels))
 
 
 def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
@@ -158,7 +226,7 @@ def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float 
     tables = []
     for scope in ("all", *sorted(set(predictions.scope.tolist()))):
         chosen = predictions if scope == "all" else predictions.select(predictions.scope == scope)
-        people = SubjectBootstrap(chosen.subject, resamples=bootstrap, confidence=confidence, seed=seed)
+        people = SubjectBootstrap(chosen.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
         blocks = [*_point_scores(chosen, people)]
         if predictions.glycemic:
             blocks.append(pd.DataFrame([*_event_scores(chosen, people), *_person_scores(chosen, people)]))
@@ -168,14 +236,14 @@ def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float 
 
 
 def _point_scores(p: Predictions, people: SubjectBootstrap) -> Iterator[pd.DataFrame]:
-    truth, quantiles, seen = p.truth.astype(np.float64), p.quantiles.astype(np.float64), ~np.isnan(p.truth)
+    seen, points = ~np.isnan(p.truth), Points(p.truth, p.quantiles, p.levels)
     used = {"step": seen, "cumulative": np.logical_or.accumulate(seen, axis=1)}
     count = people.sum(seen)
     known = metrics_of(p.levels, p.target)
-    sums = {name: people.sum(metric.points(truth, quantiles, p.levels)) for name, metric in known.items()}
+    sums = {name: people.sum(metric.points(points)) for name, metric in known.items()}
     rows = [(name, sums[name], count, metric.root) for name, metric in known.items()]
     lost = sums[in_unit_of("wql_per_point_mgdl", p.target)]
-    rows.append(("wql_per_truth", lost, people.sum(points.magnitude(truth, quantiles, p.levels)), False))
+    rows.append(("wql_per_truth", lost, people.sum(np.abs(points.truth)), False))
     for name, total, below, root in rows:
         for kind in used:
             ahead = (lambda s: s.cumsum(1)) if kind == "cumulative" else (lambda s: s)

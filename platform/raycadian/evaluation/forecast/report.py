@@ -38,9 +38,7 @@ def sections(
     resamples = {"bootstrap": 1000, "confidence": 0.95, "seed": 0} | leaderboard.attrs
     confidence = resamples["confidence"]
     tables = {model: score(p, **resamples) for model, p in predictions.items()}
-    people = SubjectBootstrap(
-        own.subject, resamples=resamples["bootstrap"], confidence=confidence, seed=resamples["seed"]
-    )
+    people = SubjectBootstrap(own.subject, **resamples)
     with mpl.rc_context(STYLE):
         return [
             Section("At a glance", _glance(name, own, tables[name], leaderboard)),

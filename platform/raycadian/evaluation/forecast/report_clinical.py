@@ -137,7 +137,7 @@ def low_probability(name: str, p: Predictions, validation: Predictions | None, r
         "higher probability of two (0.5: chance). AUPRC: mean precision of alarms (chance: the base rate). Windows "
         "with missing points are left out."
     )
-    curve = partial(SubjectBootstrap, **_resamples(resamples))
+    curve = partial(SubjectBootstrap, **resamples)
     tables = {_words(excursion_named(c.excursion)): reliability_of_events(p, c, curve) for c in calibrations}
     caption = (
         "What was said against what happened, by tenths of the probability; on the dotted line: calibrated; below it: "
@@ -145,10 +145,6 @@ def low_probability(name: str, p: Predictions, validation: Predictions | None, r
     )
     drawing = parts.figure(figures_clinical.event_reliability(tables), caption)
     return paragraph(note) + table_html(_probabilities(scores)) + drawing + missing
-
-
-def _resamples(settings: dict[str, Any]) -> dict[str, Any]:
-    return {"resamples": settings["bootstrap"], "confidence": settings["confidence"], "seed": settings["seed"]}
 
 
 def _probabilities(scores: pd.DataFrame) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def score_labels(
 ) -> pd.DataFrame:
     """metric, value, low, high, n_subjects, n_windows: a row a metric. `decision`: of classify, from validation
     windows."""
-    people = SubjectBootstrap(p.subject, resamples=bootstrap, confidence=confidence, seed=seed)
+    people = SubjectBootstrap(p.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
     known = statistics(p, decision, people)
     rows = [{"metric": name, **_estimate(statistic, people)} for name, statistic in known.items()]
     if decision is not None:

@@ -66,7 +66,7 @@ def _paired(named: dict[str, Decided], metric: str, bootstrap: int, confidence: 
     for name, (other, _) in named.items():
         require_same_labels(first, other, name)
     chosen = metric_among(metric, METRICS[first.kind])
-    people = SubjectBootstrap(first.subject, resamples=bootstrap, confidence=confidence, seed=seed)
+    people = SubjectBootstrap(first.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
     return PairedScores(chosen, people, {name: _score(own, chosen, people) for name, own in named.items()})
 
 

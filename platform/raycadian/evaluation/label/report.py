@@ -68,9 +68,7 @@ class _OfLabel:
         self.name, (self.own, self.decision) = next(iter(predictions.items()))
         self.confidence = board.attrs["confidence"]
         self.table = score_labels(self.own, self.decision, **board.attrs)
-        self.people = SubjectBootstrap(
-            self.own.subject, resamples=board.attrs["bootstrap"], confidence=self.confidence, seed=board.attrs["seed"]
-        )
+        self.people = SubjectBootstrap(self.own.subject, **board.attrs)
 
     def body(self) -> str:
         """In one section, but for the alarms over a case."""
