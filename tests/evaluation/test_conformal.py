@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from prediction_cases import forecasts, shifted
 
-from raycadian.evaluation.forecast.calibration import coverage_by_horizon, coverage_by_subject
-from raycadian.evaluation.forecast.conformal import adaptive_conformal
+from raycadian.evaluation.forecast.calibration import adaptive_conformal, coverage_by_horizon, coverage_by_subject
 
 
 def covers(p, step=-1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from raycadian.evaluation.label.flow_chart import flow_chart
+from raycadian.evaluation.label.report import flow_chart
 
 STEPS = [
     {"step": "recordings of people who are not in DEMO", "excluded": 1, "left": 7455},

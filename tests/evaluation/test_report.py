@@ -12,9 +12,8 @@ from prediction_cases import forecasts, shifted
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import figures, metrics
-from raycadian.evaluation.forecast.calibration import coverage_by_subject
+from raycadian.evaluation.forecast.calibration import adaptive_conformal, coverage_by_subject
 from raycadian.evaluation.forecast.compare import leaderboard
-from raycadian.evaluation.forecast.conformal import adaptive_conformal
 from raycadian.evaluation.forecast.error_grids import GRIDS
 from raycadian.evaluation.forecast.event_probability import fit_lows
 from raycadian.evaluation.forecast.event_scores import probability_scores

@@ -12,7 +12,7 @@ from prediction_cases import forecasts
 
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.metrics import score
-from raycadian.evaluation.forecast.temporal import temporal_gain_min
+from raycadian.evaluation.forecast.summaries import temporal_gain_min
 
 H = 12
 

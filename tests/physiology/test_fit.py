@@ -16,12 +16,11 @@ from scipy.optimize import lsq_linear, minimize
 from raycadian.config import Normal, Prior
 from raycadian.physiology.cma import equations as cma
 from raycadian.physiology.cma.fit import fit_cma
-from raycadian.physiology.cma.gains import boxed_least_squares
 from raycadian.physiology.cma.meals import meal_times
-from raycadian.physiology.cma.objective import evaluate
+from raycadian.physiology.cma.objective import boxed_least_squares, evaluate
 from raycadian.physiology.cma.problem import prior_moments, standardised
 from raycadian.physiology.cma.result import CMAFit
-from raycadian.physiology.cma.starts import GRID, grid_objective, screened_starts
+from raycadian.physiology.cma.search import GRID, grid_objective, screened_starts
 
 T_H = torch.arange(288, dtype=torch.float64) / 12
 LOWER, UPPER = torch.tensor([cma.BOUNDS[k] for k in cma.PARAMETERS], dtype=torch.float64).unbind(1)

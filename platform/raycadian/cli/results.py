@@ -45,7 +45,7 @@ def score_in_words(run: Run) -> str:
 
 def _interval(score: dict[str, float | None], digits: int) -> str:
     """0.855 [0.831, 0.878]; no brackets where too few people give no interval."""
-    from raycadian.evaluation.report_parts import brackets
+    from raycadian.evaluation.report import brackets
 
     value, low, high = (float("nan") if score[k] is None else score[k] for k in ("value", "low", "high"))
     return brackets(value, low, high, digits)

@@ -18,12 +18,11 @@ from raycadian.config import CMAMechanism
 from raycadian.data import fits
 from raycadian.data.fits import Profile
 from raycadian.data.series import Series
-from raycadian.data.split import Range
+from raycadian.data.split import DAY_S, Range
 from raycadian.physiology.cma import equations as cma
 from raycadian.physiology.cma.result import CMAFit
 from raycadian.types import SIGNAL
 
-DAY_S = 86400
 RMSE_MGDL = 30.0  # a fit whose readings lie further from it is warned of
 _BATCH = 256  # curves at once: bounds the memory
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from raycadian.config import Recipe
-from raycadian.evaluation import report_parts as parts
+from raycadian.evaluation import report as parts
 from raycadian.evaluation.metric import label
-from raycadian.evaluation.plotting import STYLE, legend, line
+from raycadian.evaluation.report import STYLE, legend, line
 from raycadian.experiments.points import ExperimentPoint
 from raycadian.experiments.scoring import Group, Scoring, minutes_are_the_axis, scoring_of
 from raycadian.pages import Section, new_figure, page, paragraph, table_html

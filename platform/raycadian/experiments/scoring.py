@@ -22,7 +22,7 @@ from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.compare import judged, pairs
 from raycadian.evaluation.forecast.metrics import catalogue, points_of
 from raycadian.evaluation.forecast.predictions import Predictions
-from raycadian.evaluation.forecast.report_comparison import note, pairs_html, ranks_html
+from raycadian.evaluation.forecast.report import note, pairs_html, ranks_html
 from raycadian.evaluation.label.classification import SHOWN, score_labels
 from raycadian.evaluation.label.compare import differences
 from raycadian.evaluation.label.decision import Decided

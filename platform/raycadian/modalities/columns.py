@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from raycadian.data.clock import EPOCHS_MS
-from raycadian.data.tables import shown
+from raycadian.data.source import shown
 from raycadian.modalities.guesses import Choice, Given, Guess, Question, option
 
 Columns = Mapping[str, Sequence[str]]

@@ -95,8 +95,7 @@ def detect(path: Path, given: Given, modality: str | None = None) -> Detection:
 
 
 def _unknown(path: Path, messages: list[str], modality: str | None) -> str:
-    from raycadian.data.source import Source
-    from raycadian.data.tables import header_of, shown
+    from raycadian.data.source import Source, header_of, shown
 
     try:
         columns = f"; its columns are {shown(header_of(Source.of(path)))}"

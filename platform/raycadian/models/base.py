@@ -211,15 +211,15 @@ class Wrapper(Forecaster):
         return self.restore(prediction, batch), loss
 
     def fit_statistics(self, windows: TrainingWindows) -> None:
-        self.inner.fit_statistics(_Viewed(windows, self.view))
+        self.inner.fit_statistics(Viewed(windows, self.view))
 
     def calibrate(self, windows: TrainingWindows) -> None:
-        self.inner.calibrate(_Viewed(windows, self.view))
+        self.inner.calibrate(Viewed(windows, self.view))
 
 
 @dataclass(frozen=True)
-class _Viewed:
-    """Windows as the inner model sees them."""
+class Viewed:
+    """Windows as a model inside sees them."""
 
     windows: TrainingWindows
     view: Callable[[Batch], Batch]

@@ -6,8 +6,7 @@ from torch import Tensor
 from raycadian import config
 from raycadian.models import features
 from raycadian.models.base import ModelSpec, TrainingWindows, mean_over_valid, spaced
-from raycadian.models.label import weights_of
-from raycadian.models.separate import OneLabelModel
+from raycadian.models.label import OneLabelModel, weights_of
 from raycadian.models.trees import Trees
 from raycadian.types import Batch
 

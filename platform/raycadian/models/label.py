@@ -1,12 +1,15 @@
 """What every model of a label is: one score a window and label, whose unit its link knows."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from raycadian.config import ModelConfig
-from raycadian.models.base import Model, ModelSpec, TrainingWindows, mean_over_valid
+from raycadian.config import LabelModelConfig, ModelConfig
+from raycadian.models.base import Builder, Model, ModelSpec, TrainingWindows, Viewed, mean_over_valid
 from raycadian.models.link import LINKS
 from raycadian.types import Batch, LabelPrediction
 
@@ -88,3 +91,49 @@ def _moments_of(label: Tensor, weight: Tensor) -> tuple[float, float]:
 def weights_of(batch: Batch) -> Tensor:
     """(B,): how much each window counts; 1 where the loss isn't weighed."""
     return batch["weight"] if "weight" in batch else torch.ones(len(batch["past"]), device=batch["past"].device)
+
+
+class Separate(LabelModel):
+    """What is fitted in closed form shares nothing between labels: one of `members` each, on the windows whose label is
+    known."""
+
+    def __init__(self, spec: ModelSpec, section: LabelModelConfig, members: Sequence[LabelModel]):
+        super().__init__(spec, section)
+        self.members = nn.ModuleList(members)
+
+    def score(self, batch: Batch) -> Tensor:
+        return torch.stack([member.score(batch) for member in self.members], dim=1)
+
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        super().fit_statistics(windows)
+        for i, member in enumerate(self.members):
+            member.fit_statistics(_one_label(windows, i))
+
+    def calibrate(self, windows: TrainingWindows) -> None:
+        for i, member in enumerate(self.members):
+            member.calibrate(_one_label(windows, i))
+
+
+class OneLabelModel(LabelModel):
+    """A model that knows one label at a time."""
+
+    @classmethod
+    def build(cls, section: Any, spec: ModelSpec, builder: Builder) -> LabelModel:
+        if spec.labels == 1:
+            return cls(spec, section)
+        alone = replace(spec, labels=1)
+        return Separate(spec, section, [cls(alone, section) for _ in range(spec.labels)])
+
+
+@dataclass(frozen=True)
+class _OneLabel(Viewed):
+    """Windows with the label of number `which` alone."""
+
+    which: int
+
+    def labels(self) -> Tensor:
+        return self.windows.labels()[:, self.which]
+
+
+def _one_label(windows: TrainingWindows, which: int) -> _OneLabel:
+    return _OneLabel(windows, lambda batch: batch | {"label": batch["label"][:, which]}, which)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from raycadian import config
 from raycadian.models.base import ModelSpec, TrainingWindows, spaced
 from raycadian.models.heads import Headed, QuantileOffsets, Quantiles, StudentT, around
-from raycadian.models.known import KnownCovariates
+from raycadian.models.scaling import KnownCovariates
 from raycadian.types import BASAL, BOLUS, GLUCOSE_MAX_MGDL, GLUCOSE_MIN_MGDL, Batch
 
 FEATURES = ("glucose", "delta", "basal", "bolus", "hour_sin", "hour_cos", "clipped", "missing")

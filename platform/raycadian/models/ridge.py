@@ -6,7 +6,7 @@ from torch import Tensor
 from raycadian import config
 from raycadian.models.base import ModelSpec, TrainingWindows
 from raycadian.models.baselines import PointModel
-from raycadian.models.known import KnownCovariates
+from raycadian.models.scaling import KnownCovariates
 from raycadian.types import Batch
 
 _BATCH = 1024

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from raycadian.models.base import TrainingWindows
+from raycadian.models.base import ModelSpec, TrainingWindows, spaced
 from raycadian.types import Batch
 
 _BATCH = 256
@@ -50,3 +50,29 @@ def _moments(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation from count, sum and sum of squares, (3, points, C)."""
     mean = sums[1] / sums[0].clamp(min=1)
     return mean, (sums[2] / sums[0].clamp(min=1) - mean.square()).clamp(min=0).sqrt()
+
+
+_SAMPLE = 4096  # windows that give the statistics
+
+
+class KnownCovariates(nn.Module):
+    """Known channels less their mean over training windows, divided by their standard deviation (1 where constant)."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(len(spec.known)))
+        self.register_buffer("sd", torch.ones(len(spec.known)))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, L+H, K)."""
+        return (batch["known"].to(self.mean.dtype) - self.mean) / self.sd
+
+    @torch.no_grad()
+    def fit_statistics(self, windows: TrainingWindows) -> None:
+        values = torch.cat([batch["known"] for batch in spaced(windows, _SAMPLE)]).double().flatten(0, 1)
+        sd = values.std(0, correction=0)
+        self.mean.copy_(values.mean(0))
+        self.sd.copy_(torch.where(sd > 1e-6, sd, 1.0))

@@ -6,8 +6,7 @@ from torch import Tensor
 from raycadian import config
 from raycadian.models import features, logistic
 from raycadian.models.base import ModelSpec, TrainingWindows, spaced
-from raycadian.models.label import weights_of
-from raycadian.models.separate import OneLabelModel
+from raycadian.models.label import OneLabelModel, weights_of
 from raycadian.types import Batch
 
 _SAMPLE = 65536  # training windows that it is fitted to

@@ -11,7 +11,7 @@ from raycadian import config
 from raycadian.models import adapters
 from raycadian.models.base import Builder, ModelSpec, TrainingWindows
 from raycadian.models.heads import Headed, QuantileOffsets, Quantiles, StudentT, around
-from raycadian.models.known import KnownCovariates
+from raycadian.models.scaling import KnownCovariates
 from raycadian.types import Batch
 
 ADAPTED_LAYERS = ("fc1", "fc2", "attn_layer")

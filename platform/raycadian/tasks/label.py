@@ -13,8 +13,8 @@ from raycadian.data.label_windows import LabelledWindows, cut_labelled
 from raycadian.data.mechanism import Mechanism
 from raycadian.evaluation.label import classification, compare, report
 from raycadian.evaluation.label.decision import Decided, Decision, fit_decision, joined
-from raycadian.evaluation.label.figures import longest_case, scatter
 from raycadian.evaluation.label.predictions import LabelPredictions
+from raycadian.evaluation.label.report import longest_case, scatter
 from raycadian.evaluation.report import write_report
 from raycadian.models.base import Model
 from raycadian.runs import Run, predictions_file, write_json

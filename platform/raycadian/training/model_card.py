@@ -9,7 +9,7 @@ import numpy as np
 
 from raycadian.config import Recipe, unwrap
 from raycadian.evaluation.metric import label
-from raycadian.evaluation.report_parts import brackets
+from raycadian.evaluation.report import brackets
 
 FILE = "MODEL_CARD.md"
 _BESIDE = ("auprc", "ece", "brier", "mae", "mae_mgdl", "ccc")  # shown where a task has them

@@ -72,8 +72,7 @@ from raycadian.evaluation.forecast.glycemic import (
     onset_ratios,
 )  # fmt: skip
 from raycadian.evaluation.forecast.predictions import Predictions
-from raycadian.evaluation.forecast.summaries import glucose_summaries
-from raycadian.evaluation.forecast.temporal import temporal_gain_min
+from raycadian.evaluation.forecast.summaries import glucose_summaries, temporal_gain_min
 from raycadian.types import GLUCOSE
 
 Row = dict[str, str | int | float]

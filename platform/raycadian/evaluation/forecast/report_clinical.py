@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raycadian.evaluation import report_parts as parts
+from raycadian.evaluation import report as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.forecast import figures, figures_clinical
-from raycadian.evaluation.forecast.calibration import coverage_by_subject
-from raycadian.evaluation.forecast.conformal import adaptive_conformal
+from raycadian.evaluation.forecast import figures
+from raycadian.evaluation.forecast.calibration import adaptive_conformal, coverage_by_subject
 from raycadian.evaluation.forecast.error_grids import GRIDS
 from raycadian.evaluation.forecast.event_probability import excursion_named, fit_lows
 from raycadian.evaluation.forecast.event_scores import probability_scores, reliability_of_events
@@ -76,7 +75,7 @@ def _grid(name: str, p: Predictions, key: str) -> str:
     beyond = int((np.fmax(p.truth, p.median)[:, p.key_steps] > grid.limit_mgdl).sum())
     if beyond:
         caption += f" Not drawn: {beyond} points beyond {grid.limit_mgdl:g} mg/dL."
-    return parts.figure(figures_clinical.error_grid(p, grid), caption)
+    return parts.figure(figures.error_grid(p, grid), caption)
 
 
 def _zones(p: Predictions, table: pd.DataFrame) -> pd.DataFrame:
@@ -143,7 +142,7 @@ def low_probability(name: str, p: Predictions, validation: Predictions | None, r
         "What was said against what happened, by tenths of the probability; on the dotted line: calibrated; below it: "
         "said too often. Area: number of windows. Bars: intervals over people."
     )
-    drawing = parts.figure(figures_clinical.event_reliability(tables), caption)
+    drawing = parts.figure(figures.event_reliability(tables), caption)
     return paragraph(note) + table_html(_probabilities(scores)) + drawing + missing
 
 

@@ -1,6 +1,8 @@
-"""The sections of a report on classify, regress and pretrain."""
+"""The sections of a report on classify, regress and pretrain, their figures and the cohort's flow chart."""
 
+import textwrap
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -8,19 +10,18 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from raycadian.evaluation import report_parts as parts
+from raycadian.evaluation import report as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
-from raycadian.evaluation.label import figures
 from raycadian.evaluation.label.classification import curves, equal_mass, reliability, score_labels
-from raycadian.evaluation.label.decision import Decided, Decision
-from raycadian.evaluation.label.flow_chart import flow_chart
+from raycadian.evaluation.label.decision import Decided, Decision, JoinedDecisions
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.evaluation.metric import label
-from raycadian.evaluation.plotting import SOFT, STYLE
+from raycadian.evaluation.report import SOFT, STYLE
 from raycadian.pages import Section, new_figure, paragraph, table_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Named = dict[str, Decided]
 
@@ -166,7 +167,7 @@ def _reliability_of(axis: "Axes", table: pd.DataFrame) -> None:
 
 
 def _case(name: str, p: LabelPredictions, decision: Decision) -> str:
-    figure, case = figures.longest_case(p, decision)
+    figure, case = longest_case(p, decision)
     caption = (
         f"{name} over case {case}, the test case with most windows that have the label (shaded); dashed: the "
         "alarm's threshold, from validation windows"
@@ -175,5 +176,89 @@ def _case(name: str, p: LabelPredictions, decision: Decision) -> str:
 
 
 def _scatter(name: str, p: LabelPredictions, unit: str) -> str:
-    figure, n_shown = figures.scatter(p, unit)
+    figure, n_shown = scatter(p, unit)
     return parts.figure(figure, f"{name}: {n_shown:,} of {len(p):,} test windows, evenly spaced; dotted: equal")
+
+
+_SHOWN = 2000  # windows of a scatter plot
+
+
+def longest_case(p: LabelPredictions, decision: Decision | JoinedDecisions) -> tuple["Figure", str]:
+    """The probability over the case with most windows that have the label (shaded), and that case."""
+    cases, of = np.unique(p.case, return_inverse=True)
+    chosen = p.case == cases[np.argmax(np.bincount(of, p.label))]
+    case = p.select(chosen)
+    minutes = (case.time_utc - case.time_utc[0]).astype(np.int64) / 60
+    figure, axis = new_figure()
+    axis.fill_between(minutes, 0, 1, where=case.label == 1, step="mid", alpha=0.2, linewidth=0)
+    axis.plot(minutes, decision.probability(case.score, case.case))
+    axis.axhline(decision.threshold, color=SOFT, linewidth=0.8, linestyle="--")
+    axis.set(xlabel="minutes of the case", ylabel="probability", ylim=(0, 1))
+    return figure, str(case.case[0])
+
+
+def scatter(p: LabelPredictions, unit: str) -> tuple["Figure", int]:
+    """Estimates over labels, and of how many windows."""
+    shown = np.linspace(0, len(p) - 1, min(len(p), _SHOWN)).round().astype(int)
+    figure, axis = new_figure(5.0, 4.6)
+    axis.scatter(p.label[shown], p.score[shown], s=5, alpha=0.4, linewidths=0, rasterized=True)
+    ends = [min(p.label.min(), p.score.min()), max(p.label.max(), p.score.max())]
+    axis.plot(ends, ends, color=SOFT, linewidth=0.8, linestyle=":")
+    axis.set(**{f"{side}label": f"{what}, {unit}".rstrip(", ") for side, what in (("x", "label"), ("y", "estimate"))})
+    return figure, len(shown)
+
+
+_WIDTH, _TRUNK, _RIGHT = 360, 76, 208  # of the drawing, of the trunk's place, of the boxes of those who leave
+_LINE, _PAD, _GAP = 15, 8, 18
+_NAMES = {"train": "training", "val": "validation", "test": "test"}
+_INK, _SOFT, _PANEL = "var(--ink)", "var(--soft)", "var(--panel)"  # the page's own, light or dark
+
+
+def flow_chart(steps: Sequence[dict[str, Any]], people: dict[str, int]) -> str:
+    """`steps`: step, excluded, left of each, in order: recordings that belong to nobody, everybody, then who leaves
+    and why. `people`: of each split, at the end."""
+    nobodys, everybody, *leaving = steps
+    parts, y = [_box(2, 2, 2 * (_TRUNK - 2), [everybody["step"], f"{everybody['left']:,}"])], 2.0
+    y += 2 * _LINE + 2 * _PAD
+    top = y
+    for step in (s for s in leaving if s["excluded"]):
+        words = textwrap.wrap(f"{step['step']}: {step['excluded']:,}", 32)
+        y += _GAP
+        parts.append(_box(_WIDTH - _RIGHT - 2, y, _RIGHT, words, dashed=True))
+        parts.append(_arrow(_TRUNK, y + _height(words) / 2, _WIDTH - _RIGHT - 2))
+        y += _height(words)
+        parts.append(f'<text x="{_TRUNK - 6}" y="{y + _GAP - 5:g}" text-anchor="end">{step["left"]:,}</text>')
+    y += _GAP
+    parts.insert(0, f'<path d="M{_TRUNK} {top:g}V{y:g}" stroke="{_SOFT}"/>')
+    width = (_WIDTH - 4 - 8 * (len(people) - 1)) / max(len(people), 1)
+    for i, (name, count) in enumerate(people.items()):
+        parts.append(_box(2 + i * (width + 8), y, width, [_NAMES.get(name, name), f"{count:,}"]))
+    y += 2 * _LINE + 2 * _PAD
+    text = "; ".join(f"{s['step']}: {s['excluded']:,} leave, {s['left']:,} left" for s in steps)
+    stray = f" Beside them {nobodys['excluded']:,} {nobodys['step']}." if nobodys["excluded"] else ""
+    caption = f"People, and on the right who leaves at each step.{stray}"
+    return (
+        f'<figure style="background:var(--bg)"><svg role="img" aria-label="{escape(text, quote=True)}" '
+        f'viewBox="0 0 {_WIDTH} {y + 2:g}" fill="{_INK}" style="max-width:{1.3 * _WIDTH:.0f}px;margin:auto" '
+        f'font-family="system-ui,sans-serif" font-size="12">{"".join(parts)}</svg>'
+        f"<figcaption><small>{escape(caption)}</small></figcaption></figure>"
+    )
+
+
+def _height(words: list[str]) -> float:
+    return len(words) * _LINE + 2 * _PAD
+
+
+def _box(x: float, y: float, width: float, words: list[str], dashed: bool = False) -> str:
+    dash = ' stroke-dasharray="4 3"' if dashed else ""
+    lines = "".join(
+        f'<text x="{x + width / 2:g}" y="{y + _PAD + _LINE * (i + 0.8):g}" text-anchor="middle">{escape(word)}</text>'
+        for i, word in enumerate(words)
+    )
+    box = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{_height(words):g}" rx="4"'
+    return f'<rect {box} fill="{_PANEL}" stroke="{_SOFT}"{dash}/>' + lines
+
+
+def _arrow(begin: float, y: float, end: float) -> str:
+    path = f"M{begin:g} {y:g}H{end:g}M{end - 6:g} {y - 4:g}L{end:g} {y:g}L{end - 6:g} {y + 4:g}"
+    return f'<path d="{path}" stroke="{_SOFT}" fill="none"/>'

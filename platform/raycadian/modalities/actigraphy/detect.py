@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from raycadian.data.clock import EPOCHS_MS
-from raycadian.data.source import Source
-from raycadian.data.tables import first_rows, shown
+from raycadian.data.source import Source, first_rows, shown
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.formats.devices import NHANES_COLUMNS
 from raycadian.modalities.actigraphy.readers import MINUTES, detect_format

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from raycadian.data.source import Source
-from raycadian.data.tables import header_of
+from raycadian.data.source import Source, header_of
 from raycadian.modalities.biosignals.formats.waveform_tables import TIMES, units_of
 from raycadian.modalities.biosignals.readers import detect_format, track_names
 from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data.clock import EPOCHS_MS, parse_times
-from raycadian.data.source import Source
-from raycadian.data.tables import first_rows, shown
+from raycadian.data.source import Source, first_rows, shown
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts, parse_numbers, unit_of_median
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, unit_named

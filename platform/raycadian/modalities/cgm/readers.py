@@ -15,8 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from defusedxml import DefusedXmlException
 
-from raycadian.data.source import Source, stem_of
-from raycadian.data.tables import header_of
+from raycadian.data.source import Source, header_of, stem_of
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGM_FORMATS, CGMCard
 from raycadian.modalities.cgm.formats.json_exports import json_format, read_nightscout, read_tidepool

@@ -25,7 +25,7 @@ weighted by its counts, up to a constant of the sum of squares: that fit takes `
 
 Uncertainty: F is -2 ln of the posterior (gains, offset and the noise's variance profiled out), so half its Hessian at
 the optimum is the posterior's precision (Laplace; Gauss-Newton's Hessian, the usual one for least squares). See
-uncertainty.py.
+objective.py.
 
 Shape legend: S fits, R rows (fits x starts), T times, M meals, J gains (1 or M), P = 6 parameters. float64, but for the
 search of a start.
@@ -40,8 +40,7 @@ from torch import Tensor
 from raycadian.config import Prior
 from raycadian.physiology.arrays import ArrayLike, like
 from raycadian.physiology.cma import equations as cma
-from raycadian.physiology.cma.gains import solve_gains
-from raycadian.physiology.cma.objective import gram_matrix
+from raycadian.physiology.cma.objective import gram_matrix, posterior_spread, solve_gains
 from raycadian.physiology.cma.problem import (
     Problem,
     bounds,
@@ -53,9 +52,7 @@ from raycadian.physiology.cma.problem import (
     take_rows,
 )
 from raycadian.physiology.cma.result import CMAFit
-from raycadian.physiology.cma.search import Search, begin, improve
-from raycadian.physiology.cma.starts import MAX_STARTS, screened_starts
-from raycadian.physiology.cma.uncertainty import posterior_spread
+from raycadian.physiology.cma.search import MAX_STARTS, Search, begin, improve, screened_starts
 
 _CHUNK = 256  # fits at once: enough to hide the cost of a call; they take about 100 MB
 _COARSE_BINS = 96  # starts are screened and compared on 15-minute means

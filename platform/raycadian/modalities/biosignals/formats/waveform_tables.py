@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from raycadian.data.source import MAX_BYTES, MAX_RATIO, Source, delimiter_of, open_bytes
-from raycadian.data.tables import header_at, header_of
+from raycadian.data.source import MAX_BYTES, MAX_RATIO, Source, delimiter_of, header_at, header_of, open_bytes
 from raycadian.modalities.biosignals.tracks import case_of, check_length, numeric, present, waveform
 from raycadian.types import Case, Issues, Track
 

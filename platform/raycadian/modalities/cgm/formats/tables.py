@@ -13,8 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from raycadian.data.clock import offset_at
-from raycadian.data.source import HEAD_BYTES, MAX_BYTES, Source, delimiter_of, open_bytes
-from raycadian.data.tables import header_at, header_of
+from raycadian.data.source import HEAD_BYTES, MAX_BYTES, Source, delimiter_of, header_at, header_of, open_bytes
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard, Columns
 from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
