@@ -60,8 +60,7 @@ def _table(path: Path) -> "pd.DataFrame | None":
     import pandas as pd
     import pyarrow.parquet as pq
 
-    from raycadian.data.source import Source, delimiter_of, open_bytes
-    from raycadian.data.tables import header_at
+    from raycadian.data.source import Source, delimiter_of, header_at, open_bytes
 
     source = Source.of(path)
     if source.is_parquet:
