@@ -1,7 +1,5 @@
 """What of a pretrained network trains."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Union
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What `raycadian experiment` makes of a recipe."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Union
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """A section a model of a label: the tasks classify and regress."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """The mechanism of a model, and the priors of its parameters."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The score that a task is judged by: its name, its unit, and which way is better."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 

@@ -4,8 +4,6 @@ A model's section answers for itself which tasks it serves, what it wraps, what 
 smaller; nothing outside asks which model it has in hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Self
 

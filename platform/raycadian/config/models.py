@@ -1,7 +1,5 @@
 """A section a forecaster, the wrappers around models, and which models there are."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
@@ -20,7 +18,7 @@ from raycadian.config.label_models import (
 )
 from raycadian.config.mechanism import CMAMechanism
 from raycadian.config.model_base import ModelConfig, staged_of, unwrap
-from raycadian.config.schema import Count, Fraction, Schema
+from raycadian.config.schema import Count, Fraction, Schema, distinct
 
 if TYPE_CHECKING:
     from raycadian.config.recipe import Recipe
@@ -198,17 +196,12 @@ class Exogenous(MechanismWrapper):
     true`."""
 
     kind: Literal["exogenous"] = "exogenous"
-    signals: tuple[Signal, ...] = Field(("glucose", "L", "m", "c", "a", "I_S", "I_E"), min_length=1)
+    signals: Annotated[tuple[Signal, ...], distinct("signals")] = Field(
+        ("glucose", "L", "m", "c", "a", "I_S", "I_E"), min_length=1
+    )
     """glucose: the mechanism's curve · L light, m melatonin, c cortisol, a adiponectin, I_S insulin sensitivity, I_E
     effective insulin · meal_distr: meal distribution."""
     inner: "Model"
-
-    @field_validator("signals")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"signals are distinct; found {list(value)}")
-        return value
 
     def mechanism_signals(self) -> tuple[str, ...]:
         return self.signals

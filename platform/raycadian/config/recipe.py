@@ -1,7 +1,5 @@
 """The recipe: the frozen configuration of one experiment, and whether its sections fit each other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import model_validator

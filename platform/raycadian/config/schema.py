@@ -4,14 +4,12 @@ YAML never computes (no includes, no interpolation). One override grammar serves
 `dotted.path=value`, the value read as YAML. Import is cheap: no torch, no ray.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from raycadian import files
 
@@ -37,6 +35,28 @@ def unsaid(value: Any) -> bool:
     """For `exclude_if` of a field that came later: recipes that don't say it keep the keys that their runs are found
     by."""
     return value is None
+
+
+def distinct(what: str) -> AfterValidator:
+    """Refuses a value twice."""
+
+    def check(values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError(f"{what} are distinct; found {list(values)}")
+        return values
+
+    return AfterValidator(check)
+
+
+def exclusive(one: str, other: str) -> Callable[[Any], Any]:
+    """A validator that refuses two fields at once."""
+
+    def check(section: Any) -> Any:
+        if getattr(section, one) is not None and getattr(section, other) is not None:
+            raise ValueError(f"{one} and {other} exclude one another; give one")
+        return section
+
+    return check
 
 
 def tag(key: str, unsaid: str) -> Callable[[Any], str]:

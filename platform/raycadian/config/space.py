@@ -1,7 +1,5 @@
 """Search spaces of a sweep."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Union
 

@@ -1,7 +1,5 @@
 """What a recipe asks of its windows: a forecast, a label, or to learn without one."""
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -11,7 +9,7 @@ from raycadian.config.experiments import experiments_of
 from raycadian.config.metric import Metric
 from raycadian.config.model_base import model_name, require_nesting, unwrap
 from raycadian.config.models import kinds
-from raycadian.config.schema import Count, Positive, Schema, tag, unsaid
+from raycadian.config.schema import Count, Positive, Schema, exclusive, tag, unsaid
 from raycadian.config.units import in_unit_of, unit_of
 from raycadian.config.windows import LabelWindow, Window
 from raycadian.types import GLUCOSE
@@ -103,10 +101,18 @@ class Forecasting(Schema):
                 raise ValueError(f"{part.kind} knows glucose alone; {target} is forecast by {able}")
 
 
-class Hypotension(Schema):
+class _Label(Schema):
+    of_recording: ClassVar[bool] = False
+    """Whether all windows of a recording have one value."""
+
+    @property
+    def unit(self) -> str:
+        return ""
+
+
+class Hypotension(_Label):
     """An episode of low pressure begins within `ahead_min` after the window."""
 
-    of_recording: ClassVar[bool] = False  # one value for all windows of a recording
     kind: Literal["hypotension"] = "hypotension"
     channel: str = "map_mmhg"
     """Numeric of the snapshot."""
@@ -131,10 +137,6 @@ class Hypotension(Schema):
         when = f"{self.gap_min:g} to {self.ahead_min:g} min ahead"
         return f"{self.channel} < {self.below:g} for {self.for_s:g} s, {when}{gray}"
 
-    @property
-    def unit(self) -> str:
-        return ""
-
     @model_validator(mode="after")
     def _ordered(self) -> "Hypotension":
         if self.gap_min >= self.ahead_min:
@@ -146,10 +148,9 @@ class Hypotension(Schema):
         return self
 
 
-class Ahead(Schema):
+class Ahead(_Label):
     """The mean of a numeric over `over_s`, `ahead_min` after the window."""
 
-    of_recording: ClassVar[bool] = False  # one value for all windows of a recording
     kind: Literal["ahead"] = "ahead"
     channel: str
     ahead_min: float = Field(ge=0)
@@ -178,17 +179,13 @@ class Ahead(Schema):
     def unit(self) -> str:
         return unit_of(self.channel) or ""
 
-    @model_validator(mode="after")
-    def _one(self) -> "Ahead":
-        if self.below is not None and self.at_least is not None:
-            raise ValueError("below and at_least exclude one another; give one")
-        return self
+    _one = model_validator(mode="after")(exclusive("below", "at_least"))
 
 
-class Column(Schema):
+class Column(_Label):
     """A column of the table of cases or people, the same for all windows of a recording."""
 
-    of_recording: ClassVar[bool] = True  # one value for all windows of a recording
+    of_recording = True
     kind: Literal["column"] = "column"
     name: str
     at_least: float | None = None
@@ -205,15 +202,7 @@ class Column(Schema):
         bound = "" if self.at_least is None else f" >= {self.at_least:g}"
         return self.name + bound + ("" if self.equals is None else f" = {self.equals}")
 
-    @property
-    def unit(self) -> str:
-        return ""
-
-    @model_validator(mode="after")
-    def _one(self) -> "Column":
-        if self.at_least is not None and self.equals is not None:
-            raise ValueError("at_least and equals exclude one another; give one")
-        return self
+    _one = model_validator(mode="after")(exclusive("at_least", "equals"))
 
 
 Label = Annotated[Hypotension | Ahead | Column, Field(discriminator="kind")]

@@ -1,7 +1,5 @@
 """How a model trains, is tuned, scored and tracked."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator

@@ -1,7 +1,5 @@
 """Units, which are in the names of channels and metrics; and time zones."""
 
-from __future__ import annotations
-
 WAVEFORMS = {"ecg": "mV", "ppg": "", "abp": "mmHg"}
 
 

@@ -1,12 +1,10 @@
 """The grid, the split, and the windows of a recipe."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from raycadian.config.schema import Count, Fraction, Positive, Schema, tag, unsaid
+from raycadian.config.schema import Count, Fraction, Positive, Schema, distinct, tag, unsaid
 from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE
 
 
@@ -128,18 +126,13 @@ class Window(Schema):
 
     @model_validator(mode="after")
     def _meals_are_recorded(self) -> "Window":
-        if "meal" in (self.anchor, self.train_anchor) and CARBS not in self.past:
-            raise ValueError(
-                f"anchor meal needs {CARBS} among the past channels; add it to window.past, or take estimated_meal"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _plan_is_recorded(self) -> "Window":
-        if "planned_carbs" in self.known and CARBS not in self.past:
-            raise ValueError(
-                f"known channel planned_carbs needs {CARBS} among the past channels; add it to window.past"
-            )
+        if CARBS in self.past:
+            return self
+        needs = f"needs {CARBS} among the past channels; add it to window.past"
+        if "meal" in (self.anchor, self.train_anchor):
+            raise ValueError(f"anchor meal {needs}, or take estimated_meal")
+        if "planned_carbs" in self.known:
+            raise ValueError(f"known channel planned_carbs {needs}")
         return self
 
 
@@ -155,19 +148,12 @@ class LabelWindow(Schema):
     """Seconds between the starts of what is trained on."""
     eval_step_s: Positive = 10.0
     """Seconds between the starts of what is scored."""
-    past: tuple[str, ...] = Field(min_length=1)
+    past: Annotated[tuple[str, ...], distinct("past channels")] = Field(min_length=1)
     """Channels of the snapshot, e.g. [ecg_mv, ppg, abp_mmhg]."""
     max_missing: Fraction = 0.0
     """At most this share is bad: of the windows, where the card judges quality; else of the points."""
     train_windows: Count | None = None
     """Train on that many windows, drawn at random; a smaller draw is part of a larger one."""
-
-    @field_validator("past")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"past channels are distinct; found {list(value)}")
-        return value
 
     @property
     def words(self) -> str:
