@@ -4,6 +4,7 @@ way from a name that comes from outside to a path."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from raycadian.errors import BoundaryError, CheckpointError
+from raycadian.errors import BoundaryError, CheckpointError, StorageError
 
 LARGEST_JSON, LARGEST_YAML = 16 << 20, 1 << 20
 """Bytes of a file that is read."""
@@ -133,6 +134,46 @@ def _resolved(path: Path) -> Path:
         raise ValueError(f"{path}: {error}") from None
 
 
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors of a disk that another try does not heal."""
+_OF_A_DISK = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+
+
+@contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """What a library makes of a disk that is full or read-only while something is written below `folder`, as a
+    StorageError that names folder and disk. Other errors come through."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        reason, place = _lasting(error, folder)
+        if not reason:
+            raise
+        advice = "free space there, make it writable, or choose another folder"
+        raise StorageError(f"{place}: can't be written: {reason} ({_disk(place)}); {advice}") from error
+
+
+def _lasting(error: Exception, folder: Path) -> tuple[str, Path]:
+    """Why a disk refused, '' where it did not, and the folder: that of the file that is named."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in LASTING:
+            named = cause.filename if isinstance(cause.filename, str) else None
+            return os.strerror(cause.errno), Path(named).parent if named else folder
+        cause = cause.__cause__ or cause.__context__
+    return next((words for words in _OF_A_DISK if words in str(error)), ""), folder
+
+
+def _disk(folder: Path) -> str:
+    """Mount point and free space of the disk that a folder lies on, or would."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    mount = next(place for place in (there, *there.parents) if place.is_mount())
+    usage = shutil.disk_usage(there)
+    return f"disk {mount}: {usage.free / 1e6:,.0f} MB free of {usage.total / 1e6:,.0f}"
+
+
 @contextmanager
 def private() -> Iterator[None]:
     """What is made meanwhile, by this process and those it starts, is the owner's alone."""
@@ -147,23 +188,25 @@ def private() -> Iterator[None]:
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it at the end; an error leaves what was at `path` before."""
     temporary = _beside(path)
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with on_disk(path.parent):
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder`, which nobody has made yet, when the block ends well, and vanishes
     otherwise. It is the owner's alone."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(folder)
-    temporary.mkdir(mode=0o700)
     try:
-        yield temporary
-        temporary.rename(folder)
+        with on_disk(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir(mode=0o700)
+            yield temporary
+            temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

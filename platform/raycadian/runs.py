@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_del
 from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
 from raycadian.errors import CheckpointError
-from raycadian.files import read_json, written_whole
+from raycadian.files import LASTING, read_json, written_whole
 
 RUNS = Path("runs")
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 STORAGE_PATIENCE_S = 300
 patiently = retry(
     # a full disk doesn't empty itself; everything else that storage says may pass
-    retry=retry_if_exception(lambda e: isinstance(e, OSError) and e.errno not in (errno.ENOSPC, errno.EDQUOT)),
+    retry=retry_if_exception(lambda e: isinstance(e, OSError) and e.errno not in LASTING),
     wait=wait_exponential(max=15), stop=stop_after_delay(STORAGE_PATIENCE_S),
     before_sleep=before_sleep_log(log, logging.WARNING), reraise=True,
 )  # fmt: skip

@@ -255,6 +255,18 @@ def test_interrupt_exits_130(monkeypatch):
     assert "interrupted" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9")]
+)
+def test_out_of_memory_is_one_message(error, monkeypatch):
+    def greedy(start_ray):
+        raise error
+
+    monkeypatch.setattr("raycadian.cli.doctor.examine", greedy)
+    done = invoke("doctor")
+    assert done.exit_code == 2 and "out of memory" in done.stderr and "training.batch_size" in done.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_reading_leaves_nothing(tmp_path):
     """A real SIGINT to a real process that reads a file of some 140,000 rows."""

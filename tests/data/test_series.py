@@ -123,7 +123,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ValueError, match="No space left"):
         map_series(helpers.people(2, 1), CHANNELS, tmp_path / "series")
     assert [p.name for p in tmp_path.iterdir()] == ["series.lock"]
 

@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_what_was_there(saved, training, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     for folder in (saved, saved.parent / "new"):
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(ValueError, match="No space"):
             checkpoint.save(prepared(config.Persistence(), training), folder)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
     assert [p.name for p in saved.parent.iterdir()] == ["run"]

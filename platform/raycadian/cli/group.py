@@ -17,12 +17,29 @@ class Verbs(click.Group):
         except (ValueError, OSError) as error:
             click.echo(f"raycadian: {error}", err=True)
             ctx.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
+            click.echo(f"raycadian: out of memory: {_first_line(error)}; {_LESS}", err=True)
+            ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("raycadian: interrupted; nothing half-written is listed; --resume goes on", err=True)
             ctx.exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of work, not of the alphabet
+
+
+_LESS = "do less at once: a smaller training.batch_size, fewer workers or trials, fewer or shorter files"
+_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as PyTorch says it, of CPU and GPU
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OF_MEMORY)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 Load = Callable[[], Mapping[str, click.Command]]

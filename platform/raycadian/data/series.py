@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
+from raycadian.files import on_disk
 from raycadian.types import GLUCOSE, Recording
 
 _AHEAD = 8  # subjects read at once: object storage answers late, but many at a time
@@ -187,13 +188,14 @@ def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, foreca
 def _write(source: Snapshot, channels: tuple[str, ...], folder: Path, target: bool) -> None:
     """Stream subject by subject into a temporary folder, then rename: whole or absent."""
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
     try:
-        series = _filled(source, channels, temporary, target)
-        np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
-        meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
-        (temporary / "series.json").write_text(json.dumps(meta), encoding="utf-8")
-        _appear(temporary, folder)
+        with on_disk(folder):
+            temporary.mkdir()
+            series = _filled(source, channels, temporary, target)
+            np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
+            meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
+            (temporary / "series.json").write_text(json.dumps(meta), encoding="utf-8")
+            _appear(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from raycadian.data.parquet import (
     write_table,
 )
 from raycadian.data.snapshot import FORMAT, Snapshot, combined_hash, snapshots
+from raycadian.files import on_disk
 from raycadian.types import SUBJECT, Issues, Recording
 
 Row = dict[str, Any]
@@ -130,11 +131,12 @@ def workspace(out: Path) -> Iterator[Path]:
         if left.name.startswith(prefix) and not _alive(left):
             storage.remove(left)
     work = out / f"{prefix}{os.getpid()}-{time.time():.0f}-{uuid.uuid4().hex[:8]}"
-    storage.make_folder(work)
-    try:
-        yield work
-    finally:
-        storage.remove(work)
+    with nullcontext() if storage.remote(out) else on_disk(out):
+        storage.make_folder(work)
+        try:
+            yield work
+        finally:
+            storage.remove(work)
 
 
 def _alive(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from torch import Tensor
 from raycadian import telemetry
 from raycadian.config import MONITORS, Training, unit_of
 from raycadian.data.windows import Windows
+from raycadian.files import on_disk
 from raycadian.models.base import Model
 from raycadian.runs import patiently
 from raycadian.training.engines import Engine, Process, make
@@ -367,10 +368,15 @@ def read_state(folder: Path) -> Saved:
 
 @patiently
 def _write(folder: Path, body: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{_STATE}-{os.getpid()}"
-    torch.save(body, temporary)
-    temporary.replace(folder / _STATE)
+    with on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:  # torch's own says nothing of why it can't be written
+                torch.save(body, file)
+            temporary.replace(folder / _STATE)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> dict[str, Any]:
