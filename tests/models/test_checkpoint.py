@@ -1,11 +1,15 @@
+import hashlib
 import json
+import os
 import shutil
 
 import pytest
 import torch
 from model_cases import CASES, LORA, SPEC, TTM, prepared, windows
+from safetensors.torch import load_file, save_file
 
 from raycadian import config
+from raycadian.errors import CheckpointError
 from raycadian.models import checkpoint
 from raycadian.models.build import build
 
@@ -103,7 +107,32 @@ def rewrite(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def not_a_number(folder):
+    """With the hash of the spoilt weights: whoever wrote them may have."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: torch.full_like(value, torch.nan) for name, value in weights.items()}, path)
+    rewrite(folder, weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def nested(folder):
+    (folder / "config.json").write_text('{"model":' + "[" * 100_000 + "]" * 100_000 + "}")
+
+
+def a_pipe(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
+LONG = {"context": 10**12, "horizon": 1, "dt_min": 5, "past": ["glucose_mgdl"], "known": [], "quantiles": [0.5]}
 DAMAGES = {
+    "not a number": (not_a_number, "not a number in"),
+    "far too wide": (lambda f: rewrite(f, model={"kind": "lstm", "hidden": 30_000}), "far larger than its weights"),
+    "far too deep": (lambda f: rewrite(f, model={"kind": "mlp", "layers": 10**6}), "far larger than its weights"),
+    "far too long": (lambda f: rewrite(f, spec=LONG), "points at most"),
+    "nested": (nested, "nested deeper"),
+    "a pipe": (a_pipe, "no regular file"),
+    "weights of text": (lambda f: rewrite(f, weights_sha256=[1]), "not the file that was saved"),
     "truncated": (truncate, "not the file that was saved"),
     "a bit flipped": (flip_a_bit, "not the file that was saved"),
     "weights gone": (drop_the_weights, "model.safetensors"),
@@ -133,7 +162,7 @@ def test_checkpoints_from_before_ensembles_load(training, batch, tmp_path):
 def test_damage_is_an_error_that_names_the_folder(damage, saved):
     spoil, message = DAMAGES[damage]
     spoil(saved)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         checkpoint.load(saved)
     assert str(saved) in str(error.value)
 

@@ -290,8 +290,8 @@ def lose_a_weight(folder):
     ("spoil", "message"),
     [
         (spoil_config, "found 'bert'"),
-        (lambda folder: (folder / "config.json").write_text("{"), "no readable config.json"),
-        (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: not readable as JSON"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "weights can't be read"),
         (cut_weights, "weights can't be read"),
         (lose_a_weight, "weights are missing.*patcher"),

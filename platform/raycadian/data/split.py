@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from raycadian.config import PersonDays, Split
+from raycadian.errors import CheckpointError
+from raycadian.files import read_json
 from raycadian.types import ID, OOD, SPLITS
 
 DAY_S = 86400
@@ -63,9 +65,13 @@ class SplitManifest:
 
     @staticmethod
     def read(path: Path) -> "SplitManifest":
-        body = json.loads(path.read_text(encoding="utf-8"))
-        ranges = tuple(Range(**r) for r in body["ranges"])
-        return SplitManifest(Split(**body["config"]), body["snapshot"], ranges)
+        """Raises CheckpointError."""
+        body = read_json(path, largest=1 << 28)
+        try:
+            ranges = tuple(Range(**r) for r in body["ranges"])
+            return SplitManifest(Split(**body["config"]), body["snapshot"], ranges)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: no split of a run ({error}); copy the run again") from error
 
 
 def make_split(

@@ -14,7 +14,7 @@ from raycadian.config import Recipe
 from raycadian.data.snapshot import Snapshot
 from raycadian.experiments import report
 from raycadian.experiments.points import ExperimentPoint, TrainingUnit, points, units
-from raycadian.files import replaced_folder
+from raycadian.files import read_json, replaced_folder
 from raycadian.modalities.prepare import prepare
 from raycadian.runs import RUNS, Run, experiment_key, write_json
 from raycadian.tasks import task_of
@@ -33,7 +33,7 @@ class Done:
     @property
     def table(self) -> dict:
         """What table.json holds: experiment, protocol, rows, differences, runs, notes."""
-        return json.loads((self.path / "table.json").read_text(encoding="utf-8"))
+        return read_json(self.path / "table.json")
 
 
 def run(

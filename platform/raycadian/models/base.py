@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from raycadian.config import ModelConfig
 from raycadian.types import Batch, LabelPrediction, Prediction, Reconstruction
 
+_LONGEST = 10_000_000  # points: a day at 100 Hz, and more than any model takes
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -38,6 +40,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.context < 1 or self.dt_min <= 0:
             raise ValueError(f"context and dt_min must be positive; found {self}")
+        if max(self.context, self.horizon) > _LONGEST:
+            raise ValueError(f"a window has {_LONGEST:,} points at most; found {self}")
         if self.task != "forecast":
             assert self.horizon == 0 and not self.quantiles, self
             return

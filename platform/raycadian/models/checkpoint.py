@@ -8,12 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
+import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from raycadian import config
-from raycadian.files import replaced_folder
+from raycadian.errors import CheckpointError
+from raycadian.files import read_json, replaced_folder
 from raycadian.models import adapters
 from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
@@ -30,20 +32,36 @@ def save(model: Model, folder: Path) -> None:
 
 
 def load(folder: Path) -> Model:
-    """The saved model, in evaluation mode on the CPU. Raises ValueError for what is missing, damaged or mismatching."""
-    raw = _read_description(folder)
+    """The saved model, in evaluation mode on the CPU. Raises CheckpointError for what is missing, damaged, mismatching
+    or not finite."""
+    raw = read_json(folder / _CONFIG)
     try:
-        section = TypeAdapter(config.Model).validate_python(raw["model"])
+        return _loaded(folder, raw).eval()
+    except Exception as error:  # whatever a description that nobody checked makes of building
+        raise CheckpointError(f"{folder}: damaged checkpoint: {error}; copy it again, or train again") from error
+
+
+def _loaded(folder: Path, raw: dict[str, Any]) -> Model:
+    section = TypeAdapter(config.Model).validate_python(raw["model"])
+    weights = _read_weights(folder / _WEIGHTS, raw["weights_sha256"])
+    with SizeLimit(weights):
         model = build(section, ModelSpec.from_dict(raw["spec"]), iter(_architectures(raw)))
-        digest, expected = _digest(folder / _WEIGHTS), raw["weights_sha256"]
-        if digest != expected:
-            raise ValueError(
-                f"{_WEIGHTS} is not the file that was saved (sha256 {digest[:12]}, expected {expected[:12]})"
-            )
-        model.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
-    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, ValidationError, ValueError) as error:
-        raise ValueError(f"{folder}: damaged checkpoint: {error}; copy it again, or train again") from error
-    return model.eval()
+    model.load_state_dict(weights, strict=True)
+    return model
+
+
+def _read_weights(path: Path, expected: str) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise ValueError(f"no {path.name}")
+    if (digest := _digest(path)) != expected:
+        raise ValueError(
+            f"{path.name} is not the file that was saved (sha256 {digest[:12]}, expected {str(expected)[:12]})"
+        )
+    weights = load_file(path)
+    for name, value in weights.items():
+        if value.is_floating_point() and value.isnan().any():
+            raise ValueError(f"{path.name}: {name} is not a number in {int(value.isnan().sum())} places")
+    return weights
 
 
 def export_pretrained(model: Model, folder: Path) -> None:
@@ -58,6 +76,14 @@ def export_pretrained(model: Model, folder: Path) -> None:
         raise ValueError(f"only one ttm can be exported, alone or wrapped; found {len(networks)} in {name}")
     with replaced_folder(folder) as temporary:
         adapters.merged(networks[0]).save_pretrained(temporary)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Of the weights, as the checkpoint's description says. Raises CheckpointError."""
+    digest = read_json(folder / _CONFIG).get("weights_sha256")
+    if not isinstance(digest, str):
+        raise CheckpointError(f"{folder / _CONFIG}: weights_sha256: expected text, found {digest!r}")
+    return digest
 
 
 def _networks(model: Model) -> list[Any]:
@@ -81,14 +107,36 @@ def _architectures(raw: dict[str, Any]) -> list[dict[str, Any]]:
     return [] if raw["architecture"] is None else [raw["architecture"]]
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no readable {_CONFIG} ({error}); expected a checkpoint's folder") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{folder}: {_CONFIG} holds {type(raw).__name__}, expected an object")
-    return raw
+class SizeLimit(TorchFunctionMode):
+    """While it is on, tensors can't be made that are far more, or far larger, than the weights that will fill them: a
+    description of a checkpoint can ask for any size. Raises ValueError."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self._room = 1_000 + 200 * len(weights)
+        self._elements = 16 * sum(value.numel() for value in weights.values()) + 50_000_000
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in _FACTORIES:
+            self._room, self._elements = self._room - 1, self._elements - made.numel()
+            if self._room < 0 or self._elements < 0:
+                raise ValueError(f"{_CONFIG} describes a model far larger than its weights")
+        return made
+
+
+_FACTORIES = {
+    torch.empty,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.rand,
+    torch.randn,
+    torch.eye,
+    torch.arange,
+    torch.linspace,
+    torch.tensor,
+}
 
 
 def _digest(path: Path) -> str:

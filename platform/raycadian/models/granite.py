@@ -3,7 +3,6 @@
 The one door to granite-tsfm, whose import takes 4 s: only a model that is made of such a network pays them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tsfm_public.models.tinytimemixer.modeling_tinytimemixer import TinyTimeMixe
 from tsfm_public.toolkit.time_series_preprocessor import DEFAULT_FREQUENCY_MAPPING
 
 from raycadian import config
+from raycadian.files import read_json
 from raycadian.models.base import ModelSpec
 
 _FREQUENCY = {1: "min", 2: "2min", 5: "5min", 10: "10min", 15: "15min", 30: "30min", 60: "h", 1440: "D"}
@@ -176,13 +176,8 @@ def _locate(source: str) -> Path:
 
 
 def _read_config(folder: Path) -> TinyTimeMixerConfig:
-    path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no readable config.json ({error}); it is not a checkpoint's folder") from error
-    if not isinstance(raw, dict) or raw.get("model_type") != "tinytimemixer" or raw.get("decompose"):
-        kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+    raw = read_json(folder / "config.json")
+    if (kind := raw.get("model_type")) != "tinytimemixer" or raw.get("decompose"):
         raise ValueError(f"{folder}: expected a checkpoint of TinyTimeMixerForPrediction, found {kind!r}")
     return TinyTimeMixerConfig.from_dict(raw)
 

@@ -1,7 +1,6 @@
 """Learning from signals without labels: hide patches, rebuild the signal, count the error. For any backbone of
 patches."""
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raycadian import config
+from raycadian.errors import CheckpointError
+from raycadian.files import read_json
 from raycadian.models.base import Model, ModelSpec
 from raycadian.models.seen import joined_cycles
 from raycadian.types import Batch, Reconstruction
@@ -121,10 +122,10 @@ def load_encoder(folder: Path, section: config.PretrainedNetwork, encoder: nn.Mo
 def _pretrained_inner(folder: Path) -> dict[str, Any]:
     """The section of the network inside `masked` of a checkpoint."""
     try:
-        model = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
+        model = read_json(folder / "config.json")["model"]
         kind, inner = model["kind"], model.get("inner", {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
             f"{folder}: no readable config.json ({error}); expected the checkpoint of a run of `masked`"
         ) from error
     if kind != "masked":

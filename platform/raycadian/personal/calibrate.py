@@ -6,7 +6,6 @@ the next, and judged on the last, which nothing has seen. No cluster is asked.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -105,7 +104,7 @@ def give_new_key(subject: str, store: Store) -> str:
 
 def weights_sha256(run: Run) -> str:
     """Which population's model: of the checkpoint's weights."""
-    return json.loads((run.path / "checkpoint" / "config.json").read_text(encoding="utf-8"))["weights_sha256"]
+    return checkpoint.weights_sha256(run.path / "checkpoint")
 
 
 def require_same_weights(person: PersonRecord, run: Run) -> None:

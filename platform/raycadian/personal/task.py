@@ -3,7 +3,6 @@ adds."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from raycadian.config import Training
 from raycadian.data.series import Series
+from raycadian.files import read_json
 from raycadian.models.base import Model
 from raycadian.personal.days import Days, Labels
 from raycadian.personal.store import PersonRecord
@@ -95,8 +95,7 @@ class PersonalTask(ABC):
 
     def __init__(self, run: Run):
         self.run = run
-        text = (run.path / "checkpoint" / "preprocessing.json").read_text(encoding="utf-8")
-        self.preprocessing: dict[str, Any] = json.loads(text)
+        self.preprocessing: dict[str, Any] = read_json(run.path / "checkpoint" / "preprocessing.json")
 
     @abstractmethod
     def labels(self, inputs: CalibrationInputs, before: PersonRecord | None) -> Labels:

@@ -5,7 +5,6 @@ B people of a batch; L, H, Q as in types.py.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,9 @@ from raycadian.data.grid import arrays_to_recordings, seconds
 from raycadian.data.mechanism import Mechanism, fit_latest
 from raycadian.data.series import Recordings, Series, build_series
 from raycadian.data.windows import latest, require_context
+from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast.event_probability import EventCalibration, read_calibrations
+from raycadian.files import read_json
 from raycadian.modalities.cards import load_card
 from raycadian.modalities.cgm.readers import read_person
 from raycadian.modalities.cgm.request import PATH, History
@@ -70,14 +71,14 @@ class Forecaster(Predictor):
             raise ValueError(f"{run.name} does not forecast but {model.spec.task}: serve it and ask /v1/biosignal")
         if model.spec.past[0] != GLUCOSE:
             raise ValueError(f"{run.name} forecasts {model.spec.past[0]}: the endpoint takes readings of glucose alone")
-        raw = _read_preprocessing(folder / "preprocessing.json")
+        raw = read_json(folder / "preprocessing.json")
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])
             grid, window = Grid.model_validate(raw["grid"]), Window.model_validate(raw["window"])
             lows = read_calibrations(run.path / "event_calibration.json")
             return Forecaster(run.name, model, grid, window, mechanism, raw["population"], lows)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder}/preprocessing.json: damaged: {error}; copy the run again") from error
+            raise CheckpointError(f"{folder}/preprocessing.json: damaged: {error}; copy the run again") from error
 
     def personalised(self, person: PersonRecord, weights: Mapping[str, Tensor]) -> "Forecaster":
         """As Predictor.personalised; `lows` were calibrated for the population's model and are left out."""
@@ -277,13 +278,3 @@ def _numbered(people: list[_Gridded]) -> Recordings:
         "request",
         {str(i): [replace(r, subject=str(i)) for r in person.recordings] for i, person in enumerate(people)},
     )
-
-
-def _read_preprocessing(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable ({error}); expected the folder of a complete run") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected an object, found {type(raw).__name__}")
-    return raw

@@ -6,7 +6,6 @@ No Ray, no HTTP. W windows of a request.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from raycadian.config import LabelTask, LabelWindow, Task
 from raycadian.data.label_windows import LabelledWindows
 from raycadian.data.marks import Marks, context_points, good_starts, points_of
 from raycadian.data.series import Recordings, build_series
+from raycadian.errors import CheckpointError
 from raycadian.evaluation.label.decision import Decision
+from raycadian.files import read_json
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.modalities.cards import modality_of, parse_card
@@ -108,11 +109,11 @@ class LabelPredictor(Predictor):
         folder = run.path / "checkpoint"
         model, file = checkpoint.load(folder), folder / "preprocessing.json"
         try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
+            raw = read_json(file)
             card, window = parse_card(raw["card"]), LabelWindow.model_validate(raw["window"])
             task = TypeAdapter(Task).validate_python(raw["task"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: damaged: {error}; copy the run again") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file}: damaged: {error}; copy the run again") from error
         if task.kind not in _DECISIONS:
             raise ValueError(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
         decision, *also = (_DECISIONS[task.kind](folder / decision_file(name)) for name in task.labels)

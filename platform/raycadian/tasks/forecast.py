@@ -1,6 +1,5 @@
 """The next values of a channel as quantiles: its windows, its forecasts, its scores and report."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -17,10 +16,12 @@ from raycadian.data.mechanism import Mechanism, fit_mechanism
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import make_split
 from raycadian.data.windows import Windows, cut_windows
+from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast import compare, event_probability, event_scores, metrics, report
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import Ranks
 from raycadian.evaluation.report import write_report
+from raycadian.files import read_json
 from raycadian.modalities.cards import card_of, modality_of
 from raycadian.models import checkpoint
 from raycadian.models.base import Model, ModelSpec
@@ -172,7 +173,11 @@ def held_out(data: Data) -> set[str]:
 
 def population_of(start: Run) -> dict[str, Any] | None:
     """The population's mechanism as a run fitted it."""
-    return json.loads((start.path / "checkpoint" / "preprocessing.json").read_text(encoding="utf-8"))["population"]
+    path = start.path / "checkpoint" / "preprocessing.json"
+    preprocessing = read_json(path)
+    if "population" not in preprocessing:
+        raise CheckpointError(f"{path}: no population; copy the run again")
+    return preprocessing["population"]
 
 
 def fit_mechanism_of(data: ForecastData, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Mechanism | None:
@@ -241,7 +246,7 @@ def _latest_fits(folder: Path) -> list[dict[str, Any]]:
     path = folder / "mechanism.json"
     if not path.is_file():
         return []
-    latest = {r["subject"]: r for r in json.loads(path.read_text(encoding="utf-8"))}
+    latest = {r["subject"]: r for r in read_json(path, list, largest=1 << 30)}  # a fit for each person and refit
     return list(latest.values())
 
 

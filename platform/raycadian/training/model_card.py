@@ -1,6 +1,5 @@
 """A run's model card: on one page what the model is, whom it has seen, how it scored, and what it is for."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from raycadian.config import Recipe, unwrap
 from raycadian.evaluation.metric import label
 from raycadian.evaluation.report import brackets
+from raycadian.runs import Run
 
 FILE = "MODEL_CARD.md"
 _BESIDE = ("auprc", "ece", "brier", "mae", "mae_mgdl", "ccc")  # shown where a task has them
@@ -18,7 +18,7 @@ _USE = "Research only: not a medical device. No decision about a person's treatm
 
 def write(folder: Path, recipe: Recipe, metadata: Mapping[str, Any]) -> None:
     """Write MODEL_CARD.md into a run's folder, from its metadata and metrics_summary.json."""
-    summary = json.loads((folder / "metrics_summary.json").read_text(encoding="utf-8"))
+    summary = Run(folder).summary
     rows = [*_model(recipe, metadata), *_people(recipe, metadata), *_scores(recipe, summary), ("intended use", _USE)]
     table = "\n".join(f"| {name} | {' '.join(text.split()).replace('|', '/')} |" for name, text in rows)
     about = f"{recipe.description}\n\n" if recipe.description else ""

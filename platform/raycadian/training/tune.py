@@ -43,6 +43,7 @@ from raycadian.config import (
     override,
     total_epochs,
 )  # fmt: skip
+from raycadian.files import read_json
 from raycadian.runs import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
 from raycadian.tasks.base import Data
 from raycadian.training.pipeline import fit_model
@@ -447,7 +448,7 @@ def _error(trial: Any, place: Path) -> str | None:
 
 def _read_records(folder: Path) -> list[dict[str, Any]]:
     paths = sorted((folder / "trials").glob("*/trial.json"), key=lambda p: p.stat().st_mtime)
-    return [json.loads(p.read_text(encoding="utf-8")) for p in paths]
+    return [read_json(p) for p in paths]
 
 
 def _table(records: list[dict[str, Any]], metric: str) -> tuple[pd.DataFrame, dict[str, Any]]:

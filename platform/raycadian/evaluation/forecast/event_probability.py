@@ -17,9 +17,10 @@ from typing import Protocol
 import numpy as np
 from scipy.special import expit, logit, ndtr, ndtri
 
+from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast.glycemic import EXCURSIONS, Excursion
 from raycadian.evaluation.forecast.predictions import Predictions
-from raycadian.files import written_whole
+from raycadian.files import read_json, written_whole
 
 LOWS = tuple(e for e in EXCURSIONS if not e.above)
 """Below 70 and below 54 mg/dL."""
@@ -147,6 +148,6 @@ def read_calibrations(path: Path) -> list[EventCalibration]:
     if not path.is_file():
         return []
     try:
-        return [EventCalibration(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: no list of event calibrations: {error}") from None
+        return [EventCalibration(**row) for row in read_json(path, list)]
+    except TypeError as error:
+        raise CheckpointError(f"{path}: no list of event calibrations: {error}") from None

@@ -13,8 +13,9 @@ import numpy as np
 from scipy.special import expit, logit
 
 from raycadian.config import Classification
+from raycadian.errors import CheckpointError
 from raycadian.evaluation.label.predictions import LabelPredictions
-from raycadian.files import written_whole
+from raycadian.files import read_json, written_whole
 
 EXTREME = 1e-6  # a probability is never surer
 _KNOTS = 256  # of an isotonic calibration, at most
@@ -174,12 +175,12 @@ class Decision:
     def read(path: Path) -> "Decision":
         """Raises ValueError for a file that is absent or holds something else."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
             how = raw.pop("calibration")
             how |= {name: tuple(how[name]) for name in ("parameters", "at")}
             return Decision(**raw, calibration=Calibration(**how))
-        except (OSError, TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path}: no decision of a classifier ({error}); copy the run again") from None
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise CheckpointError(f"{path}: no decision of a classifier ({error}); copy the run again") from None
 
 
 @dataclass(frozen=True)
