@@ -139,7 +139,7 @@ class Outcome:
     runs: tuple[TrainedRun, ...]
     main: TrainedRun
     leaderboard: pd.DataFrame
-    champion: TrainedRun
+    champion: TrainedRun | None
     reason: str
 
     @property
@@ -361,7 +361,7 @@ def run(
     champion = promotion.run if promotion.promoted else promotion.previous
     return Outcome(
         tuple(TrainedRun(run.path) for run in outcome.ranked), TrainedRun(outcome.main.path), outcome.leaderboard,
-        TrainedRun(runs / str(champion)), promotion.reason,
+        champion and TrainedRun(runs / champion), promotion.reason,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
 from raycadian.errors import CheckpointError
 from raycadian.files import LASTING, read_json, written_whole
+from raycadian.locks import exclusive
 
 RUNS = Path("runs")
 log = logging.getLogger(__name__)
@@ -69,23 +70,54 @@ class Run:
         return read_json(self.path / "metrics_summary.json")
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A run that can't be read, and why."""
+
+    path: Path
+    reason: str
+
+
 def open_run(name_or_path: str | Path, runs: Path = RUNS) -> Run:
     """A complete run by path, name, or unambiguous beginning of a name. Raises ValueError."""
     for path in (Path(name_or_path), runs / name_or_path):
         if (path / "metadata.json").is_file():
             return Run(path)
-    matching = [r for r in list_runs(runs) if r.name.startswith(str(name_or_path))]
+    paths = _complete(runs)
+    matching = [path for path in paths if path.name.startswith(str(name_or_path))]
     if len(matching) == 1:
-        return matching[0]
-    names = ", ".join(r.name for r in matching or list_runs(runs)[-5:]) or "none"
+        return Run(matching[0])
+    names = ", ".join(path.name for path in matching or paths[-5:]) or "none"
     what = "several runs begin so" if matching else "no such run"
     raise ValueError(f"{name_or_path}: {what} in {runs.absolute()}; runs: {names}")
 
 
 def list_runs(runs: Path = RUNS) -> list[Run]:
-    """Complete runs, oldest first; half-written ones are never listed."""
-    complete = [Run(p.parent) for p in runs.glob("*/metadata.json") if not p.parent.name.startswith(".")]
-    return sorted(complete, key=lambda r: r.metadata["finished_utc"])
+    """Complete runs that can be read, oldest first; half-written ones are never listed."""
+    return read_runs(runs)[0]
+
+
+def read_runs(runs: Path = RUNS) -> tuple[list[Run], list[Broken]]:
+    """Complete runs, oldest first, and those whose files can't be read, each with the file that is damaged."""
+    finished, broken = {}, []
+    for path in _complete(runs):
+        try:
+            finished[Run(path)] = _finished(Run(path))
+        except ValueError as error:
+            broken.append(Broken(path, str(error)))
+    return sorted(finished, key=lambda run: finished[run]), broken
+
+
+def _complete(runs: Path) -> list[Path]:
+    return sorted(p.parent for p in runs.glob("*/metadata.json") if not p.parent.name.startswith("."))
+
+
+def _finished(run: Run) -> str:
+    """When, having read what a list shows. Raises CheckpointError."""
+    when = run.metadata.get("finished_utc")
+    if not isinstance(when, str):
+        raise CheckpointError(f"{run.path / 'metadata.json'}: finished_utc: expected text, found {when!r}")
+    return when
 
 
 def predictions_file(split: str) -> str:
@@ -103,29 +135,23 @@ def experiment_key(recipe: Recipe, snapshot_id: str) -> str:
 def writing_folder(parent: Path, name: str, key: str, resume: bool) -> Iterator[Path]:
     """A partial folder, the owner's alone, the same one for the same name and key, so that killed work can go on.
 
-    The caller ends with `finish`; an exception leaves the folder for `--resume`. Raises ValueError where another
-    living process writes the same.
+    The caller ends with `finish`; an exception leaves the folder for `--resume`. Raises StorageError where another
+    living process, here or on another machine, writes the same.
     """
     folder = parent / f".partial-{name}-{key}"
-    if folder.exists():
-        _require_unlocked(folder)
-        if not resume:
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with exclusive(parent / f"{folder.name}.lock", f"writing {folder}"):
+        if folder.exists() and not resume:
             shutil.rmtree(folder)
-    for place in (parent, folder):
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = folder / "lock"
-    lock.write_text(str(os.getpid()), encoding="ascii")
-    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
         yield folder
-    finally:
-        lock.unlink(missing_ok=True)  # gone with the rename where all went well
 
 
 def finish(folder: Path) -> Path:
     """Give a partial folder its final name, atomically; the new path. In a job it says which one made it."""
     if os.environ.get(JOB):
         write_json(folder / "job.json", {"job": os.environ[JOB]})
-    (folder / "lock").unlink(missing_ok=True)
+    (folder / "lock").unlink(missing_ok=True)  # of an earlier version, which put it there
     name, key = folder.name.removeprefix(".partial-").rsplit("-", 1)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     final, number = folder.parent / f"{name}-{stamp}-{key}", 1
@@ -143,17 +169,15 @@ def made_by(job: str, runs: Path) -> list[Path]:
     """The complete runs, sweeps and experiments below `runs` that a job made, oldest first."""
     patterns = (runs.glob(f"{folder}*/job.json") for folder in ("", "sweeps/", "experiments/"))
     notes = sorted(chain.from_iterable(patterns), key=lambda p: p.stat().st_mtime)
-    notes = [note for note in notes if not note.parent.name.startswith(".")]
-    return [note.parent for note in notes if read_json(note).get("job") == job]
+    return [note.parent for note in notes if not note.parent.name.startswith(".") and _job_of(note) == job]
 
 
-def _require_unlocked(folder: Path) -> None:
-    lock = folder / "lock"
-    if not lock.is_file():
-        return
-    pid = int(lock.read_text(encoding="ascii") or 0)
-    if pid != os.getpid() and Path(f"/proc/{pid}").exists():
-        raise ValueError(f"process {pid} is writing this run already ({folder}); wait for it or end it")
+def _job_of(note: Path) -> str | None:
+    try:
+        return read_json(note).get("job")
+    except CheckpointError as error:
+        log.warning("left out: %s", error)
+        return None
 
 
 @patiently

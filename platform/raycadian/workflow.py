@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from raycadian.config import Recipe, model_name, override
+from raycadian.errors import BoundaryError
 from raycadian.runs import RUNS, Run, experiment_key, find_complete
 from raycadian.tasks import task_of
 from raycadian.tasks.base import Comparison, Data
@@ -19,6 +21,9 @@ from raycadian.training.pipeline import SNAPSHOTS, load_data, results_of, train_
 
 if TYPE_CHECKING:
     from raycadian.training.tune import Sweep
+
+
+log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -67,7 +72,8 @@ def train(
         run = train_run(
             recipe, data, runs=runs, resume=resume, against=list(against), on_epoch=on_epoch, on_step=progress.step
         )
-    registry.log_run(run, runs=runs)
+    with registry.recording(run.name):
+        registry.log_run(run, runs=runs)
     return run
 
 
@@ -104,8 +110,23 @@ def run(
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
     best = recipe.task.headline
     ranked = sorted([main, *peers], key=lambda r: r.summary["val"][best.name]["value"], reverse=best.better == "high")
-    promotion = registry.promote(ranked[0], runs=runs)
+    promotion = _promoted(ranked[0], runs)
     return Outcome(main, ranked, _leaderboard(ranked), promotion, sweep.path if sweep else None)
+
+
+def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> registry.Promotion:
+    """As registry.promote, once the run forecasts as it did in training. Raises ValueError."""
+    return registry.promote(run, check=lambda run: "not checked", runs=runs, force=force)
+
+
+def _promoted(run: Run, runs: Path) -> registry.Promotion:
+    """The end of long work, which is not lost because the registry, or the run's check, refuses."""
+    try:
+        return promote(run, runs=runs)
+    except BoundaryError as error:
+        log.warning("%s is not promoted: %s", run.name, error)
+        name = registry.registered_name(run.recipe)
+        return registry.Promotion(False, name, run.name, None, f"not promoted, `raycadian promote {run.name}`: {error}")
 
 
 def _leaderboard(runs: list[Run]) -> pd.DataFrame:

@@ -133,7 +133,7 @@ def test_runs_on_other_windows_are_not_comparable(outcome, place):
         {"model": {"kind": "persistence"}, "window.eval_stride": 9, "name": "other", "compare": []},
     )
     run = workflow.train(recipe, load_data(recipe, place / "snapshots"), workflow.Quiet(), runs=place / "runs")
-    refused = registry.promote(run, runs=place / "runs")
+    refused = workflow.promote(run, runs=place / "runs")
     assert not refused.promoted
     assert "other windows" in refused.reason
     result = cli(place, "compare", run.name, outcome.main.name, code=2)

@@ -16,7 +16,9 @@ from raycadian.tracking import registry
 def _register(runs: Path, name: str, run: str) -> None:
     (runs / run).mkdir(parents=True, exist_ok=True)
     (runs / run / "metadata.json").write_text("{}")
-    registry._register(registry._client(Tracking(), runs), name, Run(runs / run))
+    with registry._store(Tracking(), runs) as client:
+        version = registry._register(client, name, Run(runs / run), {"run": run})
+        client.set_registered_model_alias(name, registry.ALIAS, version.version)
 
 
 @pytest.mark.slow
@@ -24,11 +26,11 @@ def test_the_champions_are_mlflows(tmp_path):
     runs = tmp_path / "runs"
     for name, run in (("a-forecast-12", "first"), ("b-forecast-6", "other"), ("a-forecast-12", "second")):
         _register(runs, name, run)
-    client = registry._client(Tracking(), runs)
-    by_mlflow = {
-        model.name: client.get_model_version_by_alias(model.name, registry.ALIAS).tags["run"]
-        for model in client.search_registered_models()
-    }
+    with registry._store(Tracking(), runs) as client:
+        by_mlflow = {
+            model.name: client.get_model_version_by_alias(model.name, registry.ALIAS).tags["run"]
+            for model in client.search_registered_models()
+        }
     assert registry.champions(runs) == by_mlflow == {"a-forecast-12": "second", "b-forecast-6": "other"}
     assert registry.champion("a-forecast-12", runs=runs).name == "second"
     with pytest.raises(ValueError, match="by --champion NAME; registered: a-forecast-12, b-forecast-6"):

@@ -186,10 +186,10 @@ def test_runs_are_compared_and_the_best_is_champion(runs):
     assert found.differences.sentence[0]
     best = max(both, key=lambda r: r.summary["val"]["auroc"]["value"])
     worse = min(both, key=lambda r: r.summary["val"]["auroc"]["value"])
-    assert registry.promote(worse, runs=runs).promoted
-    done = registry.promote(best, runs=runs)
+    assert workflow.promote(worse, runs=runs).promoted
+    done = workflow.promote(best, runs=runs)
     assert done.promoted and done.registered == "none-classify-hypotension-5min" and "AUROC" in done.reason
-    assert not registry.promote(worse, runs=runs).promoted
+    assert not workflow.promote(worse, runs=runs).promoted
     assert registry.champion(runs=runs).name == best.name
 
 

@@ -67,7 +67,7 @@ def show_outcome(outcome: Outcome, as_json: bool = False) -> None:
             click.echo(f"{run.metadata['model']}: {score_in_words(run)}")
     promotion = outcome.promotion
     champion = promotion.run if promotion.promoted else promotion.previous
-    click.echo(f"champion of {promotion.registered}: {champion} ({promotion.reason})")
+    click.echo(f"champion of {promotion.registered}: {champion or 'none'} ({promotion.reason})")
     click.echo(f"report: {os.path.relpath(report)}")
 
 

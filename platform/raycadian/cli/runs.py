@@ -14,6 +14,7 @@ from raycadian.cli.terminal import show_json, show_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raycadian.runs import Run
     from raycadian.workflow import Comparison
 
 
@@ -69,23 +70,41 @@ def _show_differences(differences: pd.DataFrame) -> None:
 @RUNS
 @JSON
 def runs(runs: Path, as_json: bool) -> None:
-    """Complete runs, and the champions."""
+    """Complete runs, the champions, and runs that are broken, with the file that is damaged."""
     import pandas as pd
 
     rows = _run_rows(runs)
-    show_json(rows) if as_json else show_table(pd.DataFrame(rows))
+    show_json(rows) if as_json else show_table(pd.DataFrame(rows).fillna(""))
 
 
 def _run_rows(runs: Path) -> list[dict[str, Any]]:
-    from raycadian.runs import list_runs
+    from raycadian.runs import read_runs
+
+    readable, broken = read_runs(runs)
+    champion_of = _champion_of(runs)
+    rows = [_run_row(run, champion_of.get(run.name, "")) for run in readable]
+    return rows + [{"run": run.path.name, "broken": run.reason} for run in broken]
+
+
+def _run_row(run: Run, champion_of: str) -> dict[str, Any]:
+    try:
+        metric = run.recipe.task.headline.name
+        score = {f"val_{metric}": run.summary["val"][metric]["value"]}
+        return {"run": run.name, "model": run.metadata["model"]} | score | {"champion_of": champion_of}
+    except (ValueError, LookupError, TypeError) as error:
+        return {"run": run.name, "champion_of": champion_of, "broken": f"{run.path}: {error}"}
+
+
+def _champion_of(runs: Path) -> dict[str, str]:
+    """Run -> what it is the champion of. The list of runs is shown without a registry that can't be read."""
+    from raycadian.errors import RegistryError
     from raycadian.tracking.registry import champions
 
-    champion_of, rows = {run: name for name, run in champions(runs).items()}, []
-    for run in list_runs(runs):
-        metric = run.recipe.task.headline.name
-        row = {"run": run.name, "model": run.metadata["model"], f"val_{metric}": run.summary["val"][metric]["value"]}
-        rows.append(row | {"champion_of": champion_of.get(run.name, "")})
-    return rows
+    try:
+        return {run: name for name, run in champions(runs).items()}
+    except RegistryError as error:
+        click.echo(f"raycadian: champions not shown: {error}", err=True)
+        return {}
 
 
 @click.command()
@@ -95,10 +114,10 @@ def _run_rows(runs: Path) -> list[dict[str, Any]]:
 @JSON
 def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
     """Make a run the champion, if it beats the present one on the same snapshot and split."""
+    from raycadian import workflow
     from raycadian.runs import open_run
-    from raycadian.tracking import registry
 
-    promotion = registry.promote(open_run(run, runs), runs=runs, force=force)
+    promotion = workflow.promote(open_run(run, runs), runs=runs, force=force)
     if as_json:
         show_json(vars(promotion))
     else:

@@ -5,22 +5,34 @@ The registry's truth is an MLflow registered model with the alias `champion`; a 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycadian.config import Recipe, Tracking
+from raycadian.errors import RegistryError, at_boundary
+from raycadian.files import path_inside
+from raycadian.locks import exclusive
 from raycadian.runs import RUNS, Run
+from raycadian.tracking.standing import Standing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 OnTrial = Callable[[dict[str, Any]], None]
+Check = Callable[[Run], str]
+"""Loads a run as it will be served; what was checked, in words. Raises ValueError where it must not be promoted."""
 ALIAS = "champion"
+_LOCK = ".promote.lock"
+_PATIENCE_S = 60.0  # for another promotion
+_LOCKED_S = 5.0  # until a database that another writes to is said to be locked
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,28 +58,77 @@ def registered_name(recipe: Recipe) -> str:
     return f"{Path(recipe.dataset).stem}-{recipe.task.kind}-{recipe.task.registered(recipe)}"
 
 
-def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> Promotion:
+def promote(run: Run, *, check: Check, runs: Path = RUNS, force: bool = False) -> Promotion:
     """Make `run` the champion if its validation score is better than the present one's on the same snapshot and split.
 
-    `force` skips the comparison. Runs that can't be compared are refused, with the reason.
+    `check` loads the run as it will be served; `force` skips the comparison, and never the check. Runs that can't be
+    compared are refused, with the reason. Of several promotions at once the best run ends champion: on shared storage
+    one waits for the other; over an MLflow server, which has no way to wait, each looks again after it has moved the
+    alias and gives it back to a better run that was promoted meanwhile. Raises CheckpointError for a run that is
+    damaged or does not say what its predictions say, RegistryError, StorageError where another promotion does not end.
     """
-    name = registered_name(run.recipe)
-    present = champion(name, runs=runs, missing_ok=True, tracking=run.recipe.tracking)
-    if present is not None and present.name == run.name:
-        return Promotion(True, name, run.name, run.name, "the champion already")
-    reason = _reason_against(run, present)
+    judged = _judge(run, runs, force)
+    if judged.promoted and judged.previous != run.name:
+        checked = check(run)
+        with exclusive(runs / _LOCK, "promoting", wait_s=_PATIENCE_S):
+            judged = _judge(run, runs, force)
+            if judged.promoted and judged.previous != run.name:
+                judged = _move(run, judged, runs, force)
+        judged = replace(judged, reason=f"{judged.reason}; {checked}")
+    return judged
+
+
+def _judge(run: Run, runs: Path, force: bool) -> Promotion:
+    """What would be done, and why."""
+    name, own = registered_name(run.recipe), Standing.of(run)
+    previous = champions(runs, run.recipe.tracking).get(name)
+    if previous == run.name:
+        return Promotion(True, name, run.name, previous, "the champion already")
+    if previous is None:
+        return Promotion(True, name, run.name, None, "the first champion")
+    try:
+        present = Standing.of(Run(path_inside(runs, previous)))
+    except ValueError as error:
+        reason, better = f"the champion {previous} can't be read: not comparable; --force to replace it ({error})", ""
+    else:
+        reason, better = own.against(present), f"validation {own.words}, before {present.words} ({previous})"
     if reason and not force:
-        return Promotion(False, name, run.name, present.name if present else None, reason)
-    client = _client(run.recipe.tracking, runs)
-    _register(client, name, run)
-    why = "forced: " + reason if reason else _reason_for(run, present)
-    return Promotion(True, name, run.name, present.name if present else None, why)
+        return Promotion(False, name, run.name, previous, reason)
+    return Promotion(True, name, run.name, previous, f"forced: {reason}" if reason else better)
+
+
+def _move(run: Run, judged: Promotion, runs: Path, force: bool) -> Promotion:
+    """Register the run and move the alias; back to a better run that was promoted at the same moment, if there is
+    one."""
+    name, own = judged.registered, Standing.of(run)
+    tags = own.tags | ({"forced": "yes"} if force else {})
+    with _store(run.recipe.tracking, runs) as client:
+        version = _register(client, name, run, tags)
+        client.set_registered_model_alias(name, ALIAS, version.version)
+        rivals = [] if force else _promoted_meanwhile(client, name, version, judged.previous)
+        better = [rival for rival in rivals if "forced" in rival.tags or own.beaten_by(rival.tags)]
+        if not better:
+            return judged
+        sign = 1 if own.metric.better == "high" else -1
+        best = max(better, key=lambda rival: ("forced" in rival.tags, sign * float(rival.tags["score"])))
+        client.set_registered_model_alias(name, ALIAS, best.version)
+    return replace(judged, promoted=False, reason=f"{best.tags['run']} was promoted at the same moment and is better")
+
+
+def _promoted_meanwhile(client: "MlflowClient", name: str, own: Any, previous: str | None) -> list[Any]:
+    """Versions of the last minutes that are newer than the champion which the promotion was judged against. One that is
+    older was left by a promotion that broke off."""
+    versions = [v for v in client.search_model_versions(f"name='{name}'") if "score" in v.tags]
+    judged = max((int(v.version) for v in versions if v.tags["run"] == previous), default=0)
+    since_ms = own.creation_timestamp - 1000 * _PATIENCE_S
+    rivals = [v for v in versions if int(v.version) > judged and v.version != own.version]
+    return [v for v in rivals if v.creation_timestamp >= since_ms]
 
 
 def champion(
     name: str | None = None, *, runs: Path = RUNS, missing_ok: bool = False, tracking: Tracking | None = None
 ) -> Any:
-    """The champion's run; without a name, the only registered model's. Raises ValueError."""
+    """The champion's run; without a name, the only registered model's. Raises ValueError, RegistryError."""
     registered = champions(runs, tracking or Tracking())
     if name is None and len(registered) == 1:
         (name,) = registered
@@ -76,20 +137,20 @@ def champion(
             return None
         wanted = f"no champion of {name!r}" if name else "which champion? name one by --champion NAME"
         raise ValueError(f"{wanted}; registered: {', '.join(registered) or 'none: `raycadian run FILE` makes one'}")
-    path = runs / registered[name]
+    path = path_inside(runs, registered[name])
     if not (path / "metadata.json").is_file():
-        raise ValueError(f"the champion of {name!r} is {path}, which is gone; promote another run")
+        raise ValueError(f"the champion of {name!r} is {path}, which is gone; promote another run, with --force")
     return Run(path)
 
 
 def champions(runs: Path = RUNS, tracking: Tracking | None = None) -> dict[str, str]:
-    """Registered name -> the champion's run name. Asking makes no empty store."""
+    """Registered name -> the champion's run name. Asking makes no empty store. Raises RegistryError."""
     tracking = tracking or Tracking()
     if tracking.mlflow in ("auto", "off"):
         return _champions_in(runs / "mlflow.db")
-    client = _client(tracking, runs)
-    models = [m for m in client.search_registered_models() if ALIAS in m.aliases]
-    return {m.name: client.get_model_version(m.name, m.aliases[ALIAS]).tags["run"] for m in models}
+    with _store(tracking, runs) as client:
+        models = [m for m in client.search_registered_models() if ALIAS in m.aliases]
+        return {m.name: client.get_model_version(m.name, m.aliases[ALIAS]).tags["run"] for m in models}
 
 
 def _champions_in(database: Path) -> dict[str, str]:
@@ -101,52 +162,77 @@ def _champions_in(database: Path) -> dict[str, str]:
         JOIN model_version_tags AS tag ON tag.name = alias.name AND tag.version = alias.version
         WHERE alias.alias = ? AND tag.key = 'run' ORDER BY alias.name
     """
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    address = f"{database.absolute().as_uri()}?mode=ro"
+    with (
+        at_boundary(RegistryError, _cannot_use(database), sqlite3.Error, UnicodeDecodeError),
+        closing(sqlite3.connect(address, uri=True, timeout=_LOCKED_S)) as connection,
+    ):
         return dict(connection.execute(query, (ALIAS,)))
 
 
 def log_run(run: Run, *, runs: Path = RUNS) -> None:
-    """Record a complete run in MLflow: parameters, epochs, headline metrics with their split in the name."""
-    uri = tracking_uri(run.recipe.tracking, runs)
-    if uri is None:
+    """Record a complete run in MLflow: parameters, epochs, headline metrics with their split in the name. Raises
+    RegistryError."""
+    recipe = run.recipe
+    if tracking_uri(recipe.tracking, runs) is None:
         return
-    client = _client(run.recipe.tracking, runs)
-    name = run.recipe.name
-    number = _experiment(client, name)
     tags = {"raycadian.run": run.name, "raycadian.snapshot": run.metadata["snapshot"]}
-    logged = client.create_run(number, run_name=run.name, tags=tags).info.run_id
-    from mlflow.entities import Metric, Param
+    values, rows = flatten(recipe.model_dump(mode="json")), _metric_rows(run)
+    with _store(recipe.tracking, runs) as client:
+        from mlflow.entities import Metric, Param
 
-    params = [Param(key, str(value)[:500]) for key, value in flatten(run.recipe.model_dump(mode="json")).items()]
-    client.log_batch(logged, params=params[:100])
-    client.log_batch(logged, metrics=[Metric(*row) for row in _metric_rows(run)])
-    client.set_terminated(logged, "FINISHED")
+        number = _experiment(client, recipe.name)
+        logged = client.create_run(number, run_name=run.name, tags=tags).info.run_id
+        params = [Param(key, str(value)[:500]) for key, value in values.items()]
+        client.log_batch(logged, params=params[:100])
+        client.log_batch(logged, metrics=[Metric(*row) for row in rows])
+        client.set_terminated(logged, "FINISHED")
 
 
 @contextmanager
 def logged_sweep(recipe: Recipe, *, runs: Path = RUNS) -> Iterator[OnTrial]:
-    """A sweep as an MLflow run, each trial, as it ends, as a run below it."""
-    from mlflow.entities import Param
-
-    client = _client(recipe.tracking, runs)
-    number = _experiment(client, recipe.name)
-    sweep = client.create_run(number, run_name=f"{recipe.name}-sweep").info.run_id
+    """A sweep as an MLflow run, each trial, as it ends, as a run below it. Raises RegistryError before the first trial;
+    later a registry that fails costs records, with a warning, and no trial."""
+    tracking = recipe.tracking
+    with _store(tracking, runs) as client:
+        number = _experiment(client, recipe.name)
+        sweep = client.create_run(number, run_name=f"{recipe.name}-sweep").info.run_id
 
     def on_trial(record: dict[str, Any]) -> None:
-        tags = {"mlflow.parentRunId": sweep, "raycadian.trial": record["trial"]}
-        trial = client.create_run(number, run_name=record["trial"], tags=tags).info.run_id
-        client.log_batch(trial, params=[Param(path, str(value)[:500]) for path, value in record["params"].items()])
-        for name, value in trial_metrics(record).items():
-            client.log_metric(trial, name, value)
-        client.set_terminated(trial, "FINISHED" if record["status"] == "finished" else "FAILED")
-        client.log_metric(sweep, "trials", record["ended"], step=record["ended"])
+        with recording(f"trial {record['trial']}"), _store(tracking, runs) as client:
+            _log_trial(client, number, sweep, record)
+
+    def end(status: str) -> None:
+        with recording(f"the end of the sweep {recipe.name}"), _store(tracking, runs) as client:
+            client.set_terminated(sweep, status)
 
     try:
         yield on_trial
     except BaseException:
-        client.set_terminated(sweep, "FAILED")
+        end("FAILED")
         raise
-    client.set_terminated(sweep, "FINISHED")
+    end("FINISHED")
+
+
+def _log_trial(client: "MlflowClient", number: str, sweep: str, record: dict[str, Any]) -> None:
+    tags = {"mlflow.parentRunId": sweep, "raycadian.trial": record["trial"]}
+    trial = client.create_run(number, run_name=record["trial"], tags=tags).info.run_id
+    from mlflow.entities import Param
+
+    client.log_batch(trial, params=[Param(path, str(value)[:500]) for path, value in record["params"].items()])
+    for name, value in trial_metrics(record).items():
+        client.log_metric(trial, name, value)
+    client.set_terminated(trial, "FINISHED" if record["status"] == "finished" else "FAILED")
+    client.log_metric(sweep, "trials", record["ended"], step=record["ended"])
+
+
+@contextmanager
+def recording(what: str) -> Iterator[None]:
+    """What is done already is not lost because its record fails: that is a warning."""
+    try:
+        yield
+    except RegistryError as error:
+        log.warning("%s is not recorded in MLflow: %s", what, error)
 
 
 def trial_metrics(record: dict[str, Any]) -> dict[str, float]:
@@ -183,54 +269,36 @@ def _metric_rows(run: Run) -> list[tuple[str, float, int, int]]:
     return [row for row in rows if row[1] == row[1]]
 
 
-def _reason_against(run: Run, present: Run | None) -> str:
-    """Why `run` must not replace the champion; empty if it may."""
-    if present is None:
-        return ""
-    if (run.metadata["snapshot"], run.recipe.split) != (present.metadata["snapshot"], present.recipe.split):
-        where = "on another snapshot or split"
-        return f"the champion {present.name} was scored {where}: not comparable; --force to replace it"
-    if (run.recipe.window, run.recipe.protocol) != (
-        present.recipe.window,
-        present.recipe.protocol,
-    ):
-        return f"the champion {present.name} was scored on other windows: not comparable; --force to replace it"
-    best, mine, theirs = run.recipe.task.headline, _score(run), _score(present)
-    if best.beats(mine, theirs):
-        return ""
-    than = "above" if best.better == "high" else "below"
-    return f"validation {best.text(mine)} is not {than} the champion's {best.text(theirs)} ({present.name})"
-
-
-def _reason_for(run: Run, present: Run | None) -> str:
-    if present is None:
-        return "the first champion"
-    best = run.recipe.task.headline
-    return f"validation {best.text(_score(run))}, before {best.text(_score(present))} ({present.name})"
-
-
-def _score(run: Run) -> float:
-    return float(run.summary["val"][run.recipe.task.headline.name]["value"])
-
-
-def _register(client: "MlflowClient", name: str, run: Run) -> None:
-    from mlflow.exceptions import MlflowException
-
+def _register(client: "MlflowClient", name: str, run: Run, tags: dict[str, str]) -> Any:
+    """A new version of the registered model."""
     try:
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(name, source=run.path.absolute().as_uri(), tags={"run": run.name})
-    client.set_registered_model_alias(name, ALIAS, version.version)
+    return client.create_model_version(name, source=run.path.absolute().as_uri(), tags=tags)
 
 
-def _client(tracking: Tracking, runs: Path) -> "MlflowClient":
-    """The client; MLflow phones nobody and prints nothing."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+@contextmanager
+def _store(tracking: Tracking, runs: Path) -> Iterator["MlflowClient"]:
+    """The client, and RegistryError for all that goes wrong with it: MLflow raises its own, SQLAlchemy's, alembic's and
+    the network's."""
     uri = tracking_uri(tracking, runs) or tracking_uri(Tracking(), runs)  # the registry needs a store in any case
-    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with at_boundary(RegistryError, _cannot_use(uri), Exception):
+        yield _client(str(uri), runs)
+
+
+def _cannot_use(store: Path | str | None) -> str:
+    """Without a password in the address."""
+    shown = re.sub(r"//[^/@]*@", "//", str(store))
+    return f"the registry {shown} can't be used (locked: wait; damaged: put it aside and promote again)"
+
+
+def _client(uri: str, runs: Path) -> "MlflowClient":
+    """MLflow phones nobody and prints nothing."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -1,0 +1,67 @@
+"""Which of two runs is the better champion, and whether they can be compared at all: by validation data, on the same
+snapshot, split, windows and protocol."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+from raycadian.config.metric import Metric
+from raycadian.errors import CheckpointError
+from raycadian.runs import Run
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run's validation score, and hashes of what it was scored on: runs with the same ones can be compared."""
+
+    run: str
+    score: float
+    metric: Metric
+    data: str
+    windows: str
+
+    @staticmethod
+    def of(run: Run) -> "Standing":
+        """Raises CheckpointError for a run that holds no score, which names it."""
+        recipe, metric = run.recipe, run.recipe.task.headline
+        try:
+            score, snapshot = float(run.summary["val"][metric.name]["value"]), run.metadata["snapshot"]
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(f"{run.path}: no validation {metric.name}, or no snapshot ({error!r})") from None
+        if not math.isfinite(score):
+            raise CheckpointError(f"{run.path}: validation {metric.name} is {score}; expected a number")
+        data = _hash([snapshot, recipe.split.model_dump(mode="json")])
+        windows = _hash([recipe.window.model_dump(mode="json"), recipe.protocol])
+        return Standing(run.name, score, metric, data, windows)
+
+    @property
+    def words(self) -> str:
+        return self.metric.text(self.score)
+
+    def against(self, present: "Standing") -> str:
+        """Why this must not take the place of the champion `present`; empty if it may."""
+        if self.data != present.data:
+            where = "on another snapshot or split"
+            return f"the champion {present.run} was scored {where}: not comparable; --force to replace it"
+        if self.windows != present.windows:
+            return f"the champion {present.run} was scored on other windows: not comparable; --force to replace it"
+        if self.metric.beats(self.score, present.score):
+            return ""
+        than = "above" if self.metric.better == "high" else "below"
+        return f"validation {self.words} is not {than} the champion's {present.words} ({present.run})"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """As a version in the registry carries it."""
+        return {"run": self.run, "score": repr(self.score), "scored_on": f"{self.data}-{self.windows}"}
+
+    def beaten_by(self, tags: dict[str, str]) -> bool:
+        """Whether the run of such tags is the better champion."""
+        if tags.get("scored_on") != self.tags["scored_on"]:
+            return False
+        return self.metric.beats(float(tags["score"]), self.score)
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,271 @@
+"""Promotion: of several at once the best run ends champion, and every failure of the registry is a RegistryError."""
+
+import contextlib
+import itertools
+import logging
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from raycadian import workflow
+from raycadian.config import Recipe, parse
+from raycadian.errors import CheckpointError, RegistryError
+from raycadian.runs import Run, write_json, write_recipe
+from raycadian.tracking import registry
+
+NAME = "d-forecast-12"
+
+
+def make_run(runs, name, rmse, tracking="http://user:secret@registry:5000"):
+    recipe = parse(Recipe, {
+        "name": "x", "dataset": "d.yaml", "model": {"kind": "ridge"}, "tracking": {"mlflow": tracking},
+        "window": {"context": 36, "horizon": 12},
+    })  # fmt: skip
+    folder = runs / name
+    folder.mkdir(parents=True)
+    write_recipe(folder / "recipe.yaml", recipe)
+    metadata = {"finished_utc": "2026", "snapshot": "s", "training": {"history": []}}
+    write_json(folder / "metadata.json", metadata)
+    write_json(folder / "metrics_summary.json", {"val": {"rmse_mgdl": {"value": rmse, "low": None, "high": None}}})
+    return Run(folder)
+
+
+class Server:
+    """An MLflow registry in memory, with what the platform asks of it. `on_create`: is called once, before a version
+    is made."""
+
+    def __init__(self):
+        self.versions, self.aliases, self.on_create, self._number = [], {}, None, itertools.count(1)
+
+    def create_registered_model(self, name):
+        pass
+
+    def create_model_version(self, name, source, tags):
+        if (hook := self.on_create) is not None:
+            self.on_create = None
+            hook()
+        made = SimpleNamespace(
+            version=str(next(self._number)), tags=tags, creation_timestamp=int(1000 * time.time()), name=name
+        )
+        self.versions.append(made)
+        return made
+
+    def set_registered_model_alias(self, name, alias, version):
+        self.aliases[alias] = version
+
+    def search_model_versions(self, query):
+        return list(self.versions)
+
+    def search_registered_models(self):
+        return [SimpleNamespace(name=NAME, aliases=self.aliases)] if self.versions else []
+
+    def get_model_version(self, name, version):
+        return next(v for v in self.versions if v.version == version)
+
+    @property
+    def champion(self):
+        return self.get_model_version(NAME, self.aliases[registry.ALIAS]).tags["run"]
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server()
+    monkeypatch.setattr(registry, "_client", lambda uri, runs: server)
+    return server
+
+
+def promote(run, **options):
+    return registry.promote(run, check=lambda run: "checked", runs=run.path.parent, **options)
+
+
+def test_a_promotion_waits_for_another_and_looks_again(server, tmp_path):
+    """Both had seen the same champion, and the worse moved the alias last: 8 of 12 rounds ended so."""
+    first, better, worse = (make_run(tmp_path, name, rmse) for name, rmse in (("a", 30), ("b", 10), ("c", 20)))
+    assert promote(first).reason == "the first champion; checked"
+    others = []
+
+    def meanwhile():  # the worse holds the lock and is about to make its version
+        others.append(threading.Thread(target=lambda: others.append(promote(better))))
+        others[0].start()
+        others[0].join(0.2)
+        assert others[0].is_alive()
+
+    server.on_create = meanwhile
+    assert promote(worse).promoted
+    others[0].join()
+    assert others[1].promoted and server.champion == "b"
+    assert not promote(worse).promoted
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_without_a_common_lock_the_better_run_gets_the_alias_back(forced, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "exclusive", lambda *a, **k: contextlib.nullcontext())
+    first, better, worse = (make_run(tmp_path, name, rmse) for name, rmse in (("a", 30), ("b", 10), ("c", 20)))
+    promote(first)
+    server.on_create = lambda: promote(better)
+    done = promote(worse, force=forced)
+    assert (done.promoted, server.champion) == ((True, "c") if forced else (False, "b"))
+    assert forced or "b was promoted at the same moment and is better" in done.reason
+
+
+def test_what_a_promotion_left_that_broke_off_is_no_rival(server, tmp_path):
+    first, second = make_run(tmp_path, "a", 30), make_run(tmp_path, "c", 20)
+    promote(first)
+    left = server.create_model_version(NAME, "", registry.Standing.of(make_run(tmp_path, "b", 10)).tags)
+    left.creation_timestamp -= 3_600_000
+    assert promote(second).promoted and server.champion == "c"
+
+
+def test_what_is_not_as_it_was_does_not_become_champion(server, tmp_path):
+    def refuse(run):
+        raise CheckpointError("it forecasts something else")
+
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match="something else"):
+            registry.promote(make_run(tmp_path / str(force), "a", 30), check=refuse, runs=tmp_path, force=force)
+    assert not server.versions
+
+
+DAMAGES = {
+    "no scores": ("metrics_summary.json", None),
+    "scores without a value": ("metrics_summary.json", '{"val": {"rmse_mgdl": {}}}'),
+    "not a number": ("metrics_summary.json", '{"val": {"rmse_mgdl": {"value": NaN}}}'),
+    "scores in a list": ("metrics_summary.json", '{"val": [1]}'),
+    "no snapshot": ("metadata.json", "{}"),
+    "nested metadata": ("metadata.json", '{"a":' * 1000 + "1" + "}" * 1000),
+    "no recipe": ("recipe.yaml", None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_refused_and_a_damaged_champion_said(damage, server, tmp_path):
+    name, text = DAMAGES[damage]
+    run, other = make_run(tmp_path, "a", 30), make_run(tmp_path, "b", 20)
+    promote(run)
+    (run.path / name).unlink() if text is None else (run.path / name).write_text(text)
+    with pytest.raises(CheckpointError, match="a"):
+        promote(run)
+    refused = promote(other)
+    assert not refused.promoted and "a can't be read: not comparable; --force" in refused.reason
+    assert promote(other, force=True).promoted and server.champion == "b"
+
+
+def test_errors_of_the_server_are_the_registrys_and_hide_passwords(server, tmp_path, monkeypatch):
+    run = make_run(tmp_path, "a", 30)
+
+    def away(uri, runs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(registry, "_client", away)
+    calls = {
+        "promote": lambda: promote(run),
+        "champion": lambda: registry.champion(runs=tmp_path, tracking=run.recipe.tracking),
+        "log": lambda: registry.log_run(run, runs=tmp_path),
+        "sweep": lambda: registry.logged_sweep(run.recipe, runs=tmp_path).__enter__(),
+    }
+    for name, call in calls.items():
+        with pytest.raises(RegistryError, match="http://registry:5000 can't be used .*no route") as error:
+            call()
+        assert "secret" not in str(error.value), name
+
+
+def test_a_registry_that_fails_costs_a_sweep_its_records_alone(server, tmp_path, monkeypatch, caplog):
+    run = make_run(tmp_path, "a", 30)
+    server.get_experiment_by_name = lambda name: SimpleNamespace(experiment_id="1")
+    server.create_run = lambda *a, **k: SimpleNamespace(info=SimpleNamespace(run_id="1"))
+    with registry.logged_sweep(run.recipe, runs=tmp_path) as on_trial:
+        server.create_run = server.set_terminated = None  # it is away
+        on_trial({"trial": "t1", "params": {}, "status": "finished", "ended": 1})
+    assert [r.levelname for r in caplog.records] == ["WARNING"] * 2 and "trial t1 is not recorded" in caplog.text
+
+
+def test_training_is_complete_where_its_record_fails(tmp_path, monkeypatch, caplog):
+    run = make_run(tmp_path, "a", 30)
+
+    def locked(run, runs):
+        raise RegistryError("locked")
+
+    monkeypatch.setattr(registry, "log_run", locked)
+    monkeypatch.setattr(workflow, "train_run", lambda *a, **k: run)
+    data, recipe = SimpleNamespace(snapshot_id="s"), run.recipe
+    recipe = recipe.model_copy(update={"tracking": recipe.tracking.model_copy(update={"tensorboard": False})})
+    with caplog.at_level(logging.WARNING):
+        assert workflow.train(recipe, data, workflow.Quiet(), runs=tmp_path) == run
+    assert "a is not recorded in MLflow: locked" in caplog.text
+
+
+def test_the_end_of_a_run_is_kept_where_promotion_fails(server, tmp_path, monkeypatch, caplog):
+    run = make_run(tmp_path, "a", 30)
+    (run.path / "metrics_summary.json").unlink()
+    promotion = workflow._promoted(run, tmp_path)
+    assert (
+        not promotion.promoted
+        and "metrics_summary.json" in promotion.reason
+        and "raycadian promote a" in promotion.reason
+    )
+
+
+def of_sqlite(path):
+    with contextlib.closing(sqlite3.connect(path)) as base:
+        base.execute("CREATE TABLE registered_model_aliases (name, alias, version)")
+        base.execute("CREATE TABLE model_version_tags (name, version, key, value)")
+        base.execute("INSERT INTO registered_model_aliases VALUES (?, 'champion', 1)", (NAME,))
+        base.execute("INSERT INTO model_version_tags VALUES (?, 1, 'run', 'a')", (NAME,))
+        base.commit()
+
+
+@pytest.mark.parametrize("damage", ["locked", "truncated", "empty", "text", "leads out"])
+def test_a_database_that_is_locked_or_damaged_is_a_registry_error(damage, tmp_path, monkeypatch):
+    path = tmp_path / "mlflow.db"
+    of_sqlite(path)
+    assert registry.champions(tmp_path) == {NAME: "a"}
+    monkeypatch.setattr(registry, "_LOCKED_S", 0.01)
+    body = path.read_bytes()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        if damage == "locked":
+            other.execute("BEGIN EXCLUSIVE")
+        elif damage == "leads out":
+            other.execute("UPDATE model_version_tags SET value = '../elsewhere'")
+        else:
+            path.write_bytes({"truncated": body[: len(body) // 2], "empty": b"", "text": b"x" * 4096}[damage])
+        family = ValueError if damage == "leads out" else RegistryError
+        with pytest.raises(family, match="leads out" if damage == "leads out" else "mlflow.db can't be used"):
+            registry.champion(NAME, runs=tmp_path)
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from raycadian.runs import Run
+from raycadian.tracking import registry
+run = Run(Path(sys.argv[1]))
+print(registry.champions(run.path.parent), flush=True)
+sys.stdin.readline()
+print(registry.promote(run, check=lambda run: "", runs=run.path.parent).promoted)
+"""
+
+
+@pytest.mark.long
+def test_of_two_processes_that_promote_at_once_the_better_ends_champion(tmp_path):
+    for number in range(2):
+        runs = tmp_path / str(number)
+        made = [make_run(runs, name, rmse, tracking="auto") for name, rmse in (("first", 30), ("b", 10), ("c", 20))]
+        promote(made[0])
+        command = [sys.executable, "-c", RACE]
+        two = [
+            subprocess.Popen([*command, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for run in made[1:]
+        ]
+        for process in two:
+            process.stdout.readline()
+        for process in two:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert two[0].communicate(timeout=60)[0].strip() == "True"
+        two[1].communicate(timeout=60)
+        assert registry.champion(NAME, runs=runs).name == "b"
