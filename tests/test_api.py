@@ -84,12 +84,12 @@ def test_a_forecast_is_the_same_in_other_units_zones_and_orders(ran):
     np.testing.assert_allclose(mmol["median"] * 18.0182, ran["forecast"]["median"], rtol=1e-3)
 
 
-@pytest.mark.slow
 def _two_people(readings):
     table = readings.rename("glucose").rename_axis("time").reset_index()
     return table.assign(id=["a", "b"] * (len(table) // 2) + ["a"] * (len(table) % 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -111,6 +111,7 @@ def test_readings_that_can_not_be_forecast_from_say_why(ran, change, options, me
         rc.load_forecaster(ran["best"]).forecast(change(ran["readings"]), **options)
 
 
+@pytest.mark.slow
 def test_what_no_sensor_reads_is_left_out_and_said(ran):
     """As from a file: one false reading moves no forecast."""
     readings = ran["readings"].copy()

@@ -2,6 +2,7 @@
 reading of KubeRay's resources, Kubernetes' schemas for pods, Ray Serve's schema, bash and shellcheck for every line of
 shell. No cloud, no Kubernetes, nothing is started."""
 
+import functools
 import json
 import re
 import subprocess
@@ -41,6 +42,7 @@ def _prepared(name: str) -> dict:
     return config
 
 
+@functools.cache
 def _documents() -> list[dict]:
     return [one for path in sorted(MANIFESTS.glob("*.yaml")) for one in yaml.safe_load_all(path.read_text())]
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "raycadian"
 # lowest first; a file imports from its own folder and from lower layers only
@@ -102,6 +104,7 @@ def _imported_modules(path: Path, modules: set[str]) -> set[str]:
     return names & modules
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_through_others():
     modules = {".".join(("raycadian", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in FILES}
     waiting = {name: _imported_modules(path, set(modules)) - {name} for name, path in modules.items()}

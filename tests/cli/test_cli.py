@@ -164,6 +164,7 @@ def test_schema_of_something_else_is_refused():
 # --- prepare and inspect ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prepare_and_inspect(card, tmp_path):
     done = invoke("prepare", card, "--snapshots", tmp_path / "snapshots", "--json")
     assert done.exit_code == 0, done.output

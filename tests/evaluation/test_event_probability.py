@@ -170,6 +170,7 @@ def test_brier_parts_add_up(seed, n, ties):
     )
 
 
+@pytest.mark.slow
 @given(seeds)
 @settings(max_examples=30)
 def test_areas_equal_scikit_learn_in_every_resample(seed):

@@ -225,6 +225,7 @@ def test_a_file_that_unpacks_to_more_than_it_may(tmp_path):
         read_vital(tmp_path / "a.vital", None, Issues())
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(10, 600), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 600))
 @settings(max_examples=200)
 def test_torn_bytes_are_an_error_or_a_case_but_never_anything_else(tmp_path_factory, changes, cut):

@@ -60,6 +60,7 @@ def body(i: int = 0, seconds: float = 60.0, **more: object) -> dict:
 # --- the same as was scored -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_served_case_has_the_probabilities_that_were_scored(run, classifier):
     scored = LabelPredictions.read_parquet(run.path / "predictions.parquet")
     decision = Decision.read(run.path / "checkpoint" / "decision.json")
@@ -274,6 +275,7 @@ def rates(i: int) -> dict[str, tuple[float, str]]:
     return {c: (t.rate_hz, t.unit) for c, t in served_signals.raw_case(i).tracks.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece_s", [0.5, 7.3, 60.0])
 def test_a_stream_says_what_the_whole_record_says(causal, piece_s):
     tracks = served_signals.raw_case(3).tracks

@@ -85,6 +85,7 @@ def runs(people, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_holds_its_scores_decision_and_report(runs):
     run = workflow.Run(next(runs.glob("labels-2*")))
     scored = run.summary["test"]
@@ -244,6 +245,7 @@ def test_whether_a_number_ahead_is_below_a_bound(people, tmp_path):
     assert run.summary["test"]["auroc"]["low"] > 0.6 and "mean map_mmhg < 65 over 60 s" in of.protocol
 
 
+@pytest.mark.slow
 def test_weights_of_people_enter_the_scores(people, tmp_path):
     of = recipe(task=Classification(label=Column(name="old"), weight="age"))
     run = train_run(of, data(people, of), runs=tmp_path)
