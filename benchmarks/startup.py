@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,9 @@ def _row(name: str, own: float, peer: float, wanted_s: float) -> dict[str, objec
 def seconds(name: str, command: Sequence[str], folder: Path) -> float:
     """Wall time. Raises SystemExit where a command fails: `doctor` may, where something optional is missing."""
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # bytecode is kept, as Python does unless it is told otherwise
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     if done.returncode and name != "doctor":
         raise SystemExit(f"{name}: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
     return time.perf_counter() - began

@@ -184,6 +184,11 @@ def private() -> Iterator[None]:
         os.umask(before)
 
 
+def own_cache() -> Path:
+    """This node's folder for what can be made again: $RAYCADIAN_CACHE, else ~/.cache/raycadian."""
+    return Path(os.environ.get("RAYCADIAN_CACHE") or "~/.cache/raycadian").expanduser()
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it at the end; an error leaves what was at `path` before."""

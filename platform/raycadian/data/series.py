@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
-from raycadian.files import on_disk
+from raycadian.files import on_disk, own_cache
 from raycadian.types import GLUCOSE, Recording
 
 _AHEAD = 8  # subjects read at once: object storage answers late, but many at a time
@@ -79,11 +79,6 @@ class Origin:
         cache = own_cache() if storage.remote(path) else path.parent / ".cache"
         row = "" if self.forecast in (None, _is_forecast(self.channels)) else f"-forecast_{self.forecast}".lower()
         return cache / f"{path.name}-{'-'.join(self.channels)}{row}"
-
-
-def own_cache() -> Path:
-    """This node's folder for the tables of snapshots in object storage: $RAYCADIAN_CACHE, else ~/.cache/raycadian."""
-    return Path(os.environ.get("RAYCADIAN_CACHE") or "~/.cache/raycadian").expanduser()
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycadian.config import Recipe, Tracking
 from raycadian.errors import RegistryError, at_boundary
-from raycadian.files import path_inside
+from raycadian.files import own_cache, path_inside, written_whole
 from raycadian.locks import exclusive
 from raycadian.runs import RUNS, Run
 from raycadian.tracking.standing import Standing
@@ -29,6 +32,7 @@ OnTrial = Callable[[dict[str, Any]], None]
 Check = Callable[[Run], str]
 """Loads a run as it will be served; what was checked, in words. Raises ValueError where it must not be promoted."""
 ALIAS = "champion"
+_SQLITE = "sqlite:///"
 _LOCK = ".promote.lock"
 _PATIENCE_S = 60.0  # for another promotion
 _LOCKED_S = 5.0  # until a database that another writes to is said to be locked
@@ -50,7 +54,7 @@ def tracking_uri(tracking: Tracking, runs: Path = RUNS) -> str | None:
     """auto: an SQLite file beside the runs · off: None · else a server's URI."""
     if tracking.mlflow == "off":
         return None
-    return f"sqlite:///{(runs / 'mlflow.db').absolute()}" if tracking.mlflow == "auto" else tracking.mlflow
+    return f"{_SQLITE}{(runs / 'mlflow.db').absolute()}" if tracking.mlflow == "auto" else tracking.mlflow
 
 
 def registered_name(recipe: Recipe) -> str:
@@ -301,4 +305,29 @@ def _client(uri: str, runs: Path) -> "MlflowClient":
     runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
+    if uri.startswith(_SQLITE):
+        _start_database(Path(uri.removeprefix(_SQLITE)), MlflowClient)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _start_database(path: Path, client: type["MlflowClient"]) -> None:
+    """A new database begins as a copy of this machine's empty one: to make its tables, MLflow runs 2 s of migrations.
+
+    Where there can be no cache MLflow makes the tables as ever."""
+    empty = own_cache() / f"mlflow-{version('mlflow')}.db"
+    with suppress(OSError):
+        if path.exists():
+            return
+        if not empty.exists():
+            _make_empty(empty, client)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            os.link(shutil.copyfile(empty, Path(folder) / path.name), path)  # never over one that came meanwhile
+
+
+def _make_empty(path: Path, client: type["MlflowClient"]) -> None:
+    """Tables alone: MLflow's experiment `Default`, which names the working directory, is made anew in each copy."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        client(tracking_uri=f"{_SQLITE}{temporary.absolute()}")
+        with closing(sqlite3.connect(temporary)) as connection, connection:
+            connection.execute("DELETE FROM experiments")

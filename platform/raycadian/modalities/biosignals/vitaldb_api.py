@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from raycadian.data.source import open_bytes
-from raycadian.files import written_whole
+from raycadian.files import own_cache, written_whole
 from raycadian.modalities.biosignals.clinical import read_clinical, tracks_of_cases
 from raycadian.modalities.biosignals.formats.vital_files import track_names
 from raycadian.types import Issues
@@ -48,7 +48,7 @@ def _endpoint() -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("RAYCADIAN_CACHE") or "~/.cache/raycadian").expanduser() / "vitaldb"
+    return own_cache() / "vitaldb"
 
 
 @dataclass(frozen=True)
