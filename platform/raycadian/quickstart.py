@@ -6,22 +6,25 @@ made here are written beside the result, never over another file, and say in com
 
 from __future__ import annotations
 
+import glob
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from raycadian.config.schema import assignment, parse, read_yaml, with_value
-from raycadian.files import written_whole
+from raycadian.made import is_edited, there, write_new
 
 if TYPE_CHECKING:
     from raycadian.config import Recipe
     from raycadian.data.snapshot import Snapshot
     from raycadian.modalities.base import Progress
+    from raycadian.modalities.cgm.request import History
     from raycadian.modalities.guesses import Guess
+    from raycadian.types import Readings
 
 Kind = Literal["recipe", "card", "snapshot", "files"]
 Tell = Callable[[str], object]
@@ -144,36 +147,121 @@ def _prepare_files(
 ) -> Dataset:
     """Recognise data files, read them, and write their card into a folder: last, so that a wrong one leaves nothing."""
     from raycadian.modalities.cards import load_card
-    from raycadian.modalities.detect import card_yaml, make_card
+    from raycadian.modalities.detect import card_yaml
     from raycadian.modalities.prepare import prepare_card
+
+    read_by = _edited_card(sources, options, folder, tell) or _guessed_card(sources, options, tell)
+    card, guesses = read_by.card, read_by.guesses
+    snapshot = prepare_card(card, folder, snapshots, progress)
+    path = read_by.path or write_new(folder, card.name, card_yaml(card, guesses), lambda path: load_card(path) == card)
+    tell(f"card: {path}")
+    return Dataset(snapshot, path, guesses)
+
+
+class _ReadBy(NamedTuple):
+    """The card that data files are read by: where it lies, if it does, and what was guessed for it."""
+
+    card: Any
+    path: Path | None = None
+    guesses: tuple[Guess, ...] = ()
+
+
+def _guessed_card(sources: Sources, options: CardOptions, tell: Tell) -> _ReadBy:
+    from raycadian.modalities.detect import make_card
 
     card, guesses = make_card(sources.paths, modality=options.modality, overrides=options.overrides)
     for guess in guesses:
         tell(f"  {guess}")
-    snapshot = prepare_card(card, folder, snapshots, progress)
-    path = _write_new(folder, card.name, card_yaml(card, guesses), lambda path: load_card(path) == card)
-    tell(f"card: {path}")
-    return Dataset(snapshot, path, tuple(guesses))
+    return _ReadBy(card, guesses=tuple(guesses))
 
 
-def _write_new(folder: Path, name: str, text: str, same: Callable[[Path], bool]) -> Path:
-    """Write NAME.yaml, or NAME-2.yaml ... where a file of that name says something else; the path."""
-    number = 1
-    while (path := folder / (f"{name}.yaml" if number == 1 else f"{name}-{number}.yaml")).exists():
-        if _is_same(path, same):
-            return path
-        number += 1
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
+def _edited_card(sources: Sources, options: CardOptions, folder: Path, tell: Tell) -> _ReadBy | None:
+    """The card of these files in the folder that somebody edited or wrote, the newest, with what the user says now."""
+    path = next(filter(is_edited, _cards_there(sources, folder)), None)
+    if path is None:
+        return None
+    tell(f"using your edited card {path}{_also(options.overrides)}; remove it to guess anew")
+    return _card_there(path, options)
 
 
-def _is_same(path: Path, same: Callable[[Path], bool]) -> bool:
-    try:
-        return same(path)
-    except ValueError:  # somebody else's YAML
-        return False
+def _card_there(path: Path, options: CardOptions) -> _ReadBy:
+    """A card that was made before; where the user says more than it does, one that lies nowhere yet. Raises
+    ValueError."""
+    from raycadian.modalities.cards import load_card, parse_card
+
+    there, raw = load_card(path), read_yaml(path)
+    for name, value in map(assignment, options.overrides):
+        raw = with_value(raw, name, value)
+    card = parse_card(raw, source=f"{path}, with what is said on the command line")
+    return _ReadBy(card, path if card == there else None)
+
+
+def _cards_there(sources: Sources, folder: Path) -> Iterator[Path]:
+    """The cards in a folder that are of exactly these files, the newest first."""
+    named = {glob.escape(os.path.abspath(path)) for path in sources.paths}
+
+    def is_of_these(raw: dict[str, Any]) -> bool:
+        files = raw.get("files")
+        return isinstance(files, list) and {os.path.abspath(folder / str(file)) for file in files} == named
+
+    return there(folder, "*.yaml", is_of_these)
+
+
+def _also(overrides: Sequence[str]) -> str:
+    return f" with {', '.join(overrides)}" if overrides else ""
+
+
+# --- one person's readings ------------------------------------------------------------------------------------------
+
+
+def history(
+    file: Path, options: CardOptions, snapshots: Path, tell: Tell = lambda text: None, *, card: Path | None = None,
+    person: str | None = None,
+) -> History:  # fmt: skip
+    """One person's readings of glucose in a data file, for a forecast.
+
+    The file is read by `card`; else by the card of it that lies beside the snapshots, where `prepare` and `run` wrote
+    one or somebody edited it; else as it is recognised. `person`: whom of several. Raises ValueError.
+    """
+    from raycadian.modalities.cards import modality_of
+    from raycadian.modalities.cgm.readers import read_people
+    from raycadian.modalities.cgm.request import History
+    from raycadian.types import Issues
+
+    if card is not None:
+        options.require_none(Sources("card", (card,)))
+    sources = sources_of([file])
+    if sources.kind != "files":
+        raise ValueError(f"{file} is a {sources.kind}; a forecast begins at a file of readings")
+    read_by = _card_there(card, options) if card else _card_of_result(sources, options, _beside(snapshots), tell)
+    modality = modality_of(read_by.card)
+    if modality.request().path != History.path:
+        raise ValueError(
+            f"{file} holds {modality.name}, and a forecast begins at readings of glucose; `raycadian inspect {file}` "
+            f"shows what is in it, and a model of it needs a label, in a recipe: `{modality.example_task}`"
+        )
+    issues = Issues()
+    return History.of(_one_of(read_people(file, read_by.card, issues), file, person), issues)
+
+
+def _card_of_result(sources: Sources, options: CardOptions, cards: Path, tell: Tell) -> _ReadBy:
+    there = list(_cards_there(sources, cards))
+    path = next(filter(is_edited, there), there[0] if there else None)
+    if path is None:
+        return _guessed_card(sources, options, tell)
+    tell(f"read by the card {path}{_also(options.overrides)}, as `run` and `prepare` do")
+    return _card_there(path, options)
+
+
+def _one_of(people: Mapping[str, Readings], file: Path, person: str | None) -> Readings:
+    if person is None and len(people) == 1:
+        return next(iter(people.values()))
+    if person in people:
+        return people[person]
+    listed = ", ".join(sorted(people)[:20])
+    if person is None:
+        raise ValueError(f"{file} holds {len(people)} people: {listed}; choose one: --person {min(people)}")
+    raise ValueError(f"{file}: no person {person!r} in it; --person is one of {listed}")
 
 
 # --- a recipe -------------------------------------------------------------------------------------------------------
@@ -199,9 +287,20 @@ def recipe(
         return load_recipe(sources.path, options.settings), sources.path
     of_card, of_recipe = _split_settings(options.settings)
     dataset = prepare(sources, replace(options, settings=of_card), snapshots, progress, tell, cards=cards)
+    edited = _edited_recipe(dataset, runs)
+    if edited is not None:
+        tell(f"using your edited recipe {edited}{_also(of_recipe)}; remove it to have one made anew")
+        return load_recipe(edited, of_recipe), edited
     path = _first_recipe(dataset, runs, of_recipe)
     tell(f"recipe: {path}")
     return load_recipe(path), path
+
+
+def _edited_recipe(dataset: Dataset, folder: Path) -> Path | None:
+    """The first recipe of a data set's card in the folder that somebody edited, the newest."""
+    card = os.path.abspath(dataset.card or "")
+    own = there(folder, "*.recipe*.yaml", lambda raw: os.path.abspath(str(raw.get("dataset"))) == card)
+    return next(filter(is_edited, own), None)
 
 
 def _split_settings(settings: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -230,7 +329,7 @@ def _first_recipe(dataset: Dataset, folder: Path, settings: tuple[str, ...]) -> 
         raw = with_value(raw, path, value)
     first = parse(Recipe, raw, source="the first recipe, with what --set says")
     text = _as_yaml(raw, {name: why if raw[name] == value else "by --set" for name, (value, why) in sections.items()})
-    return _write_new(folder, f"{first.name}.recipe", text, lambda path: load_recipe(path) == first)
+    return write_new(folder, f"{first.name}.recipe", text, lambda path: load_recipe(path) == first)
 
 
 def _as_yaml(raw: dict[str, Any], comments: dict[str, str]) -> str:

@@ -43,7 +43,11 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--force", "--json"}),
     "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases", "--people"}),
-    "forecast": (["file"], {"--run", "--champion", "--card", "--meal", "--no-meals", "--runs", "--json"}),
+    "forecast": (
+        ["file"],
+        FILE_FLAGS
+        | {"--run", "--champion", "--card", "--person", "--meal", "--no-meals", "--runs", "--snapshots", "--json"},
+    ),
     "calibrate": ([], CALIBRATE_FLAGS),
     "predict": ([], {"--subject", "--recording", "--day", "--card", "--people", "--runs", "--json"}),
     "forget": ([], {"--subject", "--people", "--json"}),
@@ -209,7 +213,7 @@ def test_prepare_for_people_prints_counts_and_issues(card, tmp_path):
         (["serve"], "champion"),
         (["serve", "--run", "a", "--champion", "b"], "exclude one another"),
         (["export", "no-such-run", "--to", "x"], "no-such-run"),
-        (["forecast", "absent.csv"], "champion"),
+        (["forecast", "absent.csv"], "absent.csv: no such file"),
     ],
 )
 def test_an_error_is_one_message_and_exit_code_2(arguments, said, tmp_path, monkeypatch):

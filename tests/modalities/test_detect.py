@@ -99,9 +99,9 @@ def test_an_order_that_no_row_tells_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"day first or month first.* or --set (.*)$") as error:
         make_card([path])
     (said,) = shlex.split(re.findall("--set (.*)$", str(error.value))[0].split(" or --set ")[1])
-    assert said == "time_format='%m/%d/%Y %H:%M'"
+    assert said == "time_format=%m/%d/%Y %H:%M"
     with pytest.raises(ValueError, match="is not readable as YAML; quote it"):
-        make_card([path], overrides=("time_format=%m/%d/%Y %H:%M",))
+        make_card([path], overrides=("license=[a",))
     assert make_card([path], overrides=(said,))[0].time_format == "%m/%d/%Y %H:%M"
 
 

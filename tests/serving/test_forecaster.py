@@ -266,7 +266,7 @@ def test_what_if_on_the_command_line(run, tmp_path, readings):
         arguments = ["forecast", str(tmp_path / "me.csv"), "--run", run.name, "--runs", str(run.path.parent), *options]
         return CliRunner().invoke(main, arguments)
 
-    answered = json.loads(invoke("--meal", "0:05x2", "--meal", "12:00", "--json").output)
+    answered = json.loads(invoke("--meal", "0:05x2", "--meal", "12:00", "--json").stdout)
     assert answered["what_if"]["meals"] == [{"time": "00:05", "size": 2.0}, {"time": "12:00", "size": 1.0}]
     assert len(answered["what_if"]["difference_mgdl"]) == len(answered["median_mgdl"])
     shown = invoke("--no-meals").output

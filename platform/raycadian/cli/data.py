@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycadian.cli.options import JSON, SNAPSHOTS, YAML, file_options, outlasts_job
+from raycadian.cli.options import JSON, SNAPSHOTS, YAML, file_options, outlasts_job, written_to
 from raycadian.cli.terminal import console, preparing, show_json
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _show_snapshot(snapshot: Snapshot) -> None:
 
 @click.command()
 @file_options
-@click.option("--out", type=YAML, help="HTML file; <snapshot>-quality.html if left out.")
+@click.option("--out", type=YAML, callback=written_to, help="HTML file; <snapshot>-quality.html if left out.")
 @SNAPSHOTS
 @JSON
 def inspect(files: tuple[str, ...], options: CardOptions, out: Path | None, snapshots: Path, as_json: bool) -> None:
@@ -87,7 +87,10 @@ def _quality_body(snapshot: Snapshot) -> dict[str, Any]:
 
 @click.command()
 @file_options
-@click.option("--out", type=YAML, default=Path(), help="Folder of the card and the recipe; this one if left out.")
+@click.option(
+    "--out", type=YAML, default=Path(), callback=written_to,
+    help="Folder of the card and the recipe; this one if left out.",
+)  # fmt: skip
 @SNAPSHOTS
 def init(files: tuple[str, ...], options: CardOptions, out: Path, snapshots: Path) -> None:
     """Write a card and a first recipe for data files, with comments, to change before `raycadian run RECIPE`.
@@ -109,7 +112,7 @@ def init(files: tuple[str, ...], options: CardOptions, out: Path, snapshots: Pat
 @click.option(
     "--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out."
 )
-@click.option("--out", type=YAML, help="CSV file; indices.csv if left out, with --json none.")
+@click.option("--out", type=YAML, callback=written_to, help="CSV file; indices.csv if left out, with --json none.")
 @JSON
 def indices(file: Path, card: Path | None, out: Path | None, as_json: bool) -> None:
     """mood_ml's 36 indices of one person's sleep and circadian rhythm, a row a day.

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+
+from raycadian.cli.options import WRITTEN
+
+_NOT_WRITTEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT}
 
 
 class Verbs(click.Group):
@@ -15,7 +22,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
-            click.echo(f"raycadian: {error}", err=True)
+            click.echo(f"raycadian: {_in_words(error, ctx)}", err=True)
             ctx.exit(2)
         except (MemoryError, RuntimeError) as error:
             if not _is_of_memory(error):
@@ -40,6 +47,19 @@ def _is_of_memory(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _in_words(error: ValueError | OSError, ctx: click.Context) -> str:
+    """Where a verb can't write, with the option that names another place."""
+    if not isinstance(error, OSError) or error.errno not in _NOT_WRITTEN or not error.filename:
+        return str(error)
+    at = Path(os.path.abspath(error.filename))
+    folders = {option: Path(os.path.abspath(path)) for option, path in ctx.meta.get(WRITTEN, {}).items()}
+    options = [option for option, folder in folders.items() if at.is_relative_to(folder) or folder.is_relative_to(at)]
+    if not options:
+        return str(error)
+    option = max(options, key=lambda option: len(folders[option].parts))
+    return f"can't write {at}: {error.strerror}; name a place that can be written: {option} PATH"
 
 
 Load = Callable[[], Mapping[str, click.Command]]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raycadian.runs import Run
 
 STDOUT = "raycadian.stdout"  # in click's context: where JSON goes while everything else printed goes to stderr
+WRITTEN = "raycadian.written"  # in click's context: option -> the path that the verb writes to, for messages
 YAML = click.Path(path_type=Path)
 
 
@@ -26,9 +27,18 @@ def resolve(text: str | Path) -> Path:
     return resolve_path(text)
 
 
+def written_to(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Remember where a verb writes: what can't be written there is told with the option that names another place."""
+    ctx.meta.setdefault(WRITTEN, {})[f"--{option.name}"] = path or Path()
+    return path
+
+
 def outlasts_job(ctx: click.Context, option: click.Parameter, folder: Path) -> Path:
-    """Refuse a place in a job's own folder, which Ray deletes after the job and other nodes don't see."""
+    """As `written_to`; refuse a place in a job's own folder, which Ray deletes after the job and other nodes don't
+    see."""
     from raycadian.cluster import JOB
+
+    written_to(ctx, option, folder)
 
     if os.environ.get(JOB) and not folder.is_absolute():
         raise ValueError(
@@ -79,8 +89,8 @@ _FILE_OPTIONS = (
 )
 
 
-def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """FILE..., and what may be said of data files in place of what is recognised: a verb gets `files` and `options`."""
+def card_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What may be said of data files in place of what is recognised: a verb gets `options`."""
 
     @wraps(function)
     def verb(overrides: Any, unit: Any, timezone: Any, subject: Any, format: Any, modality: Any, **rest: Any) -> None:
@@ -90,7 +100,13 @@ def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (*reversed(_FILE_OPTIONS), SET):
         verb = option(verb)
-    return click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")(verb)
+    return verb
+
+
+def file_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """FILE... and `card_options`: a verb gets `files` and `options`."""
+    files = click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE...")
+    return files(card_options(function))
 
 
 def run_option(use: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

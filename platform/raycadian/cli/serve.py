@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from raycadian.cli.options import CHAMPION, JSON, PEOPLE, RUNS, YAML, chosen_run, run_option
-from raycadian.cli.terminal import show_json, show_table
+from raycadian.cli.options import CHAMPION, JSON, PEOPLE, RUNS, SNAPSHOTS, YAML, card_options, chosen_run, run_option
+from raycadian.cli.terminal import console, show_json, show_table
+
+if TYPE_CHECKING:
+    from raycadian.quickstart import CardOptions
 
 
 @click.command()
@@ -39,8 +43,12 @@ def serve(
 @run_option("use")
 @CHAMPION
 @click.option(
-    "--card", type=YAML, help="Data-set card that says how to read the file; recognised by content if left out."
+    "--card",
+    type=YAML,
+    help="Card that says how to read the file; if left out the one that `run` wrote for it, else it is recognised.",
 )
+@click.option("--person", metavar="ID", help="Whose forecast, of a file of several people.")
+@card_options
 @click.option(
     "--meal",
     "meals",
@@ -50,10 +58,11 @@ def serve(
 )
 @click.option("--no-meals", is_flag=True, help="What if nothing were eaten after the last reading?")
 @RUNS
+@SNAPSHOTS
 @JSON
 def forecast(
-    file: Path, run_name: str | None, champion_name: str | None, card: Path | None, meals: tuple[str, ...],
-    no_meals: bool, runs: Path, as_json: bool,
+    file: Path, run_name: str | None, champion_name: str | None, card: Path | None, person: str | None,
+    options: CardOptions, meals: tuple[str, ...], no_meals: bool, runs: Path, snapshots: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Forecast from the end of a file of readings: the same code as the endpoint.
 
@@ -63,12 +72,14 @@ def forecast(
         raise ValueError("--meal and --no-meals exclude one another; give one")
     from dataclasses import replace
 
+    from raycadian import quickstart
     from raycadian.physiology.cma.meals import parse_meal
     from raycadian.serving.forecaster import Forecaster
 
     what_if = tuple(map(parse_meal, meals)) if meals or no_meals else None
+    history = quickstart.history(file, options, snapshots, console.print, card=card, person=person)
     forecaster = Forecaster.load(chosen_run(run_name, champion_name, runs).path)
-    answer = forecaster.answer(replace(forecaster.read(file, card), what_if=what_if))
+    answer = forecaster.answer(replace(history, what_if=what_if))
     show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
 
 

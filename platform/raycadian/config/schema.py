@@ -86,10 +86,14 @@ def assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set {text}: expected dotted.path=value, e.g. training.epochs=3")
+    if value.startswith("%"):  # a format of times, which YAML would want quoted inside of the shell's quotes
+        return path.strip(), value
     try:
         return path.strip(), files.parse_yaml(value)
     except ValueError:
-        raise ValueError(f"--set {text}: {value!r} is not readable as YAML; quote it: {path}='{value}'") from None
+        raise ValueError(
+            f"--set {text}: {value!r} is not readable as YAML; quote it twice: --set \"{path}='{value}'\""
+        ) from None
 
 
 def _validate(schema: type[Schema], raw: dict, source: str) -> Any:

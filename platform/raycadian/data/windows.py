@@ -267,13 +267,26 @@ def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:
             f"a forecast needs {window.context} points ({window.context * hours:g} h) without a long gap or a change "
             f"of the clock; the last unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
         )
-    missing = 1 - float(observed[-window.context :].mean())
+    context = observed[-window.context :]
+    missing = 1 - float(context.mean())
     if missing > window.max_missing:
         raise ValueError(
-            f"{missing:.0%} of the context is missing, at most {window.max_missing:.0%} may be; fill the gaps"
+            f"{missing:.0%} of the context is missing, at most {window.max_missing:.0%} may be; "
+            + _mend(context, dt_s / 60)
         )
     if not observed[-1]:
         raise ValueError("the last point of the history was not measured; end the history at a reading")
+
+
+def _mend(observed: np.ndarray, dt_min: float) -> str:
+    """What to do about a context with too many holes: readings may just be further apart than the model's."""
+    apart = np.diff(np.flatnonzero(observed))
+    if len(apart) and (step := float(np.median(apart))) > 1:
+        return (
+            f"the readings are {step * dt_min:g} minutes apart and the model's {dt_min:g}: use one that was trained on "
+            "such readings (`raycadian run FILE` trains one on yours)"
+        )
+    return "end the history before the gap, or wait until enough was measured after it"
 
 
 def _plan(series: Series, table: np.ndarray, starts: Tensor, window: Window) -> Tensor | None:

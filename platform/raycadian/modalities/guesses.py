@@ -73,11 +73,9 @@ def option(name: str, value: Any) -> str:
     """What to add on the command line to set a field of the card, as a shell takes it."""
     if name in _SHORT:
         return f"--{name} {shlex.quote(str(value))}"
-    text = (
-        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=1000)
-        .removesuffix("...\n")
-        .strip()
-    )
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=1000)
+    text = text.removesuffix("...\n").strip()
+    text = value if str(value).startswith("%") else text  # `--set` takes a format of times as it is
     return f"--set {shlex.quote(f'{name}={text}')}"
 
 

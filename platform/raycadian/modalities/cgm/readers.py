@@ -75,18 +75,24 @@ def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Rea
 
 def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
     """All readings of the one person in a file, recognised by content where no card says how. Raises ValueError."""
-    card = card or _card_of(path)
+    people = read_people(path, card or _card_of(path), issues)
+    if len(people) != 1:
+        raise ValueError(
+            f"{path}: expected one person, found {len(people)} ({', '.join(sorted(people)[:5])}); cut it out"
+        )
+    return next(iter(people.values()))
+
+
+def read_people(path: Path, card: CGMCard, issues: Issues) -> dict[str, Readings]:
+    """All readings of each person in a file. Raises ValueError."""
     parts: dict[str, list[Readings]] = {}
     for readings in read_files([path], card, issues):
         parts.setdefault(readings.subject, []).append(readings)
-    if len(parts) != 1:
-        raise ValueError(
-            f"{path}: expected one person, found {len(parts)} ({', '.join(sorted(parts)[:5])}); cut it out"
-        )
-    whole = merge(next(iter(parts.values())), issues)
-    n = len(whole.glucose) + whole.conflicting
-    require_one_person(whole.subject, whole.conflicting, n, [path], card.columns.model_dump())
-    return whole
+    people = {subject: merge(own, issues) for subject, own in parts.items()}
+    for subject, whole in people.items():
+        n = len(whole.glucose) + whole.conflicting
+        require_one_person(subject, whole.conflicting, n, [path], card.columns.model_dump())
+    return people
 
 
 def _card_of(path: Path) -> CGMCard:
