@@ -79,7 +79,7 @@ VERBS = {  # in the order of work
         _train,
         "Run the recipe's experiment: its models on identical windows, a figure, a table, what is better in words.",
     ),
-    "runs": Verb(_runs, "Complete runs, and the champions."),
+    "runs": Verb(_runs, "Complete runs, the champions, and runs that are broken, with the file that is damaged."),
     "promote": Verb(_runs, "Make a run the champion, if it beats the present one on the same snapshot and split."),
     "serve": Verb(_serve, "Serve forecasts on Ray Serve until interrupted; the API key's place is printed."),
     "forecast": Verb(_serve, "Forecast from the end of a file of readings: the same code as the endpoint."),
