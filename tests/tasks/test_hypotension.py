@@ -48,22 +48,22 @@ def test_two_dips_of_forty_seconds_are_no_episode():
 def test_a_window_is_positive_from_ahead_until_the_onset(ahead_min):
     found = low.events(*pressure(60, 2.0, (1800, 120)))
     ends = np.arange(0, 1800, 10.0) + 5
-    labels = low.label_windows(ends, found, ahead_min * MIN)
+    labels = low.label_windows(ends, found, ahead_min * MIN)[0]
     np.testing.assert_array_equal(labels, (ends >= 1800 - ahead_min * MIN).astype(float))
 
 
 def test_a_gap_leaves_out_what_would_be_warned_of_too_late():
     found = low.events(*pressure(60, 2.0, (1800, 120)))
     ends = np.array([1490.0, 1510.0, 1670.0, 1690.0, 1790.0])  # 310, 290, 130, 110, 10 s before
-    np.testing.assert_array_equal(low.label_windows(ends, found, 300, gap_s=120), [0, 1, 1, np.nan, np.nan])
-    assert low.why(ends, found, 300, gap_s=120)[3] == low.TOO_SOON
+    np.testing.assert_array_equal(low.label_windows(ends, found, 300, gap_s=120)[0], [0, 1, 1, np.nan, np.nan])
+    assert low.label_windows(ends, found, 300, gap_s=120)[1][3] == low.TOO_SOON
 
 
 def test_windows_in_an_episode_are_left_out_and_those_after_it_count_again():
     found = low.events(*pressure(60, 2.0, (1800, 120)))
     ends = np.array([1805.0, 1915.0, 1921.0, 1925.0, 1935.0])
-    np.testing.assert_array_equal(low.label_windows(ends, found, 300), [np.nan, np.nan, 0, 0, 0])
-    reasons = low.why(ends, found, 300, window_s=10)
+    np.testing.assert_array_equal(low.label_windows(ends, found, 300)[0], [np.nan, np.nan, 0, 0, 0])
+    reasons = low.label_windows(ends, found, 300, window_s=10)[1]
     assert reasons.tolist() == [low.ALREADY, low.ALREADY, low.ALREADY, low.ALREADY, low.NO_EVENT]
 
 
@@ -72,37 +72,39 @@ def test_the_gray_zone_leaves_out_negatives_only():
     values[(times >= 600) & (times < 620)] = 70.0  # neither low nor clearly normal
     found = low.events(values, times)
     ends = np.array([200.0, 350.0, 610.0, 700.0, 1600.0])
-    np.testing.assert_array_equal(low.label_windows(ends, found, 300), [0, 0, 0, 0, 1])
-    np.testing.assert_array_equal(low.label_windows(ends, found, 300, gray_mmhg=75), [0, np.nan, np.nan, 0, 1])
+    np.testing.assert_array_equal(low.label_windows(ends, found, 300)[0], [0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(low.label_windows(ends, found, 300, gray_mmhg=75)[0], [0, np.nan, np.nan, 0, 1])
 
 
 def test_what_is_missing_is_unknown_where_an_episode_may_hide():
     values, times = pressure(60, 2.0)
     values[(times >= 600) & (times < 640)] = np.nan  # too short to hide an episode
-    assert low.label_windows([500.0], low.events(values, times), 300).tolist() == [0]
+    assert low.label_windows([500.0], low.events(values, times), 300)[0].tolist() == [0]
     values[(times >= 600) & (times < 670)] = np.nan
     found = low.events(values, times)
-    np.testing.assert_array_equal(low.label_windows([250.0, 500.0, 650.0, 680.0], found, 300), [0, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(
+        low.label_windows([250.0, 500.0, 650.0, 680.0], found, 300)[0], [0, np.nan, np.nan, 0]
+    )
 
 
 def test_an_onset_behind_a_gap_is_known_only_where_the_gap_is_ahead_too():
     values, times = pressure(60, 2.0, (1800, 120))
     values[(times >= 1700) & (times < 1800)] = np.nan
     found = low.events(values, times)
-    np.testing.assert_array_equal(low.label_windows([1650.0, 1750.0], found, 300), [1, np.nan])
-    np.testing.assert_array_equal(low.label_windows([1590.0, 1650.0], found, 300, gap_s=100), [1, np.nan])
+    np.testing.assert_array_equal(low.label_windows([1650.0, 1750.0], found, 300)[0], [1, np.nan])
+    np.testing.assert_array_equal(low.label_windows([1590.0, 1650.0], found, 300, gap_s=100)[0], [1, np.nan])
 
 
 def test_the_end_of_the_record_is_unknown():
     found = low.events(*pressure(20, 2.0))
-    np.testing.assert_array_equal(low.label_windows([899.0, 901.0], found, 300), [0, np.nan])
+    np.testing.assert_array_equal(low.label_windows([899.0, 901.0], found, 300)[0], [0, np.nan])
     assert not len(low.events([], []).certain)
-    assert np.isnan(low.label_windows([100.0], low.events([], []), 300)).all()
+    assert np.isnan(low.label_windows([100.0], low.events([], []), 300)[0]).all()
 
 
 def test_an_impossible_pressure_is_missing():
     values, times = pressure(20, 2.0, (600, 120), to=0.0)  # a transducer that is open to air
-    assert low.why([500.0], low.events(values, times), 300).tolist() == [low.UNKNOWN]
+    assert low.label_windows([500.0], low.events(values, times), 300)[1].tolist() == [low.UNKNOWN]
 
 
 def test_beats_at_times_of_their_own():
@@ -167,7 +169,7 @@ def test_labels_are_the_definition_read_slowly(states, gap, gray):
     certain = runs([s == "low" for s in seconds], for_s)
     possible = runs([s in ("low", "unknown") for s in seconds], for_s)
     ends = np.arange(0, len(values) * dt) + 0.5
-    labels = low.label_windows(ends, found, ahead, gap_s=gap, gray_mmhg=gray)
+    labels = low.label_windows(ends, found, ahead, gap_s=gap, gray_mmhg=gray)[0]
     for end, label in zip(ends + pad, labels, strict=True):
         touched = any(a <= end + ahead and b > end for a, b in possible)
         early = any(a <= end + gap and b > end for a, b in possible)

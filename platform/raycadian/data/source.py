@@ -126,6 +126,12 @@ class Source:
         return lines[:-1] if len(self.head) == HEAD_BYTES and len(lines) > 1 else lines
 
 
+def require_distinct(names: Sequence[str], path: Path, what: str = "columns") -> None:
+    """Raises ValueError where two are called alike."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: several {what} are called {twice[0]!r}; rename all but one")
+
+
 def stem_of(path: Path) -> str:
     """A file's name without the endings of its format."""
     return _SUFFIXES.sub("", path.name) or path.name

@@ -16,7 +16,7 @@ from raycadian.config import waveform_kind
 from raycadian.data.label_windows import LabelledWindows
 from raycadian.data.marks import Marks, QualityMask, context_points, good_starts, points_of
 from raycadian.data.series import Recordings, build_series
-from raycadian.modalities.biosignals.prepare import DT_S, START, limits_of
+from raycadian.modalities.biosignals.prepare import DT_S, START
 from raycadian.modalities.biosignals.request import as_channel
 from raycadian.physiology.waveforms import pipeline as waveforms
 from raycadian.types import Recording, Track
@@ -80,7 +80,7 @@ class SignalStream:
         """Of the next window, which begins `at` those points of what is recent of each channel."""
         quality = self._predictor.card.quality
         length, hop = round(quality.window_s / DT_S), round(quality.hop_s / DT_S)
-        starts, limits = np.arange(0, self._context - length + 1, hop), limits_of(quality)
+        starts, limits = np.arange(0, self._context - length + 1, hop), quality
         reasons = {name: p.quality(starts + at[name], length, limits).reasons for name, p in recent.items()}
         marks = Marks("", 0, self._context, DT_S, QualityMask(length, hop, reasons))
         value, rejected = None, self._predictor.reasons(marks, 0)

@@ -66,25 +66,9 @@ def label_windows(
     gap_s: float = 0.0,
     gray_mmhg: float | None = None,
     window_s: float = 0.0,
-) -> np.ndarray:
-    """1 where an episode begins in (end + gap_s, end + ahead_s], 0 where none can, NaN where a window is left out;
-    (W,).
-
-    `why` says which windows are left out, and the arguments' meaning.
-    """
-    reasons = why(window_end_s, events, ahead_s, gap_s, gray_mmhg, window_s)
-    return np.select([reasons == EVENT, reasons == NO_EVENT], [1.0, 0.0], np.nan)
-
-
-def why(
-    window_end_s: np.ndarray,
-    events: Events,
-    ahead_s: float,
-    gap_s: float = 0.0,
-    gray_mmhg: float | None = None,
-    window_s: float = 0.0,
-) -> np.ndarray:
-    """EVENT, NO_EVENT, or why a window is left out; (W,) text.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(W,) 1 where an episode begins in (end + gap_s, end + ahead_s], 0 where none can, NaN where a window is left
+    out; and (W,) text: EVENT, NO_EVENT, or why a window is left out.
 
     gap_s: an onset this soon after the window leaves it out, since a warning would come too late
     gray_mmhg: a window without an episode is left out where a measured pressure ahead is below this
@@ -104,11 +88,9 @@ def why(
     if gray_mmhg is not None:
         at = events.values < gray_mmhg
         gray = _touches(np.column_stack([events.times_s[at], events.until_s[at]]), end, end + ahead_s)
-    return np.select(
-        [now, hidden, event, soon, clear & gray, clear],
-        [ALREADY, UNKNOWN, EVENT, TOO_SOON, GRAY, NO_EVENT],
-        UNKNOWN,
-    )
+    conditions = [now, hidden, event, soon, clear & gray, clear]
+    reasons = np.select(conditions, [ALREADY, UNKNOWN, EVENT, TOO_SOON, GRAY, NO_EVENT], UNKNOWN)
+    return np.select([reasons == EVENT, reasons == NO_EVENT], [1.0, 0.0], np.nan), reasons
 
 
 def mean_between(

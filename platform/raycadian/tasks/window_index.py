@@ -112,7 +112,8 @@ def _labelled(
 def _hypotension(marks: Marks, ends_s: np.ndarray, how: Hypotension, window_s: float, kind: str) -> Labels:
     times_s, values = _numeric(marks, how.channel)
     episodes = hypotension.events(values, times_s, how.below, how.for_s)
-    label = hypotension.label_windows(ends_s, episodes, 60 * how.ahead_min, 60 * how.gap_min, how.gray_mmhg, window_s)
+    ahead_s, gap_s = 60 * how.ahead_min, 60 * how.gap_min
+    label, _ = hypotension.label_windows(ends_s, episodes, ahead_s, gap_s, how.gray_mmhg, window_s)
     onsets = np.append(episodes.certain[:, 0], np.nan)
     return label, onsets[np.searchsorted(episodes.certain[:, 0], ends_s, side="right")] - ends_s
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycadian.config.schema import Count, Fraction, Positive, Schema
+from raycadian.config.schema import Count, Positive, Schema
+from raycadian.config.signal_quality import SignalQuality
 from raycadian.config.units import WAVEFORMS, unit_of, waveform_kind
 from raycadian.modalities.base import BaseCard
 
@@ -20,30 +21,6 @@ class Clinical(Schema):
     """Column of the person: a person may have several cases, which always stay in one split."""
     keep: tuple[str, ...] = ()
     """Columns kept in the snapshot as labels and weights."""
-
-
-class SignalQuality(Schema):
-    """What a stretch of a signal must be to count as good (physiology/waveforms/quality.py says what the indices
-    are)."""
-
-    window_s: Positive = 10.0
-    """Seconds that quality is judged on."""
-    hop_s: Positive = 10.0
-    """Seconds from one judged stretch to the next: windows begin on this grid."""
-    masked_share: Fraction = 0.05
-    """Samples neither measured nor repaired, at most."""
-    beats: Count = 3
-    """Cardiac cycles, at least."""
-    pause_s: Positive = 3.0
-    """Longest time without a beat."""
-    rate_bpm: Positive = 200.0
-    """Beats a minute, at most."""
-    ecg_shape: Fraction = 0.9
-    ecg_edges: Positive = 3.0
-    ppg_shape: Fraction = 0.86
-    ppg_edges: Positive = 3.0
-    ppg_skewness: Fraction = 0.8
-    abp_normal: Fraction = 0.8
 
 
 class Subset(Schema):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raycadian.data.source import Source, delimiter_of, open_bytes, split
+from raycadian.data.source import Source, delimiter_of, open_bytes, require_distinct, split
 from raycadian.modalities.biosignals.tracks import matches
 from raycadian.types import Issues
 
@@ -123,9 +123,7 @@ def _text_rows(path: Path) -> pd.DataFrame:
 def _check_header(source: Source) -> None:
     if not source.lines:
         raise ValueError(f"{source.path}: the file is empty")
-    names = split(source.lines[0], delimiter_of(source.lines[0]))
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{source.path}: several columns are called {twice[0]!r}; rename all but one")
+    require_distinct(split(source.lines[0], delimiter_of(source.lines[0])), source.path)
 
 
 def _typed(column: pd.Series, where: str, issues: Issues) -> pd.DataFrame:

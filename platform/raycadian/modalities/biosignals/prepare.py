@@ -24,11 +24,10 @@ from raycadian.data.parquet import (
 )
 from raycadian.data.writer import head_of, write_tables
 from raycadian.modalities.base import Item, Row
-from raycadian.modalities.biosignals.card import BiosignalCard, SignalQuality, Subset
+from raycadian.modalities.biosignals.card import BiosignalCard, Subset
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, read_case
 from raycadian.modalities.biosignals.tracks import case_of, check_length
 from raycadian.physiology.waveforms import pipeline as waveforms
-from raycadian.physiology.waveforms.quality import Limits
 from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
 
 DT_S = 1 / waveforms.RATE_HZ
@@ -74,9 +73,7 @@ def clean(
     if n < 1:
         raise ValueError(f"case {case.case}: its tracks last {until_s:g} s; there is nothing to cut windows from")
     prepared = {c: _prepared(case, c, until_s, card, issues, spend) for c in card.waveforms}
-    judged_tracks = waveforms.windows_quality(
-        prepared, card.quality.window_s, card.quality.hop_s, limits_of(card.quality)
-    )
+    judged_tracks = waveforms.windows_quality(prepared, card.quality.window_s, card.quality.hop_s, card.quality)
     reasons = {c: q.reasons for c, q in judged_tracks.tracks.items()}
     recording = Recording(
         case.subject, number, START + number * _DAY, 0, DT_S, {c: _fitted(p.values, n) for c, p in prepared.items()},
@@ -140,11 +137,6 @@ def _lead(channel: str) -> str:
 def _fitted(values: np.ndarray, n: int) -> np.ndarray:
     """(n,): a track's last sample may be rounded away or lacking."""
     return values[:n] if len(values) >= n else np.append(values, np.full(n - len(values), np.nan, np.float32))
-
-
-def limits_of(quality: SignalQuality) -> Limits:
-    """A card's limits in the words of physiology/waveforms/quality.py."""
-    return Limits(**{n: getattr(quality, n) for n in SignalQuality.model_fields if n not in ("window_s", "hop_s")})
 
 
 def _numeric(case: Case, channel: str, until_s: float, issues: Issues) -> tuple[np.ndarray, np.ndarray]:

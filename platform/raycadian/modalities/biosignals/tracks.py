@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raycadian.types import Track
+from raycadian.types import Issues, Track
 
 MAX_SAMPLES = (
     200_000_000  # of a track: 55 h at 1 kHz; beyond this a time is wrong, or the file is made to fill the memory
@@ -71,15 +71,22 @@ def waveform(values: np.ndarray, rate_hz: float, unit: str, start_s: float, wher
     return Track(np.ascontiguousarray(values, dtype=np.float32), unit, rate_hz=float(rate_hz), start_s=float(start_s))
 
 
-def numeric(values: np.ndarray, times_s: np.ndarray, unit: str) -> tuple[Track, int]:
-    """A track at times of its own: sorted, without missing values, the last of several at one time; how many those
-    were."""
+def numeric(values: np.ndarray, times_s: np.ndarray, unit: str, where: str, issues: Issues) -> Track:
+    """A track at times of its own: sorted, without missing values, the last of several at one time."""
     values, times_s = np.asarray(values, dtype=np.float32), np.asarray(times_s, dtype=np.float64)
     known = np.isfinite(values) & np.isfinite(times_s)
     order = np.argsort(times_s[known], kind="stable")
     values, times_s = values[known][order], times_s[known][order]
     last = np.append(times_s[1:] > times_s[:-1], True)[: len(times_s)]
-    return Track(values[last], unit, times_s=times_s[last]), int((~last).sum())
+    issues.add("several numbers at one time (the last kept)", where, int((~last).sum()))
+    return Track(values[last], unit, times_s=times_s[last])
+
+
+def with_samples(tracks: dict[str, Track], path: Path, issues: Issues) -> dict[str, Track]:
+    """Those of a file's tracks that have any; the others are counted."""
+    for name in (name for name, track in tracks.items() if not len(track)):
+        issues.add("track without samples (left out)", f"{path.name}: {name}")
+    return {name: track for name, track in tracks.items() if len(track)}
 
 
 @contextmanager

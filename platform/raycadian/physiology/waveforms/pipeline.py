@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raycadian.config.signal_quality import SignalQuality
 from raycadian.physiology.waveforms.beats import Beats, find_beats
 from raycadian.physiology.waveforms.filters import Causal, Resampler, resample, zero_phase
-from raycadian.physiology.waveforms.quality import LIMITS, Limits, Quality, assess, window_starts
+from raycadian.physiology.waveforms.quality import LIMITS, Quality, assess, window_starts
 from raycadian.physiology.waveforms.repair import (
     KINDS,
     RATE_HZ,
@@ -59,7 +60,7 @@ class Prepared:
         """(N,) True where the track holds nothing."""
         return masked(self.flags)
 
-    def quality(self, starts: np.ndarray, length: int, limits: Limits = LIMITS) -> Quality:
+    def quality(self, starts: np.ndarray, length: int, limits: SignalQuality = LIMITS) -> Quality:
         """Of the windows [start, start + length), in samples; they may overlap. Raises ValueError where one leaves the
         track."""
         starts = np.asarray(starts, np.int64)
@@ -185,7 +186,7 @@ class WindowsQuality:
 
 
 def windows_quality(
-    tracks: Mapping[str, Prepared], window_s: float = 10.0, stride_s: float = 10.0, limits: Limits = LIMITS
+    tracks: Mapping[str, Prepared], window_s: float = 10.0, stride_s: float = 10.0, limits: SignalQuality = LIMITS
 ) -> WindowsQuality:
     """Quality of the whole windows that all tracks of a case have. Raises ValueError without a track."""
     if not tracks:

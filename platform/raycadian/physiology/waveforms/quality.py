@@ -19,29 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raycadian.config.signal_quality import SignalQuality
 from raycadian.physiology.waveforms.beats import Beats
 from raycadian.physiology.waveforms.repair import OF_SAMPLES, RATE_HZ, Reason
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What a window has to reach, by kind where kinds differ."""
-
-    masked_share: float = 0.05  # of samples, at most
-    beats: int = 3
-    pause_s: float = 3.0
-    rate_bpm: float = 200.0
-    ecg_shape: float = 0.9
-    ecg_edges: float = (
-        3.0  # times the steepest slope of the median QRS complex; ectopic beats of real records reach 2.95
-    )
-    ppg_shape: float = 0.86  # Orphanidou et al. 2015
-    ppg_edges: float = 3.0  # times the steepest slope of the median pulse
-    ppg_skewness: float = 0.8  # share of the pieces of 3 s that are skewed to the right
-    abp_normal: float = 0.8  # share of beats
-
-
-LIMITS = Limits()
+LIMITS = SignalQuality()
 
 
 @dataclass(frozen=True)
@@ -75,7 +57,7 @@ def window_starts(n: int, window_s: float = 10.0, stride_s: float = 10.0) -> tup
 
 def assess(
     values: np.ndarray, flags: np.ndarray, beats: Beats, kind: str, starts: np.ndarray, length: int,
-    limits: Limits = LIMITS,
+    limits: SignalQuality = LIMITS,
 ) -> Quality:  # fmt: skip
     """Quality of the windows [start, start + length) of a filtered track (N,), NaN where masked, with its flags
     (N,)."""
@@ -107,7 +89,9 @@ def _flag(mask: np.ndarray, reason: Reason) -> np.ndarray:
     return mask * np.uint16(reason)
 
 
-def _masked_reasons(flags: np.ndarray, bad: np.ndarray, starts: np.ndarray, length: int, limits: Limits) -> np.ndarray:
+def _masked_reasons(
+    flags: np.ndarray, bad: np.ndarray, starts: np.ndarray, length: int, limits: SignalQuality
+) -> np.ndarray:
     """Where too many samples are masked, all reasons that occur among them."""
     reasons = np.zeros(len(starts), np.uint16)
     if not bad.any():
@@ -121,7 +105,7 @@ def _masked_reasons(flags: np.ndarray, bad: np.ndarray, starts: np.ndarray, leng
 
 
 def _rhythm_reasons(
-    peaks: np.ndarray, low: np.ndarray, high: np.ndarray, starts: np.ndarray, length: int, limits: Limits
+    peaks: np.ndarray, low: np.ndarray, high: np.ndarray, starts: np.ndarray, length: int, limits: SignalQuality
 ) -> np.ndarray:
     few = high - low < limits.beats
     reasons = _flag(few, Reason.FEW_CYCLES)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from raycadian.modalities.biosignals.tracks import case_of, check_length, present, waveform
+from raycadian.data.source import require_distinct
+from raycadian.modalities.biosignals.tracks import case_of, check_length, present, waveform, with_samples
 from raycadian.types import Case, Issues
 
 
@@ -15,21 +16,16 @@ def read_edf(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
     ValueError."""
     with _opened(path) as file:
         labels = [label.strip() for label in file.getSignalLabels()]
-        if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"{path}: several signals are called {twice[0]!r}; rename all but one")
+        require_distinct(labels, path, "signals")
         lengths = file.getNSamples()
         tracks = {}
         for name in present(labels, wanted):
             i = labels.index(name)
             check_length(int(lengths[i]), f"{path}: {name}")
             unit = file.getPhysicalDimension(i).strip()
-            track = waveform(file.readSignal(i), file.getSampleFrequency(i), unit, 0.0, f"{path}: {name}")
-            if len(track):
-                tracks[name] = track
-            else:
-                issues.add("track without samples (left out)", f"{path.name}: {name}")
+            tracks[name] = waveform(file.readSignal(i), file.getSampleFrequency(i), unit, 0.0, f"{path}: {name}")
         start = np.datetime64(file.getStartdatetime(), "ms")
-        return Case(case_of(path), file.getPatientCode().strip(), tracks, start_utc=start)
+        return Case(case_of(path), file.getPatientCode().strip(), with_samples(tracks, path, issues), start_utc=start)
 
 
 def track_names(path: Path) -> list[str]:

@@ -176,9 +176,7 @@ def _samples(body: bytes, at: int, declared: _Declared) -> bytes:
 def _number(declared: _Declared, file: _File, where: str, issues: Issues) -> Track:
     times = np.array([time for time, _ in declared.records]) - file.start
     values = np.frombuffer(b"".join(raw for _, raw in declared.records), declared.dtype)
-    track, twice = numeric(values, times, declared.unit)
-    issues.add("several numbers at one time (the last kept)", where, twice)
-    return track
+    return numeric(values, times, declared.unit, where, issues)
 
 
 def _wave(declared: _Declared, file: _File, where: str, issues: Issues) -> Track:

@@ -17,8 +17,17 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from raycadian.data.source import MAX_BYTES, MAX_RATIO, Source, delimiter_of, header_at, header_of, open_bytes
-from raycadian.modalities.biosignals.tracks import case_of, check_length, numeric, present, waveform
+from raycadian.data.source import (
+    MAX_BYTES,
+    MAX_RATIO,
+    Source,
+    delimiter_of,
+    header_at,
+    header_of,
+    open_bytes,
+    require_distinct,
+)
+from raycadian.modalities.biosignals.tracks import case_of, check_length, numeric, present, waveform, with_samples
 from raycadian.types import Case, Issues, Track
 
 TIMES = ("time_s", "time", "t", "seconds", "timestamp", "datetime")  # what a column of times may be called, in any case
@@ -38,8 +47,7 @@ def read_table(
     """
     source = Source.of(path)
     header = header_of(source)
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise ValueError(f"{path}: several columns are called {twice[0]!r}; rename all but one")
+    require_distinct(header, path)
     times = next((name for name in header if name.strip().lower() in TIMES), None)
     named = {_split_unit(name)[0]: name for name in header if name != times}
     names = present(named, wanted)
@@ -48,15 +56,9 @@ def read_table(
     start, seconds = _seconds(clock, path)
     tracks = {}
     for name in names:
-        unit = _split_unit(named[name])[1] or units.get(name, "")
-        track = _column(
-            _numbers(columns[named[name]], f"{path}: {name}"), seconds, rate_hz, unit, f"{path}: {name}", issues
-        )
-        if len(track):
-            tracks[name] = track
-        else:
-            issues.add("track without samples (left out)", f"{path.name}: {name}")
-    return Case(case_of(path), "", tracks, start_utc=start)
+        unit, where = _split_unit(named[name])[1] or units.get(name, ""), f"{path}: {name}"
+        tracks[name] = _column(_numbers(columns[named[name]], where), seconds, rate_hz, unit, where, issues)
+    return Case(case_of(path), "", with_samples(tracks, path, issues), start_utc=start)
 
 
 def read_npz(
@@ -72,11 +74,8 @@ def read_npz(
             about = {key: archive[f"{name}.{key}"] for key in _ABOUT if f"{name}.{key}" in keys}
             rate = about.get("rate_hz", whole.get("rate_hz", rate_hz))
             unit = str(_scalar(about.get("unit", units.get(name, "")), f"{path}: {name}.unit"))
-            track = _array(_member(archive, name, path), about, rate, unit, f"{path}: {name}", issues)
-            if len(track):
-                tracks[name] = track
-            else:
-                issues.add("track without samples (left out)", f"{path.name}: {name}")
+            tracks[name] = _array(_member(archive, name, path), about, rate, unit, f"{path}: {name}", issues)
+    tracks = with_samples(tracks, path, issues)
     start = np.datetime64(str(whole["start_utc"]), "ms") if "start_utc" in whole else None
     return Case(str(whole.get("case", case_of(path))), str(whole.get("subject", "")), tracks, start_utc=start)
 
@@ -189,9 +188,7 @@ def _column(
     even = _even(seconds)
     lone = not (known[1:] & known[:-1]).any()  # a monitor's numeric between rows of waveforms
     if even is None or lone:
-        track, twice = numeric(values, seconds, unit)
-        issues.add("several numbers at one time (the last kept)", where, twice)
-        return track
+        return numeric(values, seconds, unit, where, issues)
     rate_of_times, at = even
     if rate_hz is not None and abs(rate_of_times / rate_hz - 1) > _SAME_RATE:
         raise ValueError(
@@ -263,9 +260,7 @@ def _array(values: np.ndarray, about: Mapping[str, Any], rate: Any, unit: str, w
             raise ValueError(
                 f"{where}.times_s: expected {values.shape} numbers, found {times.dtype} of shape {times.shape}"
             )
-        track, twice = numeric(values, times, unit)
-        issues.add("several numbers at one time (the last kept)", where, twice)
-        return track
+        return numeric(values, times, unit, where, issues)
     if rate is None:
         raise ValueError(f"{where}: no rate; store {where.rpartition(' ')[2]}.rate_hz or rate_hz, or say rate_hz")
     start = float(_scalar(about.get("start_s", 0.0), f"{where}.start_s"))

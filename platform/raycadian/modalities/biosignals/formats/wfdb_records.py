@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from raycadian.modalities.biosignals.tracks import check_length, present, waveform
+from raycadian.data.source import require_distinct
+from raycadian.modalities.biosignals.tracks import check_length, present, waveform, with_samples
 from raycadian.types import Case, Issues, Track
 
 
@@ -17,23 +18,16 @@ def read_wfdb(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
 
     header = _header(path)
     names = header.sig_name
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}: several signals are called {twice[0]!r}; rename all but one in the header")
+    require_distinct(names, path, "signals")
     chosen = present(names, wanted)
     if not chosen:
         return Case(header.record_name, "", {})
     record = wfdb.rdrecord(
         str(path.with_suffix("")), channels=[names.index(name) for name in chosen], smooth_frames=False
     )
-    tracks = {}
-    for i, name in enumerate(record.sig_name):
-        track = _signal(record, i, f"{path}: {name}")
-        if len(track):
-            tracks[name] = track
-        else:
-            issues.add("track without samples (left out)", f"{path.name}: {name}")
+    tracks = {name: _signal(record, i, f"{path}: {name}") for i, name in enumerate(record.sig_name)}
     start = np.datetime64(record.base_datetime, "ms") if record.base_datetime else None
-    return Case(record.record_name, "", tracks, start_utc=start)
+    return Case(record.record_name, "", with_samples(tracks, path, issues), start_utc=start)
 
 
 def track_names(path: Path) -> list[str]:
