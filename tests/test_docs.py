@@ -19,12 +19,18 @@ ABSOLUTE = re.compile(r"[a-z]+:")
 
 
 @functools.cache
-def _generated():
-    """The pages that are made while the site is built, by their path below docs/."""
+def _hooks():
+    """What makes pages while the site is built."""
     spec = importlib.util.spec_from_file_location("docs_pages", DOCS / "hooks" / "pages.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {(DOCS / name).resolve(): text for name, text in module.generated().items()}
+    return module
+
+
+@functools.cache
+def _generated():
+    """The pages that are made while the site is built, by their path below docs/."""
+    return {(DOCS / name).resolve(): text for name, text in _hooks().generated().items()}
 
 
 def _prose(text):
@@ -54,8 +60,24 @@ def test_links_lead_somewhere(page):
     for link in _links(_text(page)):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        assert target.exists() or target in _generated(), f"{link}: no such file"
+        assert target.exists(), f"{link}: no such file in a clone"
         assert not anchor or anchor in _anchors(_text(target)), f"{link}: no such heading"
+
+
+def test_the_site_links_to_the_pages_that_are_made_for_it():
+    """Where a clone has what a page is made from, and only there."""
+    made = _hooks().with_made_pages
+    page = "howto/own_data.md"
+    text = (
+        "[a](../../platform/raycadian/modalities/cgm/card.py), [b](../tutorials/first_forecast.ipynb), [c](own_data.md)"
+    )
+    assert (
+        made(text, page)
+        == "[a](../reference/schema-card-cgm.md), [b](../tutorials/first_forecast.md), [c](own_data.md)"
+    )
+    sources = _hooks().MADE_FROM
+    assert all((ROOT / name).is_file() for name in sources)
+    assert {(DOCS / name).resolve() for name in sources.values()} == set(_generated())
 
 
 def test_generated_pages_link_to_headings():

@@ -1,14 +1,17 @@
 """Pages that are made while the site is built, so that nothing has to be kept in step by hand: the reference of the
 schemas, and the notebook as a page.
 
-MkDocs calls `on_files`; tests/test_docs.py takes `generated` for the links. A page a root schema; a schema that another
-page has already is linked there.
+In a clone these pages don't exist: the Markdown there links to what they are made from, the schemas' source and the
+notebook, and the site's links lead to the pages instead. MkDocs calls `on_files` and `on_page_markdown`;
+tests/test_docs.py takes `generated` for the links. A page a root schema; a schema that another page has already is
+linked there.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import types
 from collections.abc import Iterator
@@ -29,6 +32,7 @@ class Page(NamedTuple):
     root: Any
 
 
+ROOT = Path(__file__).parents[2]
 NOTEBOOK = Path(__file__).parents[1] / "tutorials" / "first_forecast.ipynb"
 MANY = 8  # alternatives on one other page are linked together
 MODEL_TEXT = "What `model`, `compare`, `inner` and `members` of a recipe may be. `kind` says which."
@@ -45,12 +49,39 @@ PAGES = {
 }
 
 
+MADE_FROM = {
+    "platform/raycadian/config/models.py": "reference/schema-models.md",
+    "platform/raycadian/config/experiments.py": "reference/schema-experiments.md",
+    "platform/raycadian/config/recipe.py": "reference/schema-recipe.md",
+    "platform/raycadian/config/space.py": "reference/schema-space.md",
+    "docs/tutorials/first_forecast.ipynb": "tutorials/first_forecast.md",
+} | {f"platform/raycadian/modalities/{name}/card.py": f"reference/schema-card-{name}.md" for name in MODALITIES}
+"""File of the repository -> the page that is made from it, below docs/."""
+_LINK = re.compile(r"(?m)(?<=\]\()[^)\s#:]+(?=\))|(?<=\]: )[^\s#:]+$")
+
+
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     for path, text in generated().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    return with_made_pages(markdown, page.file.src_uri)
+
+
+def with_made_pages(markdown: str, path: str) -> str:
+    """A page (its path below docs/), its links to files of the repository leading to the pages made from them."""
+    folder = (ROOT / "docs" / path).parent
+
+    def made(match: re.Match[str]) -> str:
+        target = Path(os.path.normpath(folder / match[0]))
+        page = MADE_FROM.get(target.relative_to(ROOT).as_posix()) if target.is_relative_to(ROOT) else None
+        return match[0] if page is None else Path(os.path.relpath(ROOT / "docs" / page, folder)).as_posix()
+
+    return _LINK.sub(made, markdown)
 
 
 def generated() -> dict[str, str]:
