@@ -51,6 +51,12 @@ class Direct:
         about = {"model": self.predictor.name, "snapshot": "made-up", "metrics": {}, "rejected": None, "note": ""}
         return about | self.predictor.describe()
 
+    def why_unloaded(self) -> str | None:
+        return None
+
+    def example(self) -> dict[str, object] | None:
+        return self.predictor and self.predictor.example()
+
     async def answer(self, request: Request, key: str | None = None) -> Answer | ValueError:
         try:
             return (self.predictor if key is None else self._own(request, key)).predict([request])[0]

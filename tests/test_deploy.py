@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from raycadian.cluster import worker_limits
+from raycadian.serving.environment import LIMITS
 
 ROOT = Path(__file__).parents[1]
 CLOUDS = {"aws": ROOT / "cluster.yaml", "gcp": ROOT / "deploy" / "cluster-gcp.yaml"}
@@ -262,6 +263,8 @@ def test_the_service_is_the_production_configuration():
     assert any(Path(forecaster.user_config["runs"]).is_relative_to(path) for path in mounts)
     environment = {one["name"]: one for one in _templates()["RayService/cpu"]["spec"]["containers"][0]["env"]}
     assert "secretKeyRef" in environment["RAYCADIAN_API_KEY"]["valueFrom"]  # the endpoint asks for a key
+    assert {name: environment[name]["value"] for name in LIMITS} == LIMITS  # those of `raycadian serve`
+    assert served["http_options"].get("request_timeout_s") is None  # it would cut streams
 
 
 # ---- versions, ports, shell ----

@@ -13,6 +13,7 @@ from datetime import timezone as fixed_offset
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -261,7 +262,7 @@ def _history(readings: pd.Series | pd.DataFrame, unit: str, timezone: str | None
     for kind, n in issues.counts.items():
         warnings.warn(f"{n} of {len(glucose)} readings: {kind}", stacklevel=4)
     utc = _from_clock(times, zone) if times.tz is None else times.tz_convert("UTC").tz_localize(None)
-    local = utc.tz_localize("UTC").tz_convert(zone).tz_localize(None)
+    local = utc.tz_localize("UTC").tz_convert(_zone(zone)).tz_localize(None)
     offset_min = ((local - utc) // pd.Timedelta(minutes=1)).to_numpy(np.int64)
     seconds = utc.to_numpy("datetime64[s]").astype(np.int64)
     return History(None, seconds, mgdl, offset_min, issues=issues), zone
@@ -311,7 +312,12 @@ def _require_one_person(readings: pd.DataFrame) -> None:
 def _local(time_utc: np.ndarray, offset_min: int, zone: Any) -> pd.DatetimeIndex:
     """In a zone, or at the offset that the readings state."""
     own = fixed_offset(timedelta(minutes=int(offset_min)))
-    return pd.DatetimeIndex(time_utc, tz="UTC").tz_convert(zone or own)
+    return pd.DatetimeIndex(time_utc, tz="UTC").tz_convert(_zone(zone) or own)
+
+
+def _zone(zone: Any) -> Any:
+    """A zone by name as the library has it that knows all names."""
+    return ZoneInfo(zone) if isinstance(zone, str) else zone
 
 
 def _shown_in_notebooks(figure: Figure) -> Figure:

@@ -29,7 +29,7 @@ from raycadian.modalities.actigraphy.request import Activity
 from raycadian.modalities.cgm.request import ForecastResponse
 from raycadian.modalities.request import BiosignalResponse
 from raycadian.personal.calibrate import calibrate
-from raycadian.personal.store import ADAPTER, Store, digest
+from raycadian.personal.store import ADAPTER, Forbidden, Store, digest
 from raycadian.personal.task import CalibrationInputs
 from raycadian.serving import app, web
 from raycadian.serving.deployment import Endpoint
@@ -304,6 +304,25 @@ def test_after_a_promotion_nobody_is_answered_by_the_old_model(replica, run, kno
     np.testing.assert_array_equal(first.value, last.value)
 
 
+def test_a_refusal_takes_as_long_whether_there_is_such_a_person_or_not(replica, run):
+    """A known one's file took 1 ms to read."""
+    endpoint, store = replica
+
+    async def ask():
+        await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
+        for subject in (SUBJECT, "nobody"):
+            begun = time.perf_counter()
+            for _ in range(3):
+                with pytest.raises(Forbidden):
+                    await endpoint._opened(subject, "wrong")
+            yield (time.perf_counter() - begun) / 3
+
+    async def times():
+        return [seconds async for seconds in ask()]
+
+    assert all(seconds >= 0.049 for seconds in asyncio.run(times()))
+
+
 class Watched(Store):
     """Remembers whom it gave out, as long as somebody else does."""
 
@@ -321,7 +340,7 @@ def test_a_replica_keeps_nothing_of_who_is_deleted(replica, run, known, values):
 
     async def ask():
         await endpoint.reconfigure({"run": str(run.path), "people": str(store.root)})
-        endpoint._people = Watched(store.root)
+        endpoint._holder.loaded = replace(endpoint._holder.loaded, people=Watched(store.root))
         together = [endpoint.answer(asks, key) for _ in range(2)]
         for answer in (*await asyncio.gather(*together), await endpoint.answer(asks, key)):
             assert isinstance(answer, PersonalEstimate)

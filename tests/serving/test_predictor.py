@@ -87,7 +87,7 @@ def test_a_modality_has_a_post_path_with_examples_that_hold(forecaster, schema):
     operation = client.get("/openapi.json").json()["paths"][schema.path]["post"]
     assert operation["description"] == schema.summary and operation["security"] == [{"key": []}]
     content = operation["requestBody"]["content"]["application/json"]
-    assert content["example"] == schema.example
+    assert ("example" in content) == (schema.path == forecaster.path)  # the others are answered by no request
     request = schema.model_validate(schema.example).data()
     assert request.path == schema.path and request.subject == "anyone"
     schema.answer.model_validate(schema.answer_example)

@@ -6,7 +6,8 @@ import copy
 import json
 import os
 import re
-from zoneinfo import ZoneInfo
+from datetime import datetime
+from zoneinfo import ZoneInfo, available_timezones
 
 import jsonschema
 import numpy as np
@@ -198,9 +199,9 @@ INVALID = {
     "another unit": (json.dumps(body() | {"unit": "mg/dl"}), "unit: .*'mg/dL' or 'mmol/L'"),
     "no readings": (json.dumps(body() | {"readings": []}), "readings: .*at least 1"),
     "two clocks": (json.dumps(body(timezone="Europe/Madrid")), "exclude one another"),
-    "no such zone": (json.dumps(body(timezone="Mars/Olympus") | {"utc_offset_min": None}), "timezone: not an IANA"),
-    "a path for a zone": (json.dumps(body(timezone="../../etc/passwd")), "timezone: not an IANA"),
-    "a folder for a zone": (json.dumps(body(timezone="Europe")), "timezone: not an IANA"),
+    "no such zone": (json.dumps(body(timezone="Mars/Olympus") | {"utc_offset_min": None}), "timezone: .*not an IANA"),
+    "a path for a zone": (json.dumps(body(timezone="../../etc/passwd")), "timezone: .*not an IANA"),
+    "a folder for a zone": (json.dumps(body(timezone="Europe")), "timezone: .*not an IANA"),
     "an offset of days": (json.dumps(body() | {"utc_offset_min": 6000}), "utc_offset_min"),
     "a meal of tons": (json.dumps(body(meals=[{"time": "2026-02-02T08:00:00Z", "carbs_g": 1e6}])), "meals.0.carbs_g"),
     "a dose of nothing": (json.dumps(body(insulin=[{"time": "2026-02-02T08:00:00Z"}])), "insulin: .*bolus_u"),
@@ -324,6 +325,21 @@ def test_times_without_any_zone_are_told(client):
     del request["utc_offset_min"]
     answered = client.post(PATH, json=request).json()
     assert answered["warnings"] == {"time without a zone (its hour taken as the local hour)": 60}
+
+
+def test_every_name_of_a_time_zone_is_one_library_s(client):
+    """pytz lacks half of zoneinfo's names: a request of such a zone was a 500."""
+    times = ["2026-03-28T23:00:00", "2026-10-25T02:30:00"]
+    names = available_timezones() | {"Factory", "localtime", "posix/Europe/Madrid", "right/Asia/Tokyo", "Europe/madrid"}
+    for name in sorted(names | {"", ".", "..", "Europe/", "zone.tab", "\x00", "é", "UTC+1", "a" * 64}):
+        try:
+            history = history_in(name, times)
+        except ValueError:
+            continue
+        here = [datetime.fromisoformat(t).replace(tzinfo=ZoneInfo(name)) for t in times]
+        np.testing.assert_array_equal(history.time_s, [round(t.timestamp()) for t in here], name)
+    for name in ("posix/Europe/Madrid", "Factory"):
+        assert client.post(PATH, json=body(timezone=name) | {"utc_offset_min": None}).status_code == 200
 
 
 # --- description and key ----------------------------------------------------------------------------------------------

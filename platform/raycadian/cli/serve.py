@@ -25,17 +25,24 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of biosignals that a request may name in place of samples; none if left out.",
 )
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 64),
+    help="Processes that answer; while one is replaced the others go on. Left out: 2 where there are 4 cores, else 1.",
+)
 @PEOPLE
 def serve(
-    run_name: str | None, champion_name: str | None, runs: Path, host: str, port: int, cases: Path | None, people: Path
-) -> None:
+    run_name: str | None, champion_name: str | None, runs: Path, host: str, port: int, cases: Path | None,
+    replicas: int | None, people: Path,
+) -> None:  # fmt: skip
     """Serve forecasts on Ray Serve until interrupted; the API key's place is printed."""
-    from raycadian.serving.app import serve_forever
+    from raycadian.serving.app import default_replicas, serve_forever
     from raycadian.tracking.registry import champion
 
     follow = None if run_name else lambda: champion(champion_name, runs=runs)  # a promoted champion is taken over
     chosen = chosen_run(run_name, champion_name, runs)
-    serve_forever(chosen, host=host, port=port, cases=cases, people=people, follow=follow)
+    n = replicas or default_replicas()
+    serve_forever(chosen, host=host, port=port, replicas=n, cases=cases, people=people, follow=follow)
 
 
 @click.command()

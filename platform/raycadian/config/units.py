@@ -26,11 +26,13 @@ def in_unit_of(metric: str, target: str) -> str:
 
 
 def known_zone(value: str | None) -> str | None:
+    """The name of a time zone, as it is. Raises ValueError for what is none: absent, a path out of the folder, a
+    folder."""
     if value is not None:
-        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+        from zoneinfo import ZoneInfo
 
         try:
             ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (LookupError, ValueError, OSError) as error:
             raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Madrid") from error
     return value

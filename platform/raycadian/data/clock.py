@@ -5,13 +5,21 @@ offset). Where it doesn't, the clock is local to the card's time zone; without o
 0.
 """
 
+import itertools
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from functools import cache
+from zoneinfo import ZoneInfo
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raycadian.config.units import known_zone
+
 _OFFSET = r":\d{2}(?:[.,]\d+)?\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
 EPOCHS_MS = {"epoch_s": 1000.0, "epoch_ms": 1.0}  # formats of times that are numbers, with their milliseconds
+DAY_S = 86_400
 _MINUTE = np.timedelta64(1, "m")
 _BACK = np.timedelta64(15, "m")  # what is seen of a clock set back by 30 min (Lord Howe) between readings 15 min apart
 
@@ -50,9 +58,9 @@ def shift(clock: np.ndarray, minutes: np.ndarray) -> np.ndarray:
 
 
 def offset_at(utc: np.ndarray, zone: str) -> np.ndarray:
-    """Minutes (N,) int64 that local time is ahead of UTC at instants."""
-    local = pd.DatetimeIndex(utc, tz="UTC").tz_convert(zone).tz_localize(None).to_numpy("datetime64[ns]")
-    return ((local - utc) // _MINUTE).astype(np.int64)
+    """Minutes (N,) int64 that local time is ahead of UTC at instants (N,) datetime64, none of them NaT. Raises
+    ValueError for what is no time zone."""
+    return _offset_s(utc.astype("datetime64[s]").astype(np.int64), zone) // 60
 
 
 def repeated(clock: np.ndarray, zone: str) -> np.ndarray:
@@ -117,10 +125,55 @@ def to_utc(clock: np.ndarray, zone: str, second: np.ndarray) -> tuple[np.ndarray
 
 
 def _localised(clock: np.ndarray, zone: str, daylight: bool | np.ndarray) -> np.ndarray:
-    # the zone goes in by name: pandas ignores `ambiguous` and `nonexistent` for ZoneInfo objects
-    daylight = np.broadcast_to(daylight, clock.shape).copy()
-    local = pd.DatetimeIndex(clock).tz_localize(zone, ambiguous=daylight, nonexistent="NaT")
-    return local.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[ns]")
+    """UTC (N,) datetime64[ns] of local clocks, NaT of those that never were; of two `daylight` says the first."""
+    shown_s = clock.astype("datetime64[s]").astype(np.int64)
+    before, after = (_offset_s(shown_s + shift_s, zone) for shift_s in (-DAY_S, DAY_S))
+    earlier, later = shown_s - before, shown_s - after
+    first, second = (_offset_s(utc_s, zone) == offset for utc_s, offset in ((earlier, before), (later, after)))
+    as_before = first & (daylight | ~second)
+    utc = clock.astype("datetime64[ns]") - np.where(as_before, before, after).astype("timedelta64[s]")
+    return np.where((first | second) & ~np.isnat(clock), utc, np.datetime64("NaT", "ns"))
+
+
+def _offset_s(utc_s: np.ndarray, zone: str) -> np.ndarray:
+    """Seconds (N,) int64 that local time is ahead of UTC at seconds since 1970."""
+    years = utc_s.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
+    offset_s = np.empty(len(utc_s), np.int64)
+    for year in np.unique(years):
+        of_year = years == year
+        if MINYEAR < year < MAXYEAR:
+            changes_s, offsets_s = _changes(zone, int(year))
+            offset_s[of_year] = offsets_s[np.searchsorted(changes_s, utc_s[of_year], side="right")]
+        else:  # NaT, and what no calendar has
+            offset_s[of_year] = 0
+    return offset_s
+
+
+@cache
+def _changes(zone: str, year: int) -> tuple[np.ndarray, np.ndarray]:
+    """When in a year, by UTC, the offset changes (C,), and the offsets before, between and after (C+1,); seconds."""
+    known_zone(zone)
+    known = ZoneInfo(zone)
+    begin, end = (int(datetime(y, 1, 1, tzinfo=UTC).timestamp()) for y in (year, year + 1))
+    days = range(begin, end, DAY_S)
+    offsets = [_seconds_ahead(known, day) for day in (*days, end - 1)]
+    changed = [i for i, (one, next_one) in enumerate(itertools.pairwise(offsets)) if one != next_one]
+    changes = [_change_between(known, begin + i * DAY_S, min(begin + (i + 1) * DAY_S, end - 1)) for i in changed]
+    return np.array(changes, np.int64), np.array([offsets[0], *(offsets[i + 1] for i in changed)], np.int64)
+
+
+def _change_between(zone: ZoneInfo, before_s: int, after_s: int) -> int:
+    """The first second of the offset that is there at `after_s`."""
+    old = _seconds_ahead(zone, before_s)
+    while after_s - before_s > 1:
+        middle = (before_s + after_s) // 2
+        before_s, after_s = (middle, after_s) if _seconds_ahead(zone, middle) == old else (before_s, middle)
+    return after_s
+
+
+def _seconds_ahead(zone: ZoneInfo, utc_s: int) -> int:
+    ahead = datetime.fromtimestamp(utc_s, zone).utcoffset()
+    return 0 if ahead is None else round(ahead.total_seconds())
 
 
 def _offset_min(stated: pd.Series) -> np.ndarray:

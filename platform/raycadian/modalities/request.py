@@ -65,6 +65,11 @@ class RequestSchema(BaseModel):
         """In plain arrays. Raises ValueError."""
         raise NotImplementedError
 
+    @classmethod
+    def example_of(cls, channels: tuple[str, ...], length_s: float) -> dict[str, Any]:
+        """A body with `length_s` seconds of these channels, which a model that needs as much answers."""
+        raise NotImplementedError
+
 
 class SaidResponse(BaseModel):
     """Of one label in a window: probability and alarm of a classifier, value of a regression; null where it was

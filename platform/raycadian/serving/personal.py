@@ -142,6 +142,9 @@ class DayPredictor(Predictor):
         recordings = read_recording(path, self.person.subject, self.card, card, self.name, issues)
         return RecordedDays(self.person.subject, recordings, issues)
 
+    def example(self) -> dict[str, Any]:
+        return self.served.example()
+
     def _answers(self, requests: Sequence[DayRequest]) -> list[PersonalEstimate | ValueError]:
         return each(self._estimate, requests)
 

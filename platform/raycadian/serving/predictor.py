@@ -91,7 +91,12 @@ class Predictor(ABC):
             "dt_min": spec.dt_min,
             "quantiles": list(spec.quantiles),
             "past": list(spec.past),
+            "path": self.path,
         }
+
+    @abstractmethod
+    def example(self) -> dict[str, Any]:
+        """A JSON body that it answers."""
 
     def _other_path(self) -> ValueError:
         return ValueError(f"{self.name} answers on {self.path}; serve another run for this path")

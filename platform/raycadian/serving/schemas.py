@@ -28,9 +28,25 @@ class ModelResponse(BaseModel):
     """Channels that the model reads; others are ignored."""
     metrics: dict[str, Any]
     """Scores on the run's test data: value and interval over people."""
+    path: str
+    """The POST path that it answers on."""
     rejected: str | None
     """Why the last promotion was not taken over, if it was not."""
+    following: str | None = None
+    """Why the registry can't be asked which run is the champion, where one is followed and can't be: what is loaded
+    goes on."""
     note: str
+
+
+NOT_LOADED = "no model could be loaded"
+
+
+class Refused(Exception):
+    """An answer that is not 2xx."""
+
+    def __init__(self, status: int, error: str, detail: str, headers: dict[str, str] | None = None):
+        super().__init__(detail)
+        self.status, self.error, self.detail, self.headers = status, error, detail, headers
 
 
 class Problem(BaseModel):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
@@ -12,21 +14,20 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from raycadian.modalities import MODALITIES
 from raycadian.modalities.biosignals.request import MAX_MESSAGE, BiosignalRequest, StreamSamples, StreamStart
 from raycadian.modalities.request import Request as PersonData
 from raycadian.modalities.request import RequestSchema
 from raycadian.personal.store import Forbidden, digest
 from raycadian.serving.keys import KEY_FILE, KEY_VARIABLE
+from raycadian.serving.limits import ANSWER_S, FIRST_MESSAGE_S, HEAVY_BYTES, IDLE_S, Limits, client_of
+from raycadian.serving.openapi import PERSON_KEY, REQUESTS, complete_description
 from raycadian.serving.predictor import Answer
-from raycadian.serving.schemas import ModelResponse, Problem, explain
+from raycadian.serving.schemas import NOT_LOADED, ModelResponse, Problem, Refused, explain
 from raycadian.serving.stream import SignalStream
 
-REQUESTS: tuple[type[RequestSchema], ...] = tuple(modality.request() for modality in MODALITIES.values())
-"""What may be sent: a POST path each."""
-PERSON_KEY = "x-raycadian-person-key"  # header: asks for the adapter of the body's `subject`
 _JSON = "application/json"
 
 
@@ -40,39 +41,39 @@ class Service(Protocol):
         """What the model says, or why it can't; with a `key` by the adapter of the person whose it is: Forbidden where
         it isn't theirs, or there is none."""
 
+    def why_unloaded(self) -> str | None:
+        """Why no model could be loaded, where it was tried."""
+
+    def example(self) -> dict[str, Any] | None:
+        """A JSON body that the model answers on its path; None while none is loaded."""
+
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
         """A stream of channels (rate in Hz, unit). Raises ValueError where the model can't follow one."""
 
 
-class Refused(Exception):
-    """An answer that is not 2xx."""
-
-    def __init__(self, status: int, error: str, detail: str, headers: dict[str, str] | None = None):
-        super().__init__(detail)
-        self.status, self.error, self.detail, self.headers = status, error, detail, headers
-
-
-def create_app(service: Service, key_sha256: str) -> FastAPI:
+def create_app(service: Service, key_sha256: str, limits: Limits | None = None) -> FastAPI:
     """The application. `key_sha256`: hex digest of the API key, which is itself never kept."""
     # no documentation pages: their scripts come from a third party; /openapi.json is for any tool
     app = FastAPI(
-        title="Raycadian forecasts", version="1", docs_url=None, redoc_url=None,
+        title="Raycadian forecasts", version="1", docs_url=None, redoc_url=None, redirect_slashes=False,
         description="Glucose forecasts from recent readings, estimates from biosignals. "
         "Research only: not a medical device.",
     )  # fmt: skip
+    app.router.redirect_slashes = False  # a redirect would go to whatever host the request names
     _add_open_paths(app, service)
-    _add_guarded_paths(app, service, key_sha256)
+    _add_guarded_paths(app, service, key_sha256, limits or Limits())
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unforeseen)
-    _complete_description(app)
+    complete_description(app, service)
     return app
 
 
 def _add_open_paths(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
-        """The process answers."""
+        """The process answers; /readyz says whether it has a model."""
         return {"status": "alive"}
 
     @app.get("/readyz", responses={503: {"model": Problem}})
@@ -80,35 +81,48 @@ def _add_open_paths(app: FastAPI, service: Service) -> None:
         """A model is loaded."""
         return {"status": "ready", "model": _loaded(service)["model"]}
 
+    for path, answer in (("/healthz", alive), ("/readyz", ready)):
+        app.router.routes.append(Route(path, _as_head(answer), methods=["HEAD"]))
 
-def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str) -> None:
-    problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 403, 413, 422, 503)}
+
+def _as_head(answer: Callable[[], Awaitable[dict[str, str]]]) -> Callable[[Request], Awaitable[Response]]:
+    """What monitors ask that want no body."""
+
+    async def head(request: Request) -> Response:
+        return JSONResponse(await answer())
+
+    return head
+
+
+def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str, limits: Limits) -> None:
+    codes = (401, 403, 408, 413, 422, 429, 503)
+    problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in codes}
     for schema in REQUESTS:
-        _add_post(app, service, key_sha256, schema, problems)
-    _add_stream(app, service, key_sha256)
+        _add_post(app, service, key_sha256, schema, problems, limits)
+    _add_stream(app, service, key_sha256, limits)
 
     @app.get("/v1/model", response_model=ModelResponse, responses={code: problems[code] for code in (401, 503)})
     async def model(request: Request) -> dict[str, Any]:
         """What is served, and how good it is."""
         _require_key(request, key_sha256)
-        return _loaded(service)
+        return _loaded(service, known=True)
 
 
 def _add_post(
-    app: FastAPI,
-    service: Service,
-    key_sha256: str,
-    schema: type[RequestSchema],
-    problems: dict[int | str, dict[str, Any]],
-) -> None:
+    app: FastAPI, service: Service, key_sha256: str, schema: type[RequestSchema],
+    problems: dict[int | str, dict[str, Any]], limits: Limits,
+) -> None:  # fmt: skip
     """Key, limits and validation are called here, not declared as dependencies: the limit comes before parsing, and the
     key before both."""
 
     async def post(request: Request) -> Response:
         _require_key(request, key_sha256)
-        data = _data(schema, await _limited_body(request, schema.most_bytes, schema.enough))
+        key = _person_key(request)
+        body = await limits.body(request, schema.most_bytes, schema.enough)
         _loaded(service)
-        return _answered(await service.answer(data, request.headers.get(PERSON_KEY)), schema.refusal)
+        async with limits.work(len(body)):
+            data = await _read(schema, body)
+            return _answered(await _in_time(service.answer(data, key)), schema.refusal)
 
     example = {"content": {_JSON: {"example": schema.answer_example}}, "model": schema.answer}
     app.add_api_route(
@@ -119,31 +133,39 @@ def _add_post(
     app.router.routes.insert(0, Route(schema.path, post, methods=["POST"]))
 
 
-def _add_stream(app: FastAPI, service: Service, key_sha256: str) -> None:
+def _add_stream(app: FastAPI, service: Service, key_sha256: str, limits: Limits) -> None:
     @app.websocket(f"{BiosignalRequest.path}/stream")
     async def stream(socket: WebSocket) -> None:
         """Samples as they come; every message is answered with the windows that it completes. docs/howto/serve.md"""
-        await socket.accept()
         try:
-            _require_key(socket, key_sha256)
-            await _converse(socket, service)
-        except WebSocketDisconnect:
-            return
+            with limits.sockets.taken(client_of(socket)):
+                await socket.accept()
+                await _guarded_conversation(socket, service, key_sha256)
         except Refused as error:
-            await _end(socket, error.error, error.detail)
-        except ValueError as error:
-            await _end(socket, "cannot_estimate", str(error))
+            await socket.send_denial_response(await _refused(None, error))
+
+
+async def _guarded_conversation(socket: WebSocket, service: Service, key_sha256: str) -> None:
+    try:
+        _require_key(socket, key_sha256)
+        await _converse(socket, service)
+    except WebSocketDisconnect:
+        return
+    except Refused as error:
+        await _end(socket, error.error, error.detail)
+    except ValueError as error:
+        await _end(socket, "cannot_estimate", str(error))
 
 
 async def _converse(socket: WebSocket, service: Service) -> None:
     """The messages of one stream, until whoever sends them leaves. Raises Refused, ValueError."""
     model = _loaded(service)["model"]
-    stream = service.open_stream(_valid(StreamStart, await _message(socket)).rates())
+    stream = service.open_stream(_valid(StreamStart, await _message(socket, FIRST_MESSAGE_S)).rates())
     windows: list[dict[str, Any]] = []
     while True:
-        await socket.send_text(json.dumps({"model": model, "windows": windows}))
-        samples = _valid(StreamSamples, await _message(socket)).samples()
-        windows = await asyncio.to_thread(stream.push, samples)
+        await _send(socket, {"model": model, "windows": windows})
+        message = await _message(socket, IDLE_S)
+        windows = await asyncio.to_thread(lambda text=message: stream.push(_valid(StreamSamples, text).samples()))
 
 
 def _answered(answer: Answer | ValueError, refusal: str) -> Response:
@@ -154,42 +176,58 @@ def _answered(answer: Answer | ValueError, refusal: str) -> Response:
     return Response(to_json(answer.as_dict()), media_type=_JSON)
 
 
-async def _message(socket: WebSocket) -> bytes:
-    text = await socket.receive_text()
+async def _message(socket: WebSocket, seconds: float) -> bytes:
+    """The next text, waited for so long. Raises Refused."""
+    try:
+        message = await asyncio.wait_for(socket.receive(), seconds)
+    except TimeoutError:
+        raise Refused(408, "idle", f"no message came for {seconds:g} s; open a stream when samples come") from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    text = message.get("text")
+    if text is None:
+        raise Refused(422, "invalid_request", "a message is text, JSON; found a binary one")
     if len(text) > MAX_MESSAGE:
         raise Refused(413, "too_large", f"a message may have {MAX_MESSAGE:,} characters, found {len(text):,}")
-    return text.encode()
+    return text.encode(errors="replace")
+
+
+async def _send(socket: WebSocket, content: dict[str, Any]) -> None:
+    """Raises WebSocketDisconnect where nobody takes it."""
+    try:
+        await asyncio.wait_for(socket.send_text(json.dumps(content)), IDLE_S)
+    except TimeoutError:
+        raise WebSocketDisconnect(1006) from None
 
 
 async def _end(socket: WebSocket, error: str, detail: str) -> None:
     """Say why, then close (1008: policy violation)."""
-    await socket.send_text(json.dumps({"error": error, "detail": detail}))
-    await socket.close(1008)
+    with suppress(WebSocketDisconnect):
+        await _send(socket, {"error": error, "detail": detail})
+        await socket.close(1008)
 
 
-def _loaded(service: Service) -> dict[str, Any]:
+def _loaded(service: Service, known: bool = False) -> dict[str, Any]:
+    """The model. Raises Refused where there is none; why is for those alone who are `known` by their key."""
     model = service.describe()
     if model is None:
-        raise Refused(503, "not_ready", "no model is loaded yet; ask again in a few seconds", {"Retry-After": "5"})
+        reason = service.why_unloaded() if known else None
+        detail = f"{NOT_LOADED}: {reason}" if reason else "no model is loaded yet; ask again in a few seconds"
+        raise Refused(503, "not_ready", detail, {"Retry-After": "5"})
     return model
 
 
-async def _limited_body(request: Request, most: int, enough: str) -> bytes:
-    """The body, at most `most` bytes; whoever announces more is refused before sending it."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise _too_large(f"{int(announced):,}", most, enough)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise _too_large("more", most, enough)
-    return bytes(body)
+async def _in_time(answer: Awaitable[Answer | ValueError]) -> Answer | ValueError:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            return await answer
+    except TimeoutError:
+        raise Refused(503, "timeout", f"no answer within {ANSWER_S:g} s; send less", {"Retry-After": "5"}) from None
 
 
-def _too_large(bytes_sent: str, most: int, enough: str) -> Refused:
-    detail = f"the body may have {most:,} bytes, found {bytes_sent}; {enough}"
-    return Refused(413, "too_large", detail, {"Connection": "close"})
+async def _read(schema: type[RequestSchema], body: bytes) -> PersonData:
+    """Small bodies here, since a thread would take as long as reading them."""
+    return _data(schema, body) if len(body) <= HEAVY_BYTES else await asyncio.to_thread(_data, schema, body)
 
 
 def _data(schema: type[RequestSchema], body: bytes) -> PersonData:
@@ -211,16 +249,25 @@ def _valid(schema: type[Any], body: bytes) -> Any:
 
 def _require_key(request: Request | WebSocket, key_sha256: str) -> None:
     """Let nobody in without the key; compared in constant time."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    sent = request.headers.getlist("authorization")
+    scheme, _, key = (sent[0] if len(sent) == 1 else "").partition(" ")
     if scheme.lower() != "bearer" or not secrets.compare_digest(digest(key.strip()), key_sha256):
-        detail = f"send `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
+        detail = f"send one `Authorization: Bearer KEY`; the server's KEY is in {KEY_VARIABLE} or {KEY_FILE}"
         raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
 
-# --- errors and documentation -----------------------------------------------------------------------------------------
+def _person_key(request: Request) -> str | None:
+    """The person's key, where one is sent."""
+    sent = request.headers.getlist(PERSON_KEY)
+    if len(sent) > 1:
+        raise Refused(422, "invalid_request", f"send one {PERSON_KEY}, found {len(sent)}")
+    return sent[0] if sent else None
 
 
-async def _refused(request: Request, error: Any) -> Response:
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+async def _refused(request: Any, error: Any) -> Response:
     return _problem(error.status, error.error, error.detail, error.headers)
 
 
@@ -230,38 +277,13 @@ async def _http_error(request: Request, error: Any) -> Response:
     return _problem(error.status_code, name, f"{request.method} {request.url.path}: {error.detail}", error.headers)
 
 
+async def _gone(request: Request, error: Any) -> Response:
+    return _problem(400, "gone", "the client left before its request was whole")  # read by nobody
+
+
 async def _unforeseen(request: Request, error: Exception) -> Response:
     return _problem(500, "internal", "the server failed; its log says why")  # nothing of the request
 
 
 def _problem(status: int, error: str, detail: str, headers: Any = None) -> Response:
     return JSONResponse({"error": error, "detail": detail}, status, headers)
-
-
-def _complete_description(app: FastAPI) -> None:
-    """Add to the OpenAPI description what FastAPI does not see: the key, and the bodies of POST."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            description = describe()
-            description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            for schema in REQUESTS:
-                _describe_body(description, schema)
-            for path, methods in description["paths"].items():
-                for operation in methods.values():
-                    operation["security"] = [{"key": []}] if path.startswith("/v1/") else []
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _describe_body(description: dict[str, Any], schema: type[RequestSchema]) -> None:
-    """Add the body and the person's key of one POST path."""
-    name, post = schema.__name__, description["paths"][schema.path]["post"]
-    body = schema.model_json_schema(ref_template="#/components/schemas/{model}")
-    description["components"]["schemas"] |= body.pop("$defs", {}) | {name: body}
-    header = {"name": PERSON_KEY, "in": "header", "required": False, "schema": {"type": "string"}}
-    post.setdefault("parameters", []).append(header)
-    content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}, "example": schema.example}}
-    post["requestBody"] = {"required": True, "content": content}

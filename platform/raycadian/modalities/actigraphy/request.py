@@ -1,8 +1,9 @@
 """What POST /v1/actigraphy takes, with its limits, and the epochs as whole local days."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -91,6 +92,17 @@ class ActigraphyRequest(RequestSchema):
     refusal = "cannot_estimate"
     answer, answer_example = BiosignalResponse, LABEL_ANSWER
     example = EXAMPLE
+
+    @classmethod
+    def example_of(cls, channels: tuple[str, ...], length_s: float) -> dict[str, Any]:
+        """Of whole days from midnight."""
+        days = math.ceil(length_s / 86_400)
+        minute = np.arange(days * 1440) % 1440
+        active = np.where((minute > 420) & (minute < 1380), 100.0 + 50 * np.sin(minute / 9), 0.0).round()
+        unit = next(unit for unit, channel in CHANNELS.items() if channel == channels[0])
+        values = (active > 0).astype(float) if unit == "worn" else active
+        worn = {"worn": [True] * len(values)} if unit == "steps" else {}
+        return EXAMPLE | {"unit": unit, "values": values.tolist()} | worn
 
     unit: Literal["counts", "mims", "worn", "steps"]
     """counts: of a device · mims: monitor-independent units · worn: 1 worn, 0 not, of a model that knows nothing else ·

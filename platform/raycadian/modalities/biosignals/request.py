@@ -4,7 +4,7 @@ them."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
@@ -138,6 +138,16 @@ class BiosignalRequest(RequestSchema):
     refusal = "cannot_estimate"
     answer, answer_example = BiosignalResponse, LABEL_ANSWER
     example = EXAMPLE
+
+    @classmethod
+    def example_of(cls, channels: tuple[str, ...], length_s: float) -> dict[str, Any]:
+        rate_hz = 125.0
+        beats = np.sin(2 * np.pi * 1.2 * np.arange(round(length_s * rate_hz)) / rate_hz)
+        return {
+            "subject": "anyone",
+            "channels": {c: {"rate_hz": rate_hz, "unit": unit_of(c) or "", "samples": beats.round(2).tolist()}
+                         for c in channels},
+        }  # fmt: skip
 
     channels: dict[str, Channel] | None = Field(None, min_length=1, max_length=MAX_CHANNELS)
     """By the names of the model's channels (GET /v1/model says which), such as ecg_mv, ppg, abp_mmhg."""

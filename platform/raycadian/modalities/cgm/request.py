@@ -10,13 +10,13 @@ import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Required
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, FailFast, Field, field_validator, model_validator
 from typing_extensions import TypedDict
 
+from raycadian.config.units import known_zone
 from raycadian.data import clock
 from raycadian.data.grid import seconds
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts
@@ -178,12 +178,12 @@ class ForecastResponse(BaseModel):
     note: str
 
 
-def _example() -> dict[str, Any]:
-    """A day of readings every 5 minutes, with a meal and its bolus."""
+def _example(length: int = 288) -> dict[str, Any]:
+    """A day, or `length`, of readings every 5 minutes, with a meal and its bolus."""
     start = np.datetime64("2026-03-02T06:00:00")
-    hours = np.arange(288) / 12
+    hours = np.arange(length) / 12
     glucose = 115 + 40 * np.exp(-((hours - 3) ** 2) / 2) + 55 * np.exp(-((hours - 13) ** 2) / 3)
-    times = [f"{start + np.timedelta64(5 * i, 'm')}+01:00" for i in range(288)]
+    times = [f"{start + np.timedelta64(5 * i, 'm')}+01:00" for i in range(length)]
     return {
         "unit": "mg/dL",
         "timezone": "Europe/Madrid",
@@ -249,10 +249,7 @@ class ForecastRequest(RequestSchema):
     @field_validator("timezone")
     @classmethod
     def _zone(cls, value: str | None) -> str | None:
-        try:
-            return value and ZoneInfo(value).key
-        except (LookupError, ValueError, OSError):  # absent, a path out of the folder, a folder
-            raise ValueError("not an IANA time zone such as Europe/Madrid") from None
+        return known_zone(value)
 
     @field_validator("insulin")
     @classmethod
@@ -266,6 +263,10 @@ class ForecastRequest(RequestSchema):
         if self.timezone is not None and self.utc_offset_min is not None:
             raise ValueError("timezone and utc_offset_min exclude one another; send one")
         return self
+
+    @classmethod
+    def example_of(cls, channels: tuple[str, ...], length_s: float) -> dict[str, Any]:
+        return _example(max(288, math.ceil(length_s / 300) + 1))
 
     def data(self) -> History:
         """In mg/dL and UTC. Raises ValueError for impossible times and a contradicted unit."""

@@ -1,0 +1,113 @@
+"""The model that a replica holds: loaded, changed over in place, never lost to a run that can't be loaded. No Ray, no
+HTTP."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tenacity import AsyncRetrying, wait_exponential
+
+from raycadian.modalities.cgm.request import FORECAST_NOTE
+from raycadian.personal.store import PEOPLE, Store
+from raycadian.runs import RUNS, Run
+from raycadian.serving.load import load_predictor
+from raycadian.serving.predictor import Predictor
+
+log = logging.getLogger("ray.serve")
+_LOAD_S = 300.0  # until a run is given up that can't be loaded
+_AGAIN_S, _AGAIN_MOST_S = 1.0, 60.0  # between tries, as long as nothing is loaded
+_SOURCE = ("run", "cases", "people")  # what of a configuration says what is loaded
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run and its predictor, the people who calibrated it, what /v1/model says of it, and where they came from."""
+
+    run: Run
+    predictor: Predictor
+    people: Store
+    description: dict[str, Any]
+    source: dict[str, Any]
+
+
+class Holder:
+    """What is served now (None: nothing), and what is said of it: `rejected`, `following`, as in ModelResponse.
+    `changed` is called after each look at a configuration."""
+
+    def __init__(self, changed: Callable[["Holder"], None] = lambda holder: None):
+        self.loaded: Loaded | None = None
+        self.rejected: str | None = None
+        self.following: str | None = None
+        self._changed = changed
+        self._retry: asyncio.Task[None] | None = None
+
+    async def configure(self, config: dict[str, Any]) -> None:
+        """Load a run beside the one that answers, then change over. Never fails: where it can't be loaded the old one
+        goes on, of a new replica the configuration's `fallback`; without either it is tried again."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self.rejected, self.following = config.get("rejected"), config.get("following")
+        if not await self._take_over(config) and self.loaded is None and not await self._fall_back(config):
+            self._retry = asyncio.create_task(self._load_later(config))
+        self._changed(self)
+
+    def describe(self) -> dict[str, Any] | None:
+        if self.loaded is None:
+            return None
+        return self.loaded.description | {"rejected": self.rejected, "following": self.following}
+
+    async def _take_over(self, config: dict[str, Any]) -> bool:
+        """Whether what is wanted is served now."""
+        if self.loaded and "run" in config and self.loaded.source == _source(config):
+            return True
+        try:
+            self.loaded = await asyncio.wait_for(asyncio.to_thread(_load, config), _LOAD_S)
+        except Exception as error:  # whatever a folder from elsewhere makes a library raise
+            self.rejected = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            log.error("run rejected, %s: %s", self._who_goes_on(), self.rejected)
+            return False
+        log.info("serving %s", self.loaded.run.name)
+        return True
+
+    async def _fall_back(self, config: dict[str, Any]) -> bool:
+        """Whether a new replica serves the run before the one that it can't load; that one stays rejected."""
+        if not config.get("fallback"):
+            return False
+        reason = self.rejected
+        taken = await self._take_over(config | {"run": config["fallback"]})
+        self.rejected = reason
+        return taken
+
+    async def _load_later(self, config: dict[str, Any]) -> None:
+        async for attempt in AsyncRetrying(wait=wait_exponential(multiplier=_AGAIN_S, max=_AGAIN_MOST_S)):
+            with attempt:
+                if not await self._take_over(config):
+                    raise ValueError(self.rejected)
+        self.rejected = config.get("rejected")
+        self._changed(self)
+
+    def _who_goes_on(self) -> str:
+        return f"{self.loaded.run.name} goes on" if self.loaded else "nothing is served"
+
+
+def _load(config: dict[str, Any]) -> Loaded:
+    run = _run_of(config)
+    predictor = load_predictor(run.path, config.get("cases"))
+    about = {"model": run.name, "snapshot": run.metadata["snapshot"], "metrics": run.summary.get("test", {})}
+    people = Store(Path(config.get("people") or PEOPLE))
+    return Loaded(run, predictor, people, about | predictor.describe() | {"note": FORECAST_NOTE}, _source(config))
+
+
+def _source(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: config.get(name) for name in _SOURCE}
+
+
+def _run_of(config: dict[str, Any]) -> Run:
+    if "run" in config:
+        return Run(Path(config["run"]))
+    from raycadian.tracking.registry import champion  # MLflow, only where it is asked
+
+    return champion(config.get("champion"), runs=Path(config.get("runs", RUNS)))

@@ -1,0 +1,184 @@
+"""What goes wrong with the registry, or with the run that it names, ends no endpoint and takes no model away."""
+
+import asyncio
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import served
+
+from raycadian.errors import RegistryError
+from raycadian.runs import Run
+from raycadian.serving import holder as holders
+from raycadian.serving.follow import Follower
+from raycadian.serving.holder import Holder
+from raycadian.tracking.registry import champion
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """As app.Server; `bad` are runs that no replica can load, `notes` what /v1/model said."""
+
+    run: Run
+    notes: list[str | None]
+    bad: tuple[Path, ...] = ()
+
+    def promote(self, run: Run) -> "Endpoint":
+        if run.path in self.bad:
+            raise ValueError("it can't be loaded")
+        return Endpoint(run, self.notes, self.bad)
+
+    def note_following(self, following: str | None) -> "Endpoint":
+        self.notes.append(following)
+        return self
+
+
+class Registry:
+    """Its answers, in turn; the last for ever."""
+
+    def __init__(self, *answers: Run | Exception):
+        self.answers = list(answers)
+
+    def __call__(self) -> Run:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+OLD, NEW = Run(Path("/runs/old")), Run(Path("/runs/new"))
+
+
+@pytest.mark.parametrize("error", [RegistryError("database is locked"), RuntimeError("SQL"), MemoryError()])
+def test_a_registry_that_cannot_be_read_is_looked_at_again_with_longer_waits(error):
+    lines, endpoint = [], Endpoint(OLD, [])
+    follower = Follower(endpoint, Registry(error, error, error, NEW), lines.append, every_s=10)
+    waits = []
+    for _ in range(4):
+        follower.look()
+        waits.append(follower.wait_s)
+    assert waits == [20, 40, 80, 10] and follower.server.run is NEW
+    assert "old goes on" in lines[0] and lines[-1] == "promoted in place: new" and len(lines) == 3
+    assert endpoint.notes[0].startswith("the registry can't be read") and endpoint.notes[1] is None
+
+
+def test_a_damaged_database_is_such_a_registry(tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    lines = []
+    follower = Follower(Endpoint(OLD, []), lambda: champion(runs=tmp_path), lines.append, every_s=10)
+    follower.look()
+    assert follower.server.run is OLD and "old goes on" in lines[0]
+
+
+def test_a_run_that_is_rejected_is_tried_again_later_and_another_at_once():
+    now, lines = [0.0], []
+    endpoint = Endpoint(OLD, [], (NEW.path,))
+    registry = Registry(NEW)
+    follower = Follower(endpoint, registry, lines.append, every_s=10, clock=lambda: now[0])
+    for now[0] in (0.0, 10.0, 20.0, 30.0, 60.0):
+        follower.look()
+    assert len(lines) == 3 and all("old goes on" in line for line in lines)  # at 0, 20 and 60 s
+    other = registry.answers[0] = Run(Path("/runs/other"))
+    follower.look()
+    assert follower.server.run is other
+
+
+def test_an_endpoint_that_cannot_be_told_goes_on():
+    class Deaf(Endpoint):
+        def note_following(self, following):
+            raise RuntimeError("no controller")
+
+    lines = []
+    Follower(Deaf(OLD, []), Registry(RegistryError("away")), lines.append, every_s=10).look()
+    assert len(lines) == 2
+
+
+# --- the model of a replica -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder, readings = tmp_path_factory.mktemp("runs"), served.people(3, 4)
+    return [served.make_run(folder, readings, seed) for seed in (0, 1)]
+
+
+def damaged(run: Run, folder: Path, how) -> str:
+    shutil.copytree(run.path, folder)
+    how(folder)
+    return str(folder)
+
+
+DAMAGES = {
+    "nested": lambda f: (f / "checkpoint" / "config.json").write_text("[" * 100_000),
+    "no summary": lambda f: (f / "metrics_summary.json").unlink(),
+    "no population": lambda f: _without(f / "checkpoint" / "preprocessing.json", "population"),
+    "cut weights": lambda f: (f / "checkpoint" / "model.safetensors").write_bytes(b"x" * 100),
+    "no such folder": shutil.rmtree,
+}
+
+
+def _without(path: Path, name: str) -> None:
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != name}))
+
+
+@pytest.mark.slow  # trained runs behind it
+@pytest.mark.parametrize("how", DAMAGES.values(), ids=DAMAGES)
+def test_no_run_takes_the_model_away(runs, tmp_path, how):
+    bad = damaged(runs[1], tmp_path / "bad", how)
+
+    async def serve() -> None:
+        holder = Holder()
+        await holder.configure({"run": str(runs[0].path)})
+        await holder.configure({"run": bad})
+        assert holder.describe()["model"] == runs[0].name and holder.rejected
+        await holder.configure({"run": str(runs[1].path)})
+        assert holder.describe()["model"] == runs[1].name and holder.describe()["rejected"] is None
+        fresh = Holder()  # of a replica that starts while the target is bad
+        await fresh.configure({"run": bad, "fallback": str(runs[0].path)})
+        assert (fresh.describe()["model"] == runs[0].name and fresh.rejected == holder.rejected) or fresh.rejected
+
+    asyncio.run(serve())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError(), KeyError("x"), OSError(28, "full")], ids=repr)
+def test_whatever_loading_raises_the_old_one_goes_on(runs, monkeypatch, error):
+    async def serve() -> None:
+        holder = Holder()
+        await holder.configure({"run": str(runs[0].path)})
+        with monkeypatch.context() as patch:
+            patch.setattr(holders, "load_predictor", _raise(error))
+            await holder.configure({"run": str(runs[1].path)})
+        assert holder.describe()["model"] == runs[0].name and type(error).__name__ in holder.rejected
+        same = holder.loaded
+        await holder.configure({"run": str(runs[0].path), "following": "away"})
+        assert holder.loaded is same and holder.describe()["following"] == "away"  # nothing is loaded anew
+
+    asyncio.run(serve())
+
+
+@pytest.mark.slow
+def test_a_replica_without_a_model_tries_again(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(holders, "_AGAIN_S", 0.01)
+
+    async def serve() -> None:
+        changes, holder = [], Holder(lambda h: changes.append(h.describe() is not None))
+        later = tmp_path / "later"
+        await holder.configure({"run": str(later)})
+        assert holder.describe() is None and holder.rejected
+        shutil.copytree(runs[0].path, later)
+        while holder.loaded is None:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert holder.rejected is None and changes == [False, True]
+
+    asyncio.run(asyncio.wait_for(serve(), 30))
+
+
+def _raise(error):
+    def raising(*_):
+        raise error
+
+    return raising
