@@ -205,8 +205,7 @@ def _reported_limits() -> dict[str, float] | None:
 
 
 def _limits_of_file(head: dict) -> dict[str, float] | None:
-    """From the file that the head's autoscaler was started with: read here, or by a task where the head is
-    elsewhere."""
+    """From the file that the head's autoscaler began with: read here, or by a task where the head is elsewhere."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 

@@ -218,8 +218,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder`, if there is one, when the block ends well, and vanishes
-    otherwise."""
+    """A temporary folder that takes the place of any `folder` when the block ends well, and vanishes otherwise."""
     old = _beside(folder)
     with new_folder(folder) as temporary:
         yield temporary

@@ -37,8 +37,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` left: the recipe's own run; all, best on validation first; the leaderboard on test data; the
-    promotion."""
+    """What `run` left: the recipe's own run; all, best on validation first; the leaderboard on test; the promotion."""
 
     main: Run
     ranked: list[Run]
@@ -56,8 +55,7 @@ def train(
     resume: bool = False,
     against: Iterable[Run] = (),
 ) -> Run:
-    """Train and score one model, tracked, logged in MLflow. `resume` reuses a complete run of the same recipe and
-    data."""
+    """Train and score one model, tracked, logged in MLflow. `resume` reuses a complete run of this recipe and data."""
     done = find_complete(runs, recipe.name, experiment_key(recipe, data.snapshot_id)) if resume else None
     if done is not None:
         progress.stage(f"reuse {done.name}")

@@ -32,8 +32,7 @@ class Nocturnal(ExperimentConfig):
 
     kind: Literal["nocturnal"] = "nocturnal"
     epochs_on: Literal["midnight", "any"] = "midnight"
-    """The validation windows that choose the epoch: nights alone, or windows at any time where validation data hold few
-    nights."""
+    """The validation windows that choose the epoch: nights alone, or any windows where validation holds few nights."""
 
     @property
     def anchor(self) -> str:
@@ -113,8 +112,7 @@ class Scaling(ExperimentConfig):
 
     kind: Literal["scaling"] = "scaling"
     part: Literal["width", "layers"] = "width"
-    """width: d_model of a ttm, hidden of an lstm · layers of either. Models without stay as they are, a level to
-    compare with."""
+    """width: d_model of a ttm, hidden of an lstm · layers of either. Models without stay, to compare with."""
     values: tuple[Count, ...] = Field((16, 32, 64, 128), min_length=2)
 
 

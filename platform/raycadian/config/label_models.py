@@ -91,8 +91,7 @@ stay refused."""
 
 
 class PretrainedNetwork(LabelModelConfig):
-    """A network whose weights may come from a pretraining. Its own section has `pretrained`, `cycles`, `seen`,
-    `adapter`."""
+    """A network that may begin pretrained. Its own section has `pretrained`, `cycles`, `seen`, `adapter`."""
 
     encoder_fields: ClassVar[tuple[str, ...]]
     """The fields that the shapes of its pretrained weights depend on."""
@@ -115,8 +114,7 @@ class TTMLabel(PretrainedNetwork):
 
     kind: Literal["ttm_label"] = "ttm_label"
     pretrained: str | None = None
-    """None: random start. A local folder or a hub name of granite's format, or the checkpoint folder of a run of
-    `masked`."""
+    """None: random start. A local folder or a hub name of granite's format, or the checkpoint of a run of `masked`."""
     d_model: Count = 64
     layers: Count = 3
     patch_length: Count = 50
@@ -126,8 +124,7 @@ class TTMLabel(PretrainedNetwork):
     channels: Literal["independent", "mixed"] = "independent"
     """independent: each goes through the backbone alone and the head joins them · mixed: every layer mixes them."""
     pieces: Count = 1
-    """The context is cut into so many equal pieces, each of which goes through the backbone alone; the head joins
-    them."""
+    """The context is cut into so many equal pieces, each through the backbone alone; the head joins them."""
     head: LabelHead = "linear"
     cycles: tuple[Cycle, ...] | None = Field(None, exclude_if=unsaid)
     """NHANES cycles that the pretraining has seen, as a run of `masked` recorded them; granite's weights have seen
@@ -145,8 +142,7 @@ class PAT(PretrainedNetwork):
     """0.29, 1.0, 2.0 or 4.0 million weights."""
     embedding: Literal["dense", "conv"] = "dense"
     pretrained: str | None = None
-    """None: random start. A published .h5 of the same size and embedding, or the checkpoint folder of a run of
-    `masked`."""
+    """None: random start. A published .h5 of the same size and embedding, or the checkpoint of a run of `masked`."""
     cycles: tuple[Cycle, ...] | None = None
     """NHANES cycles that the pretraining has seen: no task is one of theirs. Known of PAT-*_29k and PAT-*_21k by the
     file's name and of our own checkpoints; given here of other files, [] for none. The checkpoint keeps it, and a

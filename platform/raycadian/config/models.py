@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 
 Head = Literal["quantiles", "student_t"]
-"""quantiles: trained by the pinball loss · student_t: a distribution, trained by its likelihood, whose quantiles
-serve."""
+"""quantiles: trained by the pinball loss · student_t: a distribution, trained by likelihood, whose quantiles serve."""
 
 
 class Persistence(ModelConfig):
@@ -192,8 +191,7 @@ Signal = Literal["glucose", "L", "m", "c", "a", "I_S", "I_E", "meal_distr"]
 
 
 class Exogenous(MechanismWrapper):
-    """The mechanism's signals as further known channels of the inner model, one part of which says `exogenous:
-    true`."""
+    """The mechanism's signals as more known channels of the inner model, one part of which says `exogenous: true`."""
 
     kind: Literal["exogenous"] = "exogenous"
     signals: Annotated[tuple[Signal, ...], distinct("signals")] = Field(
@@ -238,8 +236,7 @@ class Simulated(Schema):
 
 
 class Staged(MechanismWrapper):
-    """Training in stages: on simulated people, on real ones with the backbone frozen, then mechanism and weights in
-    turn."""
+    """Training in stages: on simulated people, on real ones the backbone frozen, then mechanism and weights in turn."""
 
     kind: Literal["staged"] = "staged"
     simulated: Simulated = Simulated()
@@ -280,8 +277,7 @@ class Ensemble(ModelConfig):
     size: Count = 1
     """Copies of each member; they differ in their random start."""
     weights: Literal["equal", "validation"] = "equal"
-    """validation: those that make the mean's squared error least on validation data, none below 0, drawn towards
-    equal."""
+    """validation: those of the mean's least squared error on validation data, none below 0, drawn towards equal."""
 
     @model_validator(mode="after")
     def _several(self) -> "Ensemble":

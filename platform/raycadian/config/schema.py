@@ -32,8 +32,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_lengt
 
 
 def unsaid(value: Any) -> bool:
-    """For `exclude_if` of a field that came later: recipes that don't say it keep the keys that their runs are found
-    by."""
+    """For `exclude_if` of a later field: recipes that don't say it keep the keys that their runs are found by."""
     return value is None
 
 
@@ -73,8 +72,7 @@ def parse(schema: type[Schema], raw: dict, overrides: tuple[str, ...] = (), sour
 
 
 def override(valid: Any, values: dict[str, Any], source: str = "configuration") -> Any:
-    """A configuration with `dotted.path: value` applied: `--set`, and what a trial of a sweep does. Raises
-    ValueError."""
+    """A configuration with `dotted.path: value` applied: `--set`, and a sweep's trials. Raises ValueError."""
     raw = valid.model_dump(mode="json")
     for path, value in values.items():
         raw = with_value(raw, path, value)

@@ -4,8 +4,7 @@ from raycadian.config.schema import Count, Fraction, Positive, Schema
 
 
 class SignalQuality(Schema):
-    """What a stretch of a signal must be to count as good (physiology/waveforms/quality.py says what the indices
-    are)."""
+    """What a stretch of a signal must be to count as good (physiology/waveforms/quality.py defines the indices)."""
 
     window_s: Positive = 10.0
     """Seconds that quality is judged on."""

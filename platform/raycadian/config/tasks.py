@@ -124,8 +124,7 @@ class Hypotension(_Label):
     gap_min: float = Field(0.0, ge=0)
     """Minutes right after the window in which the onset does not count as ahead."""
     gray_mmhg: Positive | None = None
-    """Windows without an episode whose pressure falls below this are left out: neither clearly low nor clearly
-    normal."""
+    """Windows without an episode whose pressure falls below this are left out: not clearly low or normal."""
 
     @property
     def registered(self) -> str:

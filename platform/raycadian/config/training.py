@@ -73,8 +73,7 @@ class Tuning(Schema):
     weights with other rates (only what may change in the middle of a training) · fifo: every trial to its end."""
     search: Literal["random", "optuna"] = "optuna"
     metric: Literal["val/rmse", "val/mae", "val/loss", "val/auroc", "val/auprc"] | None = Field(None, exclude_if=unsaid)
-    """What a trial is chosen by. Left out: what follows the task's metric (val/rmse of forecasts, val/auroc of
-    classify)."""
+    """What a trial is chosen by. Left out: by the task's metric (val/rmse of forecasts, val/auroc of classify)."""
     max_concurrent: Count | None = None
     """None: as many as the cluster has room for."""
     first: tuple[dict[str, Any], ...] = ()

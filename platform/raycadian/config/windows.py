@@ -49,8 +49,7 @@ class Split(Schema):
 
     kind: Literal["subject", "time", "hybrid", "kfold", "person", "run"] = "hybrid"
     """subject: people held out whole · time: the last stretch of everyone · hybrid: both · kfold: grouped by subject ·
-    person: one person's days, as `person` says · run: the people of `run`, so that a pretraining and its task share
-    them."""
+    person: one person's days, as `person` says · run: the people of `run`, which a pretraining and its task share."""
     test_subjects: Fraction | Count = 0.2
     """Share of the people, or how many."""
     val_subjects: Fraction | Count = 0.2
@@ -61,8 +60,7 @@ class Split(Schema):
     fold: int = Field(0, ge=0)
     person: "PersonDays | None" = None
     run: str | None = Field(None, exclude_if=unsaid)
-    """Folder of a complete run on the same data set. Who isn't in it trains: nothing is scored on them there or
-    here."""
+    """A complete run's folder on the same data set. Who isn't in it trains: nothing is scored on them there or here."""
     seed: int = 42
 
     @model_validator(mode="after")

@@ -1,5 +1,4 @@
-"""What is known about a recording beside its channels: which stretches are good, numerics, its row of the table of
-people."""
+"""What is known about a recording beside its channels: good stretches, numerics, its row of the people's table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,5 +1,4 @@
-"""How recordings lie in Parquet: the long table of a subject, its events, the table of all recordings, and their
-hash."""
+"""How recordings lie in Parquet: the long table of a subject, its events, the table of all recordings, their hash."""
 
 import hashlib
 import json

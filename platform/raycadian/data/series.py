@@ -155,8 +155,7 @@ def open_series(snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | 
 
 
 def _reopen(origin: Origin) -> Series:
-    """The same on the node of this process, which may be another one; the snapshot is read only where that has to
-    be."""
+    """The same on the node of this process, which may be another one; the snapshot is read only where it must be."""
     if origin.folder.is_dir():
         return replace(_read(origin.folder), origin=origin)
     try:
@@ -170,8 +169,7 @@ def _reopen(origin: Origin) -> Series:
 
 
 def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, forecast: bool | None = None) -> Series:
-    """A source's series, memory-mapped from `folder`, which is built by the first process that asks. Raises
-    ValueError."""
+    """A source's series, memory-mapped from `folder`, built by the first process that asks. Raises ValueError."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -269,8 +267,7 @@ def _is_forecast(channels: tuple[str, ...]) -> bool:
 
 
 def _rows(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
-    """(1+C, n): the target as measured, then the channels with gaps carried forward; (C, n) where nothing is
-    forecast."""
+    """(1+C, n): the target as measured, then the channels with gaps carried forward; (C, n) if nothing is forecast."""
     rows = np.zeros((target + len(channels), len(recording)), dtype=np.float32)
     if target:
         rows[0] = np.where(recording.observed, recording.channels[channels[0]], np.nan)

@@ -143,8 +143,7 @@ def audit(ranges: Iterable[Range], grouped: bool = False) -> None:
 
 
 def same_people(one: str, other: str) -> bool:
-    """Whether two ids of snapshots are of one data set, perhaps of two versions of it, so that a subject is the same
-    person."""
+    """Whether two ids of snapshots are of one data set, perhaps of two versions of it, a subject being one person."""
     return one.rpartition("-")[0] == other.rpartition("-")[0]
 
 

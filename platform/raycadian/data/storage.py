@@ -75,8 +75,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> int:
-    """Write a file, in object storage in one piece; its size. Raises OSError, and ValueError where there is no
-    bucket."""
+    """Write a file, in one piece in object storage; its size. Raises OSError, and ValueError without a bucket."""
     with explained(path):
         try:
             with path.open("wb") as file:

@@ -58,8 +58,7 @@ class PairedScores:
         }  # fmt: skip
 
     def pairs(self, reference: str | None = None) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """(model, other, difference) of every pair, the better first; only those with `reference` where one is
-        named."""
+        """(model, other, difference) of every pair, the better first; only those with `reference` if named."""
         for model, other in combinations(self.ranked, 2):
             if reference in (None, model, other):
                 yield model, other, self.difference(model, other)

@@ -90,8 +90,7 @@ def rankable(names: Iterable[str]) -> list[str]:
 
 
 def metric_among(name: str, names: Iterable[str]) -> Metric:
-    """One of `names`, as what models are ranked by. Raises ValueError where it is not among them, or neither way is
-    better."""
+    """One of `names` to rank models by. Raises ValueError where it is not among them, or neither way is better."""
     known = rankable(names)
     if name not in known:
         raise ValueError(f"{name}: models can't be ranked by it; choose one of {', '.join(known)}")

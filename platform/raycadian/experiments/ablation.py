@@ -16,8 +16,7 @@ class Variants:
 
 
 def variants(recipe: Recipe) -> Variants:
-    """The recipe without each wrapper of its model, each member of an ensemble, each signal, each channel but
-    glucose."""
+    """The recipe without each wrapper of its model, each member of an ensemble, each signal, channel but glucose."""
     changes = dict(_without_channels(recipe))
     changes |= {name: {"model": model.model_dump(mode="json")} for name, model in recipe.model.reduced()}
     recipes, refused = {}, {}

@@ -47,8 +47,7 @@ class ExperimentPoint:
 
 
 def points(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
-    """The points of `recipe.experiment`, in the order of the figure. Raises ValueError where it doesn't fit recipe or
-    data."""
+    """The points of `recipe.experiment`, in the order of the figure. Raises ValueError if recipe or data don't fit."""
     if recipe.experiment is None:
         raise ValueError(f"{recipe.name}: the recipe has no section `experiment`; name one, e.g. {{kind: nocturnal}}")
     return _PLANS[recipe.experiment.kind](recipe, data)
@@ -108,8 +107,7 @@ def _prandial(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
 
 
 def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None = None) -> list[ExperimentPoint]:
-    """Every model on the test windows of `anchor`; the validation windows of `epochs_on` (None: the same) choose its
-    epoch."""
+    """Every model on the test windows of `anchor`; validation windows of `epochs_on` (None: the same) choose epochs."""
     if recipe.window.anchor not in ("any", anchor):
         raise ValueError(
             f"a {recipe.experiment.kind} experiment scores windows anchored at {anchor}; the recipe says "

@@ -110,8 +110,7 @@ def zone_of_utc(given: Given) -> Choice:
 
 def time_format(texts: Sequence[str], given: Given) -> Choice:
     """The format of a column of times, strptime's or epoch_s, epoch_ms; none where it is ISO 8601. Raises ValueError
-    where no format reads them. Day and month are told by days after the 12th, else by which makes the times follow one
-    another."""
+    where no format reads them. Day and month: by days after the 12th, else what makes the times follow one another."""
     filled = [text for text in texts if text]
     if "time_format" in given or not filled or all(_ISO.fullmatch(text) for text in filled[:100]):
         return Choice(given.get("time_format"))

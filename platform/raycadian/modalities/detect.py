@@ -1,5 +1,4 @@
-"""From files to a card: what they are is recognised, what can't be told is asked for, and every guess says how to
-change it."""
+"""From files to a card: they are recognised, what can't be told is asked for, and every guess says how to change it."""
 
 import glob
 import os
@@ -123,8 +122,7 @@ def _one_modality(detections: Detections) -> str:
 
 
 def _joined(detections: Detections) -> Iterator[Guess]:
-    """A guess a field, where the files agree or add to one another. Raises ValueError where they can't be one data
-    set."""
+    """A guess a field, where the files agree or add to one another. Raises ValueError if they can't be one data set."""
     by_name: dict[str, dict[Path, Guess]] = {}
     for path, detection in detections.items():
         for guess in detection.guesses:

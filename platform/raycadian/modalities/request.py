@@ -1,5 +1,4 @@
-"""What a POST path takes and gives, whatever the modality: the frame of a request, and the answer to one about
-labels."""
+"""What a POST path takes and gives, whatever the modality: the frame of a request, and an answer of labels."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -25,8 +24,7 @@ class Request(Protocol):
 
 
 class Stretch(NamedTuple):
-    """A recording as in a snapshot, with its quality; it begins `after_s` seconds after the first sample that was
-    sent."""
+    """A recording as in a snapshot, with its quality; it begins `after_s` seconds after the first sample sent."""
 
     recording: Recording
     marks: Marks
@@ -72,8 +70,7 @@ class RequestSchema(BaseModel):
 
 
 class SaidResponse(BaseModel):
-    """Of one label in a window: probability and alarm of a classifier, value of a regression; null where it was
-    rejected."""
+    """Of one label in a window: probability and alarm of a classifier, value of a regression; null if rejected."""
 
     model_config = ANSWER
 

@@ -173,8 +173,7 @@ class Forecaster(Model):
         return prediction, mean_over_valid(losses, target)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """diagnostics: n, the number of valid target points; mae and mse, mean absolute and squared error of the median
-        in mg/dL."""
+        """diagnostics: n, valid target points; mae and mse, mean absolute and squared error of the median in mg/dL."""
         prediction, loss = self.forward_loss(batch)
         target = batch["target"]
         error = (prediction.quantiles[..., self.spec.middle] - torch.nan_to_num(target)).detach()
@@ -183,8 +182,7 @@ class Forecaster(Model):
 
 
 class Wrapper(Forecaster):
-    """A forecaster around another: what that sees of a batch, and what becomes of its forecast. The rest is
-    forwarded."""
+    """A forecaster around one: what that sees of a batch, and what becomes of its forecast. All else is forwarded."""
 
     def __init__(self, spec: ModelSpec, config: ModelConfig, inner: Forecaster):
         super().__init__(spec, config)

@@ -45,8 +45,7 @@ class Conformal(Wrapper):
             self.place(*scores(self.inner, windows))
 
     def place(self, scores: np.ndarray, subject: np.ndarray) -> None:
-        """Set the offsets from scores (W, H, Q) of windows of subject (W,). Raises ValueError where there are too
-        few."""
+        """Set the offsets from scores (W, H, Q) of windows of subject (W,). Raises ValueError of too few."""
         offset = conformal_offsets(scores, subject, self.spec.quantiles)
         offset[:, self.spec.middle] = 0.0
         self.offset_mgdl.copy_(torch.from_numpy(offset))

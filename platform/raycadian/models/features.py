@@ -38,8 +38,7 @@ def compute(kind: Features, batch: Batch, spec: ModelSpec) -> Tensor:
 
 
 def _statistics(batch: Batch, spec: ModelSpec) -> Tensor:
-    """PER_CHANNEL of each channel; a statistic's channels stand together. NaN for a channel of which nothing was
-    measured."""
+    """PER_CHANNEL of each channel; a statistic's channels stand together. NaN for a channel without a measurement."""
     x = batch["past"]
     last = max(1, round(1 / (60 * spec.dt_min)))  # points of a second
     half = x.shape[1] // 2

@@ -91,8 +91,7 @@ def random_backbone(section: config.TTMLabel, context: int, channels: int) -> Ti
 
 
 def pretrained_backbone(section: config.TTMLabel, context: int, channels: int) -> TinyTimeMixerModel:
-    """The backbone of the checkpoint `section.pretrained`: a folder, a hub's name, or name@revision. Raises
-    ValueError."""
+    """Backbone of the checkpoint `section.pretrained`: a folder, a hub's name, or name@revision. Raises ValueError."""
     folder = _locate(section.pretrained)
     architecture = _read_config(folder)
     _require_equal(

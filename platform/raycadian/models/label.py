@@ -94,8 +94,7 @@ def weights_of(batch: Batch) -> Tensor:
 
 
 class Separate(LabelModel):
-    """What is fitted in closed form shares nothing between labels: one of `members` each, on the windows whose label is
-    known."""
+    """What is fitted in closed form shares nothing between labels: one of `members` each, on windows of known label."""
 
     def __init__(self, spec: ModelSpec, section: LabelModelConfig, members: Sequence[LabelModel]):
         super().__init__(spec, section)

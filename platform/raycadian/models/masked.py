@@ -1,5 +1,4 @@
-"""Learning from signals without labels: hide patches, rebuild the signal, count the error. For any backbone of
-patches."""
+"""Learning from unlabelled signals: hide patches, rebuild the signal, count the error. For any backbone of patches."""
 
 from abc import abstractmethod
 from collections.abc import Iterable

@@ -18,8 +18,7 @@ from raycadian.types import Batch
 
 
 def scaling(spec: ModelSpec, section: config.PAT) -> Scaling:
-    """Raises ValueError for windows that PAT can't take. Minutes that were not worn, or not measured, are at the
-    mean."""
+    """Raises ValueError for windows that PAT can't take. Minutes not worn, or not measured, are at the mean."""
     if len(spec.past) != 1 or abs(spec.dt_min - 1) > 1e-9:
         raise ValueError(
             f"PAT takes one channel of activity by the minute; found {list(spec.past)} every {spec.dt_min:g} min; set "

@@ -94,8 +94,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every patch to every other, each head as wide as the whole embedding (Keras' key_dim), so not torch's own
-    module."""
+    """Every patch to every other, each head as wide as the whole embedding (Keras' key_dim), not torch's own module."""
 
     def __init__(self, heads: int):
         super().__init__()

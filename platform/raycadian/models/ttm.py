@@ -69,8 +69,7 @@ class TTM(Headed):
             self.known.fit_statistics(windows)
 
     def _forecast(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Median (B, H) mg/dL, the decoder's state (B, patches, width), the window's standard deviation (B, 1)
-        mg/dL."""
+        """Median (B, H) mg/dL, the decoder's state (B, patches, width), the window's deviation (B, 1) mg/dL."""
         past = batch["past"].to(self.levels.dtype)
         output = self._run(past, batch["past_mask"])
         return output.prediction_outputs[..., 0], output.decoder_hidden_state[:, 0], output.scale[:, 0]

@@ -71,8 +71,7 @@ class LabelTask(SignalTask):
         self, folder: Path, recipe: Recipe, predictions: Mapping[str, LabelPredictions],
         history: list[dict[str, float]],
     ) -> None:  # fmt: skip
-        """checkpoint/decision.json (of classify; one each further label), detailed_results.csv,
-        metrics_summary.json."""
+        """checkpoint/decision.json (of classify; one a further label), detailed_results.csv, metrics_summary.json."""
         tables = {}
         for label in recipe.task.labels:
             decision = self.fit_decision(recipe, predictions[part_of("val", label)])

@@ -1,5 +1,4 @@
-"""Learning without a label: a network rebuilds what is hidden of a signal. Nothing is said of a window, nothing
-tested."""
+"""Learning without a label: a network rebuilds a signal's hidden parts. Nothing is said of a window, nothing tested."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

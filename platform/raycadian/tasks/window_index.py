@@ -59,8 +59,7 @@ def find_windows(
 
 
 def strata(index: WindowIndex, series: Series) -> dict[str, float]:
-    """The mean label of each subject that has a window; of several labels the first, and where that isn't known -1: a
-    stratum too."""
+    """Mean label of each subject with windows; of several labels the first, and unknown -1: a stratum too."""
     subject = series.subject_of[index.recording]
     label = index.label if index.label.ndim == 1 else np.nan_to_num(index.label[:, 0], nan=-1.0)
     total, count = np.bincount(subject, label), np.bincount(subject)

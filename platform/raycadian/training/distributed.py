@@ -154,8 +154,7 @@ def use_gpu(config: Training) -> bool:
 
 @contextmanager
 def _following(epochs: Path, on_epoch: OnEpoch) -> Iterator[None]:
-    """Tell the driver's side of every epoch that rank 0 notes on the shared storage, while the driver waits in
-    `fit`."""
+    """Tell the driver's side of every epoch that rank 0 notes on the shared storage, as the driver waits in `fit`."""
     seen = len(epochs.read_text(encoding="utf-8").splitlines()) if epochs.is_file() else 0
     ended = threading.Event()
 

@@ -94,8 +94,7 @@ def fit_model(
 
 
 def _built(recipe: Recipe, data: Data, cut: Cut) -> base.Model:
-    """The recipe's model with the statistics of its training windows, or as the run left it that training goes on
-    from."""
+    """The recipe's model with the statistics of its training windows, or as the run left it that goes on."""
     task = task_of(recipe)
     model = build(recipe.model, task.spec(recipe, data.series.dt_s))
     if recipe.task.metric is not None:

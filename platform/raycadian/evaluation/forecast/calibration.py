@@ -108,8 +108,7 @@ def adaptive_conformal(
 def _adapted(
     score: np.ndarray, origin: np.ndarray, known_at: np.ndarray, calibration: np.ndarray, miss: float, step_size: float
 ) -> np.ndarray:
-    """(N,) by how much to widen each window's interval at one step; windows of one subject in time order, score NaN:
-    unknown."""
+    """(N,) how much to widen each interval at one step; a subject's windows in time order, score NaN: unknown."""
     widen, alpha, judged, scores = np.zeros(len(score)), miss, 0, calibration.tolist()
     for i in range(len(score)):
         while known_at[judged] <= origin[i]:  # ends: a window's own truth lies after its origin

@@ -113,8 +113,7 @@ def judge(low: float, high: float, p: float, alpha: float = 0.05) -> str:
 
 
 def rank_models(named: dict[str, Predictions], metric: str | None = None, alpha: float = 0.05) -> Ranks:
-    """Mean ranks over people by their own value of the metric (RMSE if left out) over the whole horizon. Raises
-    ValueError."""
+    """Mean ranks over people by their own metric (RMSE if left out) over the whole horizon. Raises ValueError."""
     compared = _Compared(named, metric, None, bootstrap=1)
     sign = -1.0 if compared.metric.better == "high" else 1.0
     return ranks({name: sign * sums.by_person for name, sums in compared.sums.items()}, alpha)

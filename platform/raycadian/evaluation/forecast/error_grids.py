@@ -103,8 +103,7 @@ def _height(line: Line, reference: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ErrorGrid:
-    """A grid as the scores and figures use it: `zones` (reference, predicted), lines, where its letters stand, its
-    end."""
+    """A grid as scores and figures use it: `zones` (reference, predicted), lines, where letters stand, its end."""
 
     title: str
     zones: Callable[[np.ndarray, np.ndarray], np.ndarray]

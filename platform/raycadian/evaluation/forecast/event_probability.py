@@ -143,8 +143,7 @@ def write_calibrations(path: Path, calibrations: list[EventCalibration]) -> None
 
 
 def read_calibrations(path: Path) -> list[EventCalibration]:
-    """Raises ValueError for a file that holds something else; an absent file holds none (runs before 0.1.0 had
-    none)."""
+    """Raises ValueError for a file of something else; an absent file holds none (runs before 0.1.0 had none)."""
     if not path.is_file():
         return []
     try:

@@ -151,8 +151,7 @@ def _areas(
 
 
 def reliability_of_events(p: Predictions, calibration: EventCalibration, people_of: Callable) -> pd.DataFrame:
-    """A row for each tenth of the calibrated probability: predicted (its mean), observed, low, high (shares),
-    n_windows."""
+    """A row a tenth of the calibrated probability: predicted (its mean), observed, low, high (shares), n_windows."""
     excursion = excursion_named(calibration.excursion)
     happened = happened_within(p, excursion)
     known = ~np.isnan(happened)

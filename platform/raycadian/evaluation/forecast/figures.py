@@ -167,8 +167,7 @@ _BINS = 110  # to a side
 
 
 def error_grid(p: Predictions, grid: ErrorGrid) -> "Figure":
-    """The median against what was measured at the key steps: the grid's lines, forecasts as density, shares of the
-    zones."""
+    """The median against the truth at the key steps: the grid's lines, forecasts as density, shares of the zones."""
     figure, axes = new_figure(4.7 * len(p.key_steps) + 0.6, 5.0, ncols=len(p.key_steps), squeeze=False)
     for axis, step in zip(axes[0], p.key_steps, strict=True):
         _grid(axis, grid, p.truth[:, step], p.median[:, step])

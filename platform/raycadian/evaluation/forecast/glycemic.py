@@ -63,8 +63,7 @@ EXCURSIONS = (
 
 
 def has_event(beyond: np.ndarray, dt_min: float) -> np.ndarray:
-    """(..., H) bool -> (...) bool: whether points in a row cover at least EVENT_MIN minutes, each standing for
-    dt_min."""
+    """(..., H) bool -> (...) bool: points in a row cover at least EVENT_MIN minutes, each standing for dt_min."""
     points = _event_points(dt_min)
     if beyond.shape[-1] < points:
         return np.zeros(beyond.shape[:-1], dtype=bool)

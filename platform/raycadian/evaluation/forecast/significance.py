@@ -25,8 +25,7 @@ class Overlap:
 
 
 def overlapping(subject: np.ndarray, time_utc: np.ndarray, horizon_min: float) -> Overlap:
-    """Windows (W,) that begin less than `horizon_min` apart. On an even grid these are the lags 1 to h - 1 of the
-    test."""
+    """Windows (W,) that begin less than `horizon_min` apart. On an even grid: the lags 1 to h - 1 of the test."""
     person = np.unique(subject, return_inverse=True)[1]
     order = np.lexsort((time_utc, person))
     person, time_s = person[order], time_utc[order].astype("datetime64[s]").astype(np.int64)
@@ -123,8 +122,7 @@ class Ranks:
     n_subjects: int
 
     def groups(self) -> list[list[str]]:
-        """Models that Nemenyi's test can't tell apart: each largest run of neighbours within the critical
-        difference."""
+        """Models that Nemenyi's test doesn't part: each largest run of neighbours within the critical difference."""
         names = sorted(self.mean, key=self.mean.__getitem__)
         runs = [
             [m for m in names[i:] if self.mean[m] - self.mean[first] < self.critical] for i, first in enumerate(names)

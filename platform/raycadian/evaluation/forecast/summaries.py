@@ -89,8 +89,7 @@ def mage_mgdl(glucose: np.ndarray) -> float:
 
 
 def _turning_points(values: list[float], threshold: float) -> list[float]:
-    """Peaks and nadirs in turn, neighbours more than `threshold` apart, the last one the extreme so far; empty where
-    none are."""
+    """Peaks and nadirs in turn, neighbours more than `threshold` apart, the last the extreme so far; empty: none."""
     low = high = values[0]
     direction, turns = 0, []  # 1 rising from a nadir, -1 falling from a peak, 0 not yet known
     for value in values:

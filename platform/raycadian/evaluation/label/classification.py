@@ -84,8 +84,7 @@ def score_labels(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """metric, value, low, high, n_subjects, n_windows: a row a metric. `decision`: of classify, from validation
-    windows."""
+    """metric, value, low, high, n_subjects, n_windows: a row each. `decision`: of classify, from validation windows."""
     people = SubjectBootstrap(p.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
     known = statistics(p, decision, people)
     rows = [{"metric": name, **_estimate(statistic, people)} for name, statistic in known.items()]
@@ -189,8 +188,7 @@ def calibration_error(
 
 def _by_chance(error: Statistic, people: SubjectBootstrap) -> dict[str, float]:
     """Of a calibration error: its mean and range where the differences of every bin are 0 but for the draw of people
-    (the null distribution of Broecker and Smith, Weather and Forecasting 22:651, 2007, with people in place of
-    windows)."""
+    (the null distribution of Broecker and Smith, Weather and Forecasting 22:651, 2007, people in place of windows)."""
     count, difference = np.split(error.per_subject, 2, axis=1)
     centred = difference - count * np.nan_to_num(ratio(difference.sum(0), count.sum(0)))
     draws = Statistic(np.hstack([count, centred]), error.formula).draws(people)[:, None]

@@ -10,8 +10,7 @@ from raycadian.modalities.base import BaseCard
 
 
 class ActivityColumns(Schema):
-    """Names of the columns of a table of activity. Without time and minute, a person's rows are minutes from
-    midnight."""
+    """Names of the columns of a table. Without time and minute, a person's rows are minutes from midnight."""
 
     subject: str | None = None
     """Column of the subject id; none where a file holds one person (named by `subject` or by the file)."""
@@ -30,8 +29,7 @@ class ActigraphyCard(BaseCard):
     files: tuple[str, ...] = Field(min_length=1)
     """Paths or globs, relative to the card's folder: recordings, and NHANES's tables of the same people."""
     format: Literal["auto"] = "auto"
-    """Recognised by content: NHANES's XPT, Actiwatch .AWD, ActiGraph .agd, Respironics CSV, Apple Health, or a
-    table."""
+    """Known by content: NHANES's XPT, Actiwatch .AWD, ActiGraph .agd, Respironics CSV, Apple Health, or a table."""
     columns: ActivityColumns = ActivityColumns()
     subject: str | None = None
     """Subject id for a file that names none; the file's stem otherwise."""

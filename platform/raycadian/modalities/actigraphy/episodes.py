@@ -1,5 +1,4 @@
-"""One person's sleep episodes: from a table of them (mood_ml's example.csv), from Apple Health's records, or from
-activity."""
+"""One person's sleep episodes: from a table (mood_ml's example.csv), from Apple Health's records, or from activity."""
 
 from pathlib import Path
 

@@ -168,8 +168,7 @@ def _json_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _laid_aside(whole: list[Part], job: Preparation) -> list[Item]:
-    """The recordings of whole files in a Parquet file each, as items by person; a person in several files has all of
-    them."""
+    """The recordings of whole files in a Parquet file each, items by person; a person in several files has them all."""
     people: dict[str, list[dict[str, Any]]] = defaultdict(list)
     folder = job.work / "spill"
     if whole:

@@ -42,8 +42,7 @@ _MOST_ACTIVITY = 1e6  # of an epoch
 
 @dataclass(frozen=True)
 class Part:
-    """One person's rows [begin, end) of a file of minutes (`monitors`: its PAXHD), or a whole file of whoever is in
-    it."""
+    """One person's rows [begin, end) of a file of minutes (`monitors`: its PAXHD), or a file of whoever is in it."""
 
     path: str
     kind: str

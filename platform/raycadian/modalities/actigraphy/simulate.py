@@ -260,8 +260,7 @@ def _tables(drawn: Participants, cycle: str, rng: np.random.Generator) -> dict[s
 
 
 def _phq9(drawn: Participants, rng: np.random.Generator) -> pd.DataFrame:
-    """Answers whose total is 10 to 20 of the depressed and 0 to 9 of the others; one person in thirty refuses an
-    item."""
+    """Answers whose total is 10 to 20 of the depressed and 0 to 9 of the others; one in thirty refuses an item."""
     n = len(drawn.seqn)
     total = np.where(drawn.depressed, rng.integers(10, 21, n), np.minimum(rng.geometric(0.25, n) - 1, 9))
     order = np.argsort(rng.random((n, 27)), axis=1)  # 27 points, of which a person has the first `total`

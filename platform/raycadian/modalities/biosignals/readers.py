@@ -86,8 +86,7 @@ def track_names(source: str | Path, format: Format = "auto") -> list[str]:
 
 
 def detect_format(path: Path) -> Format:
-    """The format of a file by its first bytes (WFDB: by its header's name). Raises ValueError that says what was
-    found."""
+    """The format of a file by its first bytes (WFDB: its header's name). Raises ValueError that says what was found."""
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     if path.suffix.lower() in (".hea", ".mat", ".dat") and path.with_suffix(".hea").is_file():

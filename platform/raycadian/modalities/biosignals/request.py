@@ -1,5 +1,4 @@
-"""What POST /v1/biosignal and its stream take, with their limits, and the samples as a classifier's windows are cut of
-them."""
+"""What POST /v1/biosignal and its stream take, with their limits, and samples as a classifier's windows are cut."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,8 +83,7 @@ class Stored:
     def stretches(
         self, card: BiosignalCard, channels: tuple[str, ...], issues: Issues, cases: Path | str | None = None
     ) -> list[Stretch]:
-        """As LabelRequest says; tracks are found by the names of the card. Raises ValueError, without the server's
-        paths."""
+        """As LabelRequest says; tracks by the card's names. Raises ValueError, without the server's paths."""
         path, card = self.file(cases), _narrowed(card, channels)
         units = {c: unit for c in card.waveforms if (unit := unit_of(c))}
         try:

@@ -286,8 +286,7 @@ def _ppg_beat(seed: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _pulses() -> tuple[np.ndarray, np.ndarray]:
-    """Windkessel pulses (16, _PHASES) of mean 1, and their time constants in beats (16,): dP/dt = Q - P/tau at its
-    steady state."""
+    """Windkessel pulses (16, _PHASES) of mean 1, and time constants in beats (16,): dP/dt = Q - P/tau when steady."""
     from scipy.signal import lfilter
 
     taus = np.geomspace(0.4, 4.0, 16)

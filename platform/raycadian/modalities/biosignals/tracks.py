@@ -51,8 +51,7 @@ def matches(full: str, wanted: Sequence[str]) -> bool:
 
 
 def in_unit(track: Track, unit: str, where: str) -> Track:
-    """The track in `unit`, as it names itself. Raises ValueError where the unit is another quantity's, or not
-    stated."""
+    """The track in `unit`, as it names itself. Raises ValueError where the unit is another quantity's, or unsaid."""
     if track.unit == unit:
         return track
     (held, each), (wanted, of) = (_UNITS.get(text.strip().lower(), (text, 1.0)) for text in (track.unit, unit))

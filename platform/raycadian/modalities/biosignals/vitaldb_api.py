@@ -87,8 +87,7 @@ class VitalDB:
     # --- the cache -----------------------------------------------------------------------------------------------
 
     def _fetch(self, what: str, whole: Callable[[Path], bool]) -> Path:
-        """The file at an address, from the cache where it is right. `whole`: whether a download is what was asked
-        for."""
+        """The file at an address, cached where right. `whole`: whether a download is what was asked for."""
         from filelock import FileLock
         from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
 
@@ -158,8 +157,7 @@ class VitalDB:
     # --- one request ---------------------------------------------------------------------------------------------
 
     def _receive(self, url: str, partial: Path) -> None:
-        """Bytes of a body after those that are there. Raises _TryAgain where not all of them came, ValueError for a
-        refusal."""
+        """A body's bytes after those there. Raises _TryAgain where not all of them came, ValueError for a refusal."""
         import requests
         import urllib3
 
@@ -227,8 +225,7 @@ def _begun(partial: Path) -> tuple[int, str]:
 
 
 def _tag_of(answer: Any) -> str:
-    """What tells one version of a file from another: a strong ETag, else when it was changed; '' where neither is
-    said."""
+    """What tells one version of a file from another: a strong ETag, else when it was changed; '' if neither is said."""
     tag = answer.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
 

@@ -80,8 +80,7 @@ def _clock(text: str, kind: str, given: Given) -> Choice:
 
 
 def _step(lines: list[str], given: Given) -> Choice:
-    """The grid's step, where readings are further apart than the usual 5 minutes: a denser grid would be mostly
-    holes."""
+    """The grid's step, where readings are further apart than 5 minutes: a denser grid would be mostly holes."""
     clocks = [match for line in lines[:_ROWS] if (match := _CLOCK.search(line))]
     minutes = np.array([60 * int(match[1]) + int(match[2]) for match in clocks])
     apart = np.abs(np.diff(minutes))

@@ -21,8 +21,7 @@ class OutOfRange:
         self._places: list[tuple[int, str]] = []  # the first and the last line of each block, with their clocks
 
     def add(self, values: np.ndarray, mgdl: np.ndarray, lines: np.ndarray, clocks: np.ndarray) -> np.ndarray:
-        """Which of these readings (N,) are outside: `values` in the file's unit, the same in mg/dL, and their
-        places."""
+        """Which of these readings (N,) are outside: `values` in the file's unit, the same in mg/dL, and places."""
         outside = ~_within(mgdl) & ~np.isnan(mgdl)
         self._of += int(np.count_nonzero(~np.isnan(mgdl)))
         self.n += int(outside.sum())
@@ -36,8 +35,7 @@ class OutOfRange:
         return outside
 
     def require_few(self, path: Path, unit: str | None, place: str) -> None:
-        """Raises ValueError where they are more than MOST_OUT_OF_RANGE. `place`: between a file's name and a row's
-        number."""
+        """Raises ValueError beyond MOST_OUT_OF_RANGE. `place`: between a file's name and a row's number."""
         if self.n < _FEWEST or self.n <= MOST_OUT_OF_RANGE * self._of:
             return
         first, last = min(self._places), max(self._places)

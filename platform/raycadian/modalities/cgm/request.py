@@ -233,8 +233,7 @@ class ForecastRequest(RequestSchema):
     unit: Literal["mg/dL", "mmol/L"]
     """Unit of `glucose`; answers are always in mg/dL."""
     readings: Annotated[list[Reading], FailFast()] = Field(min_length=1, max_length=MAX_READINGS)
-    """Sensor readings. The model's context is needed without a long gap; three weeks give the person's own
-    mechanism."""
+    """Sensor readings. The model's context is needed without long gaps; three weeks give the person's own mechanism."""
     meals: Annotated[list[Meal], FailFast()] = Field([], max_length=MAX_EVENTS)
     insulin: Annotated[list[Insulin], FailFast()] = Field([], max_length=MAX_EVENTS)
     timezone: str | None = Field(None, min_length=1, max_length=64)

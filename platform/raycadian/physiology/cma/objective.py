@@ -128,8 +128,7 @@ def gram_matrix(data: Problem, theta: Tensor) -> Tensor:
 
 
 def slope_mix(gain: Tensor) -> Tensor:
-    """(R, 5 + 4 J, P): the columns of `gram_matrix` that make the slope of the whole curve, sum_j gain_j G_j, in each
-    parameter."""
+    """(R, 5 + 4 J, P): columns of `gram_matrix` for the slope of the whole curve, sum_j gain_j G_j, by parameter."""
     gains, P = gain.shape[1], len(cma.PARAMETERS)
     mix = gain.new_zeros(len(gain), 5 + 4 * gains, P)
     for k in range(3):

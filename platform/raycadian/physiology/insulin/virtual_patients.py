@@ -110,8 +110,7 @@ def virtual_patient(patient: str) -> "T1DPatient":
 
 
 def advance(body: "T1DPatient", carbs_g: float, bolus_u: float, basal_uph: float) -> None:
-    """Five minutes: a meal begins (eaten at 5 g a minute, as the package has it), the bolus spreads evenly over
-    them."""
+    """Five minutes: a meal begins (eaten at 5 g a minute, as the package has it), the bolus spreads over them."""
     action = _simglucose().action
     insulin_upm = basal_uph / 60 + bolus_u / DT_MIN
     for minute in range(DT_MIN):
@@ -129,8 +128,7 @@ def sensor(noise: np.random.SeedSequence) -> "CGMSensor":
 
 
 def draw_habits(patient: str, rng: np.random.Generator) -> Habits:
-    """A person's habits: adolescents rise later, heavier people eat more; clocks differ by SD 1.3 h, as chronotypes
-    do."""
+    """A person's habits: adolescents rise later, the heavier eat more; clocks vary by SD 1.3 h, as chronotypes do."""
     late_h = 0.75 if patient.startswith("adolescent") else 0.0
     weight_kg = _parameters().loc[patient, "BW"]
     return Habits(

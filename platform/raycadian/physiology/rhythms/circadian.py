@@ -90,8 +90,7 @@ def apart_h(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:
 
 
 def _extreme(average: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.ndarray]:
-    """Of the average day (..., 1440), which goes round midnight; stretches with a minute that no day has are left
-    out."""
+    """Of the average day (..., 1440), which goes round midnight; stretches with a minute no day has are left out."""
     width = round(60 * hours)
     profile = average.reshape(-1, DAY_MIN)
     around = np.concatenate([profile, profile[:, : width - 1]], axis=1)

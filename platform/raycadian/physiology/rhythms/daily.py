@@ -21,8 +21,7 @@ _LEAST = 1e-6  # of the mean: a smaller spread is rounding
 
 
 def of_activity(days: np.ndarray) -> np.ndarray:
-    """ACTIVITY (D, F) of minutes (D, 1440) from midnight, NaN = not worn: each day alone (physiology/circadian.py,
-    sleep.py)."""
+    """ACTIVITY (D, F) of minutes (D, 1440) from midnight, NaN = not worn: each day alone (circadian.py, sleep.py)."""
     each = days[:, None, :]
     features = rhythm(each)
     at_rest = rest(each)[:, 0]

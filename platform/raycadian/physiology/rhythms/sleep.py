@@ -202,8 +202,7 @@ def daily_indices(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
 
 def mood_indices(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
     """The days (D,) and mood_ml's 36 columns (D, 36) in the order of COLUMNS: of each of INDICES the mean and the SD
-    over the record, the same on every day, and the day's z-score (0 where nothing varies). Raises ValueError without
-    two days."""
+    over the record, the same on every day, and the day's z-score (0 where nothing varies). ValueError of one day."""
     days, values = daily_indices(episodes)
     if len(days) < 2:
         raise ValueError(f"{len(days)} day with sleep: means and deviations need two at least; add episodes")

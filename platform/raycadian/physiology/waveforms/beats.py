@@ -58,8 +58,7 @@ def ecg_beats(values: np.ndarray) -> Beats:
 
 
 def pulse_beats(filtered: np.ndarray, repaired: np.ndarray, late_s: float = 0.0) -> Beats:
-    """Systolic peaks and the feet before them in a filtered PPG or arterial pressure (N,), found in the pulses' own
-    band."""
+    """Systolic peaks and the feet before them in a filtered PPG or arterial pressure (N,), in the pulses' own band."""
     pulse = zero_phase(repaired, "pulse")
     power = np.maximum(pulse, 0.0) ** 2
     floor = _mean(power, 10.0)

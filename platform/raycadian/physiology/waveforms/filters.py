@@ -79,8 +79,7 @@ def ratio(rate_hz: float, to_hz: float = RATE_HZ) -> tuple[int, int]:
 
 @lru_cache(8)  # up to a million taps each, and a server meets any rate
 def _low_pass(up: int, down: int) -> np.ndarray:
-    """Linear-phase FIR at the rate times `up`, Kaiser beta 5: of the lower rate's half, flat to 2/3, -50 dB from all of
-    it."""
+    """Linear-phase FIR at the rate times `up`, Kaiser beta 5: of the lower rate's half, flat to 2/3, -50 dB beyond."""
     larger = max(up, down)
     return up * signal.firwin(20 * larger + 1, 0.84 / larger, window=("kaiser", 5.0))
 

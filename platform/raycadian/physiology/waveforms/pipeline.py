@@ -136,8 +136,7 @@ class Stream:
         return filtered, flags
 
     def recent(self) -> Prepared:
-        """What was kept, with its beats: of `prepare(causal=True)` the values, and beats that know of nothing
-        before."""
+        """What was kept, with its beats: of `prepare(causal=True)` the values, and beats that know nothing before."""
         repaired, filtered, flags = self._kept
         if not len(repaired):
             raise ValueError(

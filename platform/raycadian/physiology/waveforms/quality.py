@@ -29,8 +29,7 @@ LIMITS = SignalQuality()
 @dataclass(frozen=True)
 class Quality:
     """Of W windows of one track: reasons (W,) uint16, 0 = good · beats (W,) · index (W,) float32, of shape (ECG, PPG)
-    or share of normal beats (ABP), NaN where it has none · skewness (W,) float32, share of a PPG's pieces skewed to the
-    right."""
+    or share of normal beats (ABP), NaN where it has none · skewness (W,) float32, share of PPG pieces skewed right."""
 
     reasons: np.ndarray
     beats: np.ndarray
@@ -59,8 +58,7 @@ def assess(
     values: np.ndarray, flags: np.ndarray, beats: Beats, kind: str, starts: np.ndarray, length: int,
     limits: SignalQuality = LIMITS,
 ) -> Quality:  # fmt: skip
-    """Quality of the windows [start, start + length) of a filtered track (N,), NaN where masked, with its flags
-    (N,)."""
+    """Quality of the windows [start, start + length) of a filtered track (N,), masked ones NaN, with its flags (N,)."""
     bad, filled = np.isnan(values), np.nan_to_num(values)
     low, high = np.searchsorted(beats.peaks, starts), np.searchsorted(beats.peaks, starts + length)
     reasons = _masked_reasons(flags, bad, starts, length, limits)
@@ -146,8 +144,7 @@ def _likeness(values: np.ndarray, peaks: np.ndarray, bad: np.ndarray, low: np.nd
 def _steepest(
     values: np.ndarray, peaks: np.ndarray, starts: np.ndarray, length: int, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Steepest slope of each window over the median of the steepest slopes around its beats, (W,); NaN without a
-    beat."""
+    """Steepest slope of each window over the median of steepest slopes around its beats, (W,); NaN without a beat."""
     if not len(peaks) or not len(starts):
         return np.full(len(starts), np.nan)
     slope = np.nan_to_num(np.abs(np.gradient(values)))  # 0 beside masked samples
@@ -161,8 +158,7 @@ def _steepest(
 
 
 def _skewed_share(values: np.ndarray, bad: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Share of each window's pieces of 3 s, one a second, that are skewed to the right, (W,) float32; constants are
-    not."""
+    """Share of each window's pieces of 3 s, one a second, that are skewed right, (W,) float32; constants are not."""
     piece, step = min(round(3 * RATE_HZ), length), round(RATE_HZ)
     right = _skewness(values, bad, np.arange(0, len(values) - piece + 1, step), piece) > 0
     first, last = -(-starts // step), (starts + length - piece) // step + 1

@@ -36,8 +36,7 @@ _CLOCKS = ("%H:%M:%S", "%I:%M:%S %p", "%H:%M")
 class Epochs:
     """What a device wrote of one person: clock (N,) datetime64[s] in the order of the file, NaT = not understood;
     values (N,) float64, NaN = missing; off (N,) bool where the device says that it was not worn, or None; stated
-    offset_min (N,) of each clock, NaN where there is none, or None. `even`: the device's own clock, which no DST
-    changes."""
+    offset_min (N,) of each clock, NaN where none is, or None. `even`: the device's own clock, which no DST changes."""
 
     subject: str
     clock: np.ndarray

@@ -204,8 +204,7 @@ def _codes(column: np.ndarray) -> np.ndarray:
 
 
 def _minutes(minute: np.ndarray, most: int, where: str, issues: Issues) -> np.ndarray:
-    """Minutes of the recording (N,) int64, -1 where one can't be (outside [0, most), no whole number) or comes
-    again."""
+    """Minutes of the recording (N,) int64, -1 where it can't be (outside [0, most), not whole) or comes again."""
     whole = np.isfinite(minute) & (minute >= 0) & (minute < most) & (minute == np.floor(minute))
     issues.add("impossible minute (row left out)", where, int((~whole).sum()))
     number = np.where(whole, minute, -1).astype(np.int64)

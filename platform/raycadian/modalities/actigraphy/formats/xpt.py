@@ -77,8 +77,7 @@ class Xpt:
             )
 
     def read(self, names: Sequence[str] | None = None, begin: int = 0, end: int | None = None) -> dict[str, np.ndarray]:
-        """Columns of rows [begin, end): numbers (N,) float64, NaN = missing; text (N,) bytes without trailing
-        blanks."""
+        """Columns of rows [begin, end): numbers (N,) float64, NaN = missing; text (N,) bytes less trailing blanks."""
         names = list(self.variables) if names is None else list(names)
         self.require(*names)
         end = self.rows if end is None else min(end, self.rows)
@@ -184,8 +183,7 @@ def _variables(described: bytes, n: int, descriptor_bytes: int, path: Path) -> d
 
 
 def _count(path: Path, begins_at: int, record_bytes: int, n_bytes: int) -> int:
-    """Rows: whole records up to the blanks that fill the last 80 bytes. Raises ValueError for a file that is cut
-    off."""
+    """Rows: whole records up to blanks that fill the last 80 bytes. Raises ValueError for a file that is cut off."""
     with path.open("rb") as file:
         file.seek(max(begins_at, n_bytes - _LINE - record_bytes))
         tail = file.read()

@@ -12,8 +12,7 @@ from raycadian.types import Case, Issues
 
 
 def read_edf(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
-    """The signals of a file that are wanted (all where None); the subject is the header's patient code. Raises
-    ValueError."""
+    """A file's wanted signals (all where None); the subject is the header's patient code. Raises ValueError."""
     with _opened(path) as file:
         labels = [label.strip() for label in file.getSignalLabels()]
         require_distinct(labels, path, "signals")

@@ -53,8 +53,7 @@ class _File:
 
 
 def read_vital(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
-    """The tracks of a file that match `wanted` (all that hold numbers where None). Raises ValueError where it isn't
-    whole."""
+    """A file's tracks that match `wanted` (all with numbers where None). Raises ValueError where it isn't whole."""
     file = _parse(path, wanted)
     tracks: dict[str, Track] = {}
     for declared in (declared for declared in file.tracks if declared.wanted):

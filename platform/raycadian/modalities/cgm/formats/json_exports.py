@@ -93,8 +93,7 @@ def _nightscout_basal(rows: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFr
 
 
 def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
-    """cbg, bolus, wizard and food (carbohydrates), basal. Units stand in each record, mmol/L if not. Raises
-    ValueError."""
+    """cbg, bolus, wizard and food (carbohydrates), basal. Units: in each record, mmol/L if not. Raises ValueError."""
     records = _records(source, issues)
     types = [r.get("type") for r in records]
     in_mgdl = [str(records[i].get("units")).lower() == "mg/dl" for i in _of_type(types, "cbg")]

@@ -38,8 +38,7 @@ _DATED = re.compile(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4} \d{1,2}:\d{2}")
 
 
 def clarity_header(source: Source) -> int | None:
-    """Line number (from 0) of a Clarity header, by its structure: index, time with its format, ..., glucose with its
-    unit."""
+    """Line (from 0) of a Clarity header, by structure: index, time with its format, ..., glucose with its unit."""
     for number, line in enumerate(source.lines[:20]):
         fields = split(line, delimiter_of(line))
         if len(fields) >= 10 and unit_named(fields[7]) and re.search(r"\(.*hh:mm:ss\)", fields[1]):
