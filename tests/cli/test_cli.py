@@ -42,6 +42,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "experiment": (["recipe"], RECIPE_FLAGS),
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--force", "--json"}),
+    "verify": (["run"], {"--runs", "--key", "--json"}),
     "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases", "--people"}),
     "forecast": (
         ["file"],

@@ -154,6 +154,7 @@ def test_promotion_in_place_and_one_that_fails(server, runs, readings, tmp_path)
 
     damaged = tmp_path / "damaged"
     shutil.copytree(runs[0].path, damaged)
+    (damaged / "manifest.json").unlink()  # as in a run of before
     weights = damaged / "checkpoint" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ValueError, match="was not taken over.*damaged checkpoint"):

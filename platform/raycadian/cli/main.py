@@ -81,6 +81,7 @@ VERBS = {  # in the order of work
     ),
     "runs": Verb(_runs, "Complete runs, the champions, and runs that are broken, with the file that is damaged."),
     "promote": Verb(_runs, "Make a run the champion, if it beats the present one on the same snapshot and split."),
+    "verify": Verb(_runs, "Check every file of a run against the hashes that were written with it, and its signature."),
     "serve": Verb(_serve, "Serve forecasts on Ray Serve until interrupted; the API key's place is printed."),
     "forecast": Verb(_serve, "Forecast from the end of a file of readings: the same code as the endpoint."),
     "calibrate": Verb(_personal, "Adapt a run's model to one person, from their own export; prints their key, once."),

@@ -1,4 +1,4 @@
-"""Verbs of complete runs: `score`, `compare`, `runs`, `promote`, `export`."""
+"""Verbs of complete runs: `score`, `compare`, `runs`, `promote`, `verify`, `export`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from raycadian.cli.terminal import show_json, show_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raycadian.manifest import Verdict
     from raycadian.runs import Run
     from raycadian.workflow import Comparison
 
@@ -129,6 +130,36 @@ def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("run")
+@RUNS
+@click.option("--key", type=click.Path(path_type=Path), help="File with the key that must have signed the run.")
+@JSON
+def verify(run: str, runs: Path, key: Path | None, as_json: bool) -> None:
+    """Check every file of a run against the hashes that were written with it, and its signature."""
+    from raycadian import manifest
+    from raycadian.runs import open_run
+
+    verdict = manifest.verify(open_run(run, runs).path, key)
+    if as_json:
+        show_json(vars(verdict))
+    else:
+        _show_verdict(verdict)
+    if verdict.problems or verdict.signature not in (None, "valid"):
+        sys.exit(1)
+
+
+def _show_verdict(verdict: Verdict) -> None:
+    for text in (*verdict.problems, *verdict.notices):
+        click.echo(text)
+    wrong = len(verdict.problems)
+    click.echo(
+        f"{verdict.files} files listed, {f'{wrong} not as they were written' if wrong else 'all as they were written'}"
+    )
+    if verdict.signature is not None:
+        click.echo(f"signature: {verdict.signature}")
+
+
+@click.command()
+@click.argument("run")
 @click.option("--to", "target", type=YAML, required=True, help="New folder.")
 @RUNS
 def export(run: str, target: Path, runs: Path) -> None:
@@ -140,4 +171,4 @@ def export(run: str, target: Path, runs: Path) -> None:
     click.echo(target)
 
 
-VERBS = {"score": score, "compare": compare, "runs": runs, "promote": promote, "export": export}
+VERBS = {"score": score, "compare": compare, "runs": runs, "promote": promote, "verify": verify, "export": export}

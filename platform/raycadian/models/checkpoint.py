@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-from raycadian import config
+from raycadian import config, manifest
 from raycadian.errors import CheckpointError
 from raycadian.files import read_json, replaced_folder
 from raycadian.models import adapters
@@ -34,6 +34,7 @@ def save(model: Model, folder: Path) -> None:
 def load(folder: Path) -> Model:
     """The saved model, in evaluation mode on the CPU. Raises CheckpointError for what is missing, damaged, mismatching
     or not finite."""
+    manifest.require_intact(folder.parent, folder.name)
     raw = read_json(folder / _CONFIG)
     try:
         return _loaded(folder, raw).eval()

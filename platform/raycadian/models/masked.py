@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from raycadian import config
+from raycadian import config, manifest
 from raycadian.errors import CheckpointError
 from raycadian.files import read_json
 from raycadian.models.base import Model, ModelSpec
@@ -103,6 +103,7 @@ def is_ours(folder: Path) -> bool:
 def load_encoder(folder: Path, section: config.PretrainedNetwork, encoder: nn.Module, prefix: str) -> dict[str, Any]:
     """The weights of a run of `masked` into an encoder as `section` describes it, whole or not at all; what the run's
     network was, in the words of its section. Raises ValueError."""
+    manifest.require_intact(folder.parent, folder.name)
     inner = _pretrained_inner(folder)
     shape = section.encoder_shape()
     saved = {name: inner.get(name) for name in shape}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from raycadian import manifest
 from raycadian.personal.calibrate import require_same_weights
 from raycadian.personal.store import PersonRecord, Store
 from raycadian.runs import Run
@@ -19,11 +20,14 @@ _PREDICTORS: dict[str, Callable[[Path, Path | str | None], Predictor]] = {
     "pretrain": LabelPredictor.load,  # says why it can't be served
 }
 
+_READ = ("recipe.yaml", "metadata.json", "metrics_summary.json", "event_calibration.json", "checkpoint")
+
 
 def load_predictor(run_path: Path | str, cases: Path | str | None = None) -> Predictor:
     """The predictor of a complete run; `cases`: folder of stored files that requests may name. Raises ValueError for
     what is missing, damaged, or can't be served."""
     run = Run(Path(run_path))
+    manifest.require_intact(run.path, *_READ, signed=True)
     return _PREDICTORS[run.recipe.task.kind](run.path, cases)
 
 

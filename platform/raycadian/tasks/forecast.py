@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from raycadian import manifest
 from raycadian.config import Grid, Recipe, mechanism_of, model_name, signals_of
 from raycadian.data.mechanism import Mechanism, fit_mechanism
 from raycadian.data.snapshot import Snapshot
@@ -85,6 +86,7 @@ class ForecastTask(Task[ForecastData]):
         return list(_SCORED)
 
     def read(self, folder: Path, part: str = "test") -> Predictions:
+        manifest.require_intact(folder, predictions_file(part))
         return Predictions.read_parquet(folder / predictions_file(part))
 
     def frame(self, folder: Path, recipe: Recipe, part: str = "test") -> pd.DataFrame:

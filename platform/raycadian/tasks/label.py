@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from raycadian import manifest
 from raycadian.config import Recipe, model_name
 from raycadian.data.label_windows import LabelledWindows, cut_labelled
 from raycadian.data.mechanism import Mechanism
@@ -42,6 +43,7 @@ class LabelTask(SignalTask):
         return predictions
 
     def read(self, folder: Path, part: str = "test") -> LabelPredictions:
+        manifest.require_intact(folder, predictions_file(part))
         return LabelPredictions.read_parquet(folder / predictions_file(part))
 
     def frame(self, folder: Path, recipe: Recipe, part: str = "test") -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raycadian import telemetry
+from raycadian import manifest, telemetry
 from raycadian.config import Recipe, Training, mechanism_of, model_name, signals_of, staged_of
 from raycadian.data.mechanism import Mechanism
 from raycadian.data.snapshot import Snapshot
@@ -186,6 +186,7 @@ def train_run(
             task.report(folder, recipe, metadata, against)
         write_json(folder / "metadata.json", metadata | {"seconds": clock.seconds, "finished_utc": datetime.now(UTC)})
         shutil.rmtree(folder / "state", ignore_errors=True)
+        manifest.write(folder)
         return Run(finish(folder))
 
 
@@ -196,12 +197,20 @@ def read_predictions(run: Run, part: str = "test") -> Any:
 
 def results_of(run: Run, label: str = "") -> Any:
     """What a run's test scores are computed from; of a further label by its name."""
+    manifest.require_intact(run.path, "recipe.yaml", "checkpoint")
     return task_of(run.recipe).results(run.path, run.recipe, label)
 
 
 def rescore(run: Run) -> Run:
     """Score a complete run's predictions again and rewrite its tables and report, beside the runs that it was set
-    against and that are still there. It is one more look at the test data, and recorded as such."""
+    against and that are still there. It is one more look at the test data, and recorded as such. Raises ValueError."""
+    manifest.require_intact(run.path, "recipe.yaml", "metadata.json")
+    with manifest.rewritten(run.path):
+        _rescore(run)
+    return run
+
+
+def _rescore(run: Run) -> None:
     others = [Run(path_inside(run.path.parent, name)) for name in run.metadata["against"]]
     others = [other for other in others if (other.path / "metadata.json").is_file()]
     recipe, task = run.recipe, task_of(run.recipe)
@@ -213,7 +222,6 @@ def rescore(run: Run) -> Run:
         model_card.write(run.path, recipe, metadata)
     task.report(run.path, recipe, metadata, others)
     write_json(run.path / "metadata.json", metadata)
-    return run
 
 
 def _look(by: str) -> dict[str, Any]:

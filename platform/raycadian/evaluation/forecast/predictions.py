@@ -11,12 +11,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raycadian.errors import CheckpointError, at_boundary
 from raycadian.evaluation.forecast.glycemic import is_glucose
-from raycadian.files import written_whole
+from raycadian.files import parse_json, written_whole
 from raycadian.types import GLUCOSE, ID, OOD
 
 _PER_WINDOW = ("subject", "time_utc", "local_h", "truth", "quantiles", "scope", "past")  # parts beside them
 _META = "raycadian"
+NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, AttributeError, pa.ArrowException)
+"""What a table raises that is none of ours, while its columns are taken out."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +174,17 @@ class Predictions:
 
     @staticmethod
     def read_parquet(path: Path) -> "Predictions":
-        """Raises ValueError for a file that is missing, damaged or no table of predictions."""
+        """Raises CheckpointError for a file that is missing, damaged or no table of predictions."""
         table, meta = read_table(path)
         if "levels" not in meta:
-            raise ValueError(
+            raise CheckpointError(
                 f"{path}: no table of predictions (written by `raycadian train`); columns {table.column_names}"
             )
+        with at_boundary(CheckpointError, f"{path}: damaged", *NOT_AS_WRITTEN):
+            return Predictions._of(table, meta)
+
+    @staticmethod
+    def _of(table: pa.Table, meta: dict[str, Any]) -> "Predictions":
         names = table.column_names
         return Predictions(
             subject=np.array(table["subject"].to_pylist(), dtype=str),
@@ -197,16 +205,16 @@ def write_table(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> No
     """Columns of predictions as Parquet, and beside them what holds for all. Whole or not at all."""
     table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta)})
     with written_whole(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """The columns, and what holds for all: empty where another program wrote the file. Raises ValueError."""
+    """The columns, and what holds for all: empty where another program wrote the file. Raises CheckpointError."""
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path}: not readable as predictions: {error}") from None
-    return table, json.loads((table.schema.metadata or {}).get(_META.encode(), b"{}"))
+        table = pq.read_table(path, page_checksum_verification=True)
+        return table, parse_json((table.schema.metadata or {}).get(_META.encode(), b"{}"))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CheckpointError(f"{path}: not readable as predictions: {error}") from None
 
 
 def _layout(p: Predictions) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from raycadian.evaluation.forecast.predictions import read_table, write_table
+from raycadian.errors import CheckpointError, at_boundary
+from raycadian.evaluation.forecast.predictions import NOT_AS_WRITTEN, read_table, write_table
 
 _TEXT = ("subject", "case")
 
@@ -73,13 +74,14 @@ class LabelPredictions:
 
     @staticmethod
     def read_parquet(path: Path) -> "LabelPredictions":
-        """Raises ValueError for a file that is missing, damaged or no table of predictions of a label."""
+        """Raises CheckpointError for a file that is missing, damaged or no table of predictions of a label."""
         table, meta = read_table(path)
         if meta.keys() != {"kind", "step_s"}:
-            raise ValueError(f"{path}: no table of predictions of a label; columns {table.column_names}")
-        columns = {name: table[name].to_numpy() for name in _COLUMNS if name not in _TEXT}
-        columns |= {name: np.array(table[name].to_pylist(), dtype=str) for name in _TEXT}
-        return LabelPredictions(**columns | {"time_utc": columns["time_utc"].astype("datetime64[s]")}, **meta)
+            raise CheckpointError(f"{path}: no table of predictions of a label; columns {table.column_names}")
+        with at_boundary(CheckpointError, f"{path}: damaged", *NOT_AS_WRITTEN):
+            columns = {name: table[name].to_numpy() for name in _COLUMNS if name not in _TEXT}
+            columns |= {name: np.array(table[name].to_pylist(), dtype=str) for name in _TEXT}
+            return LabelPredictions(**columns | {"time_utc": columns["time_utc"].astype("datetime64[s]")}, **meta)
 
 
 _COLUMNS = tuple(f.name for f in fields(LabelPredictions) if f.name not in ("kind", "step_s"))
