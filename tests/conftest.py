@@ -28,7 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never wait for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
 
 settings.register_profile("ours", deadline=None)  # no test asserts a time
-settings.load_profile("ours")
+settings.register_profile("quick", deadline=None, max_examples=25)
 
 # No test uses anybody's credentials or leaves tables in anybody's home; Ray's workers inherit this.
 PRIVATE = Path(tempfile.mkdtemp(prefix="rc-private-"))
@@ -41,6 +41,11 @@ os.environ |= {
 }
 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
     os.environ.pop(name, None)
+
+
+def pytest_configure(config) -> None:
+    """Property tests try a quarter of the examples where somebody wants the quick part alone."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "ours")
 
 
 def pytest_xdist_auto_num_workers(config) -> int | None:
