@@ -1,15 +1,15 @@
 """Snapshots: the recordings of a data set as partitioned Parquet, named by the hash of their content, written once.
 
     snapshots/<name>-<hash12>/
-      manifest.json                     card, content hash, the modality's version, sources, counts, issues, quality,
-      sizes recordings.parquet                subject, recording, start_utc, utc_offset_min, dt_s, n_points
-      subject=<quoted id>/part-0.parquet   recording, observed, a column a channel; of glucose time_utc too (null =
-      missing) subject=<quoted id>/events.parquet   time_utc, kind, value: every event of the subject, where there are
-      any subject=<quoted id>/quality.parquet  recording, point, a column a channel: the reasons against each judged
-      stretch attributes.json                      subject -> the case and the columns of the table of people, a row a
-      recording
+      manifest.json             card, content hash, the modality's version, sources, counts, issues, quality, sizes
+      recordings.parquet        subject, recording, start_utc, utc_offset_min, dt_s, n_points
+      attributes.json           subject -> the case and the columns of the table of people, a row a recording
+      subject=<quoted id>/
+        part-0.parquet          recording, observed, a column a channel; of glucose time_utc too (null = missing)
+        events.parquet          time_utc, kind, value: every event of the subject, where there are any
+        quality.parquet         recording, point, a column a channel: the reasons against each judged stretch
 
-The last two where the modality has them. How it is written: data/writer.py; from what: modalities/prepare.py. A
+attributes.json and quality.parquet where the modality has them. How it is written: data/writer.py; from what: modalities/prepare.py. A
 snapshots' folder lies on this machine, on a shared file system, or in object storage (data/storage.py).
 """
 
