@@ -9,8 +9,9 @@
         events.parquet          time_utc, kind, value: every event of the subject, where there are any
         quality.parquet         recording, point, a column a channel: the reasons against each judged stretch
 
-attributes.json and quality.parquet where the modality has them. How it is written: data/writer.py; from what: modalities/prepare.py. A
-snapshots' folder lies on this machine, on a shared file system, or in object storage (data/storage.py).
+attributes.json and quality.parquet where the modality has them. How it is written: data/writer.py; from what:
+modalities/prepare.py. A snapshots' folder lies on this machine, on a shared file system, or in object storage
+(data/storage.py).
 """
 
 import hashlib
