@@ -246,8 +246,8 @@ def test_dst_ends_a_recording(day, offsets):
 
 
 def test_clocks_that_can_t_be():
-    clock = np.concatenate([minutes("1970-01-01", 5), minutes("2024-01-01", 5)])
-    with pytest.raises(ValueError, match=r"from 1970-01-01.* to 2024-.*: clocks more than 20 years apart"):
+    clock = np.concatenate([minutes("1995-01-01", 5), minutes("2024-01-01", 5)])
+    with pytest.raises(ValueError, match=r"from 1995-01-01.* to 2024-.*: .* minutes, at most"):
         to_recordings(epochs(clock, np.ones(10)), card(), Issues())
     issues = Issues()
     assert to_recordings(epochs(["NaT", "NaT"], [1, 1]), card(), issues) == []

@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 from raycadian.config.units import known_zone
 
+YEARS = np.datetime64("1990-01-01"), np.datetime64("2100-01-01")  # a clock that was never set is outside
+WILD = "time outside 1990-2099"
 _OFFSET = r":\d{2}(?:[.,]\d+)?\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
 EPOCHS_MS = {"epoch_s": 1000.0, "epoch_ms": 1.0}  # formats of times that are numbers, with their milliseconds
 DAY_S = 86_400
@@ -43,6 +45,11 @@ def parse_times(text: pd.Series, time_format: str | None) -> tuple[np.ndarray, n
     utc = pd.to_datetime(text.where(known), format=style, errors="coerce", utc=True).dt.tz_localize(None)
     local = pd.to_datetime(text.mask(known), format=style, errors="coerce").to_numpy("datetime64[ns]")
     return np.where(known, shift(utc.to_numpy("datetime64[ns]"), offset_min), local), offset_min
+
+
+def is_wild(clock: np.ndarray, first: np.datetime64 = YEARS[0]) -> np.ndarray:
+    """True (N,) for clocks that nobody's recording can have; NaT is none of them."""
+    return (clock < first) | (clock >= YEARS[1])
 
 
 def clock_of_epoch_ms(epoch_ms: np.ndarray) -> np.ndarray:

@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 HEAD_BYTES = 64 * 1024
 MAX_BYTES = 20 * 1024**3  # decompressed; a CGM of one person is about 3 MB a year
 MAX_RATIO = 200  # CSV of glucose compresses 5 to 30 times; beyond this it is a bomb
 _RATIO_FROM = 64 * 1024**2  # small files may compress as they like
+MAX_RECORDS = 10_000_000  # of one person's file: 95 years of a reading every 5 minutes, 19 of one every minute
+MAX_POINTS = 20 * 366 * 1440  # of one person's grid of minutes
+_ROWS_A_BYTE = 100  # of a Parquet table, whose times alone don't compress that far
 _SUFFIXES = re.compile(r"(\.(csv|tsv|txt|json|ndjson|xml|parquet|gz))+$", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -37,12 +40,40 @@ _FOREIGN = {
 }
 
 
+def max_unpacked(packed: int) -> int:
+    """Bytes that a file or an archive's member of `packed` bytes may unpack to."""
+    return min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * packed))
+
+
+def check_unpacked(unpacked: int, packed: int, where: str | Path) -> None:
+    """Raises ValueError for what would unpack to more than its size may hold."""
+    if unpacked > (most := max_unpacked(packed)):
+        raise ValueError(
+            f"{where}: unpacks from {packed:,} to {unpacked:,} bytes, expected at most {most:,}; is it an archive "
+            "bomb? Split it into smaller files, or unpack it yourself"
+        )
+
+
+def check_count(n: float, where: str | Path, most: int = MAX_RECORDS, what: str = "records") -> None:
+    """Raises ValueError for more records, or points of a grid, than one person's file holds, before the memory is
+    asked for."""
+    if n > most:
+        raise ValueError(f"{where}: {n:,.0f} {what}, at most {most:,}; a time is wrong, or split the file")
+
+
+def check_table(metadata: Any, path: Path) -> None:
+    """Raises ValueError for a Parquet table (`metadata` of its file) that is larger than its file may hold."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    check_unpacked(sum(group.total_byte_size for group in groups), path.stat().st_size, path)
+    check_count(metadata.num_rows, path, max(MAX_RECORDS, _ROWS_A_BYTE * path.stat().st_size), "rows")
+
+
 class _Limited(io.RawIOBase):
     """A stream that ends in a ValueError when it gives more than a file of its size may hold."""
 
     def __init__(self, stream: BinaryIO, path: Path):
         self._stream, self._path, self._given = stream, path, 0
-        self._most = min(MAX_BYTES, max(_RATIO_FROM, MAX_RATIO * path.stat().st_size))
+        self._most = max_unpacked(path.stat().st_size)
 
     def readable(self) -> bool:
         return True
@@ -67,6 +98,16 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         raw.seek(0)
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
         yield io.BufferedReader(_Limited(stream, path), 1024**2)  # type: ignore[arg-type]
+
+
+def read_whole(path: Path, most: int, what: str) -> bytes:
+    """The content of a file, decompressed. Raises ValueError for more than `most` bytes of `what`."""
+    parts, n = [], 0
+    with open_bytes(path) as stream:
+        while part := stream.read(1024**2):  # not at once: that would take the memory before it is filled
+            check_count(n := n + len(part), path, most, what)
+            parts.append(part)
+    return b"".join(parts)
 
 
 @dataclass(frozen=True)

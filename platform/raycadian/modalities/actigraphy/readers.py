@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raycadian.data.clock import offset_at, repeated, second_time, shift, to_utc
-from raycadian.data.source import Source
+from raycadian.data.clock import is_wild, offset_at, repeated, second_time, shift, to_utc
+from raycadian.data.source import MAX_POINTS, Source, check_count
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.apple_health import is_apple_health, read_apple_health
@@ -35,8 +35,8 @@ from raycadian.types import WORN, Issues, Recording
 
 MINUTES = ("minutes_counts", "minutes_mims")
 _XPT = b"HEADER RECORD*******"
+_FIRST = np.datetime64("1900-01-01")  # years are shifted to hide whose they are
 _GAP_S = 86_400  # a longer one ends a recording
-_MOST_YEARS = 20
 _MOST_ACTIVITY = 1e6  # of an epoch
 
 
@@ -151,8 +151,10 @@ def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues, paths: S
         raise ValueError(
             f"{where}: epochs of {epochs.epoch_s:g} s; expected a part of a minute: record in epochs of 60 s or less"
         )
-    known = ~np.isnat(epochs.clock)
+    known, wild = ~np.isnat(epochs.clock), is_wild(epochs.clock, _FIRST)
     issues.add("time not understood (row left out)", where, int((~known).sum()))
+    issues.add("time outside 1900-2099", where, int(wild.sum()))
+    known &= ~wild
     if not known.any():
         issues.add("person without a usable epoch (left out)", where)
         return []
@@ -185,11 +187,8 @@ def _in_order(
 
 def _stretches(utc_s: np.ndarray, offset_min: np.ndarray, where: str, issues: Issues) -> list[slice]:
     """What becomes a recording each. Raises ValueError for clocks that can't be one person's."""
-    if utc_s[-1] - utc_s[0] > _MOST_YEARS * 366 * 86_400:
-        begin, end = utc_s[[0, -1]].astype("datetime64[s]")
-        raise ValueError(
-            f"{where}: from {begin} to {end}: clocks more than {_MOST_YEARS} years apart can't be one recording"
-        )
+    begin, end = utc_s[[0, -1]].astype("datetime64[s]")
+    check_count((utc_s[-1] - utc_s[0]) // 60, f"{where}, from {begin} to {end}", MAX_POINTS, "minutes")
     moved = np.diff(offset_min) != 0
     issues.add("change of the UTC offset (DST or travel)", where, int(moved.sum()))
     edges = [0, *(np.flatnonzero(moved | (np.diff(utc_s) > _GAP_S)) + 1), len(utc_s)]

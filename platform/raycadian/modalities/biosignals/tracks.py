@@ -13,6 +13,7 @@ from raycadian.types import Issues, Track
 MAX_SAMPLES = (
     200_000_000  # of a track: 55 h at 1 kHz; beyond this a time is wrong, or the file is made to fill the memory
 )
+MAX_FILE_SAMPLES = 500_000_000  # of all tracks that are read: 2 GB
 MAX_RATE_HZ = 50_000.0
 
 # unit (lower case) -> the unit it is counted in, and how many of that it is
@@ -105,6 +106,22 @@ def explained(path: Path) -> Iterator[None]:
 def case_of(path: Path) -> str:
     """A case's name where its file does not say one: the file's, without the endings of its format."""
     return re.sub(r"(\.(vital|edf|bdf|npz|csv|tsv|txt|parquet|gz))+$", "", path.name, flags=re.IGNORECASE) or path.name
+
+
+class Room:
+    """What the tracks of one file may take together, however little of the file they are."""
+
+    def __init__(self) -> None:
+        self._left = MAX_FILE_SAMPLES
+
+    def take(self, n: float, where: str) -> None:
+        """Raises ValueError before the memory is asked for."""
+        check_length(n, where)
+        self._left -= n
+        if self._left < 0:
+            raise ValueError(
+                f"{where}: more than {MAX_FILE_SAMPLES:,} samples in all; read fewer tracks, or split the file"
+            )
 
 
 def check_length(n: float, where: str) -> None:

@@ -41,7 +41,6 @@ _EVENT_MAX = {CARBS: 1000.0, BOLUS: 100.0, BASAL: 50.0}  # beyond any pump's or 
 _MMOLL_BELOW, _MGDL_FROM = 30.0, 40.0  # medians: mmol/L lies in 2..25, mg/dL in 50..400
 _CONTRADICTS_MMOLL = GLUCOSE_MAX_MGDL / MGDL_PER_MMOLL
 _JUDGED = 12  # values needed before their median is held against the unit
-_YEARS = np.datetime64("1990-01-01"), np.datetime64("2100-01-01")  # a clock that was never set is outside
 # what sensors write for values outside their range, in the languages of their exports
 _LOW_WORDS = (
     "low", "lo", "niedrig", "tief", "bas", "bajo", "bajo/a", "basso", "baixo", "laag", "lav", "låg", "lågt", "matala",
@@ -178,9 +177,9 @@ class ReadingsBuilder:
         """Rows whose time is understood."""
         clocks = rows["clock"].to_numpy("datetime64[ns]")
         unread = np.isnat(clocks)
-        wild = ~unread & ((clocks < _YEARS[0]) | (clocks >= _YEARS[1]))
+        wild = clock.is_wild(clocks)
         self.note("time not understood", rows["line"][unread])
-        self.note("time outside 1990-2099", rows["line"][wild])
+        self.note(clock.WILD, rows["line"][wild])
         self._untimed += int(unread.sum())
         if self._rows >= 1000 and self._untimed * 2 > self._rows:
             self._refuse_times()

@@ -180,8 +180,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: byte {error.start} is not {error.encoding} text; save the file as UTF-8") from None
     except (EOFError, zlib.error, OSError) as error:
         raise ValueError(f"{path}: can't be read, truncated or corrupted: {error}") from None
-    except (pa.ArrowException, ParseError, DefusedXmlException, RecursionError) as error:
-        raise ValueError(f"{path}: can't be understood: {error}") from None
+    except (pa.ArrowException, ParseError, DefusedXmlException, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path}: can't be understood: {error or type(error).__name__}") from None
 
 
 # --- one subject in several files ----------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.sax import make_parser
 
-from raycadian.data.clock import offset_at
-from raycadian.data.source import HEAD_BYTES, MAX_BYTES, MAX_RATIO, open_bytes, stem_of
+from raycadian.data.clock import YEARS, offset_at
+from raycadian.data.source import HEAD_BYTES, MAX_POINTS, check_count, check_unpacked, open_bytes, stem_of
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.types import Issues, Recording
 
@@ -37,6 +37,7 @@ _SLEEP = "HKCategoryTypeIdentifierSleepAnalysis"
 _UNITS = {"count": 1.0, "count/min": 1.0, "kcal": 1.0, "Cal": 1.0, "kJ": 1 / 4.184}
 _MOST = {STEPS: 100_000.0, ENERGY: 20_000.0, HEART_RATE: 400.0}
 _LONGEST_S = 86_400  # of one record
+_FIRST_S, _LAST_S = (int(year.astype("datetime64[s]").astype(np.int64)) for year in YEARS)
 _GAP_S = 86_400  # a longer one without any record ends a recording
 _NEAR_MIN = 15  # a minute counts as worn this close to a record
 _CHUNK = 1024**2
@@ -86,11 +87,12 @@ def read_apple_health(path: Path, card: ActigraphyCard, issues: Issues) -> list[
     issues.add("change of the UTC offset (DST or travel)", path.name, int(moved.sum()))
     reached = np.maximum.accumulate(end_s)
     edges = np.flatnonzero(moved | (start_s[1:] - reached[:-1] > _GAP_S)) + 1
-    recordings, subject = [], card.subject or stem_of(path).removesuffix(".zip")
+    recordings, subject, points = [], card.subject or stem_of(path).removesuffix(".zip"), 0
     for a, b in zip([0, *edges], [*edges, len(start_s)], strict=True):
         begin = int(start_s[a]) // 60 * 60
         until = int(end_s[a:b].max()) if b == len(start_s) else min(int(end_s[a:b].max()), int(start_s[b]) // 60 * 60)
         n = max((until - begin + 59) // 60, 1)
+        check_count(points := points + n, path, MAX_POINTS, "minutes")
         channels = _channels(health, begin, n)
         observed = np.any([_covered(records, begin, n, _NEAR_MIN) > 0 for records in health.values()], axis=0)
         recordings.append(
@@ -177,12 +179,14 @@ class _Records(ContentHandler):
         except (KeyError, ValueError, IndexError):
             self._issues.add("record not understood (left out)", self._path.name)
             return
-        if not (0 <= end_s - start_s <= _LONGEST_S and 0 <= value <= _MOST.get(channel, 1.0)):
+        possible = 0 <= end_s - start_s <= _LONGEST_S and 0 <= value <= _MOST.get(channel, 1.0)
+        if not (possible and _FIRST_S <= start_s < _LAST_S):
             self._issues.add("record that can't be (left out)", f"{self._path.name}: {channel} at {attrs['startDate']}")
             return
         source = self._sources.setdefault(attrs.get("sourceName", ""), len(self._sources))
         self.health[channel].add(start_s, end_s, offset_min, value, source)
         self.kept += 1
+        check_count(self.kept, self._path)
 
     def _time(self, text: str) -> tuple[int, int]:
         """UTC seconds and offset in minutes of `2020-01-31 08:00:00 +0900`."""
@@ -219,12 +223,7 @@ def _xml(path: Path) -> Iterator[BinaryIO]:
         if not exports:
             raise ValueError(f"{path}: no export.xml in the archive; it has {', '.join(archive.namelist()[:5])}")
         entry = max(exports, key=lambda one: one.file_size)
-        most = min(MAX_BYTES, max(64 * 1024**2, MAX_RATIO * entry.compress_size))
-        if entry.file_size > most:
-            raise ValueError(
-                f"{path}: {entry.filename} unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes, expected "
-                f"at most {most:,}; is it an archive bomb?"
-            )
+        check_unpacked(entry.file_size, entry.compress_size, f"{path}: {entry.filename}")
         if entry.flag_bits & _ENCRYPTED:
             raise ValueError(
                 f"{path}: {entry.filename} is encrypted, which Apple's own export is not; unpack it with its password "

@@ -16,7 +16,16 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data.clock import parse_times
-from raycadian.data.source import MAX_BYTES, Source, delimiter_of, open_bytes, split, stem_of
+from raycadian.data.source import (
+    Source,
+    check_count,
+    check_unpacked,
+    delimiter_of,
+    open_bytes,
+    read_whole,
+    split,
+    stem_of,
+)
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.nhanes_minutes import SUNDAY, weekday_start
 from raycadian.modalities.actigraphy.nhanes import subject_ids
@@ -26,7 +35,8 @@ SQLITE = b"SQLite format 3\x00"
 _AWD_HEADER = 7  # lines: name, date, time, epoch code, age, serial number, sex
 _AWD_COUNT = re.compile(r"(\d+)\s*(?:,\s*\d+(?:\.\d+)?)?\s*M?")  # light after a comma, M where the button was pressed
 _TICKS_A_SECOND, _TICKS_1970 = 10_000_000, 621_355_968_000_000_000  # .NET's clock
-_MOST_EPOCHS = 100_000_000
+MAX_TEXT_BYTES = 64 * 1024**2  # of one device: years of an epoch every 15 s
+MAX_EPOCHS = 40_000_000  # of one person: a year of one a second
 _EPOCHS_BEGIN = re.compile(r"Epoch-by-Epoch Data", re.IGNORECASE)
 _DATES = ("%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d-%b-%Y", "%Y/%m/%d", "%d/%m/%y", "%m/%d/%y")
 _CLOCKS = ("%H:%M:%S", "%I:%M:%S %p", "%H:%M")
@@ -64,8 +74,7 @@ def is_awd(source: Source) -> bool:
 
 def read_awd(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
     """Actiwatch: a count a line; the epoch code counts quarters of a minute. Raises ValueError."""
-    with open_bytes(source.path) as stream:
-        lines = [line.strip() for line in re.split(rb"[\r\n]+", stream.read())]
+    lines = [line.strip() for line in re.split(rb"[\r\n]+", read_whole(source.path, MAX_TEXT_BYTES, "bytes of text"))]
     lines = [line.decode("cp1252", "replace") for line in lines if line]
     start = pd.to_datetime(f"{lines[1]} {lines[2][:5]}", format="%d-%b-%Y %H:%M", errors="coerce")
     if pd.isna(start) or int(lines[3]) == 0:
@@ -109,7 +118,9 @@ def read_agd(path: Path, card: ActigraphyCard, issues: Issues) -> Iterator[Epoch
             settings = {
                 str(k).lower(): str(v) for k, v in base.execute("SELECT settingName, settingValue FROM settings")
             }
-            rows = base.execute("SELECT dataTimestamp, axis1 FROM data ORDER BY dataTimestamp").fetchmany(_MOST_EPOCHS)
+            ((n,),) = base.execute("SELECT count(*) FROM data")
+            check_count(n, path, MAX_EPOCHS, "epochs")
+            rows = base.execute("SELECT dataTimestamp, axis1 FROM data ORDER BY dataTimestamp").fetchall()
     except (sqlite3.Error, OSError) as error:
         raise ValueError(f"{path}: can't be read as an ActiGraph .agd: {error}") from None
     epoch_s = _number(settings.get("epochlength", ""), f"{path}: setting epochlength")
@@ -145,8 +156,7 @@ def is_respironics(source: Source) -> bool:
 
 def read_respironics(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
     """Actiware's export: settings, statistics, then an epoch a row with its off-wrist status. Raises ValueError."""
-    with open_bytes(source.path) as stream:
-        lines = stream.read().decode(source.encoding, "replace").splitlines()
+    lines = read_whole(source.path, MAX_TEXT_BYTES, "bytes of text").decode(source.encoding, "replace").splitlines()
     names = next((i for i, line in enumerate(lines) if '"Activity"' in line and '"Date"' in line), None)
     names = (
         names
@@ -226,9 +236,10 @@ def read_table(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator
             "keep_default_na": False,
         }
         try:
-            table = pd.read_csv(stream, usecols=list(named.values()), **options)
+            table = pd.read_csv(stream, usecols=list(named.values()), nrows=MAX_EPOCHS + 1, **options)
         except (pd.errors.ParserError, UnicodeDecodeError) as error:
             raise ValueError(f"{source.path}: can't be understood: {error}") from None
+    check_count(len(table), source.path, MAX_EPOCHS, "rows")
     table = table.rename(columns={theirs: ours for ours, theirs in named.items()})
     whose = table["subject"] if "subject" in table else pd.Series(card.subject or source.stem, index=table.index)
     for subject, rows in table.groupby(whose.str.strip(), sort=False):
@@ -266,8 +277,7 @@ def read_wear_flags(path: Path, card: ActigraphyCard, issues: Issues) -> Iterato
     1440) with 1 worn, 0 not, 255 missing. Raises ValueError."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise ValueError(f"{path}: more than {MAX_BYTES / 1024**3:.0f} GiB when unpacked")
+            check_unpacked(sum(entry.file_size for entry in archive.infolist()), path.stat().st_size, path)
         with np.load(path, allow_pickle=False) as arrays:
             seqn, weekday, wear = (arrays[name] for name in ("SEQN", "WEEKDAY", "wear"))
     except (KeyError, zipfile.BadZipFile, OSError, EOFError) as error:

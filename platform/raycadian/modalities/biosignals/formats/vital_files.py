@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raycadian.data.source import open_bytes
-from raycadian.modalities.biosignals.tracks import case_of, check_length, matches, numeric, waveform
+from raycadian.data.source import check_count, open_bytes
+from raycadian.modalities.biosignals.tracks import Room, case_of, matches, numeric, waveform
 from raycadian.types import Case, Issues, Track
 
 _PACKET = struct.Struct("<BL")  # kind, length
@@ -56,10 +56,13 @@ def read_vital(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case
     """A file's tracks that match `wanted` (all with numbers where None). Raises ValueError where it isn't whole."""
     file = _parse(path, wanted)
     tracks: dict[str, Track] = {}
+    room = Room()
     for declared in (declared for declared in file.tracks if declared.wanted):
         where = f"{path}: {declared.name}"
         track = (
-            _wave(declared, file, where, issues) if declared.kind == _WAVE else _number(declared, file, where, issues)
+            _wave(declared, file, where, issues, room)
+            if declared.kind == _WAVE
+            else _number(declared, file, where, issues)
         )
         if not len(track):
             issues.add("track without samples (left out)", where)
@@ -105,6 +108,7 @@ def _parse(path: Path, wanted: Sequence[str] | None) -> _File:
                     start = min(start, time) if start and time > 0 else start or max(time, 0.0)
                     declared = tracks.get(number)
                     if declared and declared.wanted:
+                        check_count(packets, path, what="packets")
                         declared.records.append((time, _samples(body, 2 + skip, declared)))
     except (EOFError, OSError, zlib.error, struct.error) as error:
         raise ValueError(
@@ -178,7 +182,7 @@ def _number(declared: _Declared, file: _File, where: str, issues: Issues) -> Tra
     return numeric(values, times, declared.unit, where, issues)
 
 
-def _wave(declared: _Declared, file: _File, where: str, issues: Issues) -> Track:
+def _wave(declared: _Declared, file: _File, where: str, issues: Issues, room: Room) -> Track:
     """Records laid out by their times at the track's rate; NaN between them."""
     rate = declared.rate_hz
     records = deque(sorted((record for record in declared.records if record[1]), key=lambda record: record[0]))
@@ -187,7 +191,7 @@ def _wave(declared: _Declared, file: _File, where: str, issues: Issues) -> Track
         return Track(np.empty(0, np.float32), declared.unit, rate_hz=max(rate, 1.0))
     waveform(np.empty(0), rate, declared.unit, 0.0, where)  # the rate can be one
     first = records[0][0]
-    check_length((records[-1][0] - first) * rate + len(records[-1][1]), where)
+    room.take((records[-1][0] - first) * rate + len(records[-1][1]), where)
     at = np.array([round((time - first) * rate) for time, _ in records])
     ends = at + np.array([len(raw) // declared.dtype.itemsize for _, raw in records])
     values = np.full(ends.max(), np.nan, dtype=np.float32)

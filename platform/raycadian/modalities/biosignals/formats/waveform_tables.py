@@ -18,16 +18,24 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from raycadian.data.source import (
-    MAX_BYTES,
-    MAX_RATIO,
     Source,
+    check_table,
+    check_unpacked,
     delimiter_of,
     header_at,
     header_of,
     open_bytes,
     require_distinct,
 )
-from raycadian.modalities.biosignals.tracks import case_of, check_length, numeric, present, waveform, with_samples
+from raycadian.modalities.biosignals.tracks import (
+    Room,
+    case_of,
+    check_length,
+    numeric,
+    present,
+    waveform,
+    with_samples,
+)
 from raycadian.types import Case, Issues, Track
 
 TIMES = ("time_s", "time", "t", "seconds", "timestamp", "datetime")  # what a column of times may be called, in any case
@@ -54,10 +62,10 @@ def read_table(
     columns = _columns(source, [named[name] for name in names], times, len(header) > 1)
     clock = columns.pop(times) if times else None
     start, seconds = _seconds(clock, path)
-    tracks = {}
+    tracks, room = {}, Room()
     for name in names:
         unit, where = _split_unit(named[name])[1] or units.get(name, ""), f"{path}: {name}"
-        tracks[name] = _column(_numbers(columns[named[name]], where), seconds, rate_hz, unit, where, issues)
+        tracks[name] = _column(_numbers(columns[named[name]], where), seconds, rate_hz, unit, where, issues, room)
     return Case(case_of(path), "", with_samples(tracks, path, issues), start_utc=start)
 
 
@@ -109,11 +117,7 @@ def _columns(source: Source, names: list[str], times: str | None, skip_blank: bo
     wanted = [*names, *([times] if times else [])]
     if source.is_parquet:
         with pq.ParquetFile(source.path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            if sum(group.total_byte_size for group in groups) > MAX_BYTES:
-                raise ValueError(
-                    f"{source.path}: more than {MAX_BYTES / 1024**3:.0f} GiB when unpacked; split the file"
-                )
+            check_table(file.metadata, source.path)
             check_length(file.metadata.num_rows, str(source.path))
             table = file.read(columns=wanted)
     else:
@@ -177,8 +181,9 @@ def _seconds(clock: pa.ChunkedArray | None, path: Path) -> tuple[np.datetime64 |
 
 
 def _column(
-    values: np.ndarray, seconds: np.ndarray | None, rate_hz: float | None, unit: str, where: str, issues: Issues
-) -> Track:
+    values: np.ndarray, seconds: np.ndarray | None, rate_hz: float | None, unit: str, where: str, issues: Issues,
+    room: Room,
+) -> Track:  # fmt: skip
     """A column with, or without, times beside it: on an even grid with NaN in the gaps, or a numeric."""
     if seconds is None:
         if rate_hz is None:
@@ -194,7 +199,7 @@ def _column(
         raise ValueError(
             f"{where}: expected {rate_hz:g} Hz, found {rate_of_times:.6g} Hz by its times; correct one of them"
         )
-    check_length(at[-1] + 1, where)
+    room.take(int(at[-1]) + 1, where)
     laid = np.full(at[-1] + 1, np.nan, dtype=np.float32)
     laid[at] = values
     return waveform(laid, rate_hz or rate_of_times, unit, seconds[0], where)
@@ -247,8 +252,7 @@ def _check_archive(path: Path) -> None:
     """Raises ValueError for an archive that unpacks to more than it may hold."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > min(MAX_BYTES, max(64 * 1024**2, MAX_RATIO * path.stat().st_size)):
-        raise ValueError(f"{path}: {unpacked / 1024**2:,.0f} MiB when unpacked; split it into smaller files")
+    check_unpacked(unpacked, path.stat().st_size, path)
 
 
 def _array(values: np.ndarray, about: Mapping[str, Any], rate: Any, unit: str, where: str, issues: Issues) -> Track:

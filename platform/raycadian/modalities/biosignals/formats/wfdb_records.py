@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from raycadian.data.source import require_distinct
-from raycadian.modalities.biosignals.tracks import check_length, present, waveform, with_samples
+from raycadian.modalities.biosignals.tracks import Room, check_length, present, waveform, with_samples
 from raycadian.types import Case, Issues, Track
 
 
@@ -22,6 +22,9 @@ def read_wfdb(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
     chosen = present(names, wanted)
     if not chosen:
         return Case(header.record_name, "", {})
+    room = Room()
+    for name in chosen:
+        room.take((header.sig_len or 0) * header.samps_per_frame[names.index(name)], f"{path}: {name}")
     record = wfdb.rdrecord(
         str(path.with_suffix("")), channels=[names.index(name) for name in chosen], smooth_frames=False
     )

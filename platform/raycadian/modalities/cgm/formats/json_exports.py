@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data.clock import clock_of_epoch_ms, parse_times, shift
-from raycadian.data.source import Source, open_bytes
+from raycadian.data.source import Source, check_count, read_whole
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.types import BASAL, BOLUS, CARBS, MGDL_PER_MMOLL, SUBJECT, Issues, Readings
 
-MAX_JSON_BYTES = 1024**3
+MAX_JSON_BYTES = 512 * 1024**2
 _TIDEPOOL = re.compile(
     r'"type"\s*:\s*"(cbg|smbg|basal|bolus|wizard|food|upload|pumpSettings|cgmSettings|deviceEvent|physicalActivity)"'
 )
@@ -161,10 +161,8 @@ def _tidepool_rows(
 
 def _records(source: Source, issues: Issues) -> list[dict]:
     """The objects of a JSON list, of an object's lists, or of a file with one object a line. Raises ValueError."""
-    with open_bytes(source.path) as stream:
-        data = stream.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"{source.path}: more than {MAX_JSON_BYTES / 1024**2:.0f} MiB of JSON; export by year")
+    data = read_whole(source.path, MAX_JSON_BYTES, "bytes of JSON")
+    check_count(data.count(b"{") + data.count(b"["), source.path)  # each an object in memory, 20 times its two bytes
     text = data.decode(source.encoding)
     del data
     records = _parsed(text)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from defusedxml.ElementTree import iterparse
 
-from raycadian.data.source import Source, open_bytes
+from raycadian.data.source import Source, check_count, open_bytes
 from raycadian.modalities.cgm.builder import MGDL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
@@ -49,6 +49,7 @@ def _events(source: Source) -> tuple[str, dict[str, list[tuple[int, dict]]]]:
                     section = element.tag
             elif element.tag == "event":
                 number += 1
+                check_count(number, source.path, what="events")
                 if section in events:
                     events[section].append((number, dict(element.attrib)))
             if action == "end":

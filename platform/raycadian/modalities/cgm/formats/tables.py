@@ -13,7 +13,16 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from raycadian.data.clock import offset_at
-from raycadian.data.source import HEAD_BYTES, MAX_BYTES, Source, delimiter_of, header_at, header_of, open_bytes
+from raycadian.data.source import (
+    HEAD_BYTES,
+    Source,
+    check_count,
+    check_table,
+    delimiter_of,
+    header_at,
+    header_of,
+    open_bytes,
+)
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard, Columns
 from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
@@ -107,8 +116,11 @@ def _csv_options(
 def csv_rows(
     source: Source, builder: ReadingsBuilder, skip: int, n_columns: int, delimiter: str, wanted: dict[str, int]
 ) -> pd.DataFrame:
-    """`csv_chunks` of one person's file in one piece."""
-    chunks = list(csv_chunks(source, builder, skip, n_columns, delimiter, wanted))
+    """`csv_chunks` of one person's file in one piece. Raises ValueError for more rows than a person has."""
+    chunks, n = [], 0
+    for chunk in csv_chunks(source, builder, skip, n_columns, delimiter, wanted):
+        check_count(n := n + len(chunk), source.path, what="rows")
+        chunks.append(chunk)
     return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=[*wanted, "line"], dtype=object)
 
 
@@ -177,9 +189,7 @@ def _parquet_chunks(
     source: Source, builder: ReadingsBuilder, wanted: dict[str, int], n_columns: int
 ) -> Iterator[pd.DataFrame]:
     with pq.ParquetFile(source.path) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        if sum(group.total_byte_size for group in groups) > MAX_BYTES:
-            raise ValueError(f"{source.path}: more than {MAX_BYTES / 1024**3:.0f} GiB when unpacked; split the file")
+        check_table(file.metadata, source.path)
         names = [file.schema_arrow.names[i] for i in wanted.values()]
         seen = 0
         for batch in file.iter_batches(_BATCH_ROWS, columns=names):
