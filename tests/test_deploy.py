@@ -2,6 +2,7 @@
 reading of KubeRay's resources, Kubernetes' schemas for pods, Ray Serve's schema, bash and shellcheck for every line of
 shell. No cloud, no Kubernetes, nothing is started."""
 
+import copy
 import functools
 import json
 import re
@@ -184,7 +185,7 @@ def test_manifests_have_only_known_fields(document):
 
 
 def test_the_fields_are_really_checked():
-    wrong = _manifest("RayCluster")
+    wrong = copy.deepcopy(_manifest("RayCluster"))  # it is parsed once for all tests
     wrong["spec"]["headGroupSpec"]["rayStartParam"] = {}
     with pytest.raises(jsonschema.ValidationError, match="rayStartParam"):
         jsonschema.validate(wrong, KUBERAY)
