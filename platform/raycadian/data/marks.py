@@ -76,14 +76,12 @@ def _good(marks: Marks, judged: QualityMask, window: LabelWindow, starts: np.nda
     if each != judged.length:
         raise ValueError(
             f"window.window_s {window.window_s:g}: quality was judged on stretches of {judged.length * marks.dt_s:g} "
-            "s; set one "
-            "to the other (the card's quality.window_s)"
+            "s; set one to the other (the card's quality.window_s)"
         )
     if len(starts) and ((starts % judged.hop).any() or each % judged.hop):
         raise ValueError(
             f"windows begin where quality was judged, every {judged.hop * marks.dt_s:g} s: make window.step_s, "
-            "eval_step_s and "
-            "window_s multiples of the card's quality.hop_s"
+            "eval_step_s and window_s multiples of the card's quality.hop_s"
         )
     first = next(iter(judged.reasons.values()))
     bad = np.zeros(len(first), bool)

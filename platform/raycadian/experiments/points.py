@@ -94,20 +94,11 @@ def _cross_validated(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
     ]
 
 
-def _sliding(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
-    return _by_minutes_ahead(recipe, "any")
-
-
-def _nocturnal(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
-    return _by_minutes_ahead(recipe, "midnight", recipe.experiment.epochs_on)
-
-
-def _prandial(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
-    return _by_minutes_ahead(recipe, "meal" if recipe.experiment.meals == "recorded" else "estimated_meal")
-
-
-def _by_minutes_ahead(recipe: Recipe, anchor: Anchor, epochs_on: Anchor | None = None) -> list[ExperimentPoint]:
-    """Every model on the test windows of `anchor`; validation windows of `epochs_on` (None: the same) choose epochs."""
+def _by_minutes_ahead(recipe: Recipe, data: Data) -> list[ExperimentPoint]:
+    """Every model on the test windows of the experiment's anchor; validation windows of `epochs_on`, if it says any
+    other, choose epochs."""
+    anchor = recipe.experiment.anchor or "any"
+    epochs_on = getattr(recipe.experiment, "epochs_on", None)
     if recipe.window.anchor not in ("any", anchor):
         raise ValueError(
             f"a {recipe.experiment.kind} experiment scores windows anchored at {anchor}; the recipe says "
@@ -221,9 +212,9 @@ def units(points: list[ExperimentPoint]) -> list[TrainingUnit]:
 
 
 _PLANS: dict[str, Callable[[Recipe, Data], list[ExperimentPoint]]] = {
-    "sliding_window": _sliding,
-    "nocturnal": _nocturnal,
-    "prandial": _prandial,
+    "sliding_window": _by_minutes_ahead,
+    "nocturnal": _by_minutes_ahead,
+    "prandial": _by_minutes_ahead,
     "personalisation": _personal,
     "transfer": _transferred,
     "data_efficiency": _by_training_windows,

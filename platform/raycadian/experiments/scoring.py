@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ from raycadian.config import (
     Recipe,
     in_unit_of,
 )
-from raycadian.config.metric import Metric
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.compare import judged, pairs
 from raycadian.evaluation.forecast.metrics import catalogue, points_of
@@ -53,54 +52,21 @@ class Group:
     level: str | None = None
 
 
-class Scoring(Protocol):
-    """What a kind of predictions gives to the report of an experiment."""
-
-    metric: Metric
-    """Of the figure and of the comparisons."""
-    digits: int
-    by_minutes_ahead: bool
-    """Whether a line may be the score by minutes ahead, where a point has no x."""
-    chance: float | None
-    """What a model that knows nothing scores, where one line says it."""
-
-    def notes(self) -> list[str]:
-        """What a reader must know of the protocol to read the figure."""
-        ...
-
-    def scores(self, predictions: Any) -> pd.DataFrame:
-        """metric, value, low, high, n_subjects, n_windows, of one point."""
-        ...
-
-    def differences(self, groups: Mapping[str, Group]) -> pd.DataFrame:
-        """All comparisons of the experiment: model, other, difference, ..., sentence, group."""
-        ...
-
-    def better(self, groups: Mapping[str, Group], compared: pd.DataFrame) -> str:
-        """What is better, as HTML."""
-        ...
-
-    def plotted(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the table that the figure shows."""
-        ...
-
-    def shown(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the table that the page shows; with the column `minutes` where they differ in it."""
-        ...
-
-
 class ForecastScoring:
     """Errors at each step and up to it, with intervals over people, and tests of every pair."""
 
     digits = 2
     by_minutes_ahead = True
+    """Whether a line may be the score by minutes ahead, where a point has no x."""
     chance = None
+    """What a model that knows nothing scores, where one line says it."""
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.metric = recipe, recipe.task.headline
         self._metrics = (self.metric.name, in_unit_of("mae_mgdl", recipe.task.target))
 
     def notes(self) -> list[str]:
+        """What a reader must know of the protocol to read the figure."""
         match self.recipe.experiment:
             case Nocturnal():
                 return [
@@ -123,7 +89,7 @@ class ForecastScoring:
         return []
 
     def scores(self, predictions: Predictions) -> pd.DataFrame:
-        """At each step alone and over all steps up to it."""
+        """metric, value, low, high, n_subjects, n_windows, at each step alone and over all steps up to it."""
         people = SubjectBootstrap(predictions.subject, **bootstrap_of(self.recipe))
         known = catalogue(predictions.target)
         blocks = []
@@ -139,7 +105,7 @@ class ForecastScoring:
         return pd.concat(blocks, ignore_index=True)
 
     def differences(self, groups: Mapping[str, Group]) -> pd.DataFrame:
-        """Corrected together."""
+        """All comparisons of the experiment, corrected together: model, other, difference, ..., sentence, group."""
         tables = [
             pairs(
                 group.named, metric=self.metric.name, horizons=_STEPS_MIN, reference=group.level,
@@ -150,6 +116,7 @@ class ForecastScoring:
         return judged(_joined(tables), self.metric.name, self.recipe.evaluation.confidence)
 
     def better(self, groups: Mapping[str, Group], compared: pd.DataFrame) -> str:
+        """What is better, as HTML."""
         if compared.empty:
             return ""
         confidence = self.recipe.evaluation.confidence
@@ -161,11 +128,13 @@ class ForecastScoring:
         return html
 
     def plotted(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the table that the figure shows."""
         own = table[table.metric == self.metric.name]
         return own[own.kind == "step"] if minutes_are_the_axis(table) else _whole(own)
 
     def shown(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Over the whole horizon, and at single steps where minutes ahead are the axis."""
+        """The rows that the page shows: over the whole horizon, and at single steps where minutes ahead are the
+        axis; with the column `minutes`, in which they differ."""
         last = table.horizon_min.max()
         steps = {*_STEPS_MIN, last} if minutes_are_the_axis(table) else ()
         rows = table[((table.kind == "step") & table.horizon_min.isin(steps)) | table.index.isin(_whole(table).index)]
@@ -174,7 +143,8 @@ class ForecastScoring:
 
 
 class LabelScoring:
-    """Every score of a label, with intervals over people, and pairs on the same resamples of them."""
+    """Every score of a label, with intervals over people, and pairs on the same resamples of them. Methods as those of
+    `ForecastScoring`."""
 
     digits = 3
     by_minutes_ahead = False
@@ -216,10 +186,8 @@ class LabelScoring:
         return table[table.metric.isin(SHOWN)]
 
 
-SCORINGS: dict[type[Task], type[ForecastScoring] | type[LabelScoring]] = {
-    ForecastTask: ForecastScoring,
-    LabelTask: LabelScoring,
-}
+Scoring = ForecastScoring | LabelScoring
+SCORINGS: dict[type[Task], type[Scoring]] = {ForecastTask: ForecastScoring, LabelTask: LabelScoring}
 
 
 def scoring_of(recipe: Recipe) -> Scoring:

@@ -51,8 +51,7 @@ def find_windows(
     if not len(index):
         raise ValueError(
             f"{source.id}: no window of {window.length_s:g} s is good in {', '.join(window.past)} and has a known "
-            "label; "
-            "look at the snapshot's counts of rejections (`raycadian inspect`), take shorter windows, or raise "
+            "label; look at the snapshot's counts of rejections (`raycadian inspect`), take shorter windows, or raise "
             "max_missing"
         )
     return _shuffled(index, task, seed) if getattr(task, "shuffled", False) else index

@@ -82,8 +82,7 @@ def _fit(payload: Any, config: Training, state: Path, callbacks: Sequence[Any]) 
             )
             raise ValueError(
                 f"Ray Train gave up ({_last_line(error)}); the last epoch's checkpoint is kept: see the workers' logs "
-                "in "
-                f"Ray's dashboard, then go on with --resume (training.max_failures is {config.max_failures})"
+                f"in Ray's dashboard, then go on with --resume (training.max_failures is {config.max_failures})"
             ) from error
         if isinstance(result.return_value, str):
             raise ValueError(result.return_value)

@@ -44,8 +44,7 @@ def require_apart(recipe: Recipe, split: SplitManifest) -> None:
         if known:
             raise ValueError(
                 f"leakage: {run.named_as} {run.folder} has learnt from {len(known)} of the people that this run is "
-                "validated or "
-                f"tested on, {known[0]!r} the first; {_fix(recipe, run)}"
+                f"validated or tested on, {known[0]!r} the first; {_fix(recipe, run)}"
             )
 
 
