@@ -108,19 +108,22 @@ def run(
     main = train(recipe, data, progress, runs=runs, resume=resume, against=peers)
     best = recipe.task.headline
     ranked = sorted([main, *peers], key=lambda r: r.summary["val"][best.name]["value"], reverse=best.better == "high")
-    promotion = _promoted(ranked[0], runs)
+    promotion = _promoted(ranked[0], runs, snapshots)
     return Outcome(main, ranked, _leaderboard(ranked), promotion, sweep.path if sweep else None)
 
 
-def promote(run: Run, *, runs: Path = RUNS, force: bool = False) -> registry.Promotion:
-    """As registry.promote, once the run forecasts as it did in training. Raises ValueError."""
-    return registry.promote(run, check=lambda run: "not checked", runs=runs, force=force)
+def promote(run: Run, *, runs: Path = RUNS, snapshots: Path = SNAPSHOTS, force: bool = False) -> registry.Promotion:
+    """As registry.promote, once the run, loaded as it will be served, says what its predictions say. Raises
+    ValueError."""
+    from raycadian.serving.canary import require_as_scored  # with every predictor
+
+    return registry.promote(run, check=lambda run: require_as_scored(run, snapshots), runs=runs, force=force)
 
 
-def _promoted(run: Run, runs: Path) -> registry.Promotion:
+def _promoted(run: Run, runs: Path, snapshots: Path) -> registry.Promotion:
     """The end of long work, which is not lost because the registry, or the run's check, refuses."""
     try:
-        return promote(run, runs=runs)
+        return promote(run, runs=runs, snapshots=snapshots)
     except BoundaryError as error:
         log.warning("%s is not promoted: %s", run.name, error)
         name = registry.registered_name(run.recipe)

@@ -41,7 +41,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "compare": (["run"], {"--runs", "--json"}),
     "experiment": (["recipe"], RECIPE_FLAGS),
     "runs": ([], {"--runs", "--json"}),
-    "promote": (["run"], {"--runs", "--force", "--json"}),
+    "promote": (["run"], {"--runs", "--snapshots", "--force", "--json"}),
     "verify": (["run"], {"--runs", "--key", "--json"}),
     "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases", "--people"}),
     "forecast": (

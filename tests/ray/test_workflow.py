@@ -71,7 +71,7 @@ def test_a_run_folder_holds_everything(outcome):
         "recipe.yaml", "metadata.json", "split.json", "checkpoint", "predictions.parquet", "predictions_val.parquet",
         "metrics_summary.json", "detailed_results.csv", "leaderboard.csv", "mechanism.json", "event_calibration.json",
         "report.html",
-        "MODEL_CARD.md", "manifest.json",
+        "MODEL_CARD.md", "canary.safetensors", "manifest.json",
     }  # fmt: skip
     assert {p.name for p in (outcome.main.path / "checkpoint").iterdir()} >= {
         "model.safetensors",

@@ -202,7 +202,7 @@ def test_training_is_complete_where_its_record_fails(tmp_path, monkeypatch, capl
 def test_the_end_of_a_run_is_kept_where_promotion_fails(server, tmp_path, monkeypatch, caplog):
     run = make_run(tmp_path, "a", 30)
     (run.path / "metrics_summary.json").unlink()
-    promotion = workflow._promoted(run, tmp_path)
+    promotion = workflow._promoted(run, tmp_path, tmp_path)
     assert (
         not promotion.promoted
         and "metrics_summary.json" in promotion.reason

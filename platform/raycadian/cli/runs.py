@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycadian.cli.options import JSON, RUNS, YAML
+from raycadian.cli.options import JSON, RUNS, SNAPSHOTS, YAML
 from raycadian.cli.terminal import show_json, show_table
 
 if TYPE_CHECKING:
@@ -111,14 +111,15 @@ def _champion_of(runs: Path) -> dict[str, str]:
 @click.command()
 @click.argument("run")
 @RUNS
+@SNAPSHOTS
 @click.option("--force", is_flag=True, help="Replace the champion without comparing.")
 @JSON
-def promote(run: str, runs: Path, force: bool, as_json: bool) -> None:
+def promote(run: str, runs: Path, snapshots: Path, force: bool, as_json: bool) -> None:
     """Make a run the champion, if it beats the present one on the same snapshot and split."""
     from raycadian import workflow
     from raycadian.runs import open_run
 
-    promotion = workflow.promote(open_run(run, runs), runs=runs, force=force)
+    promotion = workflow.promote(open_run(run, runs), runs=runs, snapshots=snapshots, force=force)
     if as_json:
         show_json(vars(promotion))
     else:

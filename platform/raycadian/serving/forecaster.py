@@ -35,8 +35,8 @@ from raycadian.physiology.cma.fit import CMAFit
 from raycadian.physiology.cma.meals import Meal, difference_mgdl, usual_meals
 from raycadian.runs import Run
 from raycadian.serving.forecast import Forecast, WhatIf
-from raycadian.serving.predictor import Predictor
-from raycadian.types import CARBS, GLUCOSE, TIME_UTC, Batch, Issues, Prediction, Recording
+from raycadian.serving.predictor import NotServed, Predictor
+from raycadian.types import CARBS, GLUCOSE, PLANNED, TIME_UTC, Batch, Issues, Prediction, Recording
 
 _NOTHING_MGDL = 1e-3  # a change of the mechanism that no forecast need show
 _FITS = 4096  # people whose fits are remembered, about 1 kB each
@@ -68,13 +68,15 @@ class Forecaster(Predictor):
         folder = run.path / "checkpoint"
         model = checkpoint.load(folder)
         if model.spec.task != "forecast":
-            raise ValueError(f"{run.name} does not forecast but {model.spec.task}: serve it and ask /v1/biosignal")
+            raise NotServed(f"{run.name} does not forecast but {model.spec.task}: serve it and ask /v1/biosignal")
         if model.spec.past[0] != GLUCOSE:
-            raise ValueError(f"{run.name} forecasts {model.spec.past[0]}: the endpoint takes readings of glucose alone")
+            raise NotServed(f"{run.name} forecasts {model.spec.past[0]}: the endpoint takes readings of glucose alone")
         raw = read_json(folder / "preprocessing.json")
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])
             grid, window = Grid.model_validate(raw["grid"]), Window.model_validate(raw["window"])
+            if mechanism is not None and not isinstance(raw["population"], dict):
+                raise ValueError("population: expected the mechanism's fit, which serves whoever has none of their own")
             lows = read_calibrations(run.path / "event_calibration.json")
             return Forecaster(run.name, model, grid, window, mechanism, raw["population"], lows)
         except (KeyError, TypeError, ValueError) as error:
@@ -94,6 +96,14 @@ class Forecaster(Predictor):
     def example(self) -> dict[str, Any]:
         body = ForecastRequest.example_of(self.window.past, self.window.context * self.model.spec.dt_min * 60)
         return body if self.mechanism else {name: value for name, value in body.items() if name != "what_if"}
+
+    def answer_to(self, batch: Batch, row: int) -> np.ndarray | None:
+        """Of the glucose in the window alone: None where the model takes more than that, or where points of it are
+        filled in."""
+        readings, whole = history_of(batch, row, self.model.spec.dt_min)
+        quantiles = self.answer(readings).quantiles
+        known = self.mechanism is None and self.window.past == (GLUCOSE,) and PLANNED not in self.window.known
+        return quantiles if whole and known else None
 
     def _answers(self, requests: Sequence[History]) -> list[Forecast | ValueError]:
         """One pass of the model for all."""
@@ -235,6 +245,17 @@ class Recent(OrderedDict):
         super().__setitem__(key, value)
         if len(self) > self._most:
             self.popitem(last=False)
+
+
+def history_of(batch: Batch, row: int, dt_min: float) -> tuple[History, bool]:
+    """The readings of a window as somebody would send them, and whether nothing of it was filled in."""
+    measured = batch["past_mask"][row, :, 0].numpy().astype(bool)
+    end_s, clock_h = int(batch["time_s"][row]), float(batch["local_h"][row])
+    before = np.arange(len(measured) - 1, -1, -1)[measured]
+    ahead_min = round(60 * (clock_h - end_s / 3600)) % 1440
+    offset_min = np.full(len(before), ahead_min if ahead_min <= 840 else ahead_min - 1440)
+    glucose = batch["past"][row, :, 0].numpy().astype(np.float64)[measured]
+    return History(None, end_s - (60 * dt_min * before).astype(np.int64), glucose, offset_min), bool(measured.all())
 
 
 def read_history(path: Path, card: Path | None = None) -> History:

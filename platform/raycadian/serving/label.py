@@ -34,7 +34,7 @@ from raycadian.personal.store import PersonRecord
 from raycadian.physiology.waveforms.repair import Reason
 from raycadian.runs import Run
 from raycadian.serving.personal import DayPredictor
-from raycadian.serving.predictor import Predictor, each
+from raycadian.serving.predictor import NotServed, Predictor, each
 from raycadian.serving.stream import SignalStream
 from raycadian.tasks.label import decision_file
 from raycadian.types import Issues
@@ -115,7 +115,7 @@ class LabelPredictor(Predictor):
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: damaged: {error}; copy the run again") from error
         if task.kind not in _DECISIONS:
-            raise ValueError(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
+            raise NotServed(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
         decision, *also = (_DECISIONS[task.kind](folder / decision_file(name)) for name in task.labels)
         return LabelPredictor(run.name, model, card, window, task, decision, cases, also)
 

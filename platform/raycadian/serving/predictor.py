@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from raycadian.config import model_name
 from raycadian.modalities.request import Request
 from raycadian.models.base import Model
 from raycadian.personal.store import PersonRecord
+from raycadian.types import Batch
 
 if TYPE_CHECKING:
     from raycadian.serving.stream import SignalStream
@@ -35,6 +37,10 @@ class Answer(Protocol):
 
     def as_frame(self) -> pd.DataFrame:
         """A row a step, window or day."""
+
+
+class NotServed(ValueError):
+    """A sound run of a kind that no path of the endpoint answers with."""
 
 
 class Predictor(ABC):
@@ -67,6 +73,11 @@ class Predictor(ABC):
     @abstractmethod
     def _answers(self, requests: Sequence[Any]) -> list[Any]:
         """`predict`, of requests of this predictor's path."""
+
+    def answer_to(self, batch: Batch, row: int) -> np.ndarray | None:
+        """What it answers to the request that would be cut into this window, as the model's prediction of the window;
+        None where a window does not hold all of a request. Raises ValueError where it refuses."""
+        return None
 
     @abstractmethod
     def personalised(self, person: PersonRecord, weights: Mapping[str, Tensor]) -> "Predictor":

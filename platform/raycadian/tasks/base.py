@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from raycadian.config import Recipe
@@ -20,6 +21,7 @@ from raycadian.data.split import SplitManifest
 from raycadian.evaluation.forecast.significance import Ranks
 from raycadian.models.base import Model, ModelSpec
 from raycadian.runs import Run
+from raycadian.tasks.canary import Canary
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ Predictions = Mapping[str, Any]
 class Task(ABC, Generic[D]):
     """One kind of question. Every method that reads raises ValueError for what does not fit, and says what does."""
 
+    tolerance: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    """Relative and absolute, between `predicted` and `scored`."""
     tests: ClassVar[bool] = True
     """Whether a run looks at test windows."""
 
@@ -97,6 +101,18 @@ class Task(ABC, Generic[D]):
     @abstractmethod
     def read(self, folder: Path, part: str = "test") -> Any:
         """A part of what `predict` gave, from a run's folder."""
+
+    def canary(self, data: D, recipe: Recipe, mechanism: Mechanism | None) -> Canary | None:
+        """A few of the windows that `predict` predicts for test; None of a task that predicts none."""
+        return None
+
+    def scored(self, run: Run, canary: Canary) -> np.ndarray:
+        """What the run's predictions say of the windows of a canary, the first axis; NaN where nothing is known."""
+        raise ValueError(f"{run.name}: task {run.recipe.task.kind} predicts nothing that could be compared")
+
+    def predicted(self, model: Model, canary: Canary) -> np.ndarray:
+        """What a model says of them, in the shape of `scored`."""
+        raise ValueError(f"a task without predictions says nothing of {len(canary.rows)} windows")
 
     def frame(self, folder: Path, recipe: Recipe, part: str = "test") -> pd.DataFrame:
         """The same as a table for people, in long form."""

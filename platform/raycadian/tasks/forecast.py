@@ -29,6 +29,7 @@ from raycadian.models.base import Model, ModelSpec
 from raycadian.physiology.cma.insights import Insight, insights
 from raycadian.runs import Run, open_run, predictions_file, write_json
 from raycadian.tasks.base import Cut, Data, Task, bootstrap_of
+from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.types import OOD
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class ForecastData(Data):
 
 class ForecastTask(Task[ForecastData]):
     """Forecasts of glucose, or of a numeric of biosignals."""
+
+    tolerance = (1e-6, 1e-3)  # in the unit of the target
 
     def load(self, recipe: Recipe, snapshot: Snapshot) -> ForecastData:
         card = card_of(snapshot)
@@ -81,6 +84,20 @@ class ForecastTask(Task[ForecastData]):
         model = model.double()  # the endpoint's forecast of the same window is then the same to 1e-9 mg/dL
         strangers = held_out(data)
         return {s: predict(model, self.windows(data, recipe, s, mechanism), strangers) for s in _SCORED}
+
+    def canary(self, data: ForecastData, recipe: Recipe, mechanism: Mechanism | None) -> Canary:
+        windows = self.windows(data, recipe, "test", mechanism)
+        several = spread(len(windows), most=64)
+        whole = windows.batch(torch.from_numpy(several))["past_mask"][:, :, 0].all(1).numpy()
+        rows = np.union1d(spread(len(windows)), several[whole][:2])  # which hold all that a request would
+        return Canary(windows.batch(torch.from_numpy(rows)), rows[:, None])
+
+    def scored(self, run: Run, canary: Canary) -> np.ndarray:
+        return rows_of(self.read(run.path).quantiles, canary.rows[:, 0])
+
+    @torch.inference_mode()
+    def predicted(self, model: Model, canary: Canary) -> np.ndarray:
+        return deepcopy(model).double().eval()(canary.batch).quantiles.numpy()
 
     def parts(self, recipe: Recipe) -> list[str]:
         return list(_SCORED)

@@ -20,6 +20,7 @@ from raycadian.evaluation.report import write_report
 from raycadian.models.base import Model
 from raycadian.runs import Run, predictions_file, write_json
 from raycadian.tasks.base import bootstrap_of
+from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.tasks.forecast import subtitle_of
 from raycadian.tasks.signal import SignalData, SignalTask, places
 from raycadian.types import SPLITS
@@ -29,6 +30,8 @@ _BATCH_VALUES = 4_000_000  # of inputs predicted at once
 
 class LabelTask(SignalTask):
     """What classify and regress share; further labels (`also`) are calibrated, scored and kept each on its own."""
+
+    tolerance = (1e-3, 1e-3)  # float32, in batches of another size
 
     def parts(self, recipe: Recipe) -> list[str]:
         return [part_of(split, label) for label in recipe.task.labels for split in SPLITS[1:]]
@@ -41,6 +44,22 @@ class LabelTask(SignalTask):
             own = _predict(data, recipe, split, model)
             predictions |= {part_of(split, label): p for label, p in zip(recipe.task.labels, own, strict=True)}
         return predictions
+
+    def canary(self, data: SignalData, recipe: Recipe, mechanism: Mechanism | None) -> Canary:
+        windows = self.windows(data, recipe, "test")
+        chosen = spread(len(windows))
+        known = np.isfinite(windows.label.reshape(len(windows), -1))
+        rows = np.where(known, known.cumsum(0) - 1, -1)  # of each label's table, which holds where it is known
+        return Canary(windows.batch(torch.from_numpy(chosen)), rows[chosen])
+
+    def scored(self, run: Run, canary: Canary) -> np.ndarray:
+        names = [part_of("test", label) for label in run.recipe.task.labels]
+        tables = zip((self.read(run.path, name).score for name in names), canary.rows.T, strict=True)
+        return np.stack([rows_of(score, rows) for score, rows in tables], axis=1)
+
+    @torch.inference_mode()
+    def predicted(self, model: Model, canary: Canary) -> np.ndarray:
+        return model.eval()(canary.batch).score.double().numpy().reshape(len(canary.rows), -1)
 
     def read(self, folder: Path, part: str = "test") -> LabelPredictions:
         manifest.require_intact(folder, predictions_file(part))

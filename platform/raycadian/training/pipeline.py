@@ -175,6 +175,8 @@ def train_run(
             predictions = task.predict(data, recipe, model, fitted.mechanism)
         for part, own in predictions.items():
             own.write_parquet(folder / predictions_file(part))
+        if (canary := task.canary(data, recipe, fitted.mechanism)) is not None:
+            canary.write(folder)
         with clock.stage("score"):
             task.score(folder, recipe, predictions, fitted.trained.history)
         if fitted.mechanism is not None:

@@ -1,0 +1,132 @@
+"""Before a run is promoted it is loaded as it will be served, and has to say what it said when it was scored."""
+
+import json
+import shutil
+
+import pytest
+import served
+from safetensors.torch import load_file, save_file
+
+from raycadian import manifest, workflow
+from raycadian.config import CMA, CMAMechanism, Ridge
+from raycadian.errors import CheckpointError
+from raycadian.models import checkpoint
+from raycadian.runs import Run
+from raycadian.serving.canary import require_as_scored
+from raycadian.tracking import registry
+
+pytestmark = pytest.mark.slow  # trained runs behind them
+
+MODELS = {"ridge": Ridge(lags=6), "cma": CMA(mechanism=CMAMechanism(refit_days=2))}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder, readings = tmp_path_factory.mktemp("runs"), served.people(3, 5)
+    return {name: served.make_run(folder, readings, model=model) for name, model in MODELS.items()}
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    """A function: a copy of a run to spoil, of before manifests unless told otherwise."""
+
+    def copied(name, manifested=False):
+        path = tmp_path / "runs" / runs[name].path.name
+        shutil.copytree(runs[name].path, path)
+        if not manifested:
+            (path / manifest.FILE).unlink()
+        return Run(path)
+
+    return copied
+
+
+def test_a_sound_run_says_how_it_was_checked(runs, tmp_path):
+    assert require_as_scored(runs["cma"], tmp_path) == "checked: 6 windows predicted as scored"
+    assert require_as_scored(runs["ridge"], tmp_path) == "checked: 6 windows predicted as scored, 2 answered"
+    assert manifest.verify(runs["ridge"].path).problems == ()
+
+
+def rewrite(run, **changes):
+    path = run.path / "checkpoint" / "preprocessing.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def other_weights(run):
+    """A sound checkpoint of another training."""
+    model = checkpoint.load(run.path / "checkpoint")
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and buffer.numel() > 10:
+            buffer.mul_(1.01)
+    kept = (run.path / "checkpoint" / "preprocessing.json").read_bytes()
+    checkpoint.save(model, run.path / "checkpoint")
+    (run.path / "checkpoint" / "preprocessing.json").write_bytes(kept)
+
+
+def other_scale(run):
+    grid = json.loads((run.path / "checkpoint" / "preprocessing.json").read_text())["grid"]
+    rewrite(run, grid=grid | {"dt_min": 10})
+
+
+def a_damaged_canary(run):
+    (run.path / "canary.safetensors").write_bytes(b"{")
+
+
+def rows_beyond(run):
+    file = run.path / "canary.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"rows": tensors["rows"] + 10**9}, file)
+
+
+DAMAGES = {
+    "other weights": ("ridge", other_weights, "does not say what its predictions say"),
+    "another grid": ("ridge", other_scale, "."),
+    "no population": ("cma", lambda run: rewrite(run, population=None), "population: expected"),
+    "population of nothing": ("cma", lambda run: rewrite(run, population={}), "every stored window is refused"),
+    "nested": ("ridge", lambda run: (run.path / "checkpoint/config.json").write_text("[" * 10**5), "nested deeper"),
+    "no scores": (
+        "ridge",
+        lambda run: (run.path / "metrics_summary.json").unlink(),
+        "metrics_summary.json: no such",
+    ),
+    "a damaged canary": ("ridge", a_damaged_canary, "canary.safetensors: damaged"),
+    "rows beyond the table": ("ridge", rows_beyond, "the predictions have"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_says_something_else_is_not_promoted(name, copy, tmp_path, monkeypatch):
+    """A run without population became champion and gave 2,235 times 500; a deeply nested config.json and a missing
+    metrics_summary.json took the endpoint down."""
+    which, spoil, message = DAMAGES[name]
+    run = copy(which)
+    spoil(run)
+    monkeypatch.setattr(registry, "_client", lambda *a: pytest.fail("the registry was changed"))
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match=message):
+            workflow.promote(run, runs=run.path.parent, snapshots=tmp_path, force=force)
+
+
+def test_an_edited_score_is_not_promoted(copy, tmp_path, monkeypatch):
+    """It was, with an RMSE of 0.01."""
+    run = copy("ridge", manifested=True)
+    summary = run.summary
+    summary["val"]["rmse_mgdl"]["value"] = 0.01
+    (run.path / "metrics_summary.json").write_text(json.dumps(summary))
+    monkeypatch.setattr(registry, "_client", lambda *a: pytest.fail("the registry was changed"))
+    with pytest.raises(CheckpointError, match="metrics_summary.json: is not what was written"):
+        workflow.promote(run, runs=run.path.parent, snapshots=tmp_path)
+
+
+def test_of_a_run_of_before_it_is_said_that_nothing_was_compared(copy, tmp_path):
+    for name, why in (("ridge", "its snapshot can't be read"), ("cma", "its mechanism would have to be fitted again")):
+        run = copy(name)
+        (run.path / "canary.safetensors").unlink()
+        words = require_as_scored(run, tmp_path)
+        assert words.startswith("NOT checked against its predictions") and why in words
+
+
+def test_promotion_says_what_was_checked(runs, tmp_path, monkeypatch):
+    run = runs["ridge"]
+    monkeypatch.setattr(registry, "_move", lambda run, judged, runs, force: judged)
+    done = workflow.promote(run, runs=run.path.parent, snapshots=tmp_path)
+    assert done.promoted and done.reason.startswith("the first champion; checked: 6 windows")
