@@ -43,7 +43,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--snapshots", "--force", "--json"}),
     "verify": (["run"], {"--runs", "--key", "--json"}),
-    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases", "--people"}),
+    "serve": ([], {"--run", "--champion", "--runs", "--host", "--port", "--cases", "--people", "--replicas"}),
     "forecast": (
         ["file"],
         FILE_FLAGS
