@@ -13,6 +13,8 @@ import pytest
 from helpers import day_curve, write_csv
 
 import raycadian as rc
+from raycadian.dataframes import history_of
+from raycadian.modalities.guesses import in_python
 
 TIMES = pd.date_range("2026-01-05", periods=2880, freq="5min")
 LINES = """
@@ -142,9 +144,42 @@ def test_prepare_says_its_guesses_and_quiet_says_nothing(tmp_path, monkeypatch, 
     capsys.readouterr()
     snapshot = rc.prepare("five.csv", settings={"grid.gap_min": 30})
     assert len(snapshot.subjects) == 5 and snapshot.manifest["card"]["grid"]["gap_min"] == 30
-    assert "timezone: none (assumed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "timezone: none (assumed" in printed and 'change: timezone="Europe/Madrid"' in printed
+    assert "--" not in printed and "\r" not in printed  # no terminal: nothing that is to be written over
     rc.prepare("five.csv", quiet=True)
     assert capsys.readouterr().out == ""
+
+
+def test_errors_name_arguments_in_place_of_options(tmp_path, monkeypatch):
+    """Those of prepare and run; of a forecast, whose unit is the answer's, what is of the file goes into settings."""
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame({"when": TIMES, "glucose_mgdl": (day_curve(10) / 18.0182).round(1)})
+    table.to_csv("mine.csv", index=False)
+    with pytest.raises(ValueError, match=r"add settings=\{'columns.time': 'NAME'\}"):
+        rc.prepare("mine.csv", quiet=True)
+    with pytest.raises(ValueError, match=r'are mmol/L, add unit="mmol/L"') as error:
+        rc.prepare("mine.csv", settings={"columns.time": "when"}, quiet=True)
+    assert "--" not in str(error.value)
+    assert len(rc.prepare("mine.csv", settings={"columns.time": "when"}, unit="mmol/L", quiet=True).subjects) == 1
+    assert in_python("add --unit 'mmol/L', or --set 'waveforms={ecg_mv: [II]}'.", but=["unit"]) == (
+        "add settings={'unit': 'mmol/L'}, or settings={'waveforms': {'ecg_mv': ['II']}}."
+    )
+
+
+def test_people_under_one_name_and_mixed_units_are_refused_in_a_frame_too():
+    frame = pd.DataFrame({"time": TIMES, "glucose": day_curve(10)})
+    people = pd.concat([frame.assign(Teilnehmer=name, glucose=frame.glucose + n) for n, name in enumerate("ab")])
+    with pytest.raises(ValueError, match="2,880 of 5,760 have another value .* the column 'Teilnehmer' may tell them"):
+        history_of(people, "mg/dL", "UTC")
+    mixed = frame.assign(glucose=frame.glucose.where(frame.index < 1800, frame.glucose / 18))
+    with pytest.raises(ValueError, match="1,080 of 2,880 readings are outside .* mixes mg/dL and mmol/L"):
+        history_of(mixed, "mg/dL", "UTC")
+    two = people.rename(columns={"Teilnehmer": "id"})
+    with pytest.raises(ValueError, match='found 2 in the column id; choose one, e.g. person="b"'):
+        history_of(two, "mg/dL", "UTC")
+    history, _ = history_of(two, "mg/dL", "UTC", person="b")
+    np.testing.assert_allclose(history.glucose_mgdl, frame.glucose + 1)
 
 
 def test_errors_are_those_of_the_command_line(tmp_path, monkeypatch):

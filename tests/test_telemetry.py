@@ -88,5 +88,15 @@ def test_only_the_first_rank_tells_less_than_warnings(lines):
     assert (only["message"], only["rank"]) == ("slow storage", 1)
 
 
+def test_what_holds_of_all_runs_is_said_to_people_once(lines):
+    log = logging.getLogger("raycadian.data")
+    about = {"level": logging.WARNING, "fn": "", "lno": 0, "args": (), "exc_info": None, "extra": {"once": "fits"}}
+    records = [log.makeRecord(log.name, msg=f"fits of {name}", **about) for name in "ab"]
+    for as_json, expected in ((False, [True, False]), (True, [True, True])):  # machines get all
+        lines(as_json)
+        (handler,) = logging.getLogger("raycadian").handlers
+        assert [bool(handler.filter(record)) for record in records] == expected
+
+
 def test_text_is_for_people(lines):
     assert lines(False, rank=0) == ["WARNING slow storage recipe=demo trial=3f2a rank=0"]

@@ -90,7 +90,7 @@ def train(
     """Train and score the recipe's model alone; arguments as in `run`. Raises ValueError."""
     from raycadian import api
 
-    return api.train(recipe, api.settings(settings), Path(runs), Path(snapshots), resume, quiet)
+    return api.train(recipe, api.as_settings(settings), Path(runs), Path(snapshots), resume, quiet)
 
 
 def tune(
@@ -108,7 +108,7 @@ def tune(
     """
     from raycadian import api
 
-    return api.tune(recipe, api.settings(settings), Path(runs), Path(snapshots), resume, quiet)
+    return api.tune(recipe, api.as_settings(settings), Path(runs), Path(snapshots), resume, quiet)
 
 
 def experiment(
@@ -118,7 +118,7 @@ def experiment(
     """Run the recipe's `experiment`: its models on identical windows; arguments as in `run`. Raises ValueError."""
     from raycadian import api
 
-    return api.experiment(recipe, api.settings(settings), Path(runs), Path(snapshots), resume, quiet)
+    return api.experiment(recipe, api.as_settings(settings), Path(runs), Path(snapshots), resume, quiet)
 
 
 def open_run(run: str | Path, *, runs: str | Path = "runs") -> TrainedRun:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
-from collections.abc import Mapping, Sequence
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +14,6 @@ from datetime import timezone as fixed_offset
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -21,23 +21,17 @@ import pandas as pd
 from raycadian import quickstart, workflow
 from raycadian.config import Recipe, load_recipe
 from raycadian.config.schema import assignment, parse, with_value
-from raycadian.config.units import known_zone
-from raycadian.data import clock
 from raycadian.data.snapshot import Snapshot
+from raycadian.dataframes import history_of, per_mgdl, zone_of
 from raycadian.experiments import runner
 from raycadian.modalities.cgm.builder import MGDL, MMOLL
-from raycadian.modalities.cgm.readers import read_person
-from raycadian.modalities.cgm.request import History, to_mgdl
-from raycadian.modalities.columns import SUBJECTS, plain
-from raycadian.modalities.detect import make_card
+from raycadian.modalities.guesses import in_python
 from raycadian.quickstart import CardOptions, sources_of
 from raycadian.runs import Run
 from raycadian.runs import open_run as open_folder
-from raycadian.serving.forecaster import Forecaster, read_history
+from raycadian.serving.forecaster import Forecaster
 from raycadian.tasks import task_of
 from raycadian.tracking import registry
-from raycadian.training.pipeline import load_data
-from raycadian.types import MGDL_PER_MMOLL, Issues
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -203,8 +197,9 @@ class GlucoseForecaster:
         return self._forecaster.describe()
 
     def forecast(
-        self, readings: pd.Series | pd.DataFrame | str | Path, *, unit: str = MGDL, timezone: str | None = None
-    ) -> pd.DataFrame:
+        self, readings: pd.Series | pd.DataFrame | str | Path, *, unit: str = MGDL, timezone: str | None = None,
+        person: str | None = None, card: str | Path | None = None, settings: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
         """What is expected after the last reading.
 
         Args:
@@ -216,6 +211,10 @@ class GlucoseForecaster:
                 this one.
             timezone: Of the person, such as `"Europe/Madrid"`. Needed where times have no zone; where they have one,
                 local hours are taken from it unless this names another.
+            person: Whose, where the readings are of several people: their id in the column that tells them apart.
+            card: Of an export: the card that says how it is read; recognised by content if left out.
+            settings: Of an export: dotted path -> value of the card in place of what is recognised, such as
+                `{"columns.glucose": "gl"}`.
 
         Returns:
             A row a step: `time` in the person's zone, `median`, quantiles `q0.05` ..., and, of a hybrid, the parts that
@@ -226,98 +225,26 @@ class GlucoseForecaster:
         """
         if unit not in (MGDL, MMOLL):
             raise ValueError(f"unit {unit!r}: expected {MGDL} or {MMOLL}")
-        if isinstance(readings, str | Path):
-            history, zone = _history_of_file(Path(readings), timezone), timezone
-        else:
-            history, zone = _history(readings, unit, timezone)
-        answer = self._forecaster.answer(history)
+        with python_words(but=("unit", "subject", "format", "modality")):
+            if isinstance(readings, str | Path):
+                options = CardOptions(timezone=timezone, settings=as_settings(settings))
+                known = Path(card) if card is not None else None
+                history = quickstart.history(Path(readings), options, None, card=known, person=person)
+            else:
+                history, timezone = history_of(readings, unit, timezone, person)
+            answer = self._forecaster.answer(history)
+        zone = timezone
         table = pd.DataFrame({"time": _local(answer.time_utc, answer.utc_offset_min, zone), "median": answer.median})
         for level, values in zip(answer.levels, answer.quantiles.T, strict=True):
             table[f"q{level:g}"] = values
         table = table.assign(**answer.parts)
-        return table.assign(**{name: table[name] / _per_mgdl(unit) for name in table.columns.drop("time")})
-
-
-def _per_mgdl(unit: str) -> float:
-    return MGDL_PER_MMOLL if unit == MMOLL else 1.0
-
-
-def _history_of_file(path: Path, timezone: str | None) -> History:
-    if timezone is None:
-        return read_history(path)
-    card, _ = make_card([path], modality="cgm", overrides=(f"timezone={timezone}",))
-    issues = Issues()
-    return History.of(read_person(path, card, issues), issues)
-
-
-def _history(readings: pd.Series | pd.DataFrame, unit: str, timezone: str | None) -> tuple[History, Any]:
-    """In mg/dL and UTC, and the zone of the answer."""
-    times, glucose = _columns(readings)
-    zone = timezone or times.tz
-    if zone is None:
-        raise ValueError("the times have no zone: give timezone='Europe/Madrid', or 'UTC', or localise the times")
-    known_zone(timezone)
-    issues = Issues()
-    mgdl = to_mgdl(glucose, unit, issues)
-    for kind, n in issues.counts.items():
-        warnings.warn(f"{n} of {len(glucose)} readings: {kind}", stacklevel=4)
-    utc = _from_clock(times, zone) if times.tz is None else times.tz_convert("UTC").tz_localize(None)
-    local = utc.tz_localize("UTC").tz_convert(_zone(zone)).tz_localize(None)
-    offset_min = ((local - utc) // pd.Timedelta(minutes=1)).to_numpy(np.int64)
-    seconds = utc.to_numpy("datetime64[s]").astype(np.int64)
-    return History(None, seconds, mgdl, offset_min, issues=issues), zone
-
-
-def _from_clock(times: pd.DatetimeIndex, zone: str) -> pd.DatetimeIndex:
-    """UTC of a local clock; an hour that happens twice is told by the order."""
-    shown = times.to_numpy("datetime64[ns]")
-    second = clock.second_time(shown, clock.repeated(shown, zone), None)
-    return pd.DatetimeIndex(clock.to_utc(shown, zone, second)[0])
-
-
-def _columns(readings: pd.Series | pd.DataFrame) -> tuple[pd.DatetimeIndex, np.ndarray]:
-    """Times and values of one person. Raises ValueError where they can't be told."""
-    if not isinstance(readings, pd.Series | pd.DataFrame):
-        raise ValueError(f"readings: expected a Series, a DataFrame or the path of an export, found {type(readings)}")
-    if isinstance(readings, pd.DataFrame):
-        _require_one_person(readings)
-        if "glucose" not in readings:
-            raise ValueError(
-                f"readings: expected a column glucose, found {', '.join(map(str, readings.columns))}; rename it, or "
-                "give the path of the file, whose columns are recognised"
-            )
-        readings = readings.set_index("time")["glucose"] if "time" in readings else readings["glucose"]
-    if not isinstance(readings.index, pd.DatetimeIndex):
-        raise ValueError(
-            f"readings: expected times, found an index of {readings.index.dtype}; give a column time as timestamps, "
-            "e.g. pd.to_datetime(readings.time, format='%d/%m/%Y %H:%M'): text may be day first or month first"
-        )
-    if readings.index.isna().any():
-        raise ValueError(f"readings: {readings.index.isna().sum()} of {len(readings)} have no time; leave them out")
-    try:
-        return readings.index, readings.to_numpy(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"readings: expected numbers ({error}); convert them") from None
-
-
-def _require_one_person(readings: pd.DataFrame) -> None:
-    for column in readings.columns:
-        if plain(str(column)) in SUBJECTS and (people := readings[column].nunique()) > 1:
-            raise ValueError(
-                f"readings: expected one person, found {people} in the column {column}; choose one, e.g. "
-                f"readings[readings[{column!r}] == {readings[column].iloc[-1]!r}]"
-            )
+        return table.assign(**{name: table[name] / per_mgdl(unit) for name in table.columns.drop("time")})
 
 
 def _local(time_utc: np.ndarray, offset_min: int, zone: Any) -> pd.DatetimeIndex:
     """In a zone, or at the offset that the readings state."""
     own = fixed_offset(timedelta(minutes=int(offset_min)))
-    return pd.DatetimeIndex(time_utc, tz="UTC").tz_convert(_zone(zone) or own)
-
-
-def _zone(zone: Any) -> Any:
-    """A zone by name as the library has it that knows all names."""
-    return ZoneInfo(zone) if isinstance(zone, str) else zone
+    return pd.DatetimeIndex(time_utc, tz="UTC").tz_convert(zone_of(zone) or own)
 
 
 def _shown_in_notebooks(figure: Figure) -> Figure:
@@ -335,7 +262,7 @@ def _shown_in_notebooks(figure: Figure) -> Figure:
 # --- what is done ---------------------------------------------------------------------------------------------------
 
 
-def settings(values: Mapping[str, Any] | None) -> tuple[str, ...]:
+def as_settings(values: Mapping[str, Any] | None) -> tuple[str, ...]:
     """As `--set` has them."""
     return tuple(f"{path}={json.dumps(value)}" for path, value in (values or {}).items())
 
@@ -344,7 +271,7 @@ def options(
     unit: str | None, timezone: str | None, subject: str | None, format: str | None, modality: str | None,
     values: Mapping[str, Any] | None,
 ) -> CardOptions:  # fmt: skip
-    return CardOptions(unit, timezone, subject, format, modality, settings(values))
+    return CardOptions(unit, timezone, subject, format, modality, as_settings(values))
 
 
 def prepare(source: Source, options: CardOptions, snapshots: Path, quiet: bool) -> Snapshot:
@@ -376,7 +303,8 @@ def train(
 ) -> TrainedRun:
     loaded = _recipe(recipe, overrides)
     with _telling(quiet) as line:
-        return TrainedRun(workflow.train(loaded, load_data(loaded, snapshots), line, runs=runs, resume=resume).path)
+        data = workflow.usable_data(loaded, snapshots)
+        return TrainedRun(workflow.train(loaded, data, line, runs=runs, resume=resume).path)
 
 
 def tune(
@@ -384,7 +312,7 @@ def tune(
 ) -> Sweep:
     loaded = _recipe(recipe, overrides)
     with _telling(quiet) as line:
-        return workflow.tune(loaded, load_data(loaded, snapshots), line, runs=runs, resume=resume)
+        return workflow.tune(loaded, workflow.usable_data(loaded, snapshots), line, runs=runs, resume=resume)
 
 
 def experiment(
@@ -435,10 +363,10 @@ class _Line(workflow.Quiet):
     def keep(self, text: str) -> None:
         if not self._quiet:
             self._show("")
-            print(text)
+            print(in_python(text))
 
     def _show(self, text: str) -> None:
-        if not self._quiet:
+        if not self._quiet and _changes_in_place():
             print(f"\r{text.ljust(self._width)}", end="\r", flush=True)
             self._width = len(text)
 
@@ -449,16 +377,33 @@ class _Line(workflow.Quiet):
         self._show(text)
 
     def epoch(self, metrics: dict[str, float]) -> None:
-        self._show(f"epoch {metrics['epoch']:.0f}")
+        if not math.isnan(metrics["train/loss"]):  # else fitted in closed form
+            self._show(f"epoch {metrics['epoch']:.0f}")
 
     def trial(self, record: dict[str, Any]) -> None:
         self._show(f"trial {record['ended']} of {record['of']}")
 
 
+def _changes_in_place() -> bool:
+    """Whether what is shown can be written over: on a terminal and in a notebook, not in a file or a pipe."""
+    return sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel.")
+
+
 @contextmanager
-def _telling(quiet: bool) -> Any:
+def _telling(quiet: bool) -> Iterator[_Line]:
     line = _Line(quiet)
+    with python_words():
+        try:
+            yield line
+        finally:
+            line._show("")
+
+
+@contextmanager
+def python_words(but: Sequence[str] = ()) -> Iterator[None]:
+    """Errors name arguments of functions where they name options of the command line (see `in_python`)."""
     try:
-        yield line
-    finally:
-        line._show("")
+        yield
+    except ValueError as error:
+        error.args = (in_python(str(error), but), *error.args[1:])
+        raise

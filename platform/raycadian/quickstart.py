@@ -215,13 +215,13 @@ def _also(overrides: Sequence[str]) -> str:
 
 
 def history(
-    file: Path, options: CardOptions, snapshots: Path, tell: Tell = lambda text: None, *, card: Path | None = None,
-    person: str | None = None,
+    file: Path, options: CardOptions, snapshots: Path | None, tell: Tell = lambda text: None, *,
+    card: Path | None = None, person: str | None = None,
 ) -> History:  # fmt: skip
     """One person's readings of glucose in a data file, for a forecast.
 
-    The file is read by `card`; else by the card of it that lies beside the snapshots, where `prepare` and `run` wrote
-    one or somebody edited it; else as it is recognised. `person`: whom of several. Raises ValueError.
+    The file is read by `card`; else by the card of it that lies beside the snapshots (where these are named), which
+    `prepare` or `run` wrote or somebody edited; else as it is recognised. `person`: whom of several. Raises ValueError.
     """
     from raycadian.modalities.cards import modality_of
     from raycadian.modalities.cgm.readers import read_people
@@ -233,7 +233,12 @@ def history(
     sources = sources_of([file])
     if sources.kind != "files":
         raise ValueError(f"{file} is a {sources.kind}; a forecast begins at a file of readings")
-    read_by = _card_there(card, options) if card else _card_of_result(sources, options, _beside(snapshots), tell)
+    if card is not None:
+        read_by = _card_there(card, options)
+    elif snapshots is not None:
+        read_by = _card_of_result(sources, options, _beside(snapshots), tell)
+    else:
+        read_by = _guessed_card(sources, options, tell)
     modality = modality_of(read_by.card)
     if modality.request().path != History.path:
         raise ValueError(
@@ -281,10 +286,13 @@ def recipe(
     being told what a label is, or are too few.
     """
     from raycadian.config import load_recipe
+    from raycadian.modalities.cards import require_dataset
 
     if sources.kind == "recipe":
         replace(options, settings=()).require_none(sources)
-        return load_recipe(sources.path, options.settings), sources.path
+        named = load_recipe(sources.path, options.settings)
+        require_dataset(named)
+        return named, sources.path
     of_card, of_recipe = _split_settings(options.settings)
     dataset = prepare(sources, replace(options, settings=of_card), snapshots, progress, tell, cards=cards)
     edited = _edited_recipe(dataset, runs)

@@ -89,9 +89,27 @@ class _Handler(logging.StreamHandler):
     def __init__(self, as_json: bool):
         super().__init__()
         self.addFilter(_with_fields)
+        if not as_json:
+            self.addFilter(_Once())
         self.setFormatter(
             _json_formatter() if as_json else logging.Formatter("%(levelname)s %(message)s%(fields_text)s")
         )
+
+
+class _Once:
+    """Of lines with the same `once` (logging's `extra`) a person sees the first: it holds of all runs alike."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def filter(self, line: logging.LogRecord) -> bool:
+        key = getattr(line, "once", None)
+        if key is None:
+            return True
+        line.fields_text = ""
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
 
 
 def _with_fields(line: logging.LogRecord) -> bool:

@@ -46,6 +46,14 @@ class Outcome:
     sweep: Path | None
 
 
+def usable_data(recipe: Recipe, snapshots: Path = SNAPSHOTS) -> Data:
+    """As `load_data`; raises ValueError too where there is no window to train on or to validate with, before anything
+    is trained or tuned."""
+    data = load_data(recipe, snapshots)
+    task_of(recipe).require_windows(data, recipe)
+    return data
+
+
 def train(
     recipe: Recipe,
     data: Data,
@@ -98,7 +106,7 @@ def run(
     shows the test data, once.
     """
     progress.stage(f"prepare {recipe.dataset}")
-    data = load_data(recipe, snapshots)
+    data = usable_data(recipe, snapshots)
     sweep = None
     if recipe.tuning is not None:
         progress.stage(f"tune {recipe.tuning.trials} trials")

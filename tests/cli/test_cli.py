@@ -207,6 +207,8 @@ def test_prepare_for_people_prints_counts_and_issues(card, tmp_path):
         (["train", "absent.yaml"], "absent.yaml: no such file"),
         (["train", REPO / "jobs/recipes/demo.yaml", "--set", "training.epoch=1"], "did you mean 'epochs'"),
         (["train", REPO / "jobs/recipes/demo.yaml", "--set", "training.epochs"], "expected dotted.path=value"),
+        (["train", REPO / "jobs/recipes/demo.yaml"], "dataset: datasets/demo_cgm.yaml: no such card"),
+        (["run", REPO / "jobs/recipes/demo.yaml"], "dataset: datasets/demo_cgm.yaml: no such card"),
         (["score", "no-such-run"], "no-such-run"),
         (["score", "../../etc"], "etc"),
         (["compare", "no-such-run"], "no-such-run"),
@@ -296,3 +298,22 @@ def test_the_module_is_what_the_command_runs():
 
     (found,) = entry_points(group="console_scripts", name="raycadian")
     assert found.load() is cli.main
+
+
+def test_a_mistaken_data_set_is_told_before_anything_heavy_is_imported(card, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: x\ndataset: {card.with_name('tny.yaml')}\nmodel: {{kind: ridge}}\n")
+    script = "import sys; from raycadian.cli.main import main; sys.argv[1:] = ['train', sys.argv[1]]\n"
+    script += "try: main()\nfinally: print(sorted({'torch', 'pandas', 'ray'} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script, recipe], capture_output=True, text=True)
+    assert f"did you mean '{card}'?" in done.stderr and done.stderr.endswith("[]\n")
+
+
+@pytest.mark.slow
+def test_a_window_that_fits_nowhere_is_told_before_training(card, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    window = "{context: 24, horizon: 1200}"
+    recipe.write_text(f"name: x\ndataset: {card}\nmodel: {{kind: ridge}}\nsplit: {{kind: time}}\nwindow: {window}\n")
+    done = invoke("train", recipe, "--snapshots", tmp_path / "s", "--runs", tmp_path / "r")
+    assert done.exit_code == 2 and "no window fits: context 24 + horizon 1200" in done.stderr
+    assert "train ridge" not in done.stderr

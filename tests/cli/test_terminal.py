@@ -27,4 +27,6 @@ ERRORS = {"epoch": 1, "train/loss": math.nan, "val/loss": 1.0, "val/rmse": 5.25,
 def test_errors_are_told_in_the_unit_of_the_task(task, metrics, words, capsys, monkeypatch):
     monkeypatch.setattr(terminal, "console", terminal.Console(width=200))
     Terminal(task.headline.unit).epoch(ERRORS | metrics)
-    assert capsys.readouterr().out.strip() == f"epoch 1 · {words}"
+    assert capsys.readouterr().out.strip() == words  # fitted in closed form: no epochs
+    Terminal(task.headline.unit).epoch(ERRORS | metrics | {"train/loss": 0.5})
+    assert capsys.readouterr().out.strip() == f"epoch 1 · train loss 0.5000 · {words}"

@@ -138,7 +138,7 @@ def test_a_forecast_that_orders_windows_backwards_is_not_turned_round():
 def test_nothing_to_learn_from_is_said():
     val = shifted(forecasts(people=2, windows=10), 0)
     high = replace(val, truth=np.full_like(val.truth, 150.0))
-    with pytest.raises(ValueError, match="hypo70: 0 of 20 validation windows hold it.*longer validation range"):
+    with pytest.raises(ValueError, match="hypo70 in 0 of 20 windows"):
         fit_event_calibration(high, HYPO70)
     fitted, reasons = fit_lows(high)
     assert fitted == [] and len(reasons) == 2

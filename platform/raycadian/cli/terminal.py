@@ -57,8 +57,9 @@ class Terminal:
     def epoch(self, metrics: dict[str, float]) -> None:
         self._end_bar()
         rate = f" · {metrics['windows_per_s']:,.0f} windows/s" if metrics["windows_per_s"] else ""
-        loss = "" if math.isnan(metrics["train/loss"]) else f"train loss {metrics['train/loss']:.4f} · "
-        console.print(f"  epoch {metrics['epoch']:.0f} · {loss}{_validation(metrics, self._unit)}{rate}")
+        fitted = math.isnan(metrics["train/loss"])  # in closed form: there are no epochs
+        began = "" if fitted else f"epoch {metrics['epoch']:.0f} · train loss {metrics['train/loss']:.4f} · "
+        console.print(f"  {began}{_validation(metrics, self._unit)}{rate}")
 
     def trial(self, record: dict[str, Any]) -> None:
         score = record.get("best/val/rmse")

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 def _load(recipe: Path, overrides: tuple[str, ...]) -> tuple[Recipe, Terminal]:
     """A typo is told here, before anything heavy is imported."""
     from raycadian.config import load_recipe
+    from raycadian.modalities.cards import require_dataset
 
     loaded = load_recipe(recipe, overrides)
+    require_dataset(loaded)
     return loaded, Terminal(loaded.task.headline.unit)
 
 
@@ -32,9 +34,9 @@ def train(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path,
     loaded, terminal = _load(recipe, overrides)
     from raycadian import workflow
     from raycadian.cli.results import show_run
-    from raycadian.training.pipeline import load_data
 
-    show_run(workflow.train(loaded, load_data(loaded, snapshots), terminal, runs=runs, resume=resume), as_json)
+    data = workflow.usable_data(loaded, snapshots)
+    show_run(workflow.train(loaded, data, terminal, runs=runs, resume=resume), as_json)
 
 
 @click.command()
@@ -43,9 +45,8 @@ def tune(recipe: Path, overrides: tuple[str, ...], runs: Path, snapshots: Path, 
     """Sweep the recipe's search space on Ray Tune; choose on validation data."""
     loaded, terminal = _load(recipe, overrides)
     from raycadian import workflow
-    from raycadian.training.pipeline import load_data
 
-    sweep = workflow.tune(loaded, load_data(loaded, snapshots), terminal, runs=runs, resume=resume)
+    sweep = workflow.tune(loaded, workflow.usable_data(loaded, snapshots), terminal, runs=runs, resume=resume)
     if as_json:
         show_json({"path": str(sweep.path), "best": sweep.best, "trials": sweep.table.to_dict("records")})
     else:

@@ -5,6 +5,7 @@ YAML never computes (no includes, no interpolation). One override grammar serves
 """
 
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -139,11 +140,25 @@ def _explain(schema: type[Schema], error: ValidationError, source: str) -> str:
             near = difflib.get_close_matches(str(last), names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}"
             lines.append(f"  {where}: unknown key; {hint}")
+        elif choices := _choices(item):
+            lines.append(f"  {where}: {choices}")
         else:
             lines.append(
                 f"  {where}: {item['msg']}" + (f" (found {item['input']!r})" if _is_scalar(item["input"]) else "")
             )
     return f"{source} is not a valid {schema.__name__.lower()}:\n" + "\n".join(lines)
+
+
+def _choices(item: Any) -> str:
+    """Of a value that is none of a list, such as a model's kind: the nearest of the list, or all; empty for others."""
+    context = item.get("ctx", {})
+    listed = {"union_tag_invalid": "expected_tags", "literal_error": "expected"}.get(item["type"])
+    found = context.get("tag", item["input"])
+    if listed is None or not isinstance(found, str):
+        return ""
+    names = re.findall(r"'([^']*)'", context[listed])
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    return f"unknown {found!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}")
 
 
 def _is_scalar(value: Any) -> bool:

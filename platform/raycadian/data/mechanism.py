@@ -135,13 +135,13 @@ def _key(series: Series, config: CMAMechanism, train, population, correction_mgd
 
 
 def _warn(diagnosis: dict[str, Any]) -> None:
-    """Once a mechanism, in counts."""
+    """Once, in counts."""
     if above := diagnosis["rmse_mgdl"]["above_30"]:
         log.warning(
             "%d of %d fits of the mechanism leave more than %g mg/dL of RMSE (median %.1f): one daily curve describes "
             "them poorly, as is usual where meals and insulin differ from day to day. Nothing to mend: what is left "
             "over is for the model around it, and the leaderboard shows whether the mechanism helps",
-            above, diagnosis["fits"], RMSE_MGDL, diagnosis["rmse_mgdl"]["median"],
+            above, diagnosis["fits"], RMSE_MGDL, diagnosis["rmse_mgdl"]["median"], extra={"once": "mechanism"},
         )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Cards of every modality: which schema reads which, and whose a card or a snapshot is. Import is cheap."""
 
+from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -22,6 +23,17 @@ AnyCard = BaseCard
 def load_card(path: str | Path) -> Any:
     """A card of any modality. Raises ValueError."""
     return parse_card(read_yaml(path), source=str(path))
+
+
+def require_dataset(recipe: Recipe) -> None:
+    """Before anything heavy is imported: a recipe's `dataset` is a card. Raises ValueError."""
+    path = Path(recipe.dataset)
+    if not path.exists():
+        there = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, there, n=1)
+        hint = f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+        raise ValueError(f"dataset: {path}: no such card (working directory {Path.cwd()}){hint}")
+    load_card(path)
 
 
 def parse_card(raw: dict, source: str = "card") -> Any:

@@ -1,7 +1,7 @@
 """Several people under one name: a table's readings contradict one another at the same time. Refused, with the columns
 that may tell people apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,11 @@ _MOST_ROWS = 1_000_000  # looked at
 _MOST_NAMED = 3
 
 
+def are_few(conflicting: int, n: int) -> bool:
+    """Whether so many of n readings may have another value at the time of one before."""
+    return conflicting <= max(_FEWEST, MOST_CONFLICTING * n)
+
+
 def require_one_person(
     subject: str, conflicting: int, n: int, paths: Sequence[Path], columns: Mapping[str, str | None]
 ) -> None:
@@ -24,9 +29,9 @@ def require_one_person(
 
     paths: the files that they came from · columns: those of a table that the card names, `time` among them.
     """
-    if conflicting <= max(_FEWEST, MOST_CONFLICTING * n):
+    if are_few(conflicting, n):
         return
-    named = next((names for path in paths if (names := _tell_apart(path, columns))), [])
+    named = next((names for path in paths if (names := _of_table(path, columns))), [])
     if named:
         either = " or ".join(f"{name!r} ({values} values)" for name, values in named)
         fix = f"times are unique within each value of {either}: if it says whose a reading is, "
@@ -40,19 +45,21 @@ def require_one_person(
     )
 
 
-def _tell_apart(path: Path, columns: Mapping[str, str | None]) -> list[tuple[str, int]]:
+def tell_apart(table: "pd.DataFrame", used: Collection[str | None], time: str) -> list[tuple[str, int]]:
     """Columns of a table, with the number of their values, under which times are unique; those of few values first."""
-    table, time = _table(path), columns.get("time")
-    if table is None or time not in table:
-        return []
     most = len(table) // _FEWEST_ROWS
-    values = {name: table[name].nunique() for name in table.columns if name not in columns.values()}
+    values = {name: table[name].nunique() for name in table.columns if name not in used}
     alone = [
         (name, n)
         for name, n in values.items()
         if 1 < n <= most and table.duplicated([time, name]).mean() <= MOST_CONFLICTING
     ]
     return sorted(alone, key=lambda column: column[1])[:_MOST_NAMED]
+
+
+def _of_table(path: Path, columns: Mapping[str, str | None]) -> list[tuple[str, int]]:
+    table, time = _table(path), columns.get("time")
+    return [] if table is None or time not in table else tell_apart(table, columns.values(), time)
 
 
 def _table(path: Path) -> "pd.DataFrame | None":

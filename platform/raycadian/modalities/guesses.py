@@ -1,11 +1,14 @@
 """What a file says of itself, and what has to be guessed or asked before it can be read without a card."""
 
+import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from raycadian.config.schema import assignment
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,25 @@ def option(name: str, value: Any) -> str:
     text = text.removesuffix("...\n").strip()
     text = value if str(value).startswith("%") else text  # `--set` takes a format of times as it is
     return f"--set {shlex.quote(f'{name}={text}')}"
+
+
+_ON_COMMAND_LINE = re.compile(
+    r"--(set|unit|timezone|subject|format|modality|person|card|snapshots|runs) "
+    r"((?:'[^']*'|\"[^\"]*\"|[^\s'\",;:)`])+?)(?=[.,;:)`]*(?:\s|$))"
+)
+
+
+def in_python(text: str, but: Collection[str] = ()) -> str:
+    """A message with its options as the arguments that the functions of `import raycadian` take; those of `but` are
+    none of the function's and go into its settings."""
+    return _ON_COMMAND_LINE.sub(lambda match: _argument(match[1], " ".join(shlex.split(match[2])), but), text)
+
+
+def _argument(name: str, value: str, but: Collection[str]) -> str:
+    if name != "set" and name not in but:
+        return f'{name}="{value}"'
+    path, value = assignment(value) if name == "set" else (name, value)
+    return f"settings={{{path!r}: {value!r}}}"
 
 
 def how_to_set(name: str, value: Any) -> str:

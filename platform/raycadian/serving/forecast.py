@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raycadian.modalities.cgm.builder import LOCAL_CLOCK
 from raycadian.modalities.cgm.request import FORECAST_NOTE, WHAT_IF_NOTE
 from raycadian.physiology.cma.meals import Meal
 
@@ -67,13 +68,18 @@ class Forecast:
     @property
     def title(self) -> str:
         person = self.subject or "one person"
-        title = f"forecast for {person} from {self.origin_utc}Z by {self.model}; mg/dL. {FORECAST_NOTE}"
+        zone = " (the file's clock, whose zone is not known)" if self._zone_unknown else "Z"
+        title = f"forecast for {person} from {self.origin_utc}{zone} by {self.model}; mg/dL. {FORECAST_NOTE}"
         if self.lows:
             title += "\nprobability of a low: " + ", ".join(f"{name} {p:.0%}" for name, p in self.lows.items())
         if self.what_if is None:
             return title
         usual, other = (", ".join(map(str, meals)) or "none" for meals in (self.what_if.usual, self.what_if.meals))
         return f"{title}\nwhat_if: meals {other} instead of {usual}. {WHAT_IF_NOTE}"
+
+    @property
+    def _zone_unknown(self) -> bool:
+        return LOCAL_CLOCK in self.warnings
 
     @property
     def time_utc(self) -> np.ndarray:
@@ -115,7 +121,8 @@ class Forecast:
     def as_frame(self) -> pd.DataFrame:
         """One row a step."""
         answer = self.as_dict()
-        columns = {"time_local": answer["time_local"], "median": answer["median_mgdl"]}
+        times = [text.removesuffix("+00:00") if self._zone_unknown else text for text in answer["time_local"]]
+        columns = {"time_local": times, "median": answer["median_mgdl"]}
         columns |= {f"q{level}": values for level, values in answer["quantiles_mgdl"].items()}
         other = answer["what_if"]
         beside = {"what_if": other["median_mgdl"], "difference": other["difference_mgdl"]} if other else {}

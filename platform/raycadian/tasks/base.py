@@ -83,6 +83,11 @@ class Task(ABC, Generic[D]):
     def windows(self, data: D, recipe: Recipe, split: str, mechanism: Mechanism | None = None) -> Any:
         """The windows of one part of the split: to train on, or to be scored."""
 
+    def require_windows(self, data: D, recipe: Recipe) -> None:
+        """Before anything is trained. Raises ValueError where there is nothing to train on, or to validate with."""
+        for split in ("train", "val"):
+            self.windows(data, recipe, split)
+
     @abstractmethod
     def cut(self, data: D, recipe: Recipe, correction_mgdl: Any = None) -> Cut:
         """The windows to train and validate on; a mechanism is fitted to glucose less the correction (P,)."""

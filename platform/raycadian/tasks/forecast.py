@@ -246,8 +246,9 @@ def _with_lows(
 ) -> pd.DataFrame:
     """Test scores with those of the calibrated probability of a low, whose calibration is written."""
     calibrations, reasons = event_probability.fit_lows(predictions["val"])
-    for reason in reasons:
-        log.warning("no calibrated probability: %s", reason)
+    if reasons:
+        text = f"no calibrated probability of a low: {', '.join(reasons)} for validation; some must hold one, some none"
+        log.warning("%s", text, extra={"once": text})
     event_probability.write_calibrations(folder / "event_calibration.json", calibrations)
     lows = event_scores.probability_scores(predictions["test"], calibrations, **drawn)
     return pd.concat([table, lows], ignore_index=True) if len(lows) else table

@@ -48,8 +48,13 @@ class Standing:
             return f"the champion {present.run} was scored on other windows: not comparable; --force to replace it"
         if self.metric.beats(self.score, present.score):
             return ""
+        if self.score == present.score:
+            return f"validation {self.words} equals the champion's ({present.run}), which stays"
         than = "above" if self.metric.better == "high" else "below"
-        return f"validation {self.words} is not {than} the champion's {present.words} ({present.run})"
+        own, other = self.words, present.words
+        if own == other:  # to so few digits
+            own, other = repr(self.score), repr(present.score)
+        return f"validation {own} is not {than} the champion's {other} ({present.run})"
 
     @property
     def tags(self) -> dict[str, str]:

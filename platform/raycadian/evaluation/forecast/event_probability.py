@@ -65,10 +65,7 @@ def fit_event_calibration(val: Predictions, excursion: Excursion) -> EventCalibr
     known = ~np.isnan(happened)
     events, windows = int(np.nansum(happened)), int(known.sum())
     if not 0 < events < windows:
-        raise ValueError(
-            f"{excursion.name}: {events} of {windows} validation windows hold it; a probability can be calibrated only "
-            "where some do and some don't: take a longer validation range"
-        )
+        raise ValueError(f"{excursion.name} in {events} of {windows} windows")
     x = logit(raw_probability(val, excursion)[known])
     target = np.where(happened[known] == 1, (events + 1) / (events + 2), 1 / (windows - events + 2))
     from scipy.optimize import minimize  # here: a forecast, which only reads calibrations, starts 1 s sooner

@@ -350,9 +350,9 @@ def recordings_of_person(path: Path, card: BiosignalCard, issues: Issues) -> lis
 def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
     """Of a snapshot of biosignals."""
     of = {name: sum(row["quality"][name] for row in rows) for name in ("cases", "read", "windows", "good")}
-    points = sum(head[-1] for row in usable for head in row["heads"])
+    hours = sum(head[-1] for row in usable for head in row["heads"]) * DT_S / 3600
     return {
         "subjects": len(usable), "subjects_without_recording": len(rows) - len(usable), "cases": of["cases"],
-        "recordings": of["read"], "hours": round(points * DT_S / 3600), "windows_judged": of["windows"],
-        "windows_good": of["good"], "numerics": sum(row["events"] for row in usable),
+        "recordings": of["read"], "hours": round(hours) if hours >= 10 else round(hours, 2),
+        "windows_judged": of["windows"], "windows_good": of["good"], "numerics": sum(row["events"] for row in usable),
     }  # fmt: skip
