@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from raycadian.config import CMAMechanism, Grid, Window, signals_of
 from raycadian.data.grid import arrays_to_recordings, seconds
 from raycadian.data.mechanism import Mechanism, fit_latest
 from raycadian.data.series import Recordings, Series, build_series
+from raycadian.data.training_range import TrainingRange
 from raycadian.data.windows import latest, require_context
 from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast.event_probability import EventCalibration, read_calibrations
@@ -34,7 +35,9 @@ from raycadian.personal.store import PersonRecord
 from raycadian.physiology.cma.fit import CMAFit
 from raycadian.physiology.cma.meals import Meal, difference_mgdl, usual_meals
 from raycadian.runs import Run
+from raycadian.serving import plausible
 from raycadian.serving.forecast import Forecast, WhatIf
+from raycadian.serving.plausible import Numbers
 from raycadian.serving.predictor import NotServed, Predictor
 from raycadian.types import CARBS, GLUCOSE, PLANNED, TIME_UTC, Batch, Issues, Prediction, Recording
 
@@ -50,14 +53,15 @@ class Forecaster(Predictor):
     def __init__(
         self, name: str, model: Model, grid: Grid, window: Window, mechanism: CMAMechanism | None = None,
         population: dict[str, Any] | None = None, lows: Sequence[EventCalibration] = (),
-        personal: dict[str, Any] | None = None,
+        personal: dict[str, Any] | None = None, seen: TrainingRange | None = None,
     ):  # fmt: skip
         """`name`: the run. `population`: the mechanism's fit that serves people without one of their own. `lows`: what
-        the run's validation data allowed to calibrate. `personal`: what an answer says of the adapter in the model."""
+        the run's validation data allowed to calibrate. `personal`: what an answer says of the adapter in the model.
+        `seen`: what the model was trained on."""
         # in float64 a person's forecast is the same in any batch, so that it equals the scored one to 1e-5 mg/dL
         self.name, self.model = name, model.double().eval()
         self.grid, self.window, self.mechanism, self.population = grid, window, mechanism, population
-        self.lows, self.personal = lows, personal
+        self.lows, self.personal, self.seen = lows, personal, seen or TrainingRange()
         self._any_length = grid.model_copy(update={"min_points": 1})
         self._fits = Recent(_FITS)
 
@@ -78,7 +82,8 @@ class Forecaster(Predictor):
             if mechanism is not None and not isinstance(raw["population"], dict):
                 raise ValueError("population: expected the mechanism's fit, which serves whoever has none of their own")
             lows = read_calibrations(run.path / "event_calibration.json")
-            return Forecaster(run.name, model, grid, window, mechanism, raw["population"], lows)
+            seen = TrainingRange.read(raw.get("training_range"))
+            return Forecaster(run.name, model, grid, window, mechanism, raw["population"], lows, seen=seen)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}/preprocessing.json: damaged: {error}; copy the run again") from error
 
@@ -86,7 +91,7 @@ class Forecaster(Predictor):
         """As Predictor.personalised; `lows` were calibrated for the population's model and are left out."""
         return Forecaster(
             self.name, adapted(self.model, person, weights), self.grid, self.window, self.mechanism, self.population,
-            personal=person.described,
+            personal=person.described, seen=self.seen,
         )  # fmt: skip
 
     def read(self, path: Path, card: Path | None = None) -> History:
@@ -120,12 +125,23 @@ class Forecaster(Predictor):
         try:
             recordings = self._recordings(history, issues)
             require_context(recordings[-1].observed, self.window, recordings[-1].dt_s)
+            self._judge(history, issues)
         except ValueError as error:
             return error
         filled = int((~recordings[-1].observed[-self.window.context :]).sum())
         issues.add("point of the context without a reading (interpolated or carried forward)", n=filled)
         plan = self._plan(history, recordings[-1])
         return _Gridded(history.subject, recordings, issues.counts, plan, history.what_if)
+
+    def _judge(self, history: History, issues: Issues) -> None:
+        """Count what in the context is no glucose's, or unlike the training data. Raises ValueError where nothing can
+        be said of it."""
+        measured = np.isfinite(history.glucose_mgdl)
+        last_s = history.time_s[measured].max()
+        recent = measured & (history.time_s > last_s - self.window.context * self.model.spec.dt_min * 60.0)
+        glucose = history.glucose_mgdl[recent]
+        issues.add(plausible.JUMP, n=plausible.jumps(history.time_s[recent], glucose))
+        issues.add(plausible.UNLIKE, n=int(self.seen.outside(GLUCOSE, glucose).sum()))
 
     def _plan(self, history: History, last: Recording) -> np.ndarray:
         """Carbohydrate after the last reading, (H,) grams, on the first step at or after each meal, as in a
@@ -163,22 +179,31 @@ class Forecaster(Predictor):
         ]
 
     def _answer(
-        self, person: "_Gridded", origin: np.datetime64, dt_s: float, usual: "_Numbers", fit: str | None,
+        self, person: "_Gridded", origin: np.datetime64, dt_s: float, usual: Numbers, fit: str | None,
         other: WhatIf | ValueError | None,
     ) -> Forecast | ValueError:  # fmt: skip
         if isinstance(other, ValueError):
             return other
-        if not np.isfinite(usual.quantiles).all():
-            return _not_finite()
+        try:
+            usual, n_bounded = self._bounded(usual)
+        except ValueError as error:
+            return error
+        warnings = person.warnings | ({plausible.BEYOND: n_bounded} if n_bounded else {})
         forecast = Forecast(
             person.subject, self.name, origin, person.recordings[-1].utc_offset_min, dt_s, self.model.spec.quantiles,
-            usual.quantiles, usual.parts, fit, person.warnings, other, personal=self.personal,
+            usual.quantiles, usual.parts, fit, warnings, other, personal=self.personal,
         )  # fmt: skip
         return replace(forecast, lows={one.excursion: float(one.probability(forecast)) for one in self.lows})
 
+    def _bounded(self, forecast: Numbers) -> tuple[Numbers, int]:
+        """As plausible.bounded. Raises ValueError also for a forecast that is no number."""
+        if not np.isfinite(forecast.quantiles).all():
+            raise ValueError("the model gives no finite forecast for these readings; check them for constant stretches")
+        return plausible.bounded(forecast, self.model.spec.middle)
+
     def _under_other_meals(
         self, people: list["_Gridded"], rows: list[int], batch: Batch, mechanism: Mechanism | None,
-        usual: list["_Numbers"],
+        usual: list[Numbers],
     ) -> dict[int, WhatIf | ValueError]:  # fmt: skip
         """Of those `rows` of the batch the forecasts under their meals: the model once more, on a mechanism that
         differs after the origin alone."""
@@ -194,12 +219,14 @@ class Forecaster(Predictor):
         return {i: self._what_if(fit, eaten, shown, usual[i], other) for i, fit, eaten, shown, other in parts}
 
     def _what_if(
-        self, fit: CMAFit, meals: tuple[Meal, ...], shown: bool, usual: "_Numbers", other: "_Numbers"
+        self, fit: CMAFit, meals: tuple[Meal, ...], shown: bool, usual: Numbers, other: Numbers
     ) -> WhatIf | ValueError:
         """`shown`: the meals change the mechanism, so the forecast has to change too."""
+        try:
+            (other, _), (usual, _) = self._bounded(other), self._bounded(usual)
+        except ValueError as error:
+            return error
         median, before = (x.quantiles[:, self.model.spec.middle] for x in (other, usual))
-        if not np.isfinite(other.quantiles).all():
-            return _not_finite()
         if shown and np.array_equal(median, before):
             return self._no_meals()
         return WhatIf(usual_meals(fit), meals, other.quantiles, other.parts, median, median - before)
@@ -264,26 +291,15 @@ def read_history(path: Path, card: Path | None = None) -> History:
     return History.of(read_person(path, load_card(card) if card else None, issues), issues)
 
 
-def _not_finite() -> ValueError:
-    return ValueError("the model gives no finite forecast for these readings; check them for constant stretches")
-
-
 def _whose(fit: int | None) -> str | None:
     """Whose mechanism served, by the number of its fit; the first is the population's."""
     return None if fit is None else "own" if fit else "population"
 
 
-class _Numbers(NamedTuple):
-    """One forecast: quantiles (H, Q), parts name -> (H,)."""
-
-    quantiles: np.ndarray
-    parts: dict[str, np.ndarray]
-
-
-def _numbers(prediction: Prediction) -> list[_Numbers]:
+def _numbers(prediction: Prediction) -> list[Numbers]:
     quantiles = prediction.quantiles.numpy()
     parts = {name: part.numpy() for name, part in prediction.parts.items()}
-    return [_Numbers(q, {name: part[i] for name, part in parts.items()}) for i, q in enumerate(quantiles)]
+    return [Numbers(q, {name: part[i] for name, part in parts.items()}) for i, q in enumerate(quantiles)]
 
 
 @dataclass(frozen=True)

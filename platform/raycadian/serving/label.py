@@ -20,7 +20,8 @@ from torch import Tensor
 from raycadian.config import LabelTask, LabelWindow, Task
 from raycadian.data.label_windows import LabelledWindows
 from raycadian.data.marks import Marks, context_points, good_starts, points_of
-from raycadian.data.series import Recordings, build_series
+from raycadian.data.series import Recordings, Series, build_series
+from raycadian.data.training_range import TrainingRange
 from raycadian.errors import CheckpointError
 from raycadian.evaluation.label.decision import Decision
 from raycadian.files import read_json
@@ -39,6 +40,8 @@ from raycadian.serving.stream import SignalStream
 from raycadian.tasks.label import decision_file
 from raycadian.types import Issues
 
+_UNLIKE_SHARE = 0.05
+UNLIKE = "window of which more than 5% is beyond what the model was trained on"
 _DECISIONS: dict[str, Callable[[Path], Decision | None]] = {"classify": Decision.read, "regress": lambda path: None}
 """Of each task that says something of a window: how its score becomes a probability, if it does."""
 
@@ -94,12 +97,14 @@ class LabelPredictor(Predictor):
     def __init__(
         self, name: str, model: Model, card: BiosignalCard | ActigraphyCard, window: LabelWindow, task: LabelTask,
         decision: Decision | None, cases: Path | str | None = None, also: Sequence[Decision | None] = (),
+        seen: TrainingRange | None = None,
     ):  # fmt: skip
         """`name`: the run. `decision`: of classify, from validation windows; `also`: of each further label.
-        `cases`: folder of what `Stored` names."""
+        `cases`: folder of what `Stored` names. `seen`: what the model was trained on."""
         self.name, self.model, self.path = name, model.eval(), modality_of(card).request().path
         self.card, self.window, self.task = card, window, task
         self.decision, self.also, self.cases = decision, tuple(also), cases
+        self.seen = seen or TrainingRange()
 
     @staticmethod
     def load(run_path: Path | str, cases: Path | str | None = None) -> "LabelPredictor":
@@ -112,12 +117,13 @@ class LabelPredictor(Predictor):
             raw = read_json(file)
             card, window = parse_card(raw["card"]), LabelWindow.model_validate(raw["window"])
             task = TypeAdapter(Task).validate_python(raw["task"])
+            seen = TrainingRange.read(raw.get("training_range"))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: damaged: {error}; copy the run again") from error
         if task.kind not in _DECISIONS:
             raise NotServed(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
         decision, *also = (_DECISIONS[task.kind](folder / decision_file(name)) for name in task.labels)
-        return LabelPredictor(run.name, model, card, window, task, decision, cases, also)
+        return LabelPredictor(run.name, model, card, window, task, decision, cases, also, seen)
 
     def personalised(self, person: PersonRecord, weights: Mapping[str, Tensor]) -> DayPredictor:
         return DayPredictor(self, person, weights)
@@ -143,10 +149,11 @@ class LabelPredictor(Predictor):
             raise ValueError(f"nothing is as long as a window, which has {self.window.length_s:g} s; send more")
         begin_s, value = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         reasons = [reason for part in parts for reason in part[2]]
+        issues.add(UNLIKE, n=sum(part[3] for part in parts))
         return Estimate(request.subject, self, begin_s, begin_s + self.window.length_s, value, reasons, issues.counts)
 
-    def _windows(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray, list[dict[str, list[str]]]]:
-        """begin_s, value and reasons against each window of a recording."""
+    def _windows(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray, list[dict[str, list[str]]], int]:
+        """begin_s, value and reasons against each window of a recording; how many are unlike the training data."""
         recording, marks, after_s = stretch
         series = build_series(Recordings.of([recording]), self.window.past)
         context = context_points(self.window, series.dt_s)
@@ -158,7 +165,14 @@ class LabelPredictor(Predictor):
             windows = LabelledWindows(series, starts[good], np.zeros(good.sum(), np.float32), context)
             value[good] = self.decided(self.scores(windows))
         reasons = [{} if ok else self.reasons(marks, start) for ok, start in zip(good, starts, strict=True)]
-        return after_s + starts * series.dt_s, value, reasons
+        return after_s + starts * series.dt_s, value, reasons, self._n_unlike(series, starts[good], context)
+
+    def _n_unlike(self, series: Series, starts: np.ndarray, context: int) -> int:
+        """Of windows that begin at `starts`, those of which more is beyond the training data than may be by chance."""
+        rows = series.table[-len(series.channels) :]
+        outside = np.stack([self.seen.outside(name, row) for name, row in zip(series.channels, rows, strict=True)])
+        before = np.concatenate([[0], np.cumsum(outside.any(axis=0))])
+        return int((before[starts + context] - before[starts] > _UNLIKE_SHARE * context).sum())
 
     @torch.inference_mode()
     def scores(self, windows: LabelledWindows) -> np.ndarray:
@@ -170,9 +184,10 @@ class LabelPredictor(Predictor):
         return score
 
     def decided(self, score: np.ndarray) -> np.ndarray:
-        """Scores of one case as probabilities, each with the votes of those before it; of a regression as they are."""
+        """Scores of one case as probabilities, each with the votes of those before it; of a regression as they are,
+        within what the label can be."""
         if self.decision is None:
-            return score
+            return self.seen.bounded(score)
         case, columns = np.zeros(len(score), np.int8), score.reshape(len(score), -1).T
         decisions = zip((self.decision, *self.also), columns, strict=True)
         probabilities = [decision.probability(column, case) for decision, column in decisions]

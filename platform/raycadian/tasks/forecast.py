@@ -16,6 +16,7 @@ from raycadian.config import Grid, Recipe, mechanism_of, model_name, signals_of
 from raycadian.data.mechanism import Mechanism, fit_mechanism
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import make_split
+from raycadian.data.training_range import TrainingRange
 from raycadian.data.windows import Windows, cut_windows
 from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast import compare, event_probability, event_scores, metrics, report
@@ -169,7 +170,7 @@ class ForecastTask(Task[ForecastData]):
         )  # fmt: skip
 
     def preprocessing(self, data: ForecastData, recipe: Recipe, mechanism: Mechanism | None) -> dict[str, Any]:
-        """Grid, window, and the population's mechanism."""
+        """Grid, window, the population's mechanism, and where the training data lie."""
         config = mechanism_of(recipe.model)
         return {
             "grid": None if data.grid is None else data.grid.model_dump(mode="json"),
@@ -177,6 +178,7 @@ class ForecastTask(Task[ForecastData]):
             "mechanism": None if mechanism is None or config is None else config.model_dump(mode="json"),
             "population": None if mechanism is None else mechanism.population,
             "snapshot": data.snapshot_id,
+            "training_range": TrainingRange.of(data.series, data.split.of("train")).as_dict(),
         }
 
 

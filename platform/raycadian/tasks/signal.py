@@ -13,6 +13,7 @@ from raycadian.data.mechanism import Mechanism
 from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import SplitManifest, make_split
+from raycadian.data.training_range import TrainingRange
 from raycadian.modalities.cards import card_of
 from raycadian.models.base import ModelSpec
 from raycadian.runs import open_run
@@ -73,12 +74,14 @@ class SignalTask(Task[SignalData]):
         return Cut(None, *(self.windows(data, recipe, split) for split in ("train", "val")))
 
     def preprocessing(self, data: SignalData, recipe: Recipe, mechanism: Mechanism | None) -> dict[str, Any]:
-        """The card, the windows, the task."""
+        """The card, the windows, the task, and where the training data lie."""
+        seen = TrainingRange.of(data.series, data.split.of("train"), places(data, recipe, "train").label)
         return {
             "card": data.card.model_dump(mode="json"),
             "window": recipe.window.model_dump(mode="json"),
             "task": recipe.task.model_dump(mode="json"),
             "snapshot": data.snapshot_id,
+            "training_range": seen.as_dict(),
         }
 
     def record(self, data: SignalData, recipe: Recipe) -> dict[str, Any]:

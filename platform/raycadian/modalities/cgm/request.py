@@ -163,7 +163,8 @@ class ForecastResponse(BaseModel):
     quantiles_mgdl: dict[str, list[float]]
     """By level: 0.05 is exceeded in 95 of 100 cases."""
     parts_mgdl: dict[str, list[float]]
-    """What the median is the sum of: `mechanism` and `correction` for a hybrid, nothing for a plain model."""
+    """What the median is the sum of: `mechanism` and `correction` for a hybrid, nothing for a plain model; `bounds`
+    where the model itself went beyond what glucose can be, 20 to 600 mg/dL."""
     probability: dict[str, float]
     """`hypo70`, `hypo54`: calibrated, that glucose falls below 70, 54 mg/dL at any step; absent where validation data
     held too few lows to calibrate on."""
@@ -172,7 +173,8 @@ class ForecastResponse(BaseModel):
     what_if: WhatIfResponse | None
     """Where it was asked."""
     warnings: dict[str, int]
-    """What was repaired, counted."""
+    """What was repaired, and what to doubt: changes that no glucose makes, readings unlike the training data, steps
+    beyond what glucose can be; counted."""
     personal: dict[str, Any] | None = None
     """Where a person's own adapter was asked for: which, and what its held-out days said."""
     note: str
