@@ -15,8 +15,6 @@ and the output says so. inference: from a day of raw counts to a calibrated prob
 HTTP: wear, windows, model. Random weights: speed does not depend on them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -7,8 +7,6 @@ benchmarks that were not asked for stay as they are, with the day of their own m
 can't run here stands in the table with its reason. Targets are those of the project: nothing here changes them.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

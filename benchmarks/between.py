@@ -1,7 +1,5 @@
 """Tables that a benchmark writes into a page, between two marks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

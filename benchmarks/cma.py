@@ -13,8 +13,6 @@ parameters may leave its bounds, Raycadian's may not. Days on which the referenc
 with 95% confidence (exact binomial).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -15,8 +15,6 @@ windows and with people weighing the same, people's standard deviation, and the 
 in datasets/ name them. Run: `python benchmarks/coverage.py [--data NAME ...] [--steps 12] [--repeats 3] [--json]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -7,8 +7,6 @@ share of fits in which the data say something of a parameter (posterior sd under
 `python benchmarks/fitting.py [--json] [--people 1000] [--fits 4096]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

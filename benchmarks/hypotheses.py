@@ -9,8 +9,6 @@ Run: `python benchmarks/hypotheses.py [--data NAME ...] [--recipes NAME ...] [--
 complete in FOLDER is not run again. All of it takes about an hour on 2 cores.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

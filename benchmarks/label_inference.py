@@ -6,8 +6,6 @@ weeks of 10080 minutes, one at a time. Random weights: speed does not depend on 
 the same for both; rounds are interleaved. Run on a quiet machine: `python benchmarks/label_inference.py [--json]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

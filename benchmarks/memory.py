@@ -9,8 +9,6 @@ driver's peak and the highest peak of any worker; Ray's own servers are not coun
 of blocks of the CSV, so a file smaller than those needs less: the table at 1x is smaller.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -9,8 +9,6 @@ GPL:
 A made-up week of glucose, and a dense grid of pairs; nothing random. docs/concepts/evaluation.md quotes the output.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.stats import norm

@@ -7,8 +7,6 @@ of training. A made-up person (nobody's data). Targets of the project: 5 minutes
 `python benchmarks/personal.py [--json]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -8,8 +8,6 @@ the same run, then simulates. `--update-docs` writes the tables between the mark
 sizes and what clouds do are the assumptions below, to be edited. About three minutes.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import json

@@ -6,8 +6,6 @@ checkpoint. Storage serves so many readers at full speed, the others wait. bench
 sweeps; tests/test_scaling.py holds its invariants.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence

@@ -8,8 +8,6 @@ Run: `python benchmarks/serve.py [--run RUN] [--json]`. Without a run, a residua
 depend on weights.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -6,8 +6,6 @@ The file is ../shared/data/cgm/exports/dexcom_clarity.csv where it lies there, e
 `python benchmarks/startup.py [--rounds 3] [--json]`
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ training. Run: `python benchmarks/strategies.py [--json] [--update-docs]`; the t
 from here.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

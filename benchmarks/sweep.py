@@ -7,8 +7,6 @@ start is bounded from above by the time from one trial's end to the next one's, 
 Run: `python benchmarks/sweep.py [--json] [--trials 32]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

@@ -7,8 +7,6 @@ tsfm_public.ForecastDFDataset. Two workers are two processes under DDP (gloo), t
 Run on a quiet machine of at least 2 cores: `python benchmarks/train.py [--json]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ does for a person, from .vital files of 3 h to Parquet, of a person with one cas
 Run: `python benchmarks/waveforms.py [--json] [--minutes 20] [--hours 3]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

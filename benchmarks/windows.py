@@ -5,8 +5,6 @@ The plain copy gathers rows of a window matrix that was materialised beforehand,
 it is the memory's own speed. Run: `python benchmarks/windows.py [--json]`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

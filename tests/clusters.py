@@ -1,8 +1,6 @@
 """Clusters that a test starts for itself: on free ports of 127.0.0.1, in a process group and a folder of their own,
 with a token of their own. A plain module, so that tests import rather than copy."""
 
-from __future__ import annotations
-
 import os
 import random
 import secrets

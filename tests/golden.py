@@ -8,8 +8,6 @@ folders of its runs. Of an array are kept eight weighted sums, moments and quant
 Where a move gives something another name, RENAMED says so.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

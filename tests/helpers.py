@@ -1,7 +1,5 @@
 """Small synthetic data that several tests share. A plain module, so that tests import rather than copy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

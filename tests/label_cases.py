@@ -1,7 +1,5 @@
 """Every model of a label, small, on windows of made-up signals: shared by the tests of models and checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

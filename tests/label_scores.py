@@ -1,7 +1,5 @@
 """Scores and labels that several tests share. A plain module, as helpers."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import expit
 

@@ -1,7 +1,5 @@
 """Cases at one point a second with judged stretches and numerics, in memory: what labelled windows are cut from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

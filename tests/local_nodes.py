@@ -1,7 +1,5 @@
 """Nodes for Ray's autoscaler that are processes of this machine. The head's monitor imports this by name."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

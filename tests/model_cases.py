@@ -1,8 +1,6 @@
 """Every model, small, on windows of synthetic people with a mechanism: shared by the tests of models and
 checkpoints."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import helpers

@@ -1,8 +1,6 @@
 """A small population run of activity and one made-up person's exports, for tests of personal calibration. A plain
 module."""
 
-from __future__ import annotations
-
 import itertools
 import zipfile
 from pathlib import Path

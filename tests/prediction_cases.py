@@ -1,8 +1,6 @@
 """Predictions that several tests share: autocorrelated glucose, forecasts whose error grows, missing truth, two
 scopes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

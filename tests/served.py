@@ -1,7 +1,5 @@
 """A small trained run and the readings behind it, for tests of what is served. A plain module, as helpers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import helpers

@@ -1,7 +1,5 @@
 """A small trained run on synthetic cases and their samples, for tests of what is served. A plain module, as helpers."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

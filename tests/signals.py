@@ -1,7 +1,5 @@
 """Synthetic waveforms that several tests share: neurokit2's ECG and PPG, arterial pressure with its beats planted."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

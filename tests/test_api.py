@@ -1,7 +1,5 @@
 """`import raycadian as rc`: ten lines from a file to a forecast, DataFrames out, the command line's errors, light."""
 
-from __future__ import annotations
-
 import inspect
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a cluster may grow to."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whole lines say what they said before the modules moved: scores, predictions, splits, served answers."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """JSON and YAML from outside are read within bounds: never a RecursionError, never memory or time without end."""
 
-from __future__ import annotations
-
 import json
 import os
 

@@ -1,8 +1,6 @@
 """The simulated schedule behind docs/concepts/scaling.md: its invariants, and the three sizes at rates of round
 numbers."""
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import replace

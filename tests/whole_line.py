@@ -4,8 +4,6 @@ Run by tests/test_docs_examples.py with a copy of the package on PYTHONPATH, to 
 what a page adds must pass everything that the package does. `PATH` of the recipe is swept between LOW and HIGH.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line: its verbs and flags are pinned, its errors are one message, its JSON is JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """`raycadian doctor`: what it finds is what is there, and what is missing comes with its fix."""
 
-from __future__ import annotations
-
 import json
 from importlib.metadata import version
 

@@ -1,7 +1,5 @@
 """Archives of a cluster that may be anybody's: nothing lies outside of `--to` afterwards, and nothing hidden in it."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data files without YAML: recognised, their card and recipe written, every guess said; nothing is overwritten."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a person reads while a training runs and after it: the unit of the task, scores with their intervals."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

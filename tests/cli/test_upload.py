@@ -1,7 +1,5 @@
 """What travels with a submission, and what is refused before anything is sent. What arrives: tests/test_jobs.py."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Where forecasts begin: midnight of the person's own clock, meals as recorded or estimated; samples of windows."""
 
-from __future__ import annotations
-
 import helpers
 import numpy as np
 import pytest

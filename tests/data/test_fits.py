@@ -1,7 +1,5 @@
 """The figures of a fit, which are kept on disk: they change together with the version of the fits, or not at all."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

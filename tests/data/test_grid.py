@@ -1,7 +1,5 @@
 """Gridding: even spacing, honest gaps, conserved amounts; whatever the readings look like."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Windows that carry a label: which are good, what each label is, who is in which split, what statistics come from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

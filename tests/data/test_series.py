@@ -1,7 +1,5 @@
 """A series of a snapshot travels as its origin: what trials and workers are sent holds no data."""
 
-from __future__ import annotations
-
 import pickle
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Snapshots: what is written is what is read, the name is the content, and no accident leaves half of one."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Reliability, coverage and the PIT of forecasts that are calibrated by construction, and of some that are not."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores of classify and regress: against scikit-learn and plain loops, intervals over people, comparisons."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from label_scores import made, predictions

@@ -1,7 +1,5 @@
 """The leaderboard: only identical windows, paired intervals, and words that say no more than they allow."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

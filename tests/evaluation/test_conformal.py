@@ -1,8 +1,6 @@
 """Adaptive conformal intervals: by hand, against a plain loop, and where the forecast is wrong in a way that
 changes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Votes, calibration and thresholds of a classifier: against scikit-learn, and what must hold of any."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Zones of the error grids: published corners, two other implementations, and laws of any grid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

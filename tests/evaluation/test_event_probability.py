@@ -1,7 +1,5 @@
 """The probability of a low: exact where the forecast is, calibrated where it is not, scored as scikit-learn does."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import partial

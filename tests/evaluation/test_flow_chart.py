@@ -1,7 +1,5 @@
 """The flow chart of a cohort: figures, shape, nothing that a step's name could smuggle in."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 
 from raycadian.evaluation.label.report import flow_chart

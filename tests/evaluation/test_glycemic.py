@@ -1,7 +1,5 @@
 """Costly errors, events, alarms and their lead, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

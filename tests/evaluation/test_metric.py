@@ -1,7 +1,5 @@
 """The catalogue of metrics: words, units, directions."""
 
-from __future__ import annotations
-
 import pytest
 
 from raycadian.config.tasks import Classification, Column, Forecasting, Regression

@@ -1,7 +1,5 @@
 """Metrics: equal to scikit-learn's where it has them, by hand where it has not, and laws that hold for any forecast."""
 
-from __future__ import annotations
-
 import re
 import time
 from dataclasses import replace

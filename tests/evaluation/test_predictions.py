@@ -1,7 +1,5 @@
 """The predictions table: what it refuses, what survives the disk, that nothing half-written is left."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 
 import numpy as np

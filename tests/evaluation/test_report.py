@@ -1,7 +1,5 @@
 """report.html as a person meets it: opened in a real browser, without network, on light and dark ground."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

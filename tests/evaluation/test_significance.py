@@ -1,7 +1,5 @@
 """Tests of significance against published implementations, tables and brute force."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

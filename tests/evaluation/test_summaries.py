@@ -1,8 +1,6 @@
 """Figures of a person's glucose: equal to two other implementations, by hand where they differ, and laws of any
 series."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Temporal gain: known delays come out as they were put in."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

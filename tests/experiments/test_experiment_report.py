@@ -1,7 +1,5 @@
 """The one writer of experiments, on predictions that are made up: forecasts of glucose, of a numeric, and labels."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

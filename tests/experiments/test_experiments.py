@@ -1,7 +1,5 @@
 """Experiments: every recipe in jobs/recipes/experiments at a tiny size, what their points are, and what they refuse."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass

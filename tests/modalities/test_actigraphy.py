@@ -1,8 +1,6 @@
 """Actigraphy files of every format as minutes: what each says, how clocks and epochs become a grid, and what is
 wrong."""
 
-from __future__ import annotations
-
 import sqlite3
 
 import numpy as np

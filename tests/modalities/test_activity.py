@@ -1,7 +1,5 @@
 """A card of actigraphy prepared: whole days, labels and weights beside them, exclusions counted, any file format."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

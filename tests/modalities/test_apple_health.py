@@ -1,7 +1,5 @@
 """Apple Health's export: what is counted, spread and joined; broken tails, bombs and foreign files."""
 
-from __future__ import annotations
-
 import zipfile
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Readers of waveforms: every format gives the same case; what is broken is an error that names it."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from pathlib import Path

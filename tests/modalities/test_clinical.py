@@ -1,7 +1,5 @@
 """The clinical table: types, bounds such as >89, subjects, and cohorts by a query that can do nothing but select."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

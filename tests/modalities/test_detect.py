@@ -1,7 +1,5 @@
 """Files without a card: what is recognised, what is asked for, and that the card that comes of it reads the file."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

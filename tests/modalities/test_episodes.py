@@ -1,7 +1,5 @@
 """Sleep episodes from tables, Apple Health and activity, and `raycadian indices`: what is read, and what is wrong."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

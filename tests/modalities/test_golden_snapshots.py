@@ -1,8 +1,6 @@
 """What `prepare` writes of a small input a modality, by its hash: it changes together with the modality's version, or
 not at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

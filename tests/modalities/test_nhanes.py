@@ -1,7 +1,5 @@
 """Labels from questionnaires and prescriptions, survey weights, and cohorts counted step by step."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

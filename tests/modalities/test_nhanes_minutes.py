@@ -1,8 +1,6 @@
 """NHANES's minutes of both layouts: from made-up files of the genuine columns, whole and in stretches, and what is
 wrong."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Numerics as what is forecast: on a grid, without what no pressure can be; recipes that ask for glucose's own
 things."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Quality: metrics against hand-made and known values, flags for what a researcher must know, a page that opens."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Tables, recognition by content, units, bad input, and one subject in several files."""
 
-from __future__ import annotations
-
 import gzip
 from collections import defaultdict
 

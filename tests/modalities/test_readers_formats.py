@@ -1,7 +1,5 @@
 """The exports of vendors and studies, from small files that the tests write; and the real ones where they are."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Clocks: offsets, time zones, DST, and the transmitter's seconds."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 

@@ -1,7 +1,5 @@
 """Which cases of a card are read, and what becomes of a case's tracks before windows are cut."""
 
-from __future__ import annotations
-
 import tracemalloc
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Virtual people, their cohort on Ray, and the committed demo data."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from datetime import datetime, timedelta

@@ -1,8 +1,6 @@
 """Synthetic operations: real .vital files, what was planted is what the labels find, and nothing of it is in the
 clinical table."""
 
-from __future__ import annotations
-
 import filecmp
 
 import numpy as np

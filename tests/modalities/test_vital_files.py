@@ -1,7 +1,5 @@
 """The .vital reader against the package vitaldb, and against files that are cut off, torn or made up."""
 
-from __future__ import annotations
-
 import gzip
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """VitalDB's API by case id, against a real HTTP server that answers as the API does, and as it shouldn't."""
 
-from __future__ import annotations
-
 import functools
 import gzip
 import hashlib

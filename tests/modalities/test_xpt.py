@@ -1,8 +1,6 @@
 """SAS transport files: every value as pyreadstat's, any stretch alone, and files that are cut off, foreign or
 damaged."""
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np

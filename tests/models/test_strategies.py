@@ -1,7 +1,5 @@
 """Wrappers beside the residual: what each adds, and that all train, nest, are searched and served alike."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

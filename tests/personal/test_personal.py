@@ -1,7 +1,5 @@
 """Personal calibration: from an export to a prediction, honest where it does not help, and deleted whole."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """NumPy arrays in, NumPy arrays out; tensors in, tensors out: equal numbers for every public function of the CMA."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

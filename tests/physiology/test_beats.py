@@ -1,7 +1,5 @@
 """Beats: against neurokit2 on real and simulated signals, against planted ones, and where there are none."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Rest-activity rhythms against plain implementations written apart, published limits, and missing data."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The CMA equations: golden values, an independent scalar implementation, shapes, gradients, periodicity."""
 
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Resampling and filters: against scipy and neurokit2, in pieces and at once."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

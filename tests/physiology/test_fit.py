@@ -1,7 +1,5 @@
 """The bounded fit: recovery, bounds, invariances, priors, agreement of profile and readings, bad input."""
 
-from __future__ import annotations
-
 import json
 import math
 

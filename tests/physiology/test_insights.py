@@ -1,7 +1,5 @@
 """Parameters in words."""
 
-from __future__ import annotations
-
 import pytest
 
 from raycadian.physiology.cma.insights import DISCLAIMER, insights

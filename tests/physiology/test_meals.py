@@ -1,7 +1,5 @@
 """Meal times from a profile, as the reference estimates them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,8 +1,6 @@
 """The pacemaker against published figures: its period in the dark, phase response to bright light, and dim light's
 limit."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

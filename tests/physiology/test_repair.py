@@ -1,7 +1,5 @@
 """What is no measurement, and its repair: each reason planted, no NaN left, nothing else touched."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Quality of windows: the indices against their definitions, every reason planted, the real records' known
 stretches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

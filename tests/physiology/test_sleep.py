@@ -1,8 +1,6 @@
 """Rest, regularity, social jet lag, windows of sleep and the 36 indices: plain implementations, invariants, what is
 wrong."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Whole tracks: nothing spreads, pieces equal the whole, causal looks back only, memory of a case, bad input, the real
 records."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

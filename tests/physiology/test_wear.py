@@ -1,7 +1,5 @@
 """Wear by Choi and Troiano against minute-by-minute implementations written apart, and the rules' edges."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Ray's own autoscaler (v2) on local nodes: a submitted sweep makes the cluster grow from nothing and shrink back."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import tempfile

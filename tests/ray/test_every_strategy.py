@@ -1,7 +1,5 @@
 """Each strategy through one recipe and the line that every model takes: swept, trained, scored, registered, served."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -5,8 +5,6 @@ training/loop.py), so a training that went on from its checkpoint must end with 
 nothing was lost but the epoch that was under way.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -2,8 +2,6 @@
 on two DDP workers, up to a champion that answers for a case it has never seen; the pressure itself, 30 min -> 15 min.
 Synthetic cases."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """`ray job submit` and `raycadian submit` to a cluster whose Python knows the dependencies, but not the package, or an
 older copy of it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

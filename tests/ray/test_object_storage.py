@@ -1,8 +1,6 @@
 """Snapshots in object storage, against moto's S3 server: what holds on a disk holds there, and its failures are
 told."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """`raycadian prepare CARD --json` on the real files beside the repository: every count is the file's own."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The endpoint on real Ray Serve: equality with the scored forecasts, batches, promotion in place, start and stop."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """From readings to a forecast: what is served equals what was scored."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

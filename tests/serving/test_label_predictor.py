@@ -1,7 +1,5 @@
 """Biosignals at the endpoint: what is served is what was scored, quality is said, limits hold; without Ray."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

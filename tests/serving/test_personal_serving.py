@@ -1,8 +1,6 @@
 """A person's adapter at the endpoint: theirs with their key, nobody's without, the same as offline; on Ray Serve
 too."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -1,8 +1,6 @@
 """One contract for everything that answers: requests of its path, refusals in their place, and one POST path a
 modality."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import served

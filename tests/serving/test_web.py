@@ -1,7 +1,5 @@
 """The endpoint's words, limits and errors, with the real model and without Ray."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

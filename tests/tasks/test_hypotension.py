@@ -1,7 +1,5 @@
 """Labels of low pressure on planted episodes: start, duration, gap, numerics at 0.5 Hz, missing stretches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Who is champion is read from MLflow's file without MLflow: it says what MLflow says."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """DDP, FSDP and DeepSpeed against one process: the same curve, states that any of them goes on from."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

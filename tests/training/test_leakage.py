@@ -1,7 +1,5 @@
 """A training that goes on from an earlier run is validated and tested on nobody that the run has learnt from."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

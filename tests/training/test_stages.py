@@ -1,7 +1,5 @@
 """Training in stages: simulated people, frozen backbones, mechanism and weights in turn; resumed, and served."""
 
-from __future__ import annotations
-
 import helpers
 import numpy as np
 import pytest
