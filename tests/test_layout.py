@@ -17,7 +17,7 @@ LAYERS = [
     {"data", "models", "evaluation"},  # never one another
     {"modalities", "tasks"},
     {"training", "tracking", "personal"},
-    {"serving", "experiments", "workflow", "quickstart", "dataframes"},
+    {"serving", "experiments", "workflow", "quickstart", "cohort", "dataframes"},
     {"api"},
     {"cli"},
 ]

@@ -232,7 +232,9 @@ def history(
         options.require_none(Sources("card", (card,)))
     sources = sources_of([file])
     if sources.kind != "files":
-        raise ValueError(f"{file} is a {sources.kind}; a forecast begins at a file of readings")
+        raise ValueError(
+            f"{file} is a {sources.kind}; a forecast begins at a file of readings, or, of everybody, give --out FOLDER"
+        )
     if card is not None:
         read_by = _card_there(card, options)
     elif snapshots is not None:

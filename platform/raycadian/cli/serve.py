@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycadian.cli.options import CHAMPION, JSON, PEOPLE, RUNS, SNAPSHOTS, YAML, card_options, chosen_run, run_option
-from raycadian.cli.terminal import console, show_json, show_table
+from raycadian.cli.options import (
+    CHAMPION,
+    JSON,
+    PEOPLE,
+    RUNS,
+    SNAPSHOTS,
+    YAML,
+    card_options,
+    chosen_run,
+    run_option,
+    written_to,
+)
+from raycadian.cli.terminal import console, preparing, show_json, show_table
 
 if TYPE_CHECKING:
+    from raycadian.cohort import Which
     from raycadian.quickstart import CardOptions
+    from raycadian.runs import Run
 
 
 @click.command()
@@ -64,19 +77,35 @@ def serve(
     help="What if the meals after the last reading were these? E.g. --meal 20:00 or, half the usual, --meal 20:00x0.5.",
 )
 @click.option("--no-meals", is_flag=True, help="What if nothing were eaten after the last reading?")
+@click.option(
+    "--out", type=click.Path(), callback=written_to,
+    help="Folder or URL: forecast everybody of FILE, a card, a snapshot or data files, into Parquet there.",
+)  # fmt: skip
+@click.option(
+    "--windows", type=click.Choice(["every", "last"]), default="every", show_default=True,
+    help="With --out: from every window, beside what came true, or from the end of each person's record.",
+)  # fmt: skip
 @RUNS
 @SNAPSHOTS
 @JSON
 def forecast(
     file: Path, run_name: str | None, champion_name: str | None, card: Path | None, person: str | None,
-    options: CardOptions, meals: tuple[str, ...], no_meals: bool, runs: Path, snapshots: Path, as_json: bool,
+    options: CardOptions, meals: tuple[str, ...], no_meals: bool, out: str | None, windows: Which, runs: Path,
+    snapshots: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Forecast from the end of a file of readings: the same code as the endpoint.
 
     With --meal (as often as there are meals) or --no-meals the forecast under these meals stands beside the usual one.
+    With --out a whole cohort is forecast; interrupted, the same command goes on where it was.
     """
     if meals and no_meals:
         raise ValueError("--meal and --no-meals exclude one another; give one")
+    if out is not None:
+        if card or person or meals or no_meals:
+            raise ValueError("--out forecasts everybody: leave out --card (name the card as FILE), --person and meals")
+        run = chosen_run(run_name, champion_name, runs)
+        _forecast_everybody(file, options, run, snapshots, out, windows, as_json)
+        return
     from dataclasses import replace
 
     from raycadian import quickstart
@@ -88,6 +117,29 @@ def forecast(
     forecaster = Forecaster.load(chosen_run(run_name, champion_name, runs).path)
     answer = forecaster.answer(replace(history, what_if=what_if))
     show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
+
+
+def _forecast_everybody(
+    file: Path, options: CardOptions, run: Run, snapshots: Path, out: str, windows: Which, as_json: bool
+) -> None:
+    from raycadian import quickstart
+    from raycadian.cohort import forecast_everybody
+
+    with preparing(str(file)) as progress:
+        sources = quickstart.sources_of([file])
+        snapshot = quickstart.prepare(sources, options, snapshots, progress, console.print).snapshot
+    with preparing(f"forecasts of {snapshot.id}") as progress:
+        cohort = forecast_everybody(run, snapshot, out, windows, progress=progress)
+    if as_json:
+        show_json({**vars(cohort), "folder": str(cohort.folder), "run": run.name, "snapshot": snapshot.id})
+        return
+    for subject, reason in list(cohort.refused.items())[:10]:
+        click.echo(f"  no forecast of {subject}: {reason}")
+    rate = f", {cohort.windows / cohort.seconds:,.0f} windows/s" if cohort.resumed < cohort.shards else ""
+    kept = f" ({cohort.resumed} of {cohort.shards} shards were there)" if cohort.resumed else ""
+    click.echo(f"{cohort.folder}: {cohort.windows:,} windows of {cohort.people} people by {run.name}{kept}{rate}")
+    if cohort.refused:
+        click.echo(f"{len(cohort.refused)} people without a forecast: {cohort.folder}/_forecast.json says why")
 
 
 VERBS = {"serve": serve, "forecast": forecast}

@@ -146,8 +146,10 @@ def build_series(source: HasRecordings, channels: tuple[str, ...], forecast: boo
 
 
 def open_series(snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | None = None) -> Series:
-    """The memory-mapped series of a snapshot, which this node builds on first use. `forecast`: as of `build_series`.
-    Raises ValueError, OSError."""
+    """The memory-mapped series of a snapshot, which this node builds on first use; of a part of one, in memory.
+    `forecast`: as of `build_series`. Raises ValueError, OSError."""
+    if not snapshot.whole:
+        return build_series(snapshot, channels, forecast)
     origin = Origin(str(snapshot.path.absolute()), channels, forecast)
     if storage.remote(snapshot.path):
         own_cache().mkdir(parents=True, exist_ok=True, mode=0o700)  # health data

@@ -50,6 +50,7 @@ class Snapshot:
 
     path: Path
     manifest: dict[str, Any]
+    whole: bool = True
 
     @staticmethod
     def open(path: str | Path) -> "Snapshot":
@@ -76,6 +77,11 @@ class Snapshot:
     def subjects(self) -> list[str]:
         """Ids of the subjects that have a recording, sorted."""
         return sorted(self.manifest["subjects"])
+
+    def part(self, subjects: list[str]) -> "Snapshot":
+        """Some of its people, who are read as from the whole. Raises ValueError."""
+        kept = {self._known(subject): self.manifest["subjects"][subject] for subject in subjects}
+        return Snapshot(self.path, self.manifest | {"subjects": kept}, whole=False)
 
     @property
     def lengths(self) -> dict[str, list[int]]:

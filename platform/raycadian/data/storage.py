@@ -11,12 +11,15 @@ import io
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from raycadian.files import on_disk, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,18 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     packed = io.BytesIO()
     yield packed
     write_bytes(path, packed.getbuffer())
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file of this machine that becomes `path` at the end: whole, or not at all where an error came."""
+    if not remote(path):
+        with on_disk(path.parent), written_whole(path) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield (temporary := Path(folder) / path.name)
+        write_bytes(path, temporary.read_bytes())
 
 
 def make_folder(path: Path) -> None:

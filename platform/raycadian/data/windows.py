@@ -26,6 +26,10 @@ MEALS_APART_MIN = 60.0  # carbohydrate sooner after other carbohydrate belongs t
 MEALS_A_DAY = 3
 
 
+class NoWindow(ValueError):
+    """The recordings are too short, or have too many gaps, for a single window."""
+
+
 def begins_at(series: Series, recording: int, anchor: Anchor) -> np.ndarray:
     """(n,) bool for the points of a recording: True where the last context point of a forecast may lie.
 
@@ -188,7 +192,7 @@ def cut_windows(
     first, count = np.concatenate(runs, axis=1) if runs else np.empty((2, 0), np.int64)
     if not len(first):
         longest = max((r.stop - windows_begin(r, window.context) for r in ranges), default=0)
-        raise ValueError(
+        raise NoWindow(
             f"no window fits: context {window.context} + horizon {window.horizon} points needed, "
             f"the longest stretch has {longest}{'' if anchor == 'any' else f', and forecasts begin at: {anchor}'}; "
             "shorten the window or bring longer recordings"
@@ -256,6 +260,20 @@ def latest(
     windows = Windows(series, starts, np.arange(len(starts) + 1), 1, window, mechanism)
     when = windows._when(torch.from_numpy(starts), _plan(series, tails, places, window))
     return _what(tails, ~np.isnan(tails[0]), places, window) | when
+
+
+def without_context(series: Series, window: Window) -> dict[str, str]:
+    """subject -> why its last recording can't be forecast from, of whom it can't."""
+    last = np.flatnonzero(np.diff(series.subject_of, append=-1))
+    refused = {}
+    for recording in last:
+        try:
+            require_context(
+                series.observed[series.offsets[recording] : series.offsets[recording + 1]], window, series.dt_s
+            )
+        except ValueError as error:
+            refused[series.subjects[series.subject_of[recording]]] = str(error)
+    return refused
 
 
 def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:

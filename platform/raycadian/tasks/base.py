@@ -143,6 +143,11 @@ class Task(ABC, Generic[D]):
     def test_on(self, run: Run, recipe: Recipe, data: D) -> Any:
         """What a run's model says of the test windows of other data, from which it learns nothing."""
 
+    def everybody(self, run: Run, snapshot: Snapshot, *, last: bool) -> tuple[Any, dict[str, str]]:
+        """What a run's model says of everybody of a snapshot: of each window as the recipe cuts test windows, or from
+        the `last` point of each person's record; None where it says nothing. And of whom it says nothing, and why."""
+        raise ValueError(f"{run.name}: a model of task {run.recipe.task.kind} answers one file at a time")
+
     @abstractmethod
     def score(self, folder: Path, recipe: Recipe, predictions: Predictions, history: list[dict[str, float]]) -> None:
         """Write metrics_summary.json and the tables of scores into a run's folder."""

@@ -1,9 +1,9 @@
 """The next values of a channel as quantiles: its windows, its forecasts, its scores and report."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 
 from raycadian import manifest
 from raycadian.config import Grid, Recipe, mechanism_of, model_name, signals_of
-from raycadian.data.mechanism import Mechanism, fit_mechanism
+from raycadian.data.mechanism import Mechanism, fit_latest, fit_mechanism
+from raycadian.data.series import Series
 from raycadian.data.snapshot import Snapshot
-from raycadian.data.split import make_split
+from raycadian.data.split import Range, SplitManifest, make_split, same_people
 from raycadian.data.training_range import TrainingRange
-from raycadian.data.windows import Windows, cut_windows
+from raycadian.data.windows import NoWindow, Windows, cut_windows, latest, without_context
 from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast import compare, event_probability, event_scores, metrics, report
 from raycadian.evaluation.forecast.predictions import Predictions
@@ -31,7 +32,7 @@ from raycadian.physiology.cma.insights import Insight, insights
 from raycadian.runs import Run, open_run, predictions_file, write_json
 from raycadian.tasks.base import Cut, Data, Task, bootstrap_of
 from raycadian.tasks.canary import Canary, rows_of, spread
-from raycadian.types import OOD
+from raycadian.types import ID, OOD, Batch
 
 log = logging.getLogger(__name__)
 _SCORED = ("val", "test")
@@ -50,13 +51,8 @@ class ForecastTask(Task[ForecastData]):
     tolerance = (1e-6, 1e-3)  # in the unit of the target
 
     def load(self, recipe: Recipe, snapshot: Snapshot) -> ForecastData:
-        card = card_of(snapshot)
-        series = modality_of(card).series(snapshot, recipe.window.past)
-        split = make_split(series.lengths, recipe.split, snapshot.id, series.dt_s)
-        return ForecastData(
-            snapshot_id=snapshot.id, series=series, split=split,
-            licence=card.license, citation=card.citation, grid=getattr(card, "grid", None),
-        )  # fmt: skip
+        series = _series_of(recipe, snapshot)
+        return _data_of(snapshot, series, make_split(series.lengths, recipe.split, snapshot.id, series.dt_s))
 
     def spec(self, recipe: Recipe, dt_s: float) -> ModelSpec:
         window = recipe.window
@@ -73,7 +69,7 @@ class ForecastTask(Task[ForecastData]):
             drawn = training and window.train_windows
             return windows.sample(window.train_windows, recipe.training.seed) if drawn else windows
         except ValueError as error:
-            raise ValueError(f"{split}: {error}") from None
+            raise type(error)(f"{split}: {error}") from None
 
     def cut(self, data: ForecastData, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Cut:
         mechanism = fit_mechanism_of(data, recipe, correction_mgdl)
@@ -126,12 +122,46 @@ class ForecastTask(Task[ForecastData]):
 
     def test_on(self, run: Run, recipe: Recipe, data: ForecastData) -> Predictions:
         """A mechanism is fitted to each person's history there, as it would be when serving."""
-        model = checkpoint.load(run.path / "checkpoint").double()
-        if (spec := self.spec(recipe, data.series.dt_s)) != model.spec:
-            raise ValueError(f"{run.name} forecasts {model.spec}, asked for is {spec}")
+        model = self._model(run, recipe, data.series.dt_s)
         own = recipe.model_copy(update={"model": run.recipe.model, "start": str(run.path)})
         mechanism = fit_mechanism_of(data, own)
         return predict(model, self.windows(data, recipe, "test", mechanism), held_out(data))
+
+    def _model(self, run: Run, recipe: Recipe, dt_s: float) -> Model:
+        model = checkpoint.load(run.path / "checkpoint").double()
+        if (spec := self.spec(recipe, dt_s)) != model.spec:
+            raise ValueError(f"{run.name} forecasts {model.spec}, asked for is {spec}")
+        return model
+
+    def everybody(self, run: Run, snapshot: Snapshot, *, last: bool) -> tuple[Predictions | None, dict[str, str]]:
+        """Scope id: people of the data set that the run trained on, who may be in its training windows."""
+        data = _data_of(snapshot, _series_of(run.recipe, snapshot), _all_tested(run, snapshot))
+        return self._from_the_end(run, snapshot, data) if last else self._every_window(run, data)
+
+    def _every_window(self, run: Run, data: ForecastData) -> tuple[Predictions | None, dict[str, str]]:
+        try:
+            predictions = self.test_on(run, run.recipe, data)
+        except NoWindow as error:
+            return None, dict.fromkeys(data.series.subjects, str(error))
+        without = set(data.series.subjects) - set(predictions.subject.tolist())
+        return predictions, dict.fromkeys(
+            sorted(without), "no window fits: the record is too short or has too many gaps"
+        )
+
+    def _from_the_end(
+        self, run: Run, snapshot: Snapshot, data: ForecastData
+    ) -> tuple[Predictions | None, dict[str, str]]:
+        """Only of those whose last recording can be forecast from."""
+        recipe, refused = run.recipe, without_context(data.series, run.recipe.window)
+        if len(refused) == len(data.series.subjects):
+            return None, refused
+        if refused:
+            kept = [subject for subject in data.series.subjects if subject not in refused]
+            data = replace(data, series=_series_of(recipe, snapshot.part(kept)))
+        mechanism = _latest_mechanism(run, data.series)
+        batches = [latest(data.series, recipe.window, mechanism)]
+        model = self._model(run, recipe, data.series.dt_s)
+        return _predictions(model, data.series, batches, held_out(data)), refused
 
     def score(
         self, folder: Path, recipe: Recipe, predictions: Mapping[str, Predictions], history: list[dict[str, float]]
@@ -182,6 +212,40 @@ class ForecastTask(Task[ForecastData]):
         }
 
 
+def _series_of(recipe: Recipe, snapshot: Snapshot) -> Series:
+    return modality_of(card_of(snapshot)).series(snapshot, recipe.window.past)
+
+
+def _data_of(snapshot: Snapshot, series: Series, split: SplitManifest) -> ForecastData:
+    card = card_of(snapshot)
+    return ForecastData(
+        snapshot_id=snapshot.id, series=series, split=split,
+        licence=card.license, citation=card.citation, grid=getattr(card, "grid", None),
+    )  # fmt: skip
+
+
+def _all_tested(run: Run, snapshot: Snapshot) -> SplitManifest:
+    """Every point is to be forecast; of whom the run trained on, the scope is id."""
+    trained = SplitManifest.read(run.path / "split.json")
+    known = {r.subject for r in trained.of("train")} if same_people(trained.snapshot, snapshot.id) else set()
+    lengths = snapshot.lengths.items()
+    ranges = [Range(s, i, 0, n, "test", ID if s in known else OOD) for s, own in lengths for i, n in enumerate(own)]
+    return SplitManifest(trained.config, snapshot.id, tuple(ranges))
+
+
+def _latest_mechanism(run: Run, series: Series) -> Mechanism | None:
+    """Fitted to each person's history up to the end, as the endpoint does."""
+    config, window = mechanism_of(run.recipe.model), run.recipe.window
+    if config is None:
+        return None
+    population = population_of(run)
+    assert population is not None, run.path
+    return fit_latest(
+        series, config, window.context, window.context + window.horizon, population=population, known={},
+        signals=signals_of(run.recipe.model),
+    )  # fmt: skip
+
+
 def subtitle_of(recipe: Recipe) -> str:
     """Below a report's title: the data set, who was held out, and how windows were cut."""
     return f"{recipe.description or recipe.dataset}; {recipe.split.kind} split; {recipe.protocol}"
@@ -214,12 +278,16 @@ def fit_mechanism_of(data: ForecastData, recipe: Recipe, correction_mgdl: np.nda
     )  # fmt: skip
 
 
-@torch.inference_mode()
 def predict(model: Model, windows: Windows, strangers: set[str], batch_size: int = 1024) -> Predictions:
     """Forecast every window, in order. `strangers`: subjects of scope ood."""
+    return _predictions(model, windows.series, windows.batches(batch_size), strangers)
+
+
+@torch.inference_mode()
+def _predictions(model: Model, series: Series, batches: Iterable[Batch], strangers: set[str]) -> Predictions:
     model = deepcopy(model).double().eval()  # in float64 no forecast depends on its batch: the served one is the same
     columns: dict[str, list[np.ndarray]] = {}
-    for batch in windows.batches(batch_size):
+    for batch in batches:
         forecast = model(batch)
         rows = {name: batch[name] for name in ("subject", "time_s", "local_h", "target")}
         rows |= {"past": batch["past"][:, :, 0], "quantiles": forecast.quantiles}
@@ -227,7 +295,7 @@ def predict(model: Model, windows: Windows, strangers: set[str], batch_size: int
         for name, value in rows.items():
             columns.setdefault(name, []).append(value.numpy())
     table = {name: np.concatenate(values) for name, values in columns.items()}
-    subject = np.array(windows.series.subjects)[table["subject"]]
+    subject = np.array(series.subjects)[table["subject"]]
     return Predictions(
         subject=subject,
         time_utc=table["time_s"].astype("datetime64[s]"),
@@ -236,10 +304,10 @@ def predict(model: Model, windows: Windows, strangers: set[str], batch_size: int
         quantiles=table["quantiles"],
         levels=np.array(model.spec.quantiles),
         parts={name[5:]: value for name, value in table.items() if name.startswith("part:")},
-        dt_min=windows.series.dt_s / 60,
+        dt_min=series.dt_s / 60,
         scope=np.where(np.isin(subject, sorted(strangers)), OOD, "id"),
         past=table["past"],
-        target=windows.series.channels[0],
+        target=series.channels[0],
     )
 
 

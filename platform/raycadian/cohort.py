@@ -1,0 +1,156 @@
+"""A run's model over everybody of a snapshot: in shards of whole people, on Ray Data's actors or in this process.
+
+    FOLDER/
+      part-00000.parquet ...     a row a window, as predictions.parquet of a run; a shard of people each
+      _forecast.json             the run and the snapshot, every shard's windows, and who could not be forecast, and why
+
+No process holds more than a shard of the snapshot, and the driver holds none. What was killed goes on where it was: a
+part that is there is whole, and is not written again.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from raycadian import cluster, manifest
+from raycadian.data import storage
+from raycadian.data.snapshot import Snapshot
+from raycadian.files import on_disk, parse_json
+from raycadian.runs import Run
+from raycadian.tasks import task_of
+
+Which = Literal["every", "last"]
+Progress = Callable[[str, int, int], None]
+Shard = dict[str, Any]
+ABOUT = "_forecast.json"
+_SHARD_POINTS = 250_000  # 2.4 years of glucose every five minutes: some hundred megabytes of forecasts at most
+_POINTS_PER_S = 20_000  # that a core forecasts from, roughly, to know whether a cluster pays
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What lies in `folder`. people: of whom there is a forecast · refused: subject -> why there is none · resumed:
+    shards that were there already."""
+
+    folder: Path
+    windows: int
+    people: int
+    refused: dict[str, str]
+    shards: int
+    resumed: int
+    seconds: float
+
+
+def forecast_everybody(
+    run: Run, snapshot: Snapshot, out: str | Path, which: Which = "every", *, on_ray: bool | None = None,
+    progress: Progress = lambda *_: None,
+) -> Cohort:  # fmt: skip
+    """Forecast everybody of a snapshot into the folder or URL `out`. every: each window, as the run's recipe cuts its
+    test windows, beside what came true · last: from the end of each person's record.
+
+    `on_ray`: on Ray Data, or in this process; where it isn't said, where it takes less time. The forecasts are the
+    same. Raises ValueError where `out` holds something else or the model can't read the snapshot.
+    """
+    began, folder = time.perf_counter(), storage.resolve_path(out)
+    shards, about = _shards(snapshot), _about(run, snapshot, which)
+    known = _begin(folder, about)
+    waiting = [shard for shard in shards if shard["part"] not in known]
+    points = sum(shard["points"] for shard in waiting)
+    on_ray = cluster.pays(points / _POINTS_PER_S) if on_ray is None else on_ray
+    job = partial(_forecast_shard, run=run, snapshot=snapshot, which=which, folder=folder)
+    where = "on Ray" if on_ray else "here, in this process"
+    for done, answer in enumerate((_on_ray if on_ray else _here)(job, waiting), start=1):
+        known[answer["part"]] = answer
+        progress(f"shards of people forecast ({where})", done, len(waiting))
+    _write(folder / ABOUT, about | {"complete": True, "shards": known})
+    refused = {subject: why for answer in known.values() for subject, why in answer["refused"].items()}
+    windows, people = (sum(answer[name] for answer in known.values()) for name in ("windows", "people"))
+    seconds = time.perf_counter() - began
+    return Cohort(folder, windows, people, refused, len(shards), len(shards) - len(waiting), seconds)
+
+
+def _shards(snapshot: Snapshot) -> list[Shard]:
+    """People in order, some `_SHARD_POINTS` together: always the same ones, whoever computes them."""
+    shards: list[Shard] = []
+    for subject, lengths in snapshot.lengths.items():
+        if not shards or shards[-1]["points"] >= _SHARD_POINTS:
+            shards.append({"part": f"part-{len(shards):05d}.parquet", "subjects": [], "points": 0})
+        shards[-1]["subjects"].append(subject)
+        shards[-1]["points"] += sum(lengths)
+    return shards
+
+
+def _about(run: Run, snapshot: Snapshot, which: Which) -> dict[str, Any]:
+    manifest.require_intact(run.path, "recipe.yaml", "checkpoint")
+    return {"run": run.name, "snapshot": snapshot.id, "windows": which}
+
+
+def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Shard]:
+    """The shards that the folder holds whole, by their part. Raises ValueError where it holds something else."""
+    if not storage.remote(folder):
+        with on_disk(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = {path.name for path in storage.children(folder)}
+    if ABOUT in names:
+        found = parse_json(storage.read_bytes(folder / ABOUT))
+        if any(found.get(name) != value for name, value in about.items()):
+            own = {name: found.get(name) for name in about}
+            raise ValueError(f"{folder} holds other forecasts: {own}, asked for are {about}; choose another --out")
+    elif names:
+        raise ValueError(f"{folder} is not empty and holds no forecasts: found {sorted(names)[:3]}; choose a new --out")
+    else:
+        _write(folder / ABOUT, about | {"complete": False})
+    noted = [name for name in names if name.startswith("_part-") and name.endswith(".json")]
+    return {note["part"]: note for note in (parse_json(storage.read_bytes(folder / name)) for name in sorted(noted))}
+
+
+def _here(job: Callable[[Shard], Shard], shards: list[Shard]) -> Iterator[Shard]:
+    yield from map(job, shards)
+
+
+def _on_ray(job: Callable[[Shard], Shard], shards: list[Shard]) -> Iterator[Shard]:
+    ray = cluster.connect()
+    sent = [{"shard": json.dumps(shard)} for shard in shards]
+    data = ray.data.from_items(sent, override_num_blocks=max(len(sent), 1))
+    workers = max(1, min(len(shards), cluster.cpus()))
+    answers = data.map(_Worker, fn_constructor_args=(job,), concurrency=(1, workers), num_cpus=1)
+    for row in answers.iter_rows():
+        if row["error"]:
+            raise ValueError(row["error"])
+        yield json.loads(row["answer"])
+
+
+class _Worker:
+    """One of Ray Data's actors: imports and the run's files are read once. An error that the user can mend travels as a
+    value, without Ray's traceback."""
+
+    def __init__(self, job: Callable[[Shard], Shard]):
+        self._job = job
+
+    def __call__(self, sent: dict[str, str]) -> dict[str, str]:
+        try:
+            return {"answer": json.dumps(self._job(json.loads(sent["shard"]))), "error": ""}
+        except ValueError as error:
+            return {"answer": "", "error": str(error)}
+
+
+def _forecast_shard(shard: Shard, *, run: Run, snapshot: Snapshot, which: Which, folder: Path) -> Shard:
+    """Write a shard's part, and a note beside it that says so once the part is there; the note."""
+    task = task_of(run.recipe)
+    predictions, refused = task.everybody(run, snapshot.part(shard["subjects"]), last=which == "last")
+    if predictions is not None:
+        with storage.whole(folder / shard["part"]) as path:
+            predictions.write_parquet(path)
+    people = 0 if predictions is None else len(set(predictions.subject.tolist()))
+    note = {"part": shard["part"], "windows": 0 if predictions is None else len(predictions), "people": people}
+    _write(folder / f"_{shard['part'].replace('.parquet', '.json')}", note | {"refused": refused})
+    return note | {"refused": refused}
+
+
+def _write(path: Path, body: dict[str, Any]) -> None:
+    with storage.whole(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")

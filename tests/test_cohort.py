@@ -1,0 +1,149 @@
+"""A run over everybody of a snapshot: the forecasts are those of the run and of the endpoint, whichever way, and what
+was killed goes on."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import write_csv
+
+from raycadian import cohort
+from raycadian.cohort import forecast_everybody
+from raycadian.config import Evaluation, Recipe, Residual, Ridge, Tracking, Training, Window
+from raycadian.evaluation.forecast.predictions import Predictions
+from raycadian.modalities.prepare import prepare
+from raycadian.serving.forecaster import Forecaster, read_history
+from raycadian.training.pipeline import load_data, read_predictions, train_run
+
+MODELS = {"ridge": Ridge(lags=6), "residual": Residual(inner=Ridge(lags=6))}
+CARD = """
+name: many
+files: [people.csv]
+timezone: UTC
+unit: mg/dL
+columns: {subject: subject, time: time, glucose: glucose}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Runs of two models on five people, and a snapshot of these and of one whose record is too short."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_csv(folder / "people.csv", 5, 4)
+    short = pd.read_csv(folder / "people.csv")
+    short = short[short["subject"] == short["subject"].iloc[0]].head(70).assign(subject="short")
+    pd.concat([pd.read_csv(folder / "people.csv"), short]).to_csv(folder / "people.csv", index=False)
+    (folder / "many.yaml").write_text(CARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def snapshot(place):
+    return prepare(place / "many.yaml", place / "snapshots")
+
+
+@pytest.fixture(scope="module")
+def runs(place, snapshot):
+    def trained(name: str):
+        recipe = Recipe(
+            name=name, dataset=str(place / "many.yaml"), model=MODELS[name],
+            window=Window(context=72, horizon=6, eval_stride=1),
+            training=Training(device="cpu"), evaluation=Evaluation(bootstrap=10),
+            tracking=Tracking(mlflow="off", tensorboard=False),
+        )  # fmt: skip
+        return train_run(recipe, load_data(recipe, place / "snapshots", snapshot), runs=place / "runs")
+
+    return {name: trained(name) for name in MODELS}
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(cohort, "_SHARD_POINTS", 2000)
+
+
+def parts(folder):
+    return {path.name: path for path in sorted(folder.glob("part-*.parquet"))}
+
+
+def table(folder):
+    pieces = [Predictions.read_parquet(path) for path in parts(folder).values()]
+    return Predictions.concat(pieces)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_window_of_the_run_has_the_runs_forecast(runs, snapshot, tmp_path, name):
+    done = forecast_everybody(runs[name], snapshot, tmp_path / "out")
+    scored, everybody = read_predictions(runs[name]), table(tmp_path / "out")
+    place = {key: i for i, key in enumerate(zip(everybody.subject, everybody.time_utc, strict=True))}
+    rows = [place[key] for key in zip(scored.subject, scored.time_utc, strict=True)]
+    np.testing.assert_allclose(everybody.quantiles[rows], scored.quantiles, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(everybody.truth[rows], scored.truth)
+    assert (done.windows, done.people, done.shards) == (len(everybody), 5, len(parts(tmp_path / "out")))
+    assert done.shards > 1 and list(done.refused) == ["short"] and "no window fits" in done.refused["short"]
+    np.testing.assert_array_equal(everybody.scope[rows], scored.scope)
+    assert len(pd.read_parquet(tmp_path / "out")) == len(everybody)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_the_last_forecast_is_the_endpoints(runs, snapshot, tmp_path, name):
+    done = forecast_everybody(runs[name], snapshot, tmp_path / "out", "last")
+    last, forecaster = table(tmp_path / "out"), Forecaster.load(runs[name].path)
+    assert len(last) == done.people == 5 and "needs 72 points" in done.refused["short"]
+    whole = pd.read_csv(snapshot.path.parents[1] / "people.csv")
+    for i, subject in enumerate(last.subject):
+        own = tmp_path / f"{subject}.csv"
+        whole[whole["subject"] == subject][["time", "glucose"]].rename(columns={"glucose": "glucose_mgdl"}).to_csv(own)
+        answer = forecaster.answer(read_history(own))
+        np.testing.assert_allclose(last.quantiles[i], answer.quantiles, rtol=0, atol=1e-9)
+        assert answer.origin_utc == last.time_utc[i] and np.isnan(last.truth[i]).all()
+
+
+@pytest.mark.slow
+def test_what_was_killed_goes_on_and_writes_nothing_twice(runs, snapshot, tmp_path, monkeypatch):
+    out, forecast = tmp_path / "out", cohort._forecast_shard
+
+    def killed(shard, **job):
+        if shard["part"] == "part-00001.parquet":
+            raise KeyboardInterrupt
+        return forecast(shard, **job)
+
+    monkeypatch.setattr(cohort, "_forecast_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        forecast_everybody(runs["ridge"], snapshot, out)
+    assert (
+        list(parts(out)) == ["part-00000.parquet"] and not json.loads((out / "_forecast.json").read_text())["complete"]
+    )
+    before = parts(out)["part-00000.parquet"].stat()
+    monkeypatch.setattr(cohort, "_forecast_shard", forecast)
+    done = forecast_everybody(runs["ridge"], snapshot, out)
+    after = parts(out)["part-00000.parquet"].stat()
+    assert (done.resumed, after.st_ino, after.st_mtime_ns) == (1, before.st_ino, before.st_mtime_ns)
+    whole = forecast_everybody(runs["ridge"], snapshot, tmp_path / "whole")
+    assert (whole.windows, whole.refused) == (done.windows, done.refused)
+    assert [p.read_bytes() for p in parts(out).values()] == [p.read_bytes() for p in parts(tmp_path / "whole").values()]
+
+
+@pytest.mark.slow
+def test_a_folder_with_something_else_is_left_alone(runs, snapshot, tmp_path):
+    forecast_everybody(runs["ridge"], snapshot, tmp_path / "out")
+    with pytest.raises(ValueError, match="holds other forecasts.*choose another --out"):
+        forecast_everybody(runs["residual"], snapshot, tmp_path / "out")
+    with pytest.raises(ValueError, match="holds other forecasts"):
+        forecast_everybody(runs["ridge"], snapshot, tmp_path / "out", "last")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty and holds no forecasts"):
+        forecast_everybody(runs["ridge"], snapshot, tmp_path / "mine")
+
+
+@pytest.mark.ray
+def test_on_ray_the_files_are_the_same(ray_local, runs, snapshot, tmp_path):
+    here = forecast_everybody(runs["residual"], snapshot, tmp_path / "here", on_ray=False)
+    there = forecast_everybody(runs["residual"], snapshot, tmp_path / "there", on_ray=True)
+    assert (here.windows, here.refused, here.shards) == (there.windows, there.refused, there.shards)
+    assert {n: p.read_bytes() for n, p in parts(tmp_path / "here").items()} == {
+        n: p.read_bytes() for n, p in parts(tmp_path / "there").items()
+    }
