@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from helpers import write_csv
 
 from raycadian import cohort
+from raycadian.cli.main import main
 from raycadian.cohort import forecast_everybody
 from raycadian.config import Evaluation, Recipe, Residual, Ridge, Tracking, Training, Window
 from raycadian.evaluation.forecast.predictions import Predictions
@@ -137,6 +139,17 @@ def test_a_folder_with_something_else_is_left_alone(runs, snapshot, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty and holds no forecasts"):
         forecast_everybody(runs["ridge"], snapshot, tmp_path / "mine")
+
+
+@pytest.mark.slow
+def test_the_verb_takes_a_card_or_a_snapshot(place, runs, snapshot, tmp_path):
+    for source, out in ((place / "many.yaml", "first"), (snapshot.path, "second")):
+        options = ["--out", tmp_path / out, "--run", runs["ridge"].path, "--snapshots", place / "snapshots"]
+        done = CliRunner().invoke(main, ["forecast", *map(str, [source, *options]), "--windows", "last"])
+        assert done.exit_code == 0, done.output
+        assert "5 windows of 5 people by ridge-" in done.output and "no forecast of short: " in done.output
+    again = CliRunner().invoke(main, ["forecast", str(snapshot.path), "--person", "p1", *map(str, options)])
+    assert again.exit_code == 2 and "--out forecasts everybody" in again.output
 
 
 @pytest.mark.ray
