@@ -26,7 +26,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_del
 from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
 from raycadian.errors import CheckpointError
-from raycadian.files import LASTING, read_json, written_whole
+from raycadian.files import LASTING, on_disk, read_json, written_whole
 from raycadian.locks import exclusive
 
 RUNS = Path("runs")
@@ -141,7 +141,7 @@ def writing_folder(parent: Path, name: str, key: str, resume: bool) -> Iterator[
     """
     folder = parent / f".partial-{name}-{key}"
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with exclusive(parent / f"{folder.name}.lock", f"writing {folder}"):
+    with exclusive(parent / f"{folder.name}.lock", f"writing {folder}"), on_disk(folder):
         if folder.exists() and not resume:
             shutil.rmtree(folder)
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -29,7 +29,7 @@ class CMAMechanism(Schema):
     """The cortisol-melatonin-adiponectin model as the mechanism, refitted on a rolling schedule."""
 
     kind: Literal["cma"] = "cma"
-    refit_days: Positive = 7.0
+    refit_days: float = Field(7.0, ge=1 / 24)
     """Days between refits; each uses data before its cutoff only."""
     history_days: Positive = 14.0
     """Days before the cutoff that a fit uses at most."""

@@ -11,9 +11,9 @@ from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE
 class Grid(Schema):
     """How irregular readings become recordings on an even grid."""
 
-    dt_min: Positive = 5.0
+    dt_min: float = Field(5.0, ge=1 / 60, le=1440)
     """Grid step in minutes."""
-    gap_min: Positive = 45.0
+    gap_min: float = Field(45.0, gt=0, le=20_160)
     """A gap between readings longer than this ends a recording."""
     interpolate_min: float = Field(20.0, ge=0)
     """Gaps up to this long are filled linearly (and marked not observed); longer ones stay missing."""

@@ -20,6 +20,7 @@ from raycadian.models import adapters
 from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
 
+LARGEST_WEIGHTS = 8 << 30  # bytes; the largest model here has a few million numbers
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
@@ -48,12 +49,17 @@ def _loaded(folder: Path, raw: dict[str, Any]) -> Model:
     with SizeLimit(weights):
         model = build(section, ModelSpec.from_dict(raw["spec"]), iter(_architectures(raw)))
     model.load_state_dict(weights, strict=True)
+    for name, value in model.named_parameters():  # buffers may hold bounds that are infinite
+        if not value.isfinite().all():
+            raise ValueError(f"{_WEIGHTS}: {name} is not finite")
     return model
 
 
 def _read_weights(path: Path, expected: str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ValueError(f"no {path.name}")
+    if (n_bytes := path.stat().st_size) > LARGEST_WEIGHTS:
+        raise ValueError(f"{path.name} has {n_bytes:,} bytes, at most {LARGEST_WEIGHTS:,}")
     if (digest := _digest(path)) != expected:
         raise ValueError(
             f"{path.name} is not the file that was saved (sha256 {digest[:12]}, expected {str(expected)[:12]})"
@@ -114,16 +120,17 @@ class SizeLimit(TorchFunctionMode):
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        self._room = 1_000 + 200 * len(weights)
+        self._room = 1_000 + 20 * len(weights)
         self._elements = 16 * sum(value.numel() for value in weights.values()) + 50_000_000
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if func in _FACTORIES:
-            self._room, self._elements = self._room - 1, self._elements - made.numel()
+        kwargs = kwargs or {}
+        if func in _FACTORIES:  # asked on a device without memory: what is too large is never made
+            self._elements -= func(*args, **(kwargs | {"device": "meta"})).numel()
+            self._room -= 1
             if self._room < 0 or self._elements < 0:
                 raise ValueError(f"{_CONFIG} describes a model far larger than its weights")
-        return made
+        return func(*args, **kwargs)
 
 
 _FACTORIES = {

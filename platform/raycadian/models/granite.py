@@ -39,9 +39,13 @@ def random_network(spec: ModelSpec, section: config.TTM) -> TinyTimeMixerForPred
     )  # fmt: skip
 
 
-def saved_network(architecture: dict[str, Any]) -> TinyTimeMixerForPrediction:
-    """A network of the architecture that a checkpoint holds, for its weights to be loaded into."""
-    return TinyTimeMixerForPrediction(TinyTimeMixerConfig.from_dict(architecture))
+def saved_network(architecture: dict[str, Any], spec: ModelSpec) -> TinyTimeMixerForPrediction:
+    """A network of the architecture that a checkpoint holds, for its weights to be loaded into. Raises ValueError where
+    it takes another context."""
+    saved = TinyTimeMixerConfig.from_dict(architecture)
+    if saved.context_length != spec.context:
+        raise ValueError(f"a network of {saved.context_length} points of context in a model of {spec.context}")
+    return TinyTimeMixerForPrediction(saved)
 
 
 def pretrained_network(spec: ModelSpec, section: config.TTM) -> TinyTimeMixerForPrediction:

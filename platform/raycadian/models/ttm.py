@@ -48,7 +48,7 @@ class TTM(Headed):
         from raycadian.models import granite  # imports granite-tsfm: 4 s that other models don't pay
 
         if builder.restoring:
-            return cls(spec, section, granite.saved_network(builder.architecture()))
+            return cls(spec, section, granite.saved_network(builder.architecture(), spec))
         if section.pretrained is not None:
             return cls(spec, section, granite.pretrained_network(spec, section))
         return cls(spec, section, granite.random_network(spec, section))

@@ -29,7 +29,7 @@ from raycadian.modalities.cards import load_card
 from raycadian.modalities.cgm.readers import read_person
 from raycadian.modalities.cgm.request import PATH, ForecastRequest, History
 from raycadian.models import checkpoint
-from raycadian.models.base import Model
+from raycadian.models.base import Model, ModelSpec
 from raycadian.personal.adapter import adapted
 from raycadian.personal.store import PersonRecord
 from raycadian.physiology.cma.fit import CMAFit
@@ -79,8 +79,7 @@ class Forecaster(Predictor):
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])
             grid, window = Grid.model_validate(raw["grid"]), Window.model_validate(raw["window"])
-            if mechanism is not None and not isinstance(raw["population"], dict):
-                raise ValueError("population: expected the mechanism's fit, which serves whoever has none of their own")
+            _require_of_one_model(model.spec, grid, window, mechanism, raw["population"])
             lows = read_calibrations(run.path / "event_calibration.json")
             seen = TrainingRange.read(raw.get("training_range"))
             return Forecaster(run.name, model, grid, window, mechanism, raw["population"], lows, seen=seen)
@@ -289,6 +288,24 @@ def read_history(path: Path, card: Path | None = None) -> History:
     """One person's history from a file of any known format. Raises ValueError."""
     issues = Issues()
     return History.of(read_person(path, load_card(card) if card else None, issues), issues)
+
+
+def _not_finite() -> ValueError:
+    return ValueError("the model gives no finite forecast for these readings; check them for constant stretches")
+
+
+def _require_of_one_model(
+    spec: ModelSpec, grid: Grid, window: Window, mechanism: CMAMechanism | None, population: Any
+) -> None:
+    """Raises ValueError where the preparation is another model's, or lacks the fit that serves new people."""
+    cut = (window.context, window.horizon, grid.dt_min, window.past, window.known)
+    fits = (spec.context, spec.horizon, spec.dt_min, spec.past, spec.known)
+    if cut != fits:
+        raise ValueError(f"windows of {cut} (context, horizon, dt_min, past, known), the model takes {fits}")
+    if mechanism is not None and not isinstance(population, dict):
+        raise ValueError("population: expected the mechanism's fit, which serves whoever has none of their own")
+    if mechanism is not None and CMAFit.from_records([population]).tM.shape[-1] != mechanism.meals:
+        raise ValueError(f"the population's fit is not one of {mechanism.meals} meals")
 
 
 def _whose(fit: int | None) -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raycadian.data.source import check_count, open_bytes
+from raycadian.data.source import MAX_RECORDS, check_count, open_bytes
 from raycadian.modalities.biosignals.tracks import Room, case_of, matches, numeric, waveform
 from raycadian.types import Case, Issues, Track
 
@@ -108,7 +108,8 @@ def _parse(path: Path, wanted: Sequence[str] | None) -> _File:
                     start = min(start, time) if start and time > 0 else start or max(time, 0.0)
                     declared = tracks.get(number)
                     if declared and declared.wanted:
-                        check_count(packets, path, what="packets")
+                        if packets > MAX_RECORDS:
+                            check_count(packets, path, what="packets")
                         declared.records.append((time, _samples(body, 2 + skip, declared)))
     except (EOFError, OSError, zlib.error, struct.error) as error:
         raise ValueError(
