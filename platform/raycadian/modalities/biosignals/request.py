@@ -27,6 +27,7 @@ from raycadian.types import Case, Issues, Track
 PATH = "/v1/biosignal"
 MAX_SAMPLES = 1_500_000  # of all channels laid out on one clock: 20 min of three at 400 Hz
 MAX_CHANNELS = 8
+_LARGEST_SAMPLE = 1e9  # in any unit
 MAX_MESSAGE = 4_000_000  # characters of a stream's message
 MAX_STORED_BYTES = 500_000_000  # of a case on the server; a day of three waveforms has 150 MB
 EXAMPLE = {
@@ -109,6 +110,14 @@ def as_channel(track: Track, channel: str) -> Track:
     return in_unit(track, unit, channel) if unit else track
 
 
+def as_samples(values: list[float | None]) -> np.ndarray:
+    """(n,) float32, null as NaN. Raises ValueError for what no device measures, in whatever unit."""
+    samples = np.array(values, dtype=np.float64)
+    if np.nanmax(np.abs(samples), initial=0.0) > _LARGEST_SAMPLE:
+        raise ValueError(f"samples: a value is beyond {_LARGEST_SAMPLE:g}, which is no measurement; send null for it")
+    return samples.astype(np.float32)
+
+
 class Channel(BaseModel):
     """Samples at an even rate, as recorded: not resampled, not filtered."""
 
@@ -123,8 +132,7 @@ class Channel(BaseModel):
     """Of the first sample, on the clock that all channels share."""
 
     def track(self) -> Track:
-        values = np.array(self.samples, dtype=np.float32)  # null becomes NaN
-        return Track(values, self.unit, rate_hz=self.rate_hz, start_s=self.start_s)
+        return Track(as_samples(self.samples), self.unit, rate_hz=self.rate_hz, start_s=self.start_s)
 
 
 class BiosignalRequest(RequestSchema):
@@ -206,4 +214,4 @@ class StreamSamples(BaseModel):
     channels: dict[str, list[float | None]] = Field(max_length=MAX_CHANNELS)
 
     def samples(self) -> dict[str, np.ndarray]:
-        return {name: np.array(values, dtype=np.float32) for name, values in self.channels.items()}
+        return {name: as_samples(values) for name, values in self.channels.items()}
