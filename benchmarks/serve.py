@@ -29,13 +29,14 @@ import torch
 
 from raycadian.cluster import connect
 from raycadian.config import TTM, Grid, Recipe, Residual
+from raycadian.files import write_json
 from raycadian.modalities.cgm.request import ForecastRequest
 from raycadian.models import checkpoint
 from raycadian.models.base import ModelSpec
 from raycadian.models.build import build
 from raycadian.physiology.cma.fit import fit_cma
 from raycadian.physiology.cma.meals import meal_times
-from raycadian.runs import Run, write_json, write_recipe
+from raycadian.runs import Run, write_recipe
 from raycadian.serving.app import free_port, serving
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.keys import api_key

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from raycadian.data.writer import workspace
 from raycadian.errors import StorageError
 from raycadian.evaluation.forecast.predictions import write_table
-from raycadian.files import new_folder, on_disk, written_whole
-from raycadian.runs import write_json
+from raycadian.files import new_folder, on_disk, write_json, written_whole
 from raycadian.training.loop import _write
 
 LARGE = 2_000_000

@@ -201,6 +201,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, body: Any) -> None:
+    """Whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1, default=str), encoding="utf-8")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder`, which nobody has made yet, when the block ends well, and vanishes

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.errors import CheckpointError
-from raycadian.files import path_inside, read_bytes, read_json, written_whole
+from raycadian.files import path_inside, read_bytes, read_json, write_json
 
 FILE = "manifest.json"
 KEY = "RAYCADIAN_SIGNING_KEY"
@@ -126,8 +126,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
     body: dict[str, Any] = {"files": dict(sorted(files.items()))}
     if (key := _own_key()) is not None:
         body["hmac_sha256"] = _sign(files, key)
-    with written_whole(folder / FILE) as temporary:
-        temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
+    write_json(folder / FILE, body)
 
 
 def _signature(folder: Path, key: bytes) -> str:

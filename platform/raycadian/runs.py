@@ -26,7 +26,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_del
 from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
 from raycadian.errors import CheckpointError
-from raycadian.files import LASTING, on_disk, read_json, written_whole
+from raycadian.files import LASTING, on_disk, read_json, write_json
 from raycadian.locks import exclusive
 
 RUNS = Path("runs")
@@ -182,12 +182,6 @@ def _job_of(note: Path) -> str | None:
 
 
 @patiently
-def write_json(path: Path, body: Any) -> None:
-    """Write JSON whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(body, indent=1, default=str), encoding="utf-8")
-
-
 def write_recipe(path: Path, recipe: Recipe) -> None:
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 

@@ -15,7 +15,8 @@ import pytest
 from raycadian import workflow
 from raycadian.config import Recipe, parse
 from raycadian.errors import CheckpointError, RegistryError
-from raycadian.runs import Run, write_json, write_recipe
+from raycadian.files import write_json
+from raycadian.runs import Run, write_recipe
 from raycadian.tracking import registry
 
 NAME = "d-forecast-12"

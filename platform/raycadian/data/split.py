@@ -5,7 +5,6 @@ context may reach back into earlier ranges of the same recording (windows.py). N
 """
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from raycadian.config import PersonDays, Split
 from raycadian.errors import CheckpointError
-from raycadian.files import read_json
+from raycadian.files import read_json, write_json
 from raycadian.types import ID, OOD, SPLITS
 
 DAY_S = 86400
@@ -61,7 +60,7 @@ class SplitManifest:
             "counts": self.counts(),
             "ranges": [asdict(r) for r in self.ranges],
         }
-        path.write_text(json.dumps(body, indent=1), encoding="utf-8")
+        write_json(path, body)
 
     @staticmethod
     def read(path: Path) -> "SplitManifest":

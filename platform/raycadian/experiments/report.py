@@ -16,8 +16,9 @@ from raycadian.evaluation.metric import label
 from raycadian.evaluation.report import STYLE, legend, line
 from raycadian.experiments.points import ExperimentPoint
 from raycadian.experiments.scoring import Group, Scoring, minutes_are_the_axis, scoring_of
+from raycadian.files import write_json
 from raycadian.pages import Section, new_figure, page, paragraph, table_html
-from raycadian.runs import write_json, write_recipe
+from raycadian.runs import write_recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

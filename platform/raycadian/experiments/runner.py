@@ -14,9 +14,9 @@ from raycadian.config import Recipe
 from raycadian.data.snapshot import Snapshot
 from raycadian.experiments import report
 from raycadian.experiments.points import ExperimentPoint, TrainingUnit, points, units
-from raycadian.files import read_json, replaced_folder
+from raycadian.files import read_json, replaced_folder, write_json
 from raycadian.modalities.prepare import prepare
-from raycadian.runs import RUNS, Run, experiment_key, write_json
+from raycadian.runs import RUNS, Run, experiment_key
 from raycadian.tasks import task_of
 from raycadian.tasks.base import Data, Task
 from raycadian.training.pipeline import SNAPSHOTS, load_data

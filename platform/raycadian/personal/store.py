@@ -29,9 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raycadian.files import private, replaced_folder
+from raycadian.files import private, replaced_folder, write_json
 from raycadian.physiology.rhythms.daily import Baseline
-from raycadian.runs import write_json
 
 PEOPLE = Path("people")
 ADAPTER, DATABASE, METADATA = "adapter.safetensors", "person.sqlite", "metadata.json"

@@ -24,12 +24,12 @@ from raycadian.evaluation.forecast import compare, event_probability, event_scor
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import Ranks
 from raycadian.evaluation.report import write_report
-from raycadian.files import read_json
+from raycadian.files import read_json, write_json
 from raycadian.modalities.cards import card_of, modality_of
 from raycadian.models import checkpoint
 from raycadian.models.base import Model, ModelSpec
 from raycadian.physiology.cma.insights import Insight, insights
-from raycadian.runs import Run, open_run, predictions_file, write_json
+from raycadian.runs import Run, open_run, predictions_file
 from raycadian.tasks.base import Cut, Data, Task, bootstrap_of
 from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.types import ID, OOD, Batch

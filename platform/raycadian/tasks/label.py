@@ -17,8 +17,9 @@ from raycadian.evaluation.label.decision import Decided, Decision, fit_decision,
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.evaluation.label.report import longest_case, scatter
 from raycadian.evaluation.report import write_report
+from raycadian.files import write_json
 from raycadian.models.base import Model
-from raycadian.runs import Run, predictions_file, write_json
+from raycadian.runs import Run, predictions_file
 from raycadian.tasks.base import bootstrap_of
 from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.tasks.forecast import subtitle_of

@@ -10,8 +10,9 @@ from raycadian.config import Recipe
 from raycadian.data.mechanism import Mechanism
 from raycadian.evaluation.label import report
 from raycadian.evaluation.report import write_report
+from raycadian.files import write_json
 from raycadian.models.base import Model
-from raycadian.runs import Run, write_json
+from raycadian.runs import Run
 from raycadian.tasks.forecast import subtitle_of
 from raycadian.tasks.signal import SignalData, SignalTask
 

@@ -43,8 +43,8 @@ from raycadian.config import (
     override,
     total_epochs,
 )  # fmt: skip
-from raycadian.files import read_json
-from raycadian.runs import RUNS, experiment_key, find_complete, finish, write_json, write_recipe, writing_folder
+from raycadian.files import read_json, write_json
+from raycadian.runs import RUNS, experiment_key, find_complete, finish, write_recipe, writing_folder
 from raycadian.tasks.base import Data
 from raycadian.training.pipeline import fit_model
 

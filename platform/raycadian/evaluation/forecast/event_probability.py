@@ -8,7 +8,6 @@ their sum would be far too much. Calibrated: logit(probability) = slope * logit(
 point beyond the threshold, not 15 minutes in a row.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from scipy.special import expit, logit, ndtr, ndtri
 from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast.glycemic import EXCURSIONS, Excursion
 from raycadian.evaluation.forecast.predictions import Predictions
-from raycadian.files import read_json, written_whole
+from raycadian.files import read_json, write_json
 
 LOWS = tuple(e for e in EXCURSIONS if not e.above)
 """Below 70 and below 54 mg/dL."""
@@ -134,9 +133,7 @@ def fit_lows(val: Predictions) -> tuple[list[EventCalibration], list[str]]:
 
 
 def write_calibrations(path: Path, calibrations: list[EventCalibration]) -> None:
-    """A JSON list; whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps([asdict(c) for c in calibrations], indent=1), encoding="utf-8")
+    write_json(path, [asdict(c) for c in calibrations])
 
 
 def read_calibrations(path: Path) -> list[EventCalibration]:

@@ -3,7 +3,6 @@
 Everything is chosen on validation windows and kept as numbers in JSON, so that the endpoint does the same.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from scipy.special import expit, logit
 from raycadian.config import Classification
 from raycadian.errors import CheckpointError
 from raycadian.evaluation.label.predictions import LabelPredictions
-from raycadian.files import read_json, written_whole
+from raycadian.files import read_json, write_json
 
 EXTREME = 1e-6  # a probability is never surer
 _KNOTS = 256  # of an isotonic calibration, at most
@@ -168,8 +167,7 @@ class Decision:
         return logit((share * self.vote + 0.5) / (self.vote + 1))  # no vote is unanimous enough for certainty
 
     def write(self, path: Path) -> None:
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        write_json(path, asdict(self))
 
     @staticmethod
     def read(path: Path) -> "Decision":

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from raycadian.data.source import open_bytes
-from raycadian.files import own_cache, written_whole
+from raycadian.files import own_cache, write_json
 from raycadian.modalities.biosignals.clinical import read_clinical, tracks_of_cases
 from raycadian.modalities.biosignals.formats.vital_files import track_names
 from raycadian.types import Issues
@@ -150,7 +150,7 @@ class VitalDB:
         sha = _sha256(partial)
         path = self.cache / "objects" / sha
         os.replace(partial, path)
-        _write(self.cache / "names" / f"{key}.json", {"url": url, "sha256": sha, "bytes": path.stat().st_size})
+        write_json(self.cache / "names" / f"{key}.json", {"url": url, "sha256": sha, "bytes": path.stat().st_size})
         _drop(partial)
         return path
 
@@ -169,7 +169,7 @@ class VitalDB:
             with requests.get(url, headers=headers, stream=True, timeout=self.timeout_s) as answer:
                 _check_status(answer, url, partial)
                 start, total = _extent(answer, have, partial)
-                _write(partial.with_suffix(".json"), {"tag": _tag_of(answer)})
+                write_json(partial.with_suffix(".json"), {"tag": _tag_of(answer)})
                 with partial.open("r+b" if start else "wb") as file:
                     file.seek(start)
                     file.truncate()
@@ -254,12 +254,6 @@ def _checked_name(sha: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", sha):
         raise ValueError(f"not a name of content: {sha!r}")
     return sha
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """A small JSON file, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _drop(partial: Path) -> None:
