@@ -16,6 +16,8 @@ from helpers import write_csv
 
 from raycadian.cli import main as cli
 from raycadian.cli.main import main
+from raycadian.modalities import MODALITIES
+from raycadian.modalities.cards import SCHEMAS
 
 REPO = Path(__file__).parents[2]
 RECIPE_FLAGS = {"--set", "--runs", "--snapshots", "--resume", "--json"}
@@ -315,3 +317,11 @@ def test_a_window_that_fits_nowhere_is_told_before_training(card, tmp_path):
     done = invoke("train", recipe, "--snapshots", tmp_path / "s", "--runs", tmp_path / "r")
     assert done.exit_code == 2 and "no window fits: context 24 + horizon 1200" in done.stderr
     assert "train ridge" not in done.stderr
+
+
+def test_what_can_be_chosen_of_modalities_and_schemas_is_their_tables():
+    """A new modality needs no change of the command line."""
+    (modality,) = (option for option in main.get_command(None, "simulate").params if option.name == "modality")
+    assert modality.type.choices == tuple(MODALITIES)
+    assert main.get_command(None, "schema").params[0].type.choices == tuple(SCHEMAS)
+    assert invoke("simulate", "--modality", "ecg").exit_code == invoke("schema", "crad").exit_code == 2

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycadian.cli.options import JSON, SNAPSHOTS, YAML, file_options, outlasts_job, written_to
+from raycadian.cli.options import JSON, SNAPSHOTS, YAML, LateChoice, file_options, outlasts_job, written_to
 from raycadian.cli.terminal import console, preparing, show_json
 
 if TYPE_CHECKING:
     from raycadian.data.snapshot import Snapshot
     from raycadian.quickstart import CardOptions, Dataset
-
-Progress = Callable[[int, int], None]
 
 
 @click.command()
@@ -137,8 +135,20 @@ def indices(file: Path, card: Path | None, out: Path | None, as_json: bool) -> N
     click.echo(f"{out}: {len(table)} days from {len(episodes.start)} sleep episodes")
 
 
+def _modalities() -> Mapping[str, Any]:
+    from raycadian.modalities import MODALITIES
+
+    return MODALITIES
+
+
+def _schemas() -> Mapping[str, Any]:
+    from raycadian.modalities.cards import SCHEMAS
+
+    return SCHEMAS
+
+
 @click.command()
-@click.option("--modality", type=click.Choice(["cgm", "biosignals", "actigraphy"]), default="cgm", show_default=True)
+@click.option("--modality", type=LateChoice(_modalities), default="cgm", show_default=True)
 @click.option(
     "--patients",
     default=10,
@@ -161,52 +171,21 @@ def simulate(modality: str, patients: int, days: float, minutes: float, cycle: s
     cgm: UVA/Padova patients, in parallel on Ray. biosignals: operations with planted hypotension, as .vital files.
     actigraphy: a week of activity of people some of whom are depressed, as XPT files in the layout of an NHANES cycle.
     """
+    from raycadian.modalities.base import Simulation
+
     with console.status(f"simulating {patients}") as status:
 
         def progress(done: int, total: int) -> None:
             status.update(f"{done} of {total} simulated")
 
-        click.echo(_SIMULATORS[modality](patients, days, minutes, cycle, seed, out, progress))
-
-
-def _cgm(patients: int, days: float, _minutes: float, _cycle: str, seed: int, out: Path, progress: Progress) -> Path:
-    from raycadian.modalities.cgm.simulate import simulate_cohort
-
-    return simulate_cohort(patients, days, seed, out, progress)
-
-
-def _biosignals(
-    patients: int, _days: float, minutes: float, _cycle: str, seed: int, out: Path, progress: Progress
-) -> Path:
-    from raycadian.modalities.biosignals.simulate import simulate_cases
-
-    return simulate_cases(patients, minutes, seed, _folder(out), progress=progress)
-
-
-def _actigraphy(
-    patients: int, _days: float, _minutes: float, cycle: str, seed: int, out: Path, progress: Progress
-) -> Path:
-    from raycadian.modalities.actigraphy.simulate import simulate_nhanes
-
-    return simulate_nhanes(patients, _folder(out), cycle, seed, progress=progress)
-
-
-def _folder(out: Path) -> Path:
-    return out.with_name(out.name.removesuffix(".parquet"))
-
-
-_SIMULATORS = {"cgm": _cgm, "biosignals": _biosignals, "actigraphy": _actigraphy}
+        click.echo(_modalities()[modality].simulate(Simulation(patients, days, minutes, cycle, seed), out, progress))
 
 
 @click.command()
-@click.argument(
-    "kind", type=click.Choice(["recipe", "card", "card-cgm", "card-biosignals", "card-actigraphy", "space"])
-)
+@click.argument("kind", type=LateChoice(_schemas))
 def schema(kind: str) -> None:
     """JSON schema of a recipe, a card (of any modality, or of one) or a search space, for editors that check YAML."""
-    from raycadian.modalities.cards import SCHEMAS
-
-    show_json(SCHEMAS[kind].model_json_schema())
+    show_json(_schemas()[kind].model_json_schema())
 
 
 VERBS = {

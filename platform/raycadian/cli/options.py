@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from functools import wraps
 from pathlib import Path
@@ -54,6 +54,18 @@ def _only_json(context: click.Context, _: click.Parameter, wanted: bool) -> bool
         context.meta[STDOUT] = sys.stdout
         context.with_resource(redirect_stdout(sys.stderr))
     return wanted
+
+
+class LateChoice(click.Choice):
+    """One of a table's names, which is imported where they are needed: a verb's module stays light."""
+
+    def __init__(self, load: Callable[[], Iterable[str]]) -> None:
+        self._load = load
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self._load())
 
 
 RUNS = click.option(

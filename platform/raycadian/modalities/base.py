@@ -59,6 +59,18 @@ _LAST = ("exclude_subjects", "license", "source", "citation")
 
 
 @dataclass(frozen=True)
+class Simulation:
+    """What is to be simulated; a modality takes what it has a use for. people: also operations, a case each · days,
+    minutes: of each · cycle: of NHANES, a letter."""
+
+    people: int
+    days: float
+    minutes: float
+    cycle: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Preparation:
     """What a modality's driver works with: a card, the files that it names, the folder that they are relative to, a
     folder for what is laid aside (gone afterwards), and where to count and to tell."""
@@ -161,6 +173,10 @@ class Modality(ABC):
         from raycadian.modalities.quality import counts_sections
 
         return counts_sections(snapshot)
+
+    def simulate(self, simulation: Simulation, out: Path, progress: Callable[[int, int], None]) -> Path:
+        """Simulate people into the file or new folder `out`; their card. Raises ValueError where that can't be."""
+        raise ValueError(f"{self.name} can't be simulated")
 
     # --- files that no card describes ---
 

@@ -1,11 +1,11 @@
 """Actigraphy: movement by the minute, and the labels of the people who moved. Import is cheap."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycadian.modalities.actigraphy.card import ActigraphyCard
-from raycadian.modalities.base import Item, Modality, Preparation, Row
+from raycadian.modalities.base import Item, Modality, Preparation, Row, Simulation
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ class Actigraphy(Modality):
         from raycadian.modalities.actigraphy.request import ActigraphyRequest
 
         return ActigraphyRequest
+
+    def simulate(self, simulation: Simulation, out: Path, progress: Callable[[int, int], None]) -> Path:
+        from raycadian.modalities.actigraphy.simulate import simulate_nhanes
+
+        folder = out.with_name(out.name.removesuffix(".parquet"))
+        return simulate_nhanes(simulation.people, folder, simulation.cycle, simulation.seed, progress=progress)
 
     def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.actigraphy.detect import detect

@@ -1,10 +1,10 @@
 """Biosignals: waveforms and numerics of cases, such as operations. Import is cheap."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycadian.modalities.base import Item, Modality, Preparation, Row
+from raycadian.modalities.base import Item, Modality, Preparation, Row, Simulation
 from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.types import Issues, Recording
 
@@ -70,6 +70,12 @@ class Biosignals(Modality):
         from raycadian.modalities.biosignals.request import BiosignalRequest
 
         return BiosignalRequest
+
+    def simulate(self, simulation: Simulation, out: Path, progress: Callable[[int, int], None]) -> Path:
+        from raycadian.modalities.biosignals.simulate import simulate_cases
+
+        folder = out.with_name(out.name.removesuffix(".parquet"))
+        return simulate_cases(simulation.people, simulation.minutes, simulation.seed, folder, progress=progress)
 
     def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.biosignals.detect import detect

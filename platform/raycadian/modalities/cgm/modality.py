@@ -1,10 +1,10 @@
 """Continuous glucose monitoring. Import is cheap."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycadian.modalities.base import Item, Modality, Preparation, Row, Section
+from raycadian.modalities.base import Item, Modality, Preparation, Row, Section, Simulation
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Recording
 
@@ -66,6 +66,11 @@ class CGM(Modality):
         from raycadian.modalities.cgm.request import ForecastRequest
 
         return ForecastRequest
+
+    def simulate(self, simulation: Simulation, out: Path, progress: Callable[[int, int], None]) -> Path:
+        from raycadian.modalities.cgm.simulate import simulate_cohort
+
+        return simulate_cohort(simulation.people, simulation.days, simulation.seed, out, progress)
 
     def detect(self, path: Path, given: "Given") -> "Detection | None":
         from raycadian.modalities.cgm.detect import detect
