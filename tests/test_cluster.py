@@ -1,5 +1,6 @@
 """What a cluster may grow to."""
 
+import logging
 import os
 import stat
 from pathlib import Path
@@ -84,6 +85,21 @@ def test_where_a_cluster_is_there_less_work_pays_and_none_in_a_worker(ray_local)
     assert not cluster.is_worker()
     assert ray_local.get(ray_local.remote(cluster.is_worker).remote())
     assert not ray_local.get(ray_local.remote(cluster.pays).remote(10**6))
+
+
+@pytest.mark.ray
+def test_what_libraries_say_of_their_own_work_is_left_out(ray_local, capsys):
+    from ray._private import worker
+
+    for line in ("Task ServeController.graceful_shutdown failed. It will be retried.", "a node ran out of memory"):
+        worker.print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    printed = capsys.readouterr().out
+    assert "ran out of memory" in printed and "graceful_shutdown" not in printed
+    serve, deepspeed = map(logging.getLogger, ("ray.serve", "DeepSpeed"))
+    lines = [(serve, logging.INFO, "Started Serve"), (serve, logging.WARNING, "no replica")]
+    lines.append((deepspeed, logging.WARNING, "Setting accelerator to CPU. If you have GPU ..."))
+    records = [(log, log.makeRecord(log.name, level, "", 0, text, (), None)) for log, level, text in lines]
+    assert [bool(log.filter(record)) for log, record in records] == [False, True, False]
 
 
 @pytest.mark.ray

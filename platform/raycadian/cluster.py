@@ -69,9 +69,34 @@ def connect(num_cpus: int | None = None) -> Any:
         _start_here(ray, num_cpus)
     from ray.data import DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not our users' business
+    _quieten()
     DataContext.get_current().enable_progress_bars = False
     return ray
+
+
+def _quieten() -> None:
+    """Of what libraries print of their own work only what a user has to know."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and bars; it sets its level no more
+    for name in ("ray.serve", "DeepSpeed"):  # these set their level when they are imported: a filter stays
+        logging.getLogger(name).addFilter(_tells)
+    from ray._private import worker
+
+    if worker.print_to_stdstream is not _print_line:
+        _print_lines.append(worker.print_to_stdstream)
+        worker.print_to_stdstream = _print_line
+
+
+def _tells(line: logging.LogRecord) -> bool:
+    return line.levelno >= logging.WARNING and "Setting accelerator to CPU" not in line.getMessage()
+
+
+_print_lines: list[Any] = []  # Ray's own way to print what its nodes say
+
+
+def _print_line(data: dict[str, Any], *args: Any, **options: Any) -> None:
+    """All but the error of the task in which Serve's controller ends itself, which is how Serve ends."""
+    if not any("ServeController.graceful_shutdown" in str(line) for line in data.get("lines", ())):
+        _print_lines[-1](data, *args, **options)
 
 
 def _start_here(ray: Any, num_cpus: int | None) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from prediction_cases import forecasts, shifted
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.calibration import coverage_by_horizon, pit, reliability
 from raycadian.evaluation.forecast.metrics import score
@@ -34,9 +35,9 @@ def test_density_integrates_to_one():
 
 def test_coverage_is_that_of_the_score():
     p = forecasts(missing=0.2)
-    people = SubjectBootstrap(p.subject, bootstrap=100, seed=0)
+    people = SubjectBootstrap(p.subject, Evaluation(bootstrap=100, seed=0))
     covered = coverage_by_horizon(p, people)
-    table = score(p, bootstrap=100, seed=0)
+    table = score(p, Evaluation(bootstrap=100, seed=0))
     for percent in (50, 90):
         mine = covered[covered.nominal_pct == percent]
         theirs = table[(table.scope == "all") & (table.metric == f"coverage_{percent}_pct") & (table.kind == "step")]

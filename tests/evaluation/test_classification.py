@@ -6,6 +6,7 @@ from label_scores import made, predictions
 from scipy.special import expit, logit
 from sklearn import metrics as sk
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import event_scores
 from raycadian.evaluation.label.classification import (
@@ -33,7 +34,7 @@ def values(table) -> dict[str, float]:
 def test_scores_are_scikit_learns():
     p = weighed()
     probability, alarm = expit(p.score), expit(p.score) > 0.5
-    result, w = values(score_labels(p, RAW, bootstrap=50)), {"sample_weight": p.weight}
+    result, w = values(score_labels(p, RAW, Evaluation(bootstrap=50))), {"sample_weight": p.weight}
     expected = {
         "auroc": sk.roc_auc_score(p.label, probability, **w),
         "auprc": sk.average_precision_score(p.label, probability, **w),
@@ -51,7 +52,7 @@ def test_scores_are_scikit_learns():
 def test_ties_count_half():
     p = weighed(500)
     p = LabelPredictions(**{**vars(p), "score": np.round(p.score)})
-    scores = values(score_labels(p, RAW, bootstrap=20))
+    scores = values(score_labels(p, RAW, Evaluation(bootstrap=20)))
     assert scores["auroc"] == pytest.approx(sk.roc_auc_score(p.label, p.score, sample_weight=p.weight))
     assert scores["auprc"] == pytest.approx(sk.average_precision_score(p.label, p.score, sample_weight=p.weight))
 
@@ -59,7 +60,7 @@ def test_ties_count_half():
 def test_calibration_errors_are_those_of_plain_loops():
     p = weighed()
     probability = expit(p.score)
-    scores = values(score_labels(p, RAW, bootstrap=20))
+    scores = values(score_labels(p, RAW, Evaluation(bootstrap=20)))
 
     def off(place: np.ndarray) -> list[tuple[float, float]]:
         rows = []
@@ -81,10 +82,14 @@ def test_a_calibrated_forecast_has_a_small_error_and_a_shifted_one_its_shift():
     rng = np.random.default_rng(1)
     probability = rng.uniform(0.05, 0.95, 60_000)
     label = (rng.random(60_000) < probability).astype(float)
-    good = values(score_labels(predictions(logit(probability), label, 200), RAW, bootstrap=20))
+    good = values(score_labels(predictions(logit(probability), label, 200), RAW, Evaluation(bootstrap=20)))
     assert good["ece"] < 0.01 and good["ece_adaptive"] < 0.01
     wrong = values(
-        score_labels(predictions(logit(np.clip(probability + 0.04, 0, 0.99)), label, 200), RAW, bootstrap=20)
+        score_labels(
+            predictions(logit(np.clip(probability + 0.04, 0, 0.99)), label, 200),
+            RAW,
+            Evaluation(bootstrap=20),
+        )
     )
     assert wrong["ece"] == pytest.approx(0.04, abs=0.01)
 
@@ -97,11 +102,11 @@ def test_chance_alone_explains_the_error_of_calibrated_people_and_no_more():
     for _ in range(n):
         score = rng.normal(-1, 1.2, 1400)
         label = (rng.random(1400) < expit(score)).astype(float)
-        scores = score_labels(predictions(score, label, 28), RAW, bootstrap=100).set_index("metric")
+        scores = score_labels(predictions(score, label, 28), RAW, Evaluation(bootstrap=100)).set_index("metric")
         assert scores.low["ece_chance"] < scores.value["ece_chance"] < scores.high["ece_chance"]
         above.append(scores.value["ece"] > scores.high["ece_chance"])
     assert np.mean(above) < 0.12, "2.5% if many; few people vary less in a resample than in truth"
-    moved = score_labels(predictions(score + 0.8, label, 28), RAW, bootstrap=100).set_index("metric")
+    moved = score_labels(predictions(score + 0.8, label, 28), RAW, Evaluation(bootstrap=100)).set_index("metric")
     assert moved.value["ece"] > 2 * moved.high["ece_chance"]
 
 
@@ -112,7 +117,7 @@ def test_regression_scores_are_scikit_learns():
     p = LabelPredictions(
         **{**vars(p), "label": truth, "score": 0.8 * truth + 10 + rng.normal(0, 5, 800), "kind": "regress"}
     )
-    result, w = values(score_labels(p, None, bootstrap=20)), {"sample_weight": p.weight}
+    result, w = values(score_labels(p, None, Evaluation(bootstrap=20))), {"sample_weight": p.weight}
     assert result["mae"] == pytest.approx(sk.mean_absolute_error(p.label, p.score, **w))
     assert result["rmse"] == pytest.approx(sk.root_mean_squared_error(p.label, p.score, **w))
     assert result["r2"] == pytest.approx(sk.r2_score(p.label, p.score, **w))
@@ -124,8 +129,8 @@ def test_regression_scores_are_scikit_learns():
 
 def test_intervals_are_those_of_resampled_people():
     p = weighed(1200)
-    table = score_labels(p, RAW, bootstrap=400, seed=3).set_index("metric")
-    people = SubjectBootstrap(p.subject, bootstrap=400, seed=3)
+    table = score_labels(p, RAW, Evaluation(bootstrap=400, seed=3)).set_index("metric")
+    people = SubjectBootstrap(p.subject, Evaluation(bootstrap=400, seed=3))
     resampled = people.counts[:, people.code] * p.weight  # (R, W)
     aurocs = [sk.roc_auc_score(p.label, p.score, sample_weight=w) for w in resampled]
     low, high = np.quantile(aurocs, [0.025, 0.975])
@@ -136,13 +141,13 @@ def test_intervals_are_those_of_resampled_people():
 
 def test_two_people_give_no_interval():
     score, label, _ = made(200)
-    table = score_labels(predictions(score, label, 4), RAW, bootstrap=50).set_index("metric")
+    table = score_labels(predictions(score, label, 4), RAW, Evaluation(bootstrap=50)).set_index("metric")
     assert table.n_subjects["auroc"] == 2 and np.isnan(table.low["auroc"]) and np.isnan(table.low["ece"])
 
 
 def test_areas_of_many_windows_are_those_of_rounded_ones(monkeypatch):
     p = weighed(3000)
-    people = SubjectBootstrap(p.subject, bootstrap=100)
+    people = SubjectBootstrap(p.subject, Evaluation(bootstrap=100))
     exact = event_scores.areas(p.score, p.label, people, p.weight)
     monkeypatch.setattr(event_scores, "_CELLS", 200 * len(people.subjects))
     rough = event_scores.areas(p.score, p.label, people, p.weight)
@@ -164,7 +169,7 @@ def alarmed() -> LabelPredictions:
 
 
 def test_alarms_by_case_and_lead_time():
-    scores = values(score_labels(alarmed(), RAW, bootstrap=10))
+    scores = values(score_labels(alarmed(), RAW, Evaluation(bootstrap=10)))
     assert scores["alarms_per_case"] == 1.5  # at windows 1, 3, and 7
     assert scores["false_alarms_per_hour"] == pytest.approx(2 / (7 / 60))
     assert scores["event_sensitivity"] == 1.0
@@ -173,7 +178,7 @@ def test_alarms_by_case_and_lead_time():
 
 def test_labels_that_are_no_episodes_have_no_lead_time():
     score, label, _ = made(100)
-    assert "lead_time_min" not in values(score_labels(predictions(score, label), RAW, bootstrap=10))
+    assert "lead_time_min" not in values(score_labels(predictions(score, label), RAW, Evaluation(bootstrap=10)))
 
 
 def test_curves_end_where_they_must_and_enclose_the_areas():
@@ -189,7 +194,11 @@ def test_reliability_has_a_row_a_bin():
     p = weighed(2000)
     probability = expit(p.score)
     table = reliability(
-        probability, p.label, p.weight, SubjectBootstrap(p.subject, bootstrap=50), equal_mass(probability, 10)
+        probability,
+        p.label,
+        p.weight,
+        SubjectBootstrap(p.subject, Evaluation(bootstrap=50)),
+        equal_mass(probability, 10),
     )
     assert len(table) == 10 and table.n_windows.sum() == 2000
     assert (table.low <= table.observed).all() and (table.observed <= table.high).all()
@@ -199,10 +208,12 @@ def test_models_compared_on_the_same_people():
     good = weighed(2000)
     rng = np.random.default_rng(0)
     poor = LabelPredictions(**{**vars(good), "score": good.score + rng.normal(0, 12, 2000)})
-    board = leaderboard({"poor": (poor, RAW), "good": (good, RAW)}, "auroc", bootstrap=200)
+    board = leaderboard({"poor": (poor, RAW), "good": (good, RAW)}, "auroc", Evaluation(bootstrap=200))
     assert board.model.tolist() == ["good", "poor"] and board.verdict.tolist() == ["best", "worse"]
     assert board.difference[1] == pytest.approx(board.auroc[1] - board.auroc[0]) and board.diff_high[1] < 0
-    (row,) = differences({"poor": (poor, RAW), "good": (good, RAW)}, "auroc", bootstrap=200).to_dict("records")
+    (row,) = differences({"poor": (poor, RAW), "good": (good, RAW)}, "auroc", Evaluation(bootstrap=200)).to_dict(
+        "records"
+    )
     assert (row["model"], row["other"], row["verdict"]) == ("good", "poor", "better")
     assert "beyond chance" in row["sentence"]
 
@@ -210,7 +221,7 @@ def test_models_compared_on_the_same_people():
 def test_models_are_compared_with_one_that_is_named_and_by_what_has_a_direction():
     good = weighed(600)
     named = {"good": (good, RAW), "poor": (LabelPredictions(**{**vars(good), "score": -good.score}), RAW)}
-    board = leaderboard(named, "brier", bootstrap=50, reference="poor")
+    board = leaderboard(named, "brier", Evaluation(bootstrap=50), reference="poor")
     assert board.model.tolist() == ["good", "poor"] and board.verdict.tolist() == ["better", "reference"]
     with pytest.raises(ValueError, match="rmse: models can't be ranked by it; choose one of auroc, auprc"):
         leaderboard(named, "rmse")

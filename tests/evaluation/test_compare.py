@@ -7,6 +7,7 @@ import pytest
 from prediction_cases import forecasts, perfect, shifted
 from sklearn.metrics import root_mean_squared_error
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.forecast.compare import differences, judge, leaderboard, rank_models
 from raycadian.evaluation.forecast.metrics import score
 from raycadian.evaluation.forecast.predictions import Predictions
@@ -20,9 +21,11 @@ def rows(board):
 
 def test_ranked_by_the_metric_with_the_scores_own_values_and_intervals():
     p = forecasts()
-    board = rows(leaderboard({"off": shifted(p, 15), "good": p, "ideal": perfect(p)}, bootstrap=200, seed=4))
+    board = rows(
+        leaderboard({"off": shifted(p, 15), "good": p, "ideal": perfect(p)}, Evaluation(bootstrap=200, seed=4))
+    )
     assert list(board.index) == ["ideal", "good", "off"]
-    table = score(p, bootstrap=200, seed=4)
+    table = score(p, Evaluation(bootstrap=200, seed=4))
     whole = table[(table.scope == "all") & (table.kind == "cumulative") & (table.horizon_min == 60)].set_index("metric")
     good = board.loc["good"]
     for column in ("rmse_mgdl", "mae_mgdl", "mard_pct", "bias_mgdl", "pinball_mgdl", "clarke_a_pct", "coverage_90_pct"):
@@ -58,14 +61,19 @@ def test_noise_is_called_noise():
 def test_a_reference_may_be_named_and_beaten():
     p = forecasts()
     named = {"base": shifted(p, 10), "better": p, "worse": shifted(p, 40)}
-    board = rows(leaderboard(named, reference="base", bootstrap=200))
+    board = rows(leaderboard(named, reference="base", evaluation=Evaluation(bootstrap=200)))
     assert board.verdict.to_dict() == {"base": "reference", "better": "better", "worse": "worse"}
     assert board.loc["better", "difference"] < 0
 
 
 def test_higher_is_better_where_it_is():
     p = forecasts()
-    board = leaderboard({"off": shifted(p, 40), "good": p}, metric="clarke_a_pct", horizons=(5, 60), bootstrap=200)
+    board = leaderboard(
+        {"off": shifted(p, 40), "good": p},
+        metric="clarke_a_pct",
+        horizons=(5, 60),
+        evaluation=Evaluation(bootstrap=200),
+    )
     assert list(board.model) == ["good", "off"] and list(board.verdict) == ["best", "worse"]
     assert board.difference[1] < 0 and {"clarke_a_pct_at_5min", "clarke_a_pct_at_60min", "rmse_mgdl"} <= set(board)
     assert (
@@ -86,8 +94,8 @@ def test_order_of_models_and_windows_changes_nothing():
     p = forecasts()
     named = {"a": p, "b": shifted(p, 5)}
     order = np.random.default_rng(0).permutation(len(p))
-    other = leaderboard({n: named[n].select(order) for n in ("b", "a")}, bootstrap=100)
-    mine = leaderboard(named, bootstrap=100)
+    other = leaderboard({n: named[n].select(order) for n in ("b", "a")}, Evaluation(bootstrap=100))
+    mine = leaderboard(named, Evaluation(bootstrap=100))
     assert list(mine.model) == list(other.model)
     numbers = mine.select_dtypes("number")
     assert numbers.to_numpy() == pytest.approx(other[numbers.columns].to_numpy())
@@ -123,7 +131,7 @@ def test_only_identical_windows_compare(change, message):
 
 def test_same_gaps_in_the_truth_are_the_same_truth():
     p = forecasts(missing=0.3)
-    assert len(leaderboard({"a": p, "b": shifted(p, 1)}, bootstrap=10)) == 2
+    assert len(leaderboard({"a": p, "b": shifted(p, 1)}, Evaluation(bootstrap=10))) == 2
 
 
 def test_wrong_requests():
@@ -143,9 +151,9 @@ def test_differences_say_what_is_better_and_what_is_noise():
     rng = np.random.default_rng(1)
     noisy = replace(p, quantiles=p.quantiles + rng.normal(0, 4, (len(p), 1, 1)), parts={})
     named = {"off": shifted(p, 12), "twin": noisy, "good": p}
-    table = differences(named, bootstrap=300).set_index(["model", "other", "kind"])
+    table = differences(named, Evaluation(bootstrap=300)).set_index(["model", "other", "kind"])
     whole = table.xs("cumulative", level="kind")
-    board = rows(leaderboard(named, bootstrap=300))
+    board = rows(leaderboard(named, Evaluation(bootstrap=300)))
     far = whole.loc[("good", "off")]
     assert far.difference == pytest.approx(-board.loc["off", "difference"])
     assert (-far.diff_high, -far.diff_low) == pytest.approx(
@@ -163,11 +171,11 @@ def test_noise_has_no_winner_and_people_of_one_kind_prove_nothing_about_others()
     p = forecasts(people=8)
     rng = np.random.default_rng(2)
     noise = {n: replace(p, quantiles=p.quantiles + rng.normal(0, 5, (len(p), 12, 1)), parts={}) for n in "ab"}
-    assert set(differences(noise, bootstrap=200).verdict) == {"no difference shown"}
+    assert set(differences(noise, Evaluation(bootstrap=200)).verdict) == {"no difference shown"}
     helped = np.isin(p.subject, ["person-0", "person-1"])[:, None, None]  # much better for two, a little worse for six
     mixed = replace(p, quantiles=np.where(helped, p.quantiles, p.quantiles + 3.0), parts={})
     base = replace(p, quantiles=np.where(helped, p.quantiles + 25.0, p.quantiles), parts={})
-    row = differences({"mixed": mixed, "base": base}, horizons=(), bootstrap=500).iloc[0]
+    row = differences({"mixed": mixed, "base": base}, horizons=(), evaluation=Evaluation(bootstrap=500)).iloc[0]
     assert (
         row.model == "mixed" and row.verdict == "better for these people" and "other people may differ" in row.sentence
     )
@@ -198,4 +206,4 @@ def test_ranks_over_people_count_who_is_served_best():
 
 
 def test_one_model_has_no_pairs():
-    assert len(differences({"a": forecasts()}, bootstrap=10)) == 0
+    assert len(differences({"a": forecasts()}, Evaluation(bootstrap=10))) == 0

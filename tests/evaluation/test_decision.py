@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from raycadian.config import Classification, Hypotension
+from raycadian.config import Classification, Evaluation, Hypotension
 from raycadian.evaluation.label.classification import score_labels
 from raycadian.evaluation.label.decision import (
     EXTREME,
@@ -184,7 +184,7 @@ def test_what_models_say_of_their_own_people_is_scored_as_one():
     expected = np.concatenate([d.probability(p.score, p.case) for p, d in pieces])
     np.testing.assert_array_equal(decided.probability(together.score, together.case), expected)
     alarm = expected > np.repeat([d.threshold for _, d in pieces], 2000)
-    scores = score_labels(together, decided, bootstrap=50).set_index("metric")
+    scores = score_labels(together, decided, Evaluation(bootstrap=50)).set_index("metric")
     assert scores.value["specificity"] == pytest.approx((~alarm)[together.label == 0].mean())
     assert scores.value["brier"] == pytest.approx(((expected - together.label) ** 2).mean())
     assert scores.n_subjects["auroc"] == len({*pieces[0][0].subject, *pieces[1][0].subject}) == 20

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.event_probability import (
     EXTREME,
@@ -91,11 +91,11 @@ def test_calibration_makes_probabilities_true(calibration):
     assert probability.mean() == pytest.approx(happened[known].mean(), abs=0.015)
     result = {
         r.metric: r.value
-        for r in probability_scores(p, [calibration], bootstrap=2).query("scope == 'all'").itertuples()
+        for r in probability_scores(p, [calibration], Evaluation(bootstrap=2)).query("scope == 'all'").itertuples()
     }
     assert result["hypo70_probability_brier"] < result["hypo70_probability_brier_raw"]
     assert result["hypo70_probability_brier_miscalibration"] < 0.1 * result["hypo70_probability_brier"]
-    table = reliability_of_events(p, calibration, partial(SubjectBootstrap, bootstrap=100))
+    table = reliability_of_events(p, calibration, Evaluation(bootstrap=100))
     assert np.average((table.predicted - table.observed).abs(), weights=table.n_windows) < 0.02
     assert table.n_windows.sum() == known.sum()
 
@@ -176,7 +176,7 @@ def test_areas_equal_scikit_learn_in_every_resample(seed):
     n = 60
     probability, happened = np.round(rng.random(n), 1), (rng.random(n) < 0.3).astype(float)
     happened[:2] = 0, 1
-    people = SubjectBootstrap(rng.integers(0, 5, n).astype(str), bootstrap=20, confidence=0.8, seed=seed)
+    people = SubjectBootstrap(rng.integers(0, 5, n).astype(str), Evaluation(bootstrap=20, confidence=0.8, seed=seed))
     areas_of = areas(probability, happened, people)
     assert areas_of["auroc"][0][0] == pytest.approx(sk.roc_auc_score(happened, probability))
     assert areas_of["auprc"][0][0] == pytest.approx(sk.average_precision_score(happened, probability))
@@ -193,11 +193,11 @@ def test_areas_equal_scikit_learn_in_every_resample(seed):
 
 def test_scores_are_rows_of_the_score_table(calibration):
     p = forecasts(people=6, windows=60, seed=2)
-    table = probability_scores(p, [calibration], bootstrap=50)
+    table = probability_scores(p, [calibration], Evaluation(bootstrap=50))
     assert list(table.scope.unique()) == ["all", "id", "ood"] and (table.kind == "window").all()
     row = table.query("scope == 'all' and metric == 'hypo70_probability_auroc'").iloc[0]
     assert row.low < row.value < row.high and row.n_subjects == 6
     happened = happened_within(p, HYPO70)
     assert row.n_windows == (~np.isnan(happened)).sum() and row.n_windows + row.n_missing == len(p)
     renamed = replace(p, subject=np.char.add("x", p.subject))
-    assert probability_scores(renamed, [calibration], bootstrap=50).equals(table)
+    assert probability_scores(renamed, [calibration], Evaluation(bootstrap=50)).equals(table)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prediction_cases import forecasts
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.forecast.glycemic import (
     EXCURSIONS,
     alarm_ratios,
@@ -137,7 +138,7 @@ def test_alarms_that_nothing_judges_count_nowhere():
 
 def test_events_in_the_score_equal_a_loop():
     p = forecasts(people=4, windows=200, missing=0.1)
-    table = score(p, bootstrap=2).set_index(["scope", "metric"]).loc["all"]
+    table = score(p, Evaluation(bootstrap=2)).set_index(["scope", "metric"]).loc["all"]
     for excursion in EXCURSIONS:
         hits = events = rings = 0
         for truth, median in zip(p.truth, p.median, strict=True):
@@ -193,7 +194,7 @@ def test_lead_time_counts_from_the_first_alarm_and_each_event_once():
 
 def test_lead_time_in_the_score_equals_a_loop():
     p = forecasts(people=4, windows=200, missing=0.05)
-    table = score(p, bootstrap=2).set_index(["scope", "metric"]).loc["all"]
+    table = score(p, Evaluation(bootstrap=2)).set_index(["scope", "metric"]).loc["all"]
     for excursion in EXCURSIONS:
         first: dict = {}
         hits = events = 0

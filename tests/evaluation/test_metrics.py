@@ -13,6 +13,7 @@ from prediction_cases import LEVELS, forecasts, perfect, shifted
 from scipy.stats import norm
 from sklearn import metrics as sk
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import metrics
 from raycadian.evaluation.forecast.error_grids import GRIDS
@@ -40,7 +41,7 @@ def one_person(truth, median, levels=LEVELS):
 
 def test_equal_to_scikit_learn_at_each_step_and_up_to_it():
     p = forecasts()
-    table = score(p, bootstrap=2)
+    table = score(p, Evaluation(bootstrap=2))
     for h in (0, 5, 11):
         for kind, steps in (("step", slice(h, h + 1)), ("cumulative", slice(0, h + 1))):
             truth, quantiles = p.truth[:, steps], p.quantiles[:, steps]
@@ -60,7 +61,7 @@ def test_quantile_scores_by_their_definitions():
     """wql_per_truth is GluonTS' mean_weighted_quantile_loss: for each level twice the pinball over the sum of |y|,
     then the mean."""
     p = forecasts()
-    table = score(p, bootstrap=2)
+    table = score(p, Evaluation(bootstrap=2))
     seen = ~np.isnan(p.truth)
     y, q = p.truth[seen], p.quantiles[seen]
     weighted = [2 * sk.mean_pinball_loss(y, q[:, i], alpha=a) * len(y) / np.abs(y).sum() for i, a in enumerate(LEVELS)]
@@ -95,7 +96,7 @@ def test_crps_of_many_levels_is_that_of_the_distribution():
 
 def test_zone_shares_are_those_of_the_zones():
     p = forecasts(missing=0.2)
-    table = score(p, bootstrap=2)
+    table = score(p, Evaluation(bootstrap=2))
     seen = ~np.isnan(p.truth)
     for name, grid in GRIDS.items():
         zones = grid.zones(p.truth[seen], p.median[seen])
@@ -106,7 +107,7 @@ def test_zone_shares_are_those_of_the_zones():
 
 def test_every_column_is_defined_in_the_docstring():
     """The docstring is the report's section of definitions."""
-    table = score(forecasts(people=3, windows=20), bootstrap=2)
+    table = score(forecasts(people=3, windows=20), Evaluation(bootstrap=2))
     names = {re.sub(r"_q[\d.]+(?=_)", "", m) for m in table.metric.unique()}
     names = {re.sub(r"^(hypo54|hyper180|hyper250)", "hypo70", n) for n in names}
     names = {re.sub(r"^parkes[12]", "clarke", re.sub(r"(?<=_)(50|90)(?=_)", "90", n)) for n in names}
@@ -116,15 +117,15 @@ def test_every_column_is_defined_in_the_docstring():
 
 
 def test_rmse_is_pooled_not_a_mean_of_rmses():
-    table = score(one_person([[100, 100], [100, 100]], [[100, 100], [110, 130]]), bootstrap=1)
+    table = score(one_person([[100, 100], [100, 100]], [[100, 100], [110, 130]]), Evaluation(bootstrap=1))
     assert value(table, "rmse_mgdl") == pytest.approx(np.sqrt((100 + 900) / 4))
     assert value(table, "rmse_mgdl", "step", horizon=10) == pytest.approx(np.sqrt(900 / 2))
     assert value(table, "bias_mgdl") == pytest.approx(10)
 
 
 def test_relative_error_is_relative_to_the_truth():
-    assert value(score(one_person([[100]], [[80]]), bootstrap=1), "mard_pct") == pytest.approx(20)
-    assert value(score(one_person([[80]], [[100]]), bootstrap=1), "mard_pct") == pytest.approx(25)
+    assert value(score(one_person([[100]], [[80]]), Evaluation(bootstrap=1)), "mard_pct") == pytest.approx(20)
+    assert value(score(one_person([[80]], [[100]]), Evaluation(bootstrap=1)), "mard_pct") == pytest.approx(25)
 
 
 def test_intervals_of_levels():
@@ -139,14 +140,14 @@ def test_coverage_and_width_by_hand():
     bounds = np.array(
         [[90, 95, 100, 105, 110], [90, 95, 98, 99, 100], [101, 102, 103, 104, 105], [0, 1, 2, 3, 600]], float
     )
-    table = score(replace(p, quantiles=bounds[:, None]), bootstrap=1)
+    table = score(replace(p, quantiles=bounds[:, None]), Evaluation(bootstrap=1))
     assert value(table, "coverage_90_pct") == pytest.approx(200 / 3)  # the bound itself is inside
     assert value(table, "coverage_50_pct") == pytest.approx(100 / 3)
     assert value(table, "width_90_mgdl") == pytest.approx((20 + 10 + 4) / 3)  # not the window without truth
 
 
 def test_calibrated_forecasts_cover():
-    table = score(forecasts(people=20, windows=100, missing=0), bootstrap=200)
+    table = score(forecasts(people=20, windows=100, missing=0), Evaluation(bootstrap=200))
     for percent in (50, 90):
         assert value(table, f"coverage_{percent}_pct") == pytest.approx(percent, abs=1)
         for h in 5.0 * np.arange(1, 13):
@@ -157,7 +158,7 @@ def test_calibrated_forecasts_cover():
 @given(seeds)
 @settings(max_examples=15)
 def test_a_perfect_forecast_has_no_error(seed):
-    table = score(perfect(forecasts(people=3, windows=20, seed=seed, missing=0.3)), bootstrap=3)
+    table = score(perfect(forecasts(people=3, windows=20, seed=seed, missing=0.3)), Evaluation(bootstrap=3))
     zero = (
         "rmse_mgdl",
         "grmse_mgdl",
@@ -182,7 +183,7 @@ def test_a_perfect_forecast_has_no_error(seed):
 @settings(max_examples=15)
 def test_laws_of_any_forecast(seed, shift):
     p = shifted(forecasts(people=4, windows=15, seed=seed, missing=0.2), shift)
-    table = score(p, bootstrap=20, seed=seed)
+    table = score(p, Evaluation(bootstrap=20, seed=seed))
     by = {m: t.value.to_numpy() for m, t in table[table.kind != "window"].groupby("metric", sort=False)}
     assert (by["pinball_mgdl"] >= 0).all()
     assert (by["rmse_mgdl"] >= by["mae_mgdl"] - 1e-9).all() and (by["mae_mgdl"] >= np.abs(by["bias_mgdl"]) - 1e-9).all()
@@ -205,25 +206,30 @@ def test_laws_of_any_forecast(seed, shift):
 def test_windows_may_come_in_any_order(seed):
     p = forecasts(people=4, windows=15, seed=seed)
     order = np.random.default_rng(seed).permutation(len(p))
-    pd.testing.assert_frame_equal(score(p, bootstrap=30), score(p.select(order), bootstrap=30), rtol=1e-9, atol=1e-9)
+    pd.testing.assert_frame_equal(
+        score(p, Evaluation(bootstrap=30)),
+        score(p.select(order), Evaluation(bootstrap=30)),
+        rtol=1e-9,
+        atol=1e-9,
+    )
 
 
 def test_names_of_people_change_nothing():
     p = forecasts(people=4, windows=20)
     renamed = replace(p, subject=np.char.add("z", np.char.replace(p.subject, "person-", "")))  # the order stays
-    pd.testing.assert_frame_equal(score(p, bootstrap=30), score(renamed, bootstrap=30))
+    pd.testing.assert_frame_equal(score(p, Evaluation(bootstrap=30)), score(renamed, Evaluation(bootstrap=30)))
     values = score(
         replace(p, subject=np.char.add(np.char.mod("%d", 9 - np.unique(p.subject, return_inverse=True)[1]), p.subject)),
-        bootstrap=2,
+        Evaluation(bootstrap=2),
     )
     pd.testing.assert_series_equal(
-        values.value, score(p, bootstrap=2).value, rtol=1e-9
+        values.value, score(p, Evaluation(bootstrap=2)).value, rtol=1e-9
     )  # nor does the order, but for the draws
 
 
 def test_cumulative_at_the_last_step_is_everything_and_at_the_first_the_step():
     p = forecasts()
-    table = score(p, bootstrap=50)
+    table = score(p, Evaluation(bootstrap=50))
     first = table[(table.horizon_min == 5) & (table.kind != "window")]
     step, cumulative = (
         first[first.kind == k].drop(columns="kind").reset_index(drop=True) for k in ("step", "cumulative")
@@ -236,10 +242,10 @@ def test_cumulative_at_the_last_step_is_everything_and_at_the_first_the_step():
 
 def test_missing_truth_is_left_out_and_counted():
     p = forecasts(missing=0.2)
-    table = score(p, bootstrap=2)
+    table = score(p, Evaluation(bootstrap=2))
     filled = replace(p, quantiles=np.where(np.isnan(p.truth)[..., None], 600.0, p.quantiles), parts={})
     pd.testing.assert_frame_equal(
-        table[table.kind != "window"], score(filled, bootstrap=2)[lambda t: t.kind != "window"]
+        table[table.kind != "window"], score(filled, Evaluation(bootstrap=2))[lambda t: t.kind != "window"]
     )  # what was forecast where nothing was measured changes nothing
     missing = int(np.isnan(p.truth).sum())
     assert missing > 0
@@ -250,20 +256,22 @@ def test_missing_truth_is_left_out_and_counted():
 
 def test_scopes_are_scored_apart():
     p = forecasts()
-    table = score(p, bootstrap=2)
+    table = score(p, Evaluation(bootstrap=2))
     assert list(table.scope.unique()) == ["all", "id", "ood"]
-    held_out = score(replace(p.select(p.scope == "ood"), scope=None), bootstrap=2)
+    held_out = score(replace(p.select(p.scope == "ood"), scope=None), Evaluation(bootstrap=2))
     assert value(table, "rmse_mgdl", scope="ood") == value(held_out, "rmse_mgdl")
     assert value(table, "rmse_mgdl", scope="id", column="n_subjects") == 4
 
 
 def test_fewer_than_three_people_give_no_interval():
-    table = score(forecasts(), bootstrap=50)
+    table = score(forecasts(), Evaluation(bootstrap=50))
     single = table[table.scope == "ood"]
     assert single.value.notna().any() and single[["low", "high"]].isna().all(axis=None)
     p = forecasts(people=5)
     known = np.isin(p.subject, ["person-0", "person-1"])[:, None]
-    table = score(replace(p, truth=np.where(known, p.truth, np.nan)), bootstrap=50)  # five people, two of them measured
+    table = score(
+        replace(p, truth=np.where(known, p.truth, np.nan)), Evaluation(bootstrap=50)
+    )  # five people, two of them measured
     assert np.isnan(value(table, "rmse_mgdl", column="low")) and value(table, "rmse_mgdl", column="n_subjects") == 2
 
 
@@ -274,14 +282,14 @@ def test_nothing_measured_is_an_error():
 
 
 def test_levels_without_pairs_are_scored_too():
-    table = score(forecasts(levels=[0.5]), bootstrap=2)
+    table = score(forecasts(levels=[0.5]), Evaluation(bootstrap=2))
     assert not table.metric.str.contains("coverage|width").any()
 
 
 def test_bootstrap_is_the_plain_one():
     """The matrix product equals drawing people, joining their windows and scoring them."""
     p = forecasts(people=4, windows=10)
-    people = SubjectBootstrap(p.subject, bootstrap=5, seed=3)
+    people = SubjectBootstrap(p.subject, Evaluation(bootstrap=5, seed=3))
     times = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=5)
     squared = points_of(p, METRICS["rmse_mgdl"])
     resampled = people.draws(*people.sum_count(squared), root=True)
@@ -297,7 +305,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     hits = 0
     for seed in range(200):
         bias = np.repeat(rng.normal(4, 10, 30), 5)[:, None] + rng.normal(0, 3, (150, 1))
-        people = SubjectBootstrap(subject, bootstrap=300, confidence=0.9, seed=seed)
+        people = SubjectBootstrap(subject, Evaluation(bootstrap=300, confidence=0.9, seed=seed))
         _, low, high = people.estimate(*people.sum_count(bias))
         hits += low[0] <= 4 <= high[0]
     assert 0.83 <= hits / 200 <= 0.96
@@ -305,9 +313,11 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 
 def test_same_seed_same_intervals():
     p = forecasts()
-    pd.testing.assert_frame_equal(score(p, bootstrap=40, seed=1), score(p, bootstrap=40, seed=1))
-    assert value(score(p, bootstrap=40, seed=2), "rmse_mgdl", column="low") != value(
-        score(p, bootstrap=40, seed=1), "rmse_mgdl", column="low"
+    pd.testing.assert_frame_equal(
+        score(p, Evaluation(bootstrap=40, seed=1)), score(p, Evaluation(bootstrap=40, seed=1))
+    )
+    assert value(score(p, Evaluation(bootstrap=40, seed=2)), "rmse_mgdl", column="low") != value(
+        score(p, Evaluation(bootstrap=40, seed=1)), "rmse_mgdl", column="low"
     )
 
 

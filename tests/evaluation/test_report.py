@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from prediction_cases import forecasts, shifted
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import figures, metrics
 from raycadian.evaluation.forecast.calibration import adaptive_conformal, coverage_by_subject
@@ -212,7 +213,9 @@ def test_too_few_people_and_nothing_optional(tmp_path):
 
 
 def test_a_named_confidence_and_reference_are_said(named, tmp_path):
-    html = report(tmp_path, named, reference="ridge", confidence=0.8, metric="mae_mgdl", bootstrap=100).read_text()
+    html = report(
+        tmp_path, named, reference="ridge", metric="mae_mgdl", evaluation=Evaluation(bootstrap=100, confidence=0.8)
+    ).read_text()
     assert "80% intervals" in html and "95% intervals" not in html
     assert "The difference is to ridge" in html and "MAE, mg/dL</th>" in html and "better" in html
 
@@ -232,7 +235,7 @@ def test_examples_are_chosen_by_rank_alone():
 
 def test_errors_by_hour_are_those_of_the_hour_measured():
     p = forecasts(people=3, windows=100, missing=0.1)
-    people = SubjectBootstrap(p.subject, bootstrap=2)
+    people = SubjectBootstrap(p.subject, Evaluation(bootstrap=2))
     estimate = people.estimate(*figures._sums_by_hour(p, people), root=True)[0]
     squared: dict[int, list[float]] = {}
     for i in range(len(p)):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prediction_cases import forecasts, perfect
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.forecast.metrics import score
 from raycadian.evaluation.forecast.summaries import (
     RANGES_MGDL,
@@ -118,7 +119,7 @@ def test_forecasts_count_only_where_truth_was_measured():
 
 def test_a_perfect_forecast_has_the_same_glucose():
     p = perfect(forecasts(people=4, windows=30))
-    table = score(p, bootstrap=50)
+    table = score(p, Evaluation(bootstrap=50))
     people = table[(table.kind == "person") & (table.scope == "all")].set_index("metric")
     errors = people[people.index.str.endswith("_error")]
     assert len(errors) == 12 and (errors.value.abs() < 1e-9).all()
@@ -132,4 +133,4 @@ def test_nothing_measured_gives_nothing():
     p = replace(p, truth=np.where((p.subject == "person-1")[:, None], np.nan, p.truth))
     row = glucose_summaries(p).set_index("subject").loc["person-1"]
     assert row.n_points == 0 and row.drop("n_points").isna().all()
-    assert score(p, bootstrap=2).query("scope == 'all' and metric == 'gri_error'").n_subjects.item() == 2
+    assert score(p, Evaluation(bootstrap=2)).query("scope == 'all' and metric == 'gri_error'").n_subjects.item() == 2

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prediction_cases import forecasts
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.metrics import score
 from raycadian.evaluation.forecast.summaries import temporal_gain_min
@@ -29,7 +30,7 @@ def delayed(delay_steps: int, people: int = 3, windows: int = 80, seed: int = 0)
 @settings(max_examples=25)
 def test_a_known_delay_is_found(delay, seed):
     p = delayed(delay, seed=seed)
-    people = SubjectBootstrap(p.subject, bootstrap=2)
+    people = SubjectBootstrap(p.subject, Evaluation(bootstrap=2))
     for step in (5, H - 1):
         expected = 5.0 * (step + 1 - min(delay, step + 1))
         assert temporal_gain_min(p, step, people) == pytest.approx(np.full(3, expected))
@@ -37,7 +38,7 @@ def test_a_known_delay_is_found(delay, seed):
 
 def test_it_is_in_the_score_at_30_60_and_the_last_step():
     p = delayed(3)
-    table = score(p, bootstrap=20)
+    table = score(p, Evaluation(bootstrap=20))
     rows = table[(table.metric == "temporal_gain_min") & (table.scope == "all")]
     assert list(rows.horizon_min) == [30, 60] and list(rows.value) == [15, 45]
     assert list(rows.low) == list(rows.high) == [15, 45] and (rows.kind == "person").all()
@@ -46,9 +47,9 @@ def test_it_is_in_the_score_at_30_60_and_the_last_step():
 
 def test_too_little_gives_none():
     p = delayed(0)
-    people = SubjectBootstrap(p.subject, bootstrap=2)
+    people = SubjectBootstrap(p.subject, Evaluation(bootstrap=2))
     assert np.isnan(temporal_gain_min(replace(p, past=None), 5, people)).all()
     few = p.select(np.arange(8))
-    assert np.isnan(temporal_gain_min(few, 5, SubjectBootstrap(few.subject, bootstrap=2))).all()
+    assert np.isnan(temporal_gain_min(few, 5, SubjectBootstrap(few.subject, Evaluation(bootstrap=2)))).all()
     flat = replace(p, quantiles=np.full_like(p.quantiles, 120.0))
     assert np.isnan(temporal_gain_min(flat, 5, people)).all()

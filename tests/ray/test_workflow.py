@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from raycadian import workflow
 from raycadian.cli.main import main
-from raycadian.config import load_recipe, override
+from raycadian.config import Evaluation, load_recipe, override
 from raycadian.evaluation.forecast.event_probability import fit_lows, read_calibrations
 from raycadian.evaluation.forecast.event_scores import probability_scores
 from raycadian.models import checkpoint
@@ -88,7 +88,7 @@ def test_probabilities_of_lows_are_calibrated_on_validation_and_scored_on_test(o
     run = outcome.main
     expected, _ = fit_lows(read_predictions(run, "val"))
     assert read_calibrations(run.path / "event_calibration.json") == expected
-    rows = probability_scores(read_predictions(run), expected, bootstrap=2)
+    rows = probability_scores(read_predictions(run), expected, Evaluation(bootstrap=2))
     summary = run.summary["test"]
     assert {m for m in summary if "_probability_" in m} == set(rows.get("metric", ()))
     assert {"rmse_mgdl", "hypo70_lead_time_min", "gri_error", "temporal_gain_min"} <= set(summary)

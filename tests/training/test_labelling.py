@@ -139,9 +139,9 @@ def test_several_labels_are_calibrated_and_scored_each_on_its_own(people, tmp_pa
     assert unknown & set(first[0].subject) and not unknown & set(second[0].subject)
     assert first[1] != second[1]  # thresholds and calibrations of their own
     for (said, decision), name in ((first, "test"), (second, "test_tall")):
-        assert score_labels(said, decision, bootstrap=100).set_index("metric").value["auroc"] == pytest.approx(
-            run.summary[name]["auroc"]["value"]
-        )
+        assert score_labels(said, decision, Evaluation(bootstrap=100)).set_index("metric").value[
+            "auroc"
+        ] == pytest.approx(run.summary[name]["auroc"]["value"])
     weighing = run.metadata["weights"]
     assert (weighing["column"], weighing["loss"]) == ("age", True)
     assert 0 < weighing["people"]["train"]["effective"] < weighing["people"]["train"]["people"]

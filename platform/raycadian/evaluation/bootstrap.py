@@ -3,6 +3,10 @@
 import numpy as np
 from scipy.sparse import csr_array
 
+from raycadian.config import Evaluation
+
+EVALUATION = Evaluation()
+"""How intervals are drawn where a recipe says nothing of it."""
 MIN_SUBJECTS = 3
 """Fewer people give no interval: it is NaN, never invented."""
 
@@ -15,15 +19,15 @@ class SubjectBootstrap:
     subjects).
     """
 
-    def __init__(self, subject: np.ndarray, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0):
+    def __init__(self, subject: np.ndarray, evaluation: Evaluation = EVALUATION):
         self.subjects, self.code = np.unique(subject, return_inverse=True)  # (S,), (W,) position in it
         s, w = len(self.subjects), len(subject)
         self._member = csr_array((np.ones(w), (self.code, np.arange(w))), shape=(s, w))
-        counts = np.random.default_rng(seed).multinomial(s, np.full(s, 1 / s), size=bootstrap)
+        drawn = np.random.default_rng(evaluation.seed)
+        counts = drawn.multinomial(s, np.full(s, 1 / s), size=evaluation.bootstrap)
         self.counts = counts.astype(np.float64)  # (R, S) how often each subject is in each resample
-        # for those who score beside it
-        self.settings = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
-        self._tails = ((1 - confidence) / 2, (1 + confidence) / 2)
+        self.evaluation = evaluation  # for those who score beside it
+        self._tails = ((1 - evaluation.confidence) / 2, (1 + evaluation.confidence) / 2)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """(W, K) -> (S, K): sums per subject, NaN counting as nothing."""

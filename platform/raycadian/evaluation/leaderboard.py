@@ -82,7 +82,7 @@ def leaderboard(
             row["verdict"] = "reference" if reference else "best"
         rows.append(row | beside(name))
     board = pd.DataFrame(rows).assign(n_subjects=len(paired.people.subjects), n_windows=n_windows)
-    board.attrs = dict(paired.people.settings)
+    board.attrs = paired.people.evaluation.model_dump()
     return board
 
 

@@ -28,7 +28,7 @@ from raycadian.evaluation.label.decision import Decided
 from raycadian.experiments.ablation import variants
 from raycadian.pages import paragraph
 from raycadian.tasks import task_of
-from raycadian.tasks.base import Task, bootstrap_of
+from raycadian.tasks.base import Task
 from raycadian.tasks.forecast import ForecastTask
 from raycadian.tasks.label import LabelTask
 
@@ -90,7 +90,7 @@ class ForecastScoring:
 
     def scores(self, predictions: Predictions) -> pd.DataFrame:
         """metric, value, low, high, n_subjects, n_windows, at each step alone and over all steps up to it."""
-        people = SubjectBootstrap(predictions.subject, **bootstrap_of(self.recipe))
+        people = SubjectBootstrap(predictions.subject, self.recipe.evaluation)
         known = catalogue(predictions.target)
         blocks = []
         for name in self._metrics:
@@ -108,8 +108,8 @@ class ForecastScoring:
         """All comparisons of the experiment, corrected together: model, other, difference, ..., sentence, group."""
         tables = [
             pairs(
-                group.named, metric=self.metric.name, horizons=_STEPS_MIN, reference=group.level,
-                **bootstrap_of(self.recipe),
+                group.named, self.recipe.evaluation, metric=self.metric.name, horizons=_STEPS_MIN,
+                reference=group.level,
             ).assign(group=name)
             for name, group in groups.items()
         ]  # fmt: skip
@@ -164,12 +164,12 @@ class LabelScoring:
         return [by_kind[self.recipe.experiment.kind], f"{intervals} have done."]
 
     def scores(self, predictions: Decided) -> pd.DataFrame:
-        return score_labels(*predictions, **bootstrap_of(self.recipe))
+        return score_labels(*predictions, self.recipe.evaluation)
 
     def differences(self, groups: Mapping[str, Group]) -> pd.DataFrame:
         tables = [
             differences(
-                group.named, self.metric.name, reference=group.level, **bootstrap_of(self.recipe)
+                group.named, self.metric.name, self.recipe.evaluation, reference=group.level
             ).assign(group=name)
             for name, group in groups.items()
         ]  # fmt: skip

@@ -5,6 +5,8 @@ A folder appears whole or not at all. Loading needs neither the training data no
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,22 @@ def export_pretrained(model: Model, folder: Path) -> None:
     if len(networks) != 1:
         name = config.model_name(model.config)
         raise ValueError(f"only one ttm can be exported, alone or wrapped; found {len(networks)} in {name}")
-    with replaced_folder(folder) as temporary:
+    with replaced_folder(folder) as temporary, _without_bars():
         adapters.merged(networks[0]).save_pretrained(temporary)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hugging Face's bar of shards says nothing of a network of one."""
+    from transformers.utils import logging as hugging_face
+
+    shown = hugging_face.is_progress_bar_enabled()
+    hugging_face.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hugging_face.enable_progress_bar()
 
 
 def weights_sha256(folder: Path) -> str:

@@ -175,9 +175,3 @@ class Task(ABC, Generic[D]):
     def record(self, data: D, recipe: Recipe) -> dict[str, Any]:
         """What a run's metadata says beside what every task's says."""
         return {}
-
-
-def bootstrap_of(recipe: Recipe) -> dict[str, Any]:
-    """How intervals are drawn, as every function of scores takes it."""
-    settings = recipe.evaluation
-    return {"bootstrap": settings.bootstrap, "confidence": settings.confidence, "seed": settings.seed}

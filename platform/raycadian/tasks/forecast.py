@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from raycadian import manifest
-from raycadian.config import Grid, Recipe, mechanism_of, model_name, signals_of
+from raycadian.config import Evaluation, Grid, Recipe, mechanism_of, model_name, signals_of
 from raycadian.data.mechanism import Mechanism, fit_latest, fit_mechanism
 from raycadian.data.series import Series
 from raycadian.data.snapshot import Snapshot
@@ -30,7 +30,7 @@ from raycadian.models import checkpoint
 from raycadian.models.base import Model, ModelSpec
 from raycadian.physiology.cma.insights import Insight, insights
 from raycadian.runs import Run, open_run, predictions_file
-from raycadian.tasks.base import Cut, Data, Task, bootstrap_of
+from raycadian.tasks.base import Cut, Data, Task
 from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.types import ID, OOD, Batch
 
@@ -166,18 +166,17 @@ class ForecastTask(Task[ForecastData]):
     def score(
         self, folder: Path, recipe: Recipe, predictions: Mapping[str, Predictions], history: list[dict[str, float]]
     ) -> None:
-        drawn = bootstrap_of(recipe)
-        tables = {split: metrics.score(p, **drawn) for split, p in predictions.items()}
+        tables = {split: metrics.score(p, recipe.evaluation) for split, p in predictions.items()}
         if predictions["test"].glycemic:
-            tables["test"] = _with_lows(folder, predictions, tables["test"], drawn)
+            tables["test"] = _with_lows(folder, predictions, tables["test"], recipe.evaluation)
         tables["test"].to_csv(folder / "detailed_results.csv", index=False)
         write_json(folder / "metrics_summary.json", {split: _summary(table) for split, table in tables.items()})
 
     def leaderboard(self, named: Mapping[str, Predictions], recipe: Recipe) -> pd.DataFrame:
-        return compare.leaderboard(dict(named), metric=recipe.task.headline.name, **bootstrap_of(recipe))
+        return compare.leaderboard(dict(named), recipe.evaluation, metric=recipe.task.headline.name)
 
     def differences(self, named: Mapping[str, Predictions], recipe: Recipe) -> pd.DataFrame:
-        return compare.differences(dict(named), metric=recipe.task.headline.name, **bootstrap_of(recipe))
+        return compare.differences(dict(named), recipe.evaluation, metric=recipe.task.headline.name)
 
     def ranks(self, named: Mapping[str, Predictions], recipe: Recipe) -> Ranks | None:
         people = len(np.unique(next(iter(named.values())).subject))
@@ -312,7 +311,7 @@ def _predictions(model: Model, series: Series, batches: Iterable[Batch], strange
 
 
 def _with_lows(
-    folder: Path, predictions: Mapping[str, Predictions], table: pd.DataFrame, drawn: dict[str, Any]
+    folder: Path, predictions: Mapping[str, Predictions], table: pd.DataFrame, evaluation: Evaluation
 ) -> pd.DataFrame:
     """Test scores with those of the calibrated probability of a low, whose calibration is written."""
     calibrations, reasons = event_probability.fit_lows(predictions["val"])
@@ -320,7 +319,7 @@ def _with_lows(
         text = f"no calibrated probability of a low: {', '.join(reasons)} for validation; some must hold one, some none"
         log.warning("%s", text, extra={"once": text})
     event_probability.write_calibrations(folder / "event_calibration.json", calibrations)
-    lows = event_scores.probability_scores(predictions["test"], calibrations, **drawn)
+    lows = event_scores.probability_scores(predictions["test"], calibrations, evaluation)
     return pd.concat([table, lows], ignore_index=True) if len(lows) else table
 
 

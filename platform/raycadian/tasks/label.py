@@ -20,7 +20,6 @@ from raycadian.evaluation.report import write_report
 from raycadian.files import write_json
 from raycadian.models.base import Model
 from raycadian.runs import Run, predictions_file
-from raycadian.tasks.base import bootstrap_of
 from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.tasks.forecast import subtitle_of
 from raycadian.tasks.signal import SignalData, SignalTask, places
@@ -100,17 +99,17 @@ class LabelTask(SignalTask):
             if decision is not None:
                 decision.write(folder / "checkpoint" / decision_file(label))
             for part in (part_of(split, label) for split in SPLITS[1:]):
-                tables[part] = classification.score_labels(predictions[part], decision, **bootstrap_of(recipe))
+                tables[part] = classification.score_labels(predictions[part], decision, recipe.evaluation)
         named = {label: tables[part_of("test", label)] for label in recipe.task.labels}
         tests = [table.assign(**{"label": label} if label else {}) for label, table in named.items()]
         pd.concat(tests, ignore_index=True).to_csv(folder / "detailed_results.csv", index=False)
         write_json(folder / "metrics_summary.json", {part: _summary(table) for part, table in tables.items()})
 
     def leaderboard(self, named: Mapping[str, Decided], recipe: Recipe) -> pd.DataFrame:
-        return compare.leaderboard(dict(named), recipe.task.headline.name, **bootstrap_of(recipe))
+        return compare.leaderboard(dict(named), recipe.task.headline.name, recipe.evaluation)
 
     def differences(self, named: Mapping[str, Decided], recipe: Recipe) -> pd.DataFrame:
-        return compare.differences(dict(named), recipe.task.headline.name, **bootstrap_of(recipe))
+        return compare.differences(dict(named), recipe.task.headline.name, recipe.evaluation)
 
     def report(self, folder: Path, recipe: Recipe, metadata: dict[str, Any], against: Sequence[Run]) -> Path:
         named, *further = (self._beside(folder, recipe, against, label) for label in recipe.task.labels)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from raycadian.config import Evaluation
 from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
 from raycadian.evaluation.forecast.metrics import Points, interval_name, intervals
 from raycadian.evaluation.forecast.predictions import Predictions
@@ -56,7 +57,7 @@ def coverage_by_subject(p: Predictions) -> pd.DataFrame:
 
     Shares from 0 to 1 over the `n` measured points; observed is NaN where nothing was measured.
     """
-    people, points = SubjectBootstrap(p.subject, bootstrap=1), Points(p.truth, p.quantiles, p.levels)
+    people, points = SubjectBootstrap(p.subject, Evaluation(bootstrap=1)), Points(p.truth, p.quantiles, p.levels)
     place = {
         "subject": np.repeat(people.subjects, p.truth.shape[1]),
         "horizon_min": np.tile(p.horizon_min, len(people.subjects)),

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raycadian.config import in_unit_of, unit_of
+from raycadian.config import Evaluation, in_unit_of, unit_of
 from raycadian.config.metric import Metric
 from raycadian.evaluation import leaderboard as boards
-from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
+from raycadian.evaluation.bootstrap import EVALUATION, SubjectBootstrap, ratio
 from raycadian.evaluation.forecast.metrics import catalogue, metrics_of, points_of
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import Ranks, diebold_mariano, holm, overlapping, ranks
@@ -26,15 +26,9 @@ _PAIR = [
 
 
 def leaderboard(
-    named: dict[str, Predictions],
-    *,
-    metric: str | None = None,
-    horizons: Sequence[float] = (30, 60, 120),
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    reference: str | None = None,
-) -> pd.DataFrame:
+    named: dict[str, Predictions], evaluation: Evaluation = EVALUATION, *, metric: str | None = None,
+    horizons: Sequence[float] = (30, 60, 120), reference: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """One row a model, the best by `metric` first, over the whole horizon and all subjects.
 
     `metric` (RMSE if left out) with low, high · difference to `reference` (default: the best row) with diff_low,
@@ -44,7 +38,7 @@ def leaderboard(
     n_windows. The best of several is chosen on these data, so its own value flatters it. Raises ValueError where
     windows or truths differ, or a name is unknown.
     """
-    compared = _Compared(named, metric, reference, bootstrap, confidence, seed)
+    compared = _Compared(named, metric, reference, evaluation)
 
     def beside(name: str) -> dict[str, float]:
         return compared.at_steps(name, horizons) | _beside(named[name], compared.metric.name)
@@ -53,15 +47,9 @@ def leaderboard(
 
 
 def differences(
-    named: dict[str, Predictions],
-    *,
-    metric: str | None = None,
-    horizons: Sequence[float] = (30, 60, 120),
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    reference: str | None = None,
-) -> pd.DataFrame:
+    named: dict[str, Predictions], evaluation: Evaluation = EVALUATION, *, metric: str | None = None,
+    horizons: Sequence[float] = (30, 60, 120), reference: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """What is better, by how much, and whether it is noise: one row a pair of models and horizon, the better model
     first.
 
@@ -70,22 +58,16 @@ def differences(
     p: Diebold-Mariano over the windows of all people · p_holm, verdict and sentence: see `judged`. `reference`: only
     the pairs with that model. Raises ValueError as `leaderboard`.
     """
-    compared = _Compared(named, metric, reference, bootstrap, confidence, seed)
-    return judged(compared.pairs(horizons, reference), compared.metric.name, confidence)
+    compared = _Compared(named, metric, reference, evaluation)
+    return judged(compared.pairs(horizons, reference), compared.metric.name, evaluation.confidence)
 
 
 def pairs(
-    named: dict[str, Predictions],
-    *,
-    metric: str,
-    horizons: Sequence[float],
-    bootstrap: int,
-    confidence: float,
-    seed: int,
+    named: dict[str, Predictions], evaluation: Evaluation, *, metric: str, horizons: Sequence[float],
     reference: str | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """The columns of `differences` up to p, for tables that are judged together."""
-    return _Compared(named, metric, reference, bootstrap, confidence, seed).pairs(horizons, reference)
+    return _Compared(named, metric, reference, evaluation).pairs(horizons, reference)
 
 
 def judged(table: pd.DataFrame, metric: str, confidence: float = 0.95) -> pd.DataFrame:
@@ -114,7 +96,7 @@ def judge(low: float, high: float, p: float, alpha: float = 0.05) -> str:
 
 def rank_models(named: dict[str, Predictions], metric: str | None = None, alpha: float = 0.05) -> Ranks:
     """Mean ranks over people by their own metric (RMSE if left out) over the whole horizon. Raises ValueError."""
-    compared = _Compared(named, metric, None, bootstrap=1)
+    compared = _Compared(named, metric, None, Evaluation(bootstrap=1))
     sign = -1.0 if compared.metric.better == "high" else 1.0
     return ranks({name: sign * sums.by_person for name, sums in compared.sums.items()}, alpha)
 
@@ -148,15 +130,14 @@ class _Compared:
     """Models on identical windows, by what each point (W, H) contributes to one metric. Raises ValueError."""
 
     def __init__(
-        self, named: dict[str, Predictions], metric: str | None, reference: str | None, bootstrap: int,
-        confidence: float = 0.95, seed: int = 0,
-    ):  # fmt: skip
+        self, named: dict[str, Predictions], metric: str | None, reference: str | None, evaluation: Evaluation
+    ):
         require_named(named, reference)
         self.first = next(iter(named.values()))
         known = catalogue(self.first.target)
         self.metric: Metric = metric_among(metric or rankable(known)[0], known)
         _require_comparable(named)
-        self.people = SubjectBootstrap(self.first.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
+        self.people = SubjectBootstrap(self.first.subject, evaluation)
         self.points = {name: points_of(p, known[self.metric.name]) for name, p in named.items()}
         self._root = known[self.metric.name].root
 

@@ -2,12 +2,12 @@
 over people."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
+from raycadian.config import Evaluation
+from raycadian.evaluation.bootstrap import EVALUATION, SubjectBootstrap, ratio
 from raycadian.evaluation.forecast.event_probability import (
     EventCalibration,
     excursion_named,
@@ -19,12 +19,7 @@ from raycadian.evaluation.forecast.predictions import Predictions
 
 
 def probability_scores(
-    p: Predictions,
-    calibrations: list[EventCalibration],
-    *,
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    p: Predictions, calibrations: list[EventCalibration], evaluation: Evaluation = EVALUATION
 ) -> pd.DataFrame:
     """Rows for the score table (scope, metric, kind window, ...), for each calibration and scope.
 
@@ -33,22 +28,21 @@ def probability_scores(
     = miscalibration - discrimination + uncertainty (`brier_parts`) · _brier_skill_pct: 100 (1 - brier / uncertainty),
     0 for always saying the base rate · _auroc, _auprc (`areas`). Windows with missing points are left out.
     """
-    people_of = partial(SubjectBootstrap, bootstrap=bootstrap, confidence=confidence, seed=seed)
     rows = []
     for scope in ("all", *sorted(set(p.scope.tolist()))):
         chosen = p if scope == "all" else p.select(p.scope == scope)
-        rows += [{"scope": scope} | row for c in calibrations for row in _scores_of(chosen, c, people_of)]
+        rows += [{"scope": scope} | row for c in calibrations for row in _scores_of(chosen, c, evaluation)]
     return pd.DataFrame(rows)
 
 
-def _scores_of(p: Predictions, calibration: EventCalibration, people_of: Callable) -> Iterator[Row]:
+def _scores_of(p: Predictions, calibration: EventCalibration, evaluation: Evaluation) -> Iterator[Row]:
     excursion = excursion_named(calibration.excursion)
     happened = happened_within(p, excursion)
     known = ~np.isnan(happened)
     n, left_open, happened = int(known.sum()), int((~known).sum()), happened[known]
     if not n:
         return
-    people, raw = people_of(p.subject[known]), raw_probability(p.select(known), excursion)
+    people, raw = SubjectBootstrap(p.subject[known], evaluation), raw_probability(p.select(known), excursion)
     probability = calibration.calibrated(raw)
     means = {
         "base_rate_pct": 100 * happened,
@@ -150,7 +144,7 @@ def _areas(
     return both
 
 
-def reliability_of_events(p: Predictions, calibration: EventCalibration, people_of: Callable) -> pd.DataFrame:
+def reliability_of_events(p: Predictions, calibration: EventCalibration, evaluation: Evaluation) -> pd.DataFrame:
     """A row a tenth of the calibrated probability: predicted (its mean), observed, low, high (shares), n_windows."""
     excursion = excursion_named(calibration.excursion)
     happened = happened_within(p, excursion)
@@ -158,7 +152,7 @@ def reliability_of_events(p: Predictions, calibration: EventCalibration, people_
     probability = calibration.probability(p)
     tenth = np.minimum((10 * probability).astype(int), 9)
     inside = known[:, None] & (tenth[:, None] == np.arange(10))
-    people = people_of(p.subject)
+    people = SubjectBootstrap(p.subject, evaluation)
     count = people.sum(inside)
     observed, low, high = people.estimate(people.sum(inside * np.nan_to_num(happened)[:, None]), count)
     mean = ratio((inside * probability[:, None]).sum(0), inside.sum(0))

@@ -55,8 +55,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from raycadian.config import in_unit_of
-from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.config import Evaluation, in_unit_of
+from raycadian.evaluation.bootstrap import EVALUATION, SubjectBootstrap
 from raycadian.evaluation.forecast.error_grids import GRIDS, ErrorGrid
 from raycadian.evaluation.forecast.glycemic import (
     EXCURSIONS,
@@ -211,7 +211,7 @@ def points_of(p: Predictions, metric: PointMetric) -> np.ndarray:
     return metric.points(Points(p.truth, p.quantiles, p.levels))
 
 
-def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def score(predictions: Predictions, evaluation: Evaluation = EVALUATION) -> pd.DataFrame:
     """Every metric of this module in a long table, with intervals over subjects.
 
     scope (all, id, ood) · metric · kind (step, cumulative, window) · horizon_min · value, low, high · n_subjects,
@@ -225,7 +225,7 @@ def score(predictions: Predictions, *, bootstrap: int = 1000, confidence: float 
     tables = []
     for scope in ("all", *sorted(set(predictions.scope.tolist()))):
         chosen = predictions if scope == "all" else predictions.select(predictions.scope == scope)
-        people = SubjectBootstrap(chosen.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
+        people = SubjectBootstrap(chosen.subject, evaluation)
         blocks = [*_point_scores(chosen, people)]
         if predictions.glycemic:
             blocks.append(pd.DataFrame([*_event_scores(chosen, people), *_person_scores(chosen, people)]))

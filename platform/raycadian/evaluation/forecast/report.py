@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from raycadian.config import in_unit_of, unit_of
+from raycadian.config import Evaluation, in_unit_of, unit_of
 from raycadian.evaluation import report as parts
 from raycadian.evaluation.bootstrap import MIN_SUBJECTS, SubjectBootstrap
 from raycadian.evaluation.forecast import figures
@@ -41,19 +41,19 @@ def sections(
     probabilities of lows and adaptive intervals are calibrated on; without them those are left out.
     """
     name, own = next(iter(predictions.items()))
-    resamples = {"bootstrap": 1000, "confidence": 0.95, "seed": 0} | leaderboard.attrs
-    confidence = resamples["confidence"]
-    tables = {model: score(p, **resamples) for model, p in predictions.items()}
-    people = SubjectBootstrap(own.subject, **resamples)
+    evaluation = Evaluation(**leaderboard.attrs)
+    confidence = evaluation.confidence
+    tables = {model: score(p, evaluation) for model, p in predictions.items()}
+    people = SubjectBootstrap(own.subject, evaluation)
     with mpl.rc_context(STYLE):
         return [
             Section("At a glance", _glance(name, own, tables[name], leaderboard)),
             Section("Leaderboard", _leaderboard(leaderboard, confidence)),
-            Section("What is better", comparison(predictions, leaderboard, resamples)),
+            Section("What is better", comparison(predictions, leaderboard, evaluation)),
             Section("Example forecasts", _examples(name, own)),
             Section("Error by horizon", _by_horizon(tables, confidence, own.target)),
             Section("Seen and held-out people", _by_scope(tables, own.target)),
-            *(_of_glucose(name, predictions, tables[name], people, validation, resamples) if own.glycemic else ()),
+            *(_of_glucose(name, predictions, tables[name], people, validation, evaluation) if own.glycemic else ()),
             Section("Calibration", clinical.calibration(name, own, people, validation)),
             Section("Mechanism in words", _insights(insights or [])),
             Section("All scores", _all_scores(name, tables[name])),
@@ -62,7 +62,7 @@ def sections(
 
 def _of_glucose(
     name: str, predictions: dict[str, Predictions], table: pd.DataFrame, people: SubjectBootstrap,
-    validation: Predictions | None, resamples: dict[str, Any],
+    validation: Predictions | None, evaluation: Evaluation,
 ) -> list[Section]:  # fmt: skip
     """What only glucose has: a local clock, error grids, lows and highs, a clinic's figures."""
     own = predictions[name]
@@ -70,7 +70,7 @@ def _of_glucose(
         Section("Error by hour of day", _by_hour(predictions, people)),
         Section("Error grids", clinical.error_grids(name, own, table)),
         Section("Lows and highs", clinical.events(name, own, table)),
-        Section("Probability of a low", clinical.low_probability(name, own, validation, resamples)),
+        Section("Probability of a low", clinical.low_probability(name, own, validation, evaluation)),
         Section("Glucose of each person", clinical.glucose(name, own, table)),
     ]
 
@@ -207,16 +207,13 @@ _NOTE = (
 )
 
 
-def comparison(named: dict[str, Predictions], board: pd.DataFrame, resamples: dict[str, Any]) -> str:
-    """Every pair over the whole horizon, at single steps folded, and the ranks; empty for one model. `resamples`:
-    bootstrap, confidence, seed."""
+def comparison(named: dict[str, Predictions], board: pd.DataFrame, evaluation: Evaluation) -> str:
+    """Every pair over the whole horizon, at single steps folded, and the ranks; empty for one model."""
     if len(named) < 2:
         return ""
-    settings = {name: resamples[name] for name in ("bootstrap", "confidence", "seed")}
-    metric, confidence = str(board.columns[1]), resamples["confidence"]
-    return differences_html(differences(named, metric=metric, **settings), metric, confidence) + ranks_html(
-        named, metric, confidence
-    )
+    metric, confidence = str(board.columns[1]), evaluation.confidence
+    pairs = differences_html(differences(named, evaluation, metric=metric), metric, confidence)
+    return pairs + ranks_html(named, metric, confidence)
 
 
 def differences_html(table: pd.DataFrame, metric: str, confidence: float) -> str:

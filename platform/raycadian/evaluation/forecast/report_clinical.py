@@ -1,11 +1,11 @@
 """The report's sections on what errors mean for people, and on whether what the forecast says of itself is true."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from raycadian.config import Evaluation
 from raycadian.evaluation import report as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import figures
@@ -119,13 +119,15 @@ def _words(excursion: Excursion) -> str:
     return f"{'above' if excursion.above else 'below'} {excursion.threshold_mgdl:g} mg/dL"
 
 
-def low_probability(name: str, p: Predictions, validation: Predictions | None, resamples: dict[str, Any]) -> str:
+def low_probability(name: str, p: Predictions, validation: Predictions | None, evaluation: Evaluation) -> str:
     """Empty without validation predictions; says why where they allow no calibration."""
     if validation is None:
         return ""
     calibrations, reasons = fit_lows(validation)
-    missing = "".join(paragraph(f"Not calibrated: {reason}.") for reason in reasons)
-    scores = probability_scores(p, calibrations, **resamples)
+    missing = "".join(
+        paragraph(f"Not calibrated: {reason} of validation; some must hold one, some none.") for reason in reasons
+    )
+    scores = probability_scores(p, calibrations, evaluation)
     if scores.empty:
         return missing
     note = (
@@ -136,8 +138,7 @@ def low_probability(name: str, p: Predictions, validation: Predictions | None, r
         "higher probability of two (0.5: chance). AUPRC: mean precision of alarms (chance: the base rate). Windows "
         "with missing points are left out."
     )
-    curve = partial(SubjectBootstrap, **resamples)
-    tables = {_words(excursion_named(c.excursion)): reliability_of_events(p, c, curve) for c in calibrations}
+    tables = {_words(excursion_named(c.excursion)): reliability_of_events(p, c, evaluation) for c in calibrations}
     caption = (
         "What was said against what happened, by tenths of the probability; on the dotted line: calibrated; below it: "
         "said too often. Area: number of windows. Bars: intervals over people."

@@ -32,7 +32,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from raycadian.evaluation.bootstrap import SubjectBootstrap, ratio
+from raycadian.config import Evaluation
+from raycadian.evaluation.bootstrap import EVALUATION, SubjectBootstrap, ratio
 from raycadian.evaluation.forecast.event_scores import area_draws, areas
 from raycadian.evaluation.label.decision import Decision, JoinedDecisions
 from raycadian.evaluation.label.predictions import LabelPredictions
@@ -77,15 +78,10 @@ class Statistic:
 
 
 def score_labels(
-    p: LabelPredictions,
-    decision: Decision | JoinedDecisions | None,
-    *,
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    p: LabelPredictions, decision: Decision | JoinedDecisions | None, evaluation: Evaluation = EVALUATION
 ) -> pd.DataFrame:
     """metric, value, low, high, n_subjects, n_windows: a row each. `decision`: of classify, from validation windows."""
-    people = SubjectBootstrap(p.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
+    people = SubjectBootstrap(p.subject, evaluation)
     known = statistics(p, decision, people)
     rows = [{"metric": name, **_estimate(statistic, people)} for name, statistic in known.items()]
     if decision is not None:

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from raycadian.config import Evaluation
 from raycadian.config.metric import Metric
 from raycadian.evaluation import leaderboard as boards
-from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.bootstrap import EVALUATION, SubjectBootstrap
 from raycadian.evaluation.label.classification import METRICS, SHOWN, metric_draws, score_labels
 from raycadian.evaluation.label.decision import Decided
 from raycadian.evaluation.label.predictions import LabelPredictions
@@ -16,30 +17,28 @@ _PAIR = ["model", "other", "metric", "difference", "diff_low", "diff_high", "ver
 
 
 def leaderboard(
-    named: dict[str, Decided], metric: str, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0,
-    reference: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
+    named: dict[str, Decided], metric: str, evaluation: Evaluation = EVALUATION, *, reference: str | None = None
+) -> pd.DataFrame:
     """One row a model, the best by `metric` first: its interval, the difference to the best (or to `reference`) on
     the same resamples of people with what that allows to say, and the other metrics. Raises ValueError where windows
     or labels differ."""
     require_named(named, reference)
-    paired = _paired(named, metric, bootstrap, confidence, seed)
+    paired = _paired(named, metric, evaluation)
 
     def beside(name: str) -> dict[str, float]:
-        value = score_labels(*named[name], **paired.people.settings).set_index("metric").value
+        value = score_labels(*named[name], evaluation).set_index("metric").value
         return {other: value[other] for other in SHOWN if other in value.index and other != metric}
 
     return boards.leaderboard(paired, len(next(iter(named.values()))[0]), beside, reference)
 
 
 def differences(
-    named: dict[str, Decided], metric: str, *, bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0,
-    reference: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
+    named: dict[str, Decided], metric: str, evaluation: Evaluation = EVALUATION, *, reference: str | None = None
+) -> pd.DataFrame:
     """One row a pair of models, the better first: difference of the metric with its interval, paired, and what it says.
     `reference`: only the pairs with that model."""
     require_named(named, reference)
-    paired = _paired(named, metric, bootstrap, confidence, seed)
+    paired = _paired(named, metric, evaluation)
     rows = [{"model": model, "other": other, "metric": metric} | own for model, other, own in paired.pairs(reference)]
     table = pd.DataFrame(rows, columns=_PAIR)
     return table.assign(sentence=[_sentence(row) for row in table.itertuples()])
@@ -61,12 +60,12 @@ def require_same_labels(one: LabelPredictions, other: LabelPredictions, name: st
         )
 
 
-def _paired(named: dict[str, Decided], metric: str, bootstrap: int, confidence: float, seed: int) -> PairedScores:
+def _paired(named: dict[str, Decided], metric: str, evaluation: Evaluation) -> PairedScores:
     first = next(iter(named.values()))[0]
     for name, (other, _) in named.items():
         require_same_labels(first, other, name)
     chosen = metric_among(metric, METRICS[first.kind])
-    people = SubjectBootstrap(first.subject, bootstrap=bootstrap, confidence=confidence, seed=seed)
+    people = SubjectBootstrap(first.subject, evaluation)
     return PairedScores(chosen, people, {name: _score(own, chosen, people) for name, own in named.items()})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from raycadian.config import Evaluation
 from raycadian.evaluation import report as parts
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.label.classification import curves, equal_mass, reliability, score_labels
@@ -67,9 +68,10 @@ class _OfLabel:
     def __init__(self, predictions: Named, board: pd.DataFrame, unit: str):
         self.predictions, self.board, self.unit = predictions, board, unit
         self.name, (self.own, self.decision) = next(iter(predictions.items()))
-        self.confidence = board.attrs["confidence"]
-        self.table = score_labels(self.own, self.decision, **board.attrs)
-        self.people = SubjectBootstrap(self.own.subject, **board.attrs)
+        evaluation = Evaluation(**board.attrs)
+        self.confidence = evaluation.confidence
+        self.table = score_labels(self.own, self.decision, evaluation)
+        self.people = SubjectBootstrap(self.own.subject, evaluation)
 
     def body(self) -> str:
         """In one section, but for the alarms over a case."""
