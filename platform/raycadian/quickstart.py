@@ -267,7 +267,10 @@ def _one_of(people: Mapping[str, Readings], file: Path, person: str | None) -> R
         return people[person]
     listed = ", ".join(sorted(people)[:20])
     if person is None:
-        raise ValueError(f"{file} holds {len(people)} people: {listed}; choose one: --person {min(people)}")
+        raise ValueError(
+            f"{file} holds {len(people)} people: {listed}; choose one: --person {min(people)}, or forecast "
+            "everybody: --out FOLDER"
+        )
     raise ValueError(f"{file}: no person {person!r} in it; --person is one of {listed}")
 
 

@@ -47,7 +47,8 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "forecast": (
         ["file"],
         FILE_FLAGS
-        | {"--run", "--champion", "--card", "--person", "--meal", "--no-meals", "--runs", "--snapshots", "--json"},
+        | {"--run", "--champion", "--card", "--person", "--meal", "--no-meals", "--runs", "--snapshots", "--json"}
+        | {"--out", "--windows"},
     ),
     "calibrate": ([], CALIBRATE_FLAGS),
     "predict": ([], {"--subject", "--recording", "--day", "--card", "--people", "--runs", "--json"}),
