@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test test-all lint bench docs clean
+.PHONY: demo test test-all lint bench docs hashes sbom audit clean
 
 demo: .venv/ready
 	$(BIN)/raycadian demo
@@ -26,10 +26,28 @@ bench: .venv/ready
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# the archive of every package by its SHA-256: `pip install --no-deps --require-hashes -r constraints-hashed.txt`
+hashes: .venv/ready
+	$(BIN)/python deploy/hashes.py
+
+# what .venv holds, as CycloneDX
+sbom: .venv/ready .tools/ready
+	mkdir -p dist
+	.tools/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json
+
+# known vulnerabilities of what constraints.txt names; fails where they can't be looked up
+audit: .tools/ready
+	.tools/bin/python deploy/audit.py constraints.txt
+
+.tools/ready: Makefile
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	touch $@
+
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[sim,dev]'
 	touch $@
 
 clean:
-	rm -rf .venv .bench-venv
+	rm -rf .venv .bench-venv .tools
