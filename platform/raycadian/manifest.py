@@ -5,7 +5,6 @@ The hashes find what broke on a disk or on the way, and what was edited. Whoever
 manifest too: only the signature holds against that. Runs of before have no manifest and are read all the same.
 """
 
-import hashlib
 import hmac
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.errors import CheckpointError
-from raycadian.files import path_inside, read_bytes, read_json, write_json
+from raycadian.files import path_inside, read_bytes, read_json, sha256, write_json
 
 FILE = "manifest.json"
 KEY = "RAYCADIAN_SIGNING_KEY"
@@ -38,7 +37,7 @@ class Verdict:
 
 def write(folder: Path) -> None:
     """The manifest of a folder in which every file is written."""
-    _write(folder, {name: _sha256(folder / name) for name in _names(folder)})
+    _write(folder, {name: sha256(folder / name) for name in _names(folder)})
 
 
 @contextmanager
@@ -51,7 +50,7 @@ def rewritten(folder: Path) -> Iterator[None]:
     listed, now = _listed(folder), _names(folder)
     written = [name for name in now if before.get(name) != _stamp(folder / name)]
     kept = {name: digest for name, digest in listed.items() if name in now or name not in before}
-    _write(folder, kept | {name: _sha256(folder / name) for name in written})
+    _write(folder, kept | {name: sha256(folder / name) for name in written})
 
 
 def require_intact(folder: Path, *wanted: str, signed: bool = False) -> None:
@@ -109,7 +108,7 @@ def _problem(folder: Path, name: str, listed: dict[str, str]) -> str:
         return f"{path}: is gone" if not path.exists() else f"{path}: is no regular file"
     if name not in listed:
         return f"{path}: was not there when the run was complete"
-    digest = _sha256(path)
+    digest = sha256(path)
     same = hmac.compare_digest(digest, listed[name])
     return "" if same else f"{path}: is not what was written (sha256 {digest[:12]}, expected {listed[name][:12]})"
 
@@ -161,8 +160,3 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     """Changes whenever a file is written."""
     state = path.stat()
     return state.st_ino, state.st_mtime_ns, state.st_size
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -126,8 +126,8 @@ def predictions_file(split: str) -> str:
     return "predictions.parquet" if split == "test" else f"predictions_{split}.parquet"
 
 
-def experiment_key(recipe: Recipe, snapshot_id: str) -> str:
-    """Short hash of what determines a run: the recipe and the data."""
+def experiment_key(recipe: Recipe, snapshot_id: str | list[str]) -> str:
+    """Short hash of what determines a run, or an experiment on several snapshots: the recipe and the data."""
     body = json.dumps([recipe.model_dump(mode="json"), snapshot_id], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:8]
 

@@ -6,7 +6,6 @@ on stdout, and removed when this job is stopped. So results come back through th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from raycadian.files import path_inside
+from raycadian.files import path_inside, sha256
 from raycadian.runs import made_by
 
 KEEP_S = 3600  # an archive outlives a client that vanished by no more
@@ -36,7 +35,7 @@ def main(job: str, runs: str) -> None:
     try:
         os.close(os.open(archive, os.O_CREAT | os.O_EXCL, 0o600))
         pack(folders, Path(runs), archive)
-        body = {"file": archive.name, "bytes": archive.stat().st_size, "sha256": _hash(archive)}
+        body = {"file": archive.name, "bytes": archive.stat().st_size, "sha256": sha256(archive)}
         print(json.dumps(body), flush=True)
         time.sleep(KEEP_S)
     finally:
@@ -85,11 +84,6 @@ def _visible(folder: Path, name: str) -> Path:
     if any(part.startswith(".") for part in path.relative_to(folder).parts):
         raise ValueError(f"the cluster's archive holds {name[:200]!r}, a hidden file")
     return path
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -267,7 +267,17 @@ class Staged(MechanismWrapper):
             )
 
 
-class Ensemble(ModelConfig):
+class SeveralModels(ModelConfig):
+    """A model of several. Its own section has `members`."""
+
+    def parts(self) -> tuple[ModelConfig, ...]:
+        return self.members
+
+    def with_parts(self, parts: Iterable[ModelConfig]) -> Self:
+        return self.model_copy(update={"members": tuple(parts)})
+
+
+class Ensemble(SeveralModels):
     """Several models trained side by side: their mean, widened by how far they are apart."""
 
     any_target = True
@@ -284,12 +294,6 @@ class Ensemble(ModelConfig):
         if len(self.members) * self.size < 2:
             raise ValueError("an ensemble of one is no ensemble: name more members, or set size")
         return self
-
-    def parts(self) -> tuple[ModelConfig, ...]:
-        return self.members
-
-    def with_parts(self, parts: Iterable[ModelConfig]) -> Self:
-        return self.model_copy(update={"members": tuple(parts)})
 
     def readable_name(self) -> str:
         names = "_".join(member.readable_name() for member in self.members)
@@ -338,7 +342,7 @@ class Conformal(WrapperConfig):
             )
 
 
-class Stack(LabelModelConfig):
+class Stack(SeveralModels, LabelModelConfig):
     """Several models of a label: a logistic regression (or least squares) of validation labels on their scores, no
     weight below 0. It is calibrated by its making."""
 
@@ -352,12 +356,6 @@ class Stack(LabelModelConfig):
             able = ", ".join(kinds(lambda model: model.tasks >= cls.tasks))
             raise ValueError(f"{', '.join(other)}: no model of a label; there are {able}")
         return value
-
-    def parts(self) -> tuple[ModelConfig, ...]:
-        return self.members
-
-    def with_parts(self, parts: Iterable[ModelConfig]) -> Self:
-        return self.model_copy(update={"members": tuple(parts)})
 
 
 class Masked(WrapperConfig):

@@ -1,6 +1,5 @@
 """Run an experiment: train what its points need, each once, score them on identical windows, write figure and table."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -47,7 +46,7 @@ def run(
     progress.stage(f"prepare {recipe.dataset}")
     planned = points(recipe, bench.data(recipe))
     ids = sorted({bench.data(unit.on or unit.recipe).snapshot_id for unit in units(planned)})
-    folder = runs / FOLDER / f"{recipe.name}-{_key(recipe, ids)}"
+    folder = runs / FOLDER / f"{recipe.name}-{experiment_key(recipe, ids)}"
     if resume and folder.is_dir():
         progress.stage(f"reuse {folder.name}")
         return Done(folder)
@@ -107,11 +106,6 @@ def _require_identical(task: Task[Any], points: list[ExperimentPoint], results: 
     first: dict[str, Any] = {}
     for point, own in zip(points, results, strict=True):
         task.require_same_windows(first.setdefault(point.tested, own), own, f"{point.line} at {point.x}")
-
-
-def _key(recipe: Recipe, snapshots: list[str]) -> str:
-    body = json.dumps([recipe.model_dump(mode="json"), snapshots], sort_keys=True)
-    return hashlib.sha256(body.encode()).hexdigest()[:8]
 
 
 def _written(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -18,6 +18,7 @@ from raycadian import cluster
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.writer import finish, issues_of, prepared, publish, workspace
+from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.conflicts import require_one_person
@@ -75,15 +76,10 @@ def source_files(card: BaseCard, folder: Path) -> list[Path]:
 def _sources(modality: Modality, card: BaseCard, paths: list[Path], folder: Path) -> dict[str, Any]:
     """What a snapshot is made of, for its manifest, and the key that two equal prepares share."""
     files = [*paths, *modality.companions(card, paths, folder)]
-    sources = [{"path": os.path.relpath(p, folder), "bytes": p.stat().st_size, "sha256": _file_hash(p)} for p in files]
+    sources = [{"path": os.path.relpath(p, folder), "bytes": p.stat().st_size, "sha256": sha256(p)} for p in files]
     made_of = {"sources": sources, "version": modality.version}
     stated = json.dumps([card.model_dump(mode="json"), made_of], sort_keys=True)
     return made_of | {"key": hashlib.sha256(stated.encode()).hexdigest()}
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _about(modality: Modality, job: Preparation, rows: list[Row]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 A folder appears whole or not at all. Loading needs neither the training data nor the source of a pretrained network.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from raycadian import config, manifest
 from raycadian.errors import CheckpointError
-from raycadian.files import read_json, replaced_folder
+from raycadian.files import read_json, replaced_folder, sha256
 from raycadian.models import adapters
 from raycadian.models.base import Model, ModelSpec
 from raycadian.models.build import build
@@ -62,7 +61,7 @@ def _read_weights(path: Path, expected: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"no {path.name}")
     if (n_bytes := path.stat().st_size) > LARGEST_WEIGHTS:
         raise ValueError(f"{path.name} has {n_bytes:,} bytes, at most {LARGEST_WEIGHTS:,}")
-    if (digest := _digest(path)) != expected:
+    if (digest := sha256(path)) != expected:
         raise ValueError(
             f"{path.name} is not the file that was saved (sha256 {digest[:12]}, expected {str(expected)[:12]})"
         )
@@ -119,7 +118,7 @@ def _description(model: Model, folder: Path) -> dict[str, Any]:
         "model": model.config.model_dump(mode="json"),
         "spec": model.spec.to_dict(),
         "architectures": [network.config.to_dict() for network in _networks(model)],
-        "weights_sha256": _digest(folder / _WEIGHTS),
+        "weights_sha256": sha256(folder / _WEIGHTS),
     }
 
 
@@ -161,8 +160,3 @@ _FACTORIES = {
     torch.linspace,
     torch.tensor,
 }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from raycadian.data.source import open_bytes
-from raycadian.files import own_cache, write_json
+from raycadian.files import own_cache, sha256, write_json
 from raycadian.modalities.biosignals.clinical import read_clinical, tracks_of_cases
 from raycadian.modalities.biosignals.formats.vital_files import track_names
 from raycadian.types import Issues
@@ -124,7 +124,7 @@ class VitalDB:
         try:
             sha = json.loads((self.cache / "names" / f"{key}.json").read_text(encoding="utf-8"))["sha256"]
             path = self.cache / "objects" / _checked_name(sha)
-            if _sha256(path) == sha:
+            if sha256(path) == sha:
                 return path
         except FileNotFoundError:
             return None
@@ -147,7 +147,7 @@ class VitalDB:
         if not right:
             _drop(partial)
             raise _TryAgain(f"the answer is not right: {message}")
-        sha = _sha256(partial)
+        sha = sha256(partial)
         path = self.cache / "objects" / sha
         os.replace(partial, path)
         write_json(self.cache / "names" / f"{key}.json", {"url": url, "sha256": sha, "bytes": path.stat().st_size})
@@ -243,11 +243,6 @@ def _seconds(retry_after: str) -> float:
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked_name(sha: str) -> str:
