@@ -131,6 +131,12 @@ class ReadingsBuilder:
         events = _unique_events(codes[of_row], utc[of_row], *events, subjects, self.issues)
         yield from _by_subject(glucose, events, subjects, conflicting)
 
+    def events(self, rows: pd.DataFrame, column: str, kind: str, offsets_certain: bool = False) -> Iterator[Readings]:
+        """`readings` of events alone: the amounts of a `kind` in a column, without rows that have no number."""
+        value = self.numbers(rows[column], rows["line"], kind)
+        events = rows[[SUBJECT, "line", "clock", "offset_min"]].assign(kind=kind, value=value)
+        return self.readings(events[~np.isnan(value)], offsets_certain)
+
     def finish(self) -> None:
         """The file's end. Raises ValueError if it gave nothing."""
         if self._untimed * 2 > self._rows:

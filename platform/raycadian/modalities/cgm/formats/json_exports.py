@@ -52,8 +52,7 @@ def read_nightscout(source: Source, card: CGMCard, issues: Issues) -> Iterator[R
     treated = [i for i, r in enumerate(records) if "eventType" in r and r.get("isValid") is not False]
     rows = _nightscout_rows(records, treated, ("carbs", "insulin", "absolute", "rate", "duration"), subject, builder)
     for field, kind in (("carbs", CARBS), ("insulin", BOLUS)):
-        values = builder.numbers(rows[field], rows["line"], kind)
-        yield from builder.readings(rows.assign(kind=kind, value=values)[~np.isnan(values)])
+        yield from builder.events(rows, field, kind)
     yield from builder.readings(_nightscout_basal(rows, builder))
     builder.finish()
 
@@ -126,13 +125,10 @@ def _tidepool_carbs(records: list[dict], types: list, subject: str, builder: Rea
     rows = _tidepool_rows(records, _of_type(types, "wizard"), ("carbInput", "carbUnits"), subject, builder)
     exchanges = rows["carbUnits"].eq("exchanges").to_numpy(bool)
     builder.note("carbohydrates in exchanges (grams unknown)", rows["line"][exchanges])
-    rows = rows[~exchanges]
-    values = builder.numbers(rows["carbInput"], rows["line"], CARBS)
-    yield from builder.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
+    yield from builder.events(rows[~exchanges], "carbInput", CARBS)
     rows = _tidepool_rows(records, _of_type(types, "food"), ("nutrition",), subject, builder)
-    grams = pd.Series([_net_carbs(n) for n in rows["nutrition"]], dtype=object)
-    values = builder.numbers(grams, rows["line"], CARBS)
-    yield from builder.readings(rows.assign(kind=CARBS, value=values)[~np.isnan(values)])
+    rows["grams"] = pd.Series([_net_carbs(n) for n in rows["nutrition"]], dtype=object)
+    yield from builder.events(rows, "grams", CARBS)
 
 
 def _net_carbs(nutrition: Any) -> Any:

@@ -30,8 +30,7 @@ def read_ohio(source: Source, card: CGMCard, issues: Issues) -> Iterator[Reading
     yield from builder.readings(levels)
     for section, field, kind in (("meal", "carbs", CARBS), ("bolus", "dose", BOLUS)):
         events = _rows(sections[section], subject, "ts_begin" if section == "bolus" else "ts", builder)
-        values = builder.numbers(events[field], events["line"], kind)
-        yield from builder.readings(events.assign(kind=kind, value=values)[~np.isnan(values)])
+        yield from builder.events(events, field, kind)
     yield from builder.readings(_basal(sections, subject, builder))
     builder.finish()
 

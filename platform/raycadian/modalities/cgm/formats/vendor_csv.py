@@ -73,10 +73,8 @@ def read_clarity(source: Source, card: CGMCard, issues: Issues) -> Iterator[Read
     insulin = rows[rows["insulin"] != ""]
     fast = insulin["subtype"].str.contains("fast", case=False)
     builder.note("insulin other than fast-acting (neither a bolus nor a rate)", insulin["line"][~fast])
-    yield from builder.readings(_event_rows(builder, insulin[fast], "insulin", BOLUS), offsets_certain=by_sensor)
-    yield from builder.readings(
-        _event_rows(builder, rows[rows["carbs"] != ""], "carbs", CARBS), offsets_certain=by_sensor
-    )
+    yield from builder.events(insulin[fast], "insulin", BOLUS, offsets_certain=by_sensor)
+    yield from builder.events(rows[rows["carbs"] != ""], "carbs", CARBS, offsets_certain=by_sensor)
     builder.finish()
 
 
@@ -160,8 +158,8 @@ def _libre_events(rows: pd.DataFrame, builder: ReadingsBuilder) -> Iterator[Read
     builder.note("meal or insulin without an amount", rows["line"][marked])
     total = sum((np.nan_to_num(builder.numbers(rows[p], rows["line"], "insulin")) for p in parts), np.zeros(len(rows)))
     insulin = rows["insulin"].where(~advised, pd.Series(total, rows.index).astype(str))
-    yield from builder.readings(_event_rows(builder, rows.assign(insulin=insulin)[insulin != ""], "insulin", BOLUS))
-    yield from builder.readings(_event_rows(builder, rows[rows["carbs"] != ""], "carbs", CARBS))
+    yield from builder.events(rows.assign(insulin=insulin)[insulin != ""], "insulin", BOLUS)
+    yield from builder.events(rows[rows["carbs"] != ""], "carbs", CARBS)
 
 
 def _libre_times(text: pd.Series, path: Path, card: CGMCard, builder: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
@@ -276,10 +274,3 @@ def _glucose_rows(builder: ReadingsBuilder, rows: pd.DataFrame, column: str) -> 
     return rows[[SUBJECT, "line", "clock", "offset_min"]].assign(
         glucose=builder.numbers(rows[column], rows["line"], "glucose")
     )
-
-
-def _event_rows(builder: ReadingsBuilder, rows: pd.DataFrame, column: str, kind: str) -> pd.DataFrame:
-    events = rows[[SUBJECT, "line", "clock", "offset_min"]].assign(
-        kind=kind, value=builder.numbers(rows[column], rows["line"], kind)
-    )
-    return events[events["value"].notna()]
