@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -27,18 +27,6 @@ from raycadian.types import GLUCOSE, Recording
 
 _AHEAD = 8  # subjects read at once: object storage answers late, but many at a time
 _INDEX = ("offsets", "subject_of", "number_of", "start_s", "utc_offset_min")
-
-
-class HasRecordings(Protocol):
-    """What a series in memory is built from: a snapshot, or `Recordings`."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def subjects(self) -> list[str]: ...
-
-    def recordings(self, subject: str) -> list[Recording]: ...
 
 
 @dataclass(frozen=True)
@@ -133,7 +121,7 @@ class Series:
         return (seconds % 86400) / 3600.0
 
 
-def build_series(source: HasRecordings, channels: tuple[str, ...], forecast: bool | None = None) -> Series:
+def build_series(source: Snapshot | Recordings, channels: tuple[str, ...], forecast: bool | None = None) -> Series:
     """A series in memory, for few recordings (serving, tests) or few points (numerics). `forecast`: whether the first
     channel is; glucose is if left out. Raises ValueError."""
     target = _is_forecast(channels) if forecast is None else forecast

@@ -5,7 +5,7 @@ needs is its own affair, and its statistics are buffers, so that the weights fil
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -90,21 +90,27 @@ class TrainingWindows(Protocol):
         ...
 
 
-class Builder(Protocol):
-    """What a model's `build` is made with (models/build.py)."""
+@dataclass(frozen=True)
+class Builder:
+    """What a model's `build` is made with: the class of each kind of section, and the architectures of a checkpoint."""
+
+    classes: Mapping[str, type["Model"]]
+    architectures: Iterator[dict[str, Any]] | None
 
     @property
     def restoring(self) -> bool:
         """Whether weights follow from a checkpoint of ours: nothing pretrained is opened then."""
-        ...
+        return self.architectures is not None
 
     def build(self, section: ModelConfig, spec: ModelSpec) -> "Model":
-        """A model that is wrapped."""
-        ...
+        """A model, whole or wrapped."""
+        return self.classes[section.built_as()].build(section, spec, self)
 
     def architecture(self) -> dict[str, Any]:
         """Of the next network, as the checkpoint holds it. Raises ValueError where it holds too few."""
-        ...
+        if self.architectures is None or (saved := next(self.architectures, None)) is None:
+            raise ValueError("the checkpoint holds fewer networks than its model needs")
+        return saved
 
 
 class Model(nn.Module, ABC):

@@ -1,11 +1,10 @@
 """From a recipe's model section to a model: one table of kinds, and what a wrapper's own `build` is given."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from raycadian.config import ModelConfig
-from raycadian.models.base import Model, ModelSpec
+from raycadian.models.base import Builder, Model, ModelSpec
 from raycadian.models.baselines import CMA, Persistence, Seasonal
 from raycadian.models.boosting import Boosting
 from raycadian.models.cnn import CNN
@@ -57,21 +56,4 @@ def build(section: ModelConfig, spec: ModelSpec, architectures: Iterator[dict[st
     architectures: those of granite's networks inside, in the order of `Model.modules()`, as a checkpoint of ours holds
     them; `pretrained` is then not opened.
     """
-    return _Builder(architectures).build(section, spec)
-
-
-@dataclass(frozen=True)
-class _Builder:
-    architectures: Iterator[dict[str, Any]] | None
-
-    @property
-    def restoring(self) -> bool:
-        return self.architectures is not None
-
-    def build(self, section: ModelConfig, spec: ModelSpec) -> Model:
-        return MODELS[section.built_as()].build(section, spec, self)
-
-    def architecture(self) -> dict[str, Any]:
-        if self.architectures is None or (saved := next(self.architectures, None)) is None:
-            raise ValueError("the checkpoint holds fewer networks than its model needs")
-        return saved
+    return Builder(MODELS, architectures).build(section, spec)

@@ -6,7 +6,7 @@ M places where a window may begin; the rest as in types.py. A kind of label is a
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from raycadian.config import Ahead, Column, Hypotension, LabelTask, LabelWindow,
 from raycadian.data.label_windows import WindowIndex
 from raycadian.data.marks import Marks, context_points, good_starts
 from raycadian.data.series import Series
+from raycadian.data.snapshot import Snapshot
 from raycadian.tasks import hypotension
 
 _AHEAD = 8  # subjects read at once
@@ -22,17 +23,8 @@ Labels = tuple[np.ndarray, np.ndarray]
 """label (M,) and lead_s (M,), NaN is unknown."""
 
 
-class HasMarks(Protocol):
-    """What windows are found from: a snapshot."""
-
-    id: str
-    subjects: list[str]
-
-    def marks(self, subject: str) -> list[Marks]: ...
-
-
 def find_windows(
-    source: HasMarks, series: Series, window: LabelWindow, task: LabelTask | Pretraining, seed: int = 0
+    source: Snapshot, series: Series, window: LabelWindow, task: LabelTask | Pretraining, seed: int = 0
 ) -> WindowIndex:
     """Every place that a window may begin at, every step or eval_step. Raises ValueError where there is none.
 
@@ -74,7 +66,7 @@ def labels_of(marks: Marks, ends_s: np.ndarray, task: LabelTask, window_s: float
     return KINDS[task.label.kind](marks, ends_s, task.label, window_s, task.kind)
 
 
-def _all_marks(source: HasMarks, subjects: list[str]) -> Iterator[Marks]:
+def _all_marks(source: Snapshot, subjects: list[str]) -> Iterator[Marks]:
     with ThreadPoolExecutor(_AHEAD) as pool:
         for own in pool.map(source.marks, subjects):
             yield from own

@@ -8,7 +8,6 @@ the one before; what was best over all of them is the outcome.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,12 +28,8 @@ _SAMPLE = 16384  # training windows that tell the mean correction
 _START = np.datetime64("2024-01-01T00:00:00")
 
 
-class Fit(Protocol):
-    """One training of the loop, in this process or on workers; `earlier`: the epochs of the stages before."""
-
-    def __call__(
-        self, cut: Cut, training: Training, state: Path | None, earlier: Sequence[Metrics] = ()
-    ) -> Trained: ...
+Fit = Callable[[Cut, Training, Path | None, Sequence[Metrics]], Trained]
+"""One training of the loop, in this process or on workers, after the epochs of the stages before."""
 
 
 @dataclass
