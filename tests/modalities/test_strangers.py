@@ -119,11 +119,31 @@ def test_times_that_count_from_1970(tmp_path, per_s):
     assert prepared.manifest["card"]["grid"]["dt_min"] == 15
 
 
-def test_numbers_that_are_no_times_are_not_taken_for_them(tmp_path):
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"timestamp": 45_000 + np.arange(576) / 288}, r"'timestamp' holds numbers such as 45000\.0, .* write them as"),
+        (
+            {"date": TIMES.astype("datetime64[D]"), "time": [str(t)[11:16] for t in TIMES]},
+            "lie apart: join them into one",
+        ),
+        ({"time": [str(t)[11:16] for t in TIMES]}, "times such as '00:00' have no date: write both in one column"),
+    ],
+)
+def test_times_that_are_none_say_what_to_write(tmp_path, table, message):
     path = tmp_path / "x.csv"
-    pd.DataFrame({"timestamp": 45_000 + np.arange(576) / 288, "sgv": MGDL}).to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"which column is the time\?"):
+    pd.DataFrame(table | {"sgv": MGDL}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=message):
         snapshot(tmp_path, path)
+    when = [f"{t}".replace("T", " ")[:16] for t in TIMES]  # as the message writes it
+    pd.DataFrame({"time": when, "sgv": MGDL}).to_csv(path, index=False)
+    assert snapshot(tmp_path, path).manifest["counts"]["readings"] == 576
+
+
+def test_an_empty_file_says_so_alone(tmp_path):
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(ValueError, match=r"x\.csv: the file is empty; export it again$"):
+        snapshot(tmp_path, tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize(

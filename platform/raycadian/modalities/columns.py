@@ -23,6 +23,9 @@ _UNIT = re.compile(r"[\[(][^\])]*[\])]|_?(mg_?dl|mmol_?l)$", re.IGNORECASE)
 _FROM_MS, _UNTIL_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:?\d{2}.*)?")
+_EXAMPLE = "2026-01-05 08:00"
+_DATE_ALONE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\.?( 0{1,2}:00(:00)?)?")
+_CLOCK_ALONE = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[AaPp][Mm])?")
 _DATE = re.compile(r"(\d{1,4})([/.\-])(\d{1,2})\2(\d{2,4})[ T,]+(\d{1,2}:\d{2})(:\d{2})?( ?[AaPp][Mm])?")
 
 
@@ -47,6 +50,35 @@ def time_columns(columns: Columns) -> list[str]:
     """The columns that can be the time: called so, and no numbers but those that count from 1970."""
     alike = named(columns, TIMES) or [c for c in columns if plain(c).split("_")[-1] in _TIME_TOKENS]
     return [c for c in alike if not (columns[c] and numeric(columns[c])) or epoch_format(columns[c])]
+
+
+def time_column(columns: Columns, given: Given) -> Choice:
+    """The column of times, or what is unclear about it."""
+    name = "columns.time"
+    candidates = time_columns(columns)
+    if name not in given:
+        dates, clocks = ([c for c in columns if _all(form, columns[c])] for form in (_DATE_ALONE, _CLOCK_ALONE))
+        if dates and clocks:
+            join = f"join them into one column, such as {columns[dates[0]][0]} {columns[clocks[0]][0]}"
+            return Choice(
+                question=Question(name, f"the date ({dates[0]!r}) and the clock ({clocks[0]!r}) lie apart: {join}")
+            )
+        numbers = [c for c in named(columns, TIMES) if c not in candidates]
+        if numbers and not candidates:
+            return Choice(question=Question(name, f"{numbers[0]!r} holds {_no_times(columns[numbers[0]][0])}"))
+    return choose(name, candidates, given, "the time")
+
+
+def _all(form: re.Pattern[str], texts: Sequence[str]) -> bool:
+    filled = [text for text in texts[:100] if text]
+    return bool(filled) and all(form.fullmatch(text) for text in filled)
+
+
+def _no_times(text: str) -> str:
+    return (
+        f"numbers such as {text}, which are no times: write them as {_EXAMPLE}, or as seconds since 1970 "
+        f"({option('time_format', 'epoch_s')})"
+    )
 
 
 def choose(name: str, candidates: Sequence[str], given: Given, what: str) -> Choice:
@@ -117,6 +149,10 @@ def time_format(texts: Sequence[str], given: Given) -> Choice:
     if epoch := epoch_format(filled):
         why = f"numbers such as {filled[0]} count from 1970 in UTC"
         return Choice(epoch, Guess("time_format", epoch, True, why, option("time_format", "FORMAT")))
+    if numeric(filled):
+        raise ValueError(f"the column of times holds {_no_times(filled[0])}")
+    if _all(_CLOCK_ALONE, filled):
+        raise ValueError(f"times such as {filled[0]!r} have no date: write both in one column, such as {_EXAMPLE}")
     formats = [f for f in _formats(filled[0]) if _reads(f, filled)]
     if not formats:
         raise ValueError(

@@ -70,6 +70,8 @@ def detect(path: Path, given: Given, modality: str | None = None) -> Detection:
     """What one file is. Raises ValueError where it is of no known kind, or may be of several."""
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder; name its files' if path.is_dir() else 'no such file'}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path}: the file is empty; export it again")
     if modality is not None and modality not in MODALITIES:
         raise ValueError(f"modality {modality!r}; there are {', '.join(MODALITIES)}")
     detections: list[Detection] = []

@@ -14,7 +14,7 @@ from raycadian.modalities.columns import (
     not_read,
     numeric,
     subject_column,
-    time_columns,
+    time_column,
     time_format,
     zone_of_utc,
 )
@@ -62,7 +62,7 @@ def _table(source: Source, given: Given) -> Detection | None:
     if not candidates and "columns.activity" not in given:
         return None
     worn = [c for c in named(columns, _WORN) if set(columns[c]) <= {"0", "1", ""}]
-    subject, time = subject_column(columns, given), choose("columns.time", time_columns(columns), given, "the time")
+    subject, time = subject_column(columns, given), time_column(columns, given)
     chosen = [
         choose("columns.activity", candidates, given, "the activity"),
         choose("columns.worn", worn, given, "worn"),

@@ -20,7 +20,7 @@ from raycadian.modalities.columns import (
     numeric,
     plain,
     subject_column,
-    time_columns,
+    time_column,
     time_format,
     zone_of_utc,
 )
@@ -133,7 +133,7 @@ def _numeric_or_low(texts: list[str]) -> bool:
 
 
 def _time(columns: dict[str, list[str]], given: Given) -> Choice:
-    choice = choose("columns.time", time_columns(columns), given, "the time")
+    choice = time_column(columns, given)
     if choice.column or choice.question:
         return choice
     message = f"which column is the time? There are {shown(list(columns))}: add --set columns.time=NAME"
