@@ -1,7 +1,10 @@
 """Small synthetic data that several tests share. A plain module, so that tests import rather than copy."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import yaml
 
 from raycadian.data.series import Series, build_series
 from raycadian.types import Recording
@@ -68,3 +71,11 @@ def write_csv(path, n: int = 5, days: float = 4) -> None:
         times = one.start_utc + np.arange(len(one)) * np.timedelta64(300, "s")
         rows.append(pd.DataFrame({"subject": subject, "time": times, "glucose": one.channels["glucose_mgdl"].round(1)}))
     pd.concat(rows).to_csv(path, index=False)
+
+
+def write_people(folder: Path, n: int, days: float) -> Path:
+    """people.csv and its card in a folder; the card's path."""
+    write_csv(folder / "people.csv", n, days)
+    card = {"name": "people", "files": ["people.csv"], "unit": "mg/dL", "columns": {"subject": "subject"}}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    return folder / "card.yaml"

@@ -228,19 +228,10 @@ def history(
     from raycadian.modalities.cgm.request import History
     from raycadian.types import Issues
 
-    if card is not None:
-        options.require_none(Sources("card", (card,)))
     sources = sources_of([file])
     if sources.kind != "files":
-        raise ValueError(
-            f"{file} is a {sources.kind}; a forecast begins at a file of readings, or, of everybody, give --out FOLDER"
-        )
-    if card is not None:
-        read_by = _card_there(card, options)
-    elif snapshots is not None:
-        read_by = _card_of_result(sources, options, _beside(snapshots), tell)
-    else:
-        read_by = _guessed_card(sources, options, tell)
+        raise ValueError(f"{file} is a {sources.kind}; a forecast begins at a file of readings")
+    read_by = _card_for(sources, options, card, snapshots, tell)
     modality = modality_of(read_by.card)
     if modality.request().path != History.path:
         raise ValueError(
@@ -249,6 +240,15 @@ def history(
         )
     issues = Issues()
     return History.of(_one_of(read_people(file, read_by.card, issues), file, person), issues)
+
+
+def _card_for(sources: Sources, options: CardOptions, card: Path | None, snapshots: Path | None, tell: Tell) -> _ReadBy:
+    if card is not None:
+        options.require_none(Sources("card", (card,)))
+        return _card_there(card, options)
+    if snapshots is None:
+        return _guessed_card(sources, options, tell)
+    return _card_of_result(sources, options, _beside(snapshots), tell)
 
 
 def _card_of_result(sources: Sources, options: CardOptions, cards: Path, tell: Tell) -> _ReadBy:

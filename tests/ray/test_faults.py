@@ -35,17 +35,10 @@ METRICS = ("train/loss", "val/rmse", "val/mae")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    helpers.write_csv(folder / "people.csv", n=4, days=3)
-    card = {
-        "name": "people",
-        "files": ["people.csv"],
-        "unit": "mg/dL",
-        "columns": {"subject": "subject", "time": "time", "glucose": "glucose"},
-    }
-    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    card = helpers.write_people(folder, n=4, days=3)
     (folder / "space.yaml").write_text("parameters: {training.lr: {loguniform: {low: 1.0e-3, high: 1.0e-2}}}")
     recipe = {
-        "name": "fault", "dataset": str(folder / "card.yaml"),
+        "name": "fault", "dataset": str(card),
         "window": {"context": 36, "horizon": 6, "stride": 1, "eval_stride": 12},
         "model": {"kind": "ttm", "d_model": 16, "layers": 1, "dropout": 0.0},
         "training": {"epochs": EPOCHS, "batch_size": 64, "early_stopping": None, "device": "cpu"},

@@ -21,21 +21,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    helpers.write_csv(folder / "people.csv", n=4, days=3)
-    card = {
-        "name": "people",
-        "files": ["people.csv"],
-        "unit": "mg/dL",
-        "columns": {"subject": "subject", "time": "time", "glucose": "glucose"},
-    }
-    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    card = helpers.write_people(folder, n=4, days=3)
     space = {
         "model.mechanism.prior.taug.sd": {"loguniform": {"low": 0.1, "high": 1.0}},
         "model.inner.adapter.rank": {"choice": [2, 4]},
     }
     (folder / "space.yaml").write_text(yaml.safe_dump({"parameters": space}))
     recipe = {
-        "name": "sweep", "dataset": str(folder / "card.yaml"),
+        "name": "sweep", "dataset": str(card),
         "window": {"context": 36, "horizon": 6, "stride": 6, "eval_stride": 12},
         "model": {"kind": "residual", "mechanism": {"kind": "cma", "refit_days": 1, "starts": 1},
                   "inner": {"kind": "ttm", "d_model": 16, "layers": 1, "adapter": {"kind": "lora", "rank": 2}}},

@@ -37,15 +37,8 @@ RECIPE = {
 def place(tmp_path_factory, ray_local):
     """A folder with a data set, its card and a recipe, and what `run` made of them."""
     folder = tmp_path_factory.mktemp("place")
-    helpers.write_csv(folder / "people.csv", n=5, days=4)
-    card = {
-        "name": "people",
-        "files": ["people.csv"],
-        "unit": "mg/dL",
-        "columns": {"subject": "subject", "time": "time", "glucose": "glucose"},
-    }
-    (folder / "card.yaml").write_text(yaml.safe_dump(card))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"dataset": str(folder / "card.yaml")}))
+    card = helpers.write_people(folder, n=5, days=4)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"dataset": str(card)}))
     return folder
 
 
