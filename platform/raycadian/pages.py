@@ -1,15 +1,16 @@
 """Self-contained HTML pages: they open offline, carry their figures and no script from elsewhere."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations, here and where figures are made: neither is loaded before it is used
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b2733;--soft:#5b6b7a;--line:#d8e0e7;--bg:#fff;--panel:#f6f8fa;--accent:#0b6e8a}
@@ -62,7 +63,7 @@ def table_html(frame: "pd.DataFrame", precision: int = 2) -> str:
     return f'<div class="scroll">{body}</div>'
 
 
-def figure_html(figure: "Figure", caption: str) -> str:
+def figure_html(figure: Figure, caption: str) -> str:
     """A matplotlib figure inline as SVG, then closed. The caption is also its text alternative."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -71,9 +72,9 @@ def figure_html(figure: "Figure", caption: str) -> str:
     return f"<figure>{svg}<figcaption><small>{escape(caption)}</small></figcaption></figure>"
 
 
-def new_figure(width: float = 9.0, height: float = 3.6, **subplots: Any) -> tuple["Figure", Any]:
+def new_figure(width: float = 9.0, height: float = 3.6, **subplots: Any) -> tuple[Figure, Any]:
     """A figure that belongs to no global state (no pyplot), hence nothing to close: (figure, axes)."""
-    from matplotlib.figure import Figure
+    from matplotlib import figure as mpl
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = mpl.Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**subplots)

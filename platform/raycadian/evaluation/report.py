@@ -7,18 +7,14 @@ ink, grid and frame are INK, SOFT and LINE, which a page swaps for its own.
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from raycadian.evaluation.metric import label
 from raycadian.files import written_whole
-from raycadian.pages import Section, figure_html, page, table_html
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from raycadian.pages import Axes, Figure, Section, figure_html, page, table_html
 
 INK, SOFT, LINE = "#1b2733", "#5b6b7a", "#d8e0e7"
 MODELS = ("#118ab2", "#e07a2f", "#6a994e", "#a45bc0", "#c9a227", "#c94f6d", "#7a8794")
@@ -38,7 +34,7 @@ def model_style(i: int) -> tuple[str, str]:
 
 
 def line(
-    axis: "Axes", i: int, x: Any, value: Any, low: Any, high: Any, name: str, size: float = 3, joined: bool = True
+    axis: Axes, i: int, x: Any, value: Any, low: Any, high: Any, name: str, size: float = 3, joined: bool = True
 ) -> None:
     """Values of model number i at x with their intervals: a band, or bars where x are not `joined`."""
     color, dashes = model_style(i)
@@ -50,7 +46,7 @@ def line(
         axis.vlines(x, low, high, color=color, lw=1.4)
 
 
-def legend(axis: "Axes") -> None:
+def legend(axis: Axes) -> None:
     """Names of models are text, not mathematics."""
     for text in axis.legend(fontsize=8, frameon=False).get_texts():
         text.set_parse_math(False)
@@ -59,7 +55,7 @@ def legend(axis: "Axes") -> None:
 _THEME = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
 
 
-def figure(figure: "Figure", caption: str) -> str:
+def figure(figure: Figure, caption: str) -> str:
     """Inline SVG in the page's own ink, so that it reads on light and dark ground."""
     html = figure_html(figure, caption).replace("<figure>", '<figure style="background:var(--bg)">', 1)
     for color, variable in _THEME.items():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,12 +17,8 @@ from raycadian.evaluation.report import STYLE, legend, line
 from raycadian.experiments.points import ExperimentPoint
 from raycadian.experiments.scoring import Group, Scoring, minutes_are_the_axis, scoring_of
 from raycadian.files import write_json
-from raycadian.pages import Section, new_figure, page, paragraph, table_html
+from raycadian.pages import Axes, Figure, Section, new_figure, page, paragraph, table_html
 from raycadian.runs import write_recipe
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _AXES = {
     "personalisation": "days of the person's own data",
@@ -143,7 +139,7 @@ class ExperimentReport:
         order = long.drop_duplicates(list(keys)).set_index(list(keys)).index
         return wide.loc[order, list(dict.fromkeys(long.metric))].reset_index().rename_axis(columns=None)
 
-    def figure(self) -> "Figure":
+    def figure(self) -> Figure:
         """One line a model: x, or minutes ahead where there is none, against the score, with intervals."""
         rows = self.scoring.plotted(self.table)
         figure, axis = new_figure(9, 4.2)
@@ -185,7 +181,7 @@ def _positions(rows: pd.DataFrame, places: dict[str, int], i: int) -> np.ndarray
     return (rows.horizon_min if minutes_are_the_axis(rows) else rows.x).to_numpy(float)
 
 
-def _word_axis(axis: "Axes", places: dict[str, int]) -> None:
+def _word_axis(axis: Axes, places: dict[str, int]) -> None:
     many = len(places) > 3
     axis.set_xticks(
         list(places.values()), list(places), rotation=20 if many else 0, ha="right" if many else "center"
@@ -194,7 +190,7 @@ def _word_axis(axis: "Axes", places: dict[str, int]) -> None:
         axis.set_xlim(-1, 1)
 
 
-def _log_axis(axis: "Axes", x: pd.Series) -> None:
+def _log_axis(axis: Axes, x: pd.Series) -> None:
     """Ticks where something was measured, and there alone."""
     sizes = sorted(set(x.astype(float)))
     axis.set_xscale("log")

@@ -1,7 +1,5 @@
 """Figures of forecasts: each function draws one and returns it, for a page or a file."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
@@ -14,12 +12,8 @@ from raycadian.evaluation.forecast.glycemic import RANGE_MGDL
 from raycadian.evaluation.forecast.metrics import METRICS, interval_name, intervals, points_of
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.report import INK, LINE, MODELS, SOFT, legend, line, model_style
-from raycadian.pages import new_figure
+from raycadian.pages import Axes, Figure, new_figure
 from raycadian.types import GLUCOSE
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _RANGE = "#2f9e5a"
 _EXAMPLES = {
@@ -32,7 +26,7 @@ _EXAMPLES = {
 }
 
 
-def examples(p: Predictions) -> "Figure":
+def examples(p: Predictions) -> Figure:
     """Windows at fixed ranks of their error: best, typical, worst. Below each, what was added to the mechanism."""
     error, chosen = _ranked_examples(p)
     unit = unit_of(p.target) or ""
@@ -63,7 +57,7 @@ def examples(p: Predictions) -> "Figure":
     return figure
 
 
-def by_horizon(tables: dict[str, pd.DataFrame], target: str = GLUCOSE) -> "Figure":
+def by_horizon(tables: dict[str, pd.DataFrame], target: str = GLUCOSE) -> Figure:
     """RMSE and MAE at each step of the horizon, with intervals; `tables`: model -> its scores."""
     figure, axes = new_figure(10, 3.6, ncols=2)
     for axis, error in zip(axes, ("rmse", "mae"), strict=True):
@@ -76,7 +70,7 @@ def by_horizon(tables: dict[str, pd.DataFrame], target: str = GLUCOSE) -> "Figur
     return figure
 
 
-def by_hour(predictions: dict[str, Predictions], people: SubjectBootstrap) -> "Figure":
+def by_hour(predictions: dict[str, Predictions], people: SubjectBootstrap) -> Figure:
     """RMSE by the local hour at which glucose was measured, over all steps of the horizon."""
     figure, axis = new_figure(10, 3.4)
     for i, (name, p) in enumerate(predictions.items()):
@@ -87,7 +81,7 @@ def by_hour(predictions: dict[str, Predictions], people: SubjectBootstrap) -> "F
     return figure
 
 
-def calibration(p: Predictions, people: SubjectBootstrap) -> "Figure":
+def calibration(p: Predictions, people: SubjectBootstrap) -> Figure:
     """Reliability of quantiles, coverage by horizon, density of truth between the levels."""
     figure, (left, middle, right) = new_figure(11, 3.6, ncols=3)
     quantiles = reliability(p, people)
@@ -119,7 +113,7 @@ def _ranked_examples(p: Predictions) -> tuple[np.ndarray, list[tuple[str, int]]]
     return error, [(what, int(order[rank])) for rank, what in sorted(ranks.items())]
 
 
-def _forecast(axis: "Axes", p: Predictions, i: int) -> None:
+def _forecast(axis: Axes, p: Predictions, i: int) -> None:
     if p.glycemic:
         axis.axhspan(*RANGE_MGDL, color=_RANGE, alpha=0.07, lw=0)
     if p.past is not None:
@@ -137,7 +131,7 @@ def _forecast(axis: "Axes", p: Predictions, i: int) -> None:
     axis.axvline(0, color=LINE, lw=1)
 
 
-def _parts(axis: "Axes", p: Predictions, i: int, names: list[str]) -> None:
+def _parts(axis: Axes, p: Predictions, i: int, names: list[str]) -> None:
     for name, color in zip(names, MODELS[2:], strict=False):
         axis.fill_between(p.horizon_min, p.parts[name][i], color=color, alpha=0.5, lw=0, label=name)
     axis.axhline(0, color=SOFT, lw=0.8)
@@ -166,7 +160,7 @@ _DENSITY = LinearSegmentedColormap.from_list("density", [(*to_rgb(MODELS[0]), al
 _BINS = 110  # to a side
 
 
-def error_grid(p: Predictions, grid: ErrorGrid) -> "Figure":
+def error_grid(p: Predictions, grid: ErrorGrid) -> Figure:
     """The median against the truth at the key steps: the grid's lines, forecasts as density, shares of the zones."""
     figure, axes = new_figure(4.7 * len(p.key_steps) + 0.6, 5.0, ncols=len(p.key_steps), squeeze=False)
     for axis, step in zip(axes[0], p.key_steps, strict=True):
@@ -182,7 +176,7 @@ def zone_shares(grid: ErrorGrid, p: Predictions, step: int) -> str:
     return ", ".join(f"{z} {100 * np.mean(known == z):.1f}%" for z in "ABCDE" if (known == z).any())
 
 
-def _grid(axis: "Axes", grid: ErrorGrid, truth: np.ndarray, forecast: np.ndarray) -> None:
+def _grid(axis: Axes, grid: ErrorGrid, truth: np.ndarray, forecast: np.ndarray) -> None:
     seen, limit = ~np.isnan(truth), grid.limit_mgdl
     count, x, y = np.histogram2d(truth[seen], forecast[seen], bins=_BINS, range=[(0, limit)] * 2)
     norm = LogNorm(1, max(2.0, count.max()))
@@ -199,7 +193,7 @@ def _grid(axis: "Axes", grid: ErrorGrid, truth: np.ndarray, forecast: np.ndarray
     axis.grid(False)
 
 
-def event_reliability(tables: dict[str, pd.DataFrame]) -> "Figure":
+def event_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """What was said against what happened, a panel an event; `tables`: title -> event_scores.reliability_of_events."""
     figure, axes = new_figure(4.6 * len(tables) + 0.6, 4.2, ncols=len(tables), squeeze=False)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):

@@ -1,7 +1,7 @@
 """The sections of a report on forecasts; pairs of models in words, and ranks over people as a diagram."""
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,10 +18,7 @@ from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import Ranks
 from raycadian.evaluation.metric import label
 from raycadian.evaluation.report import INK, MODELS, STYLE
-from raycadian.pages import Section, new_figure, paragraph, table_html
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from raycadian.pages import Figure, Section, new_figure, paragraph, table_html
 
 _PARAMETERS = {
     "d": "circadian phase (d, h)", "taup": "exposure to light (taup)", "taug": "clearance after meals (taug)",
@@ -249,7 +246,7 @@ def ranks_html(named: dict[str, Predictions], metric: str, confidence: float) ->
     return parts.figure(critical_difference(ranks), caption)
 
 
-def critical_difference(ranks: Ranks) -> "Figure":
+def critical_difference(ranks: Ranks) -> Figure:
     """Models along an axis of mean ranks, bars over those that can't be told apart (Demšar 2006, figure 1)."""
     names, groups = sorted(ranks.mean, key=ranks.mean.__getitem__), ranks.groups()
     figure, axis = new_figure(9, 0.9 + 0.26 * len(names) + 0.16 * len(groups))

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,11 +18,7 @@ from raycadian.evaluation.label.decision import Decided, Decision, JoinedDecisio
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.evaluation.metric import label
 from raycadian.evaluation.report import SOFT, STYLE
-from raycadian.pages import Section, new_figure, paragraph, table_html
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from raycadian.pages import Axes, Figure, Section, new_figure, paragraph, table_html
 
 Named = dict[str, Decided]
 
@@ -162,7 +158,7 @@ def _calibration_in_words(shown: pd.DataFrame) -> str:
     )
 
 
-def _reliability_of(axis: "Axes", table: pd.DataFrame) -> None:
+def _reliability_of(axis: Axes, table: pd.DataFrame) -> None:
     axis.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
     axis.plot(table.predicted, table.observed, marker="o", markersize=3)
     axis.vlines(table.predicted, table.low, table.high, linewidth=1.2)
@@ -185,7 +181,7 @@ def _scatter(name: str, p: LabelPredictions, unit: str) -> str:
 _SHOWN = 2000  # windows of a scatter plot
 
 
-def longest_case(p: LabelPredictions, decision: Decision | JoinedDecisions) -> tuple["Figure", str]:
+def longest_case(p: LabelPredictions, decision: Decision | JoinedDecisions) -> tuple[Figure, str]:
     """The probability over the case with most windows that have the label (shaded), and that case."""
     cases, of = np.unique(p.case, return_inverse=True)
     chosen = p.case == cases[np.argmax(np.bincount(of, p.label))]
@@ -199,7 +195,7 @@ def longest_case(p: LabelPredictions, decision: Decision | JoinedDecisions) -> t
     return figure, str(case.case[0])
 
 
-def scatter(p: LabelPredictions, unit: str) -> tuple["Figure", int]:
+def scatter(p: LabelPredictions, unit: str) -> tuple[Figure, int]:
     """Estimates over labels, and of how many windows."""
     shown = np.linspace(0, len(p) - 1, min(len(p), _SHOWN)).round().astype(int)
     figure, axis = new_figure(5.0, 4.6)

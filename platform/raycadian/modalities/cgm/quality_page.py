@@ -3,8 +3,6 @@
 Shares are of readings, not of interpolated points; ranges and targets as in cgm/quality.py.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
@@ -13,12 +11,8 @@ from raycadian.modalities.base import Section
 from raycadian.modalities.cards import card_of
 from raycadian.modalities.cgm.quality import RANGES
 from raycadian.modalities.quality import SHOWN, folded, issue_list, natural, note, plural
-from raycadian.pages import figure_html, new_figure, paragraph, table_html
+from raycadian.pages import Axes, Figure, figure_html, new_figure, paragraph, table_html
 from raycadian.types import GLUCOSE, Recording
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _COVERAGE = {
     "days": "Days", "readings": "Readings", "interval_min": "Every (min)", "coverage_pct": "Coverage %",
@@ -99,7 +93,7 @@ def _coverage_table(metrics: dict[str, dict]) -> str:
     return _table(flagged, _COVERAGE | {"flags": "Flags"})
 
 
-def _figure(figure: "Figure", caption: str, snapshot: Snapshot) -> str:
+def _figure(figure: Figure, caption: str, snapshot: Snapshot) -> str:
     more = len(snapshot.subjects) - SHOWN
     return figure_html(figure, caption + (f" {more} more subjects are not shown." if more > 0 else ""))
 
@@ -108,7 +102,7 @@ def _name(subject: str) -> str:
     return subject if len(subject) <= 18 else subject[:17] + "…"
 
 
-def _bars(subjects: list[str]) -> tuple["Figure", "Axes"]:
+def _bars(subjects: list[str]) -> tuple[Figure, Axes]:
     """Axes with one row a subject, the first on top."""
     figure, axes = new_figure(height=0.8 + 0.26 * len(subjects))
     axes.set_yticks(range(len(subjects)), [_name(s) for s in subjects], fontsize=8, parse_math=False)
@@ -118,7 +112,7 @@ def _bars(subjects: list[str]) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _ranges_figure(metrics: dict[str, dict], subjects: list[str]) -> "Figure":
+def _ranges_figure(metrics: dict[str, dict], subjects: list[str]) -> Figure:
     figure, axes = _bars(subjects)
     left = np.zeros(len(subjects))
     for key, (label, colour, _) in RANGES.items():
@@ -135,7 +129,7 @@ def _ranges_figure(metrics: dict[str, dict], subjects: list[str]) -> "Figure":
     return figure
 
 
-def _timeline_figure(snapshot: Snapshot, subjects: list[str]) -> "Figure":
+def _timeline_figure(snapshot: Snapshot, subjects: list[str]) -> Figure:
     figure, axes = _bars(subjects)
     for row, subject in enumerate(subjects):
         spans = [(r.start_utc.astype(np.int64), len(r) * r.dt_s) for r in snapshot.recordings(subject)]
@@ -147,7 +141,7 @@ def _timeline_figure(snapshot: Snapshot, subjects: list[str]) -> "Figure":
     return figure
 
 
-def _profiles_figure(snapshot: Snapshot, subjects: list[str]) -> "Figure":
+def _profiles_figure(snapshot: Snapshot, subjects: list[str]) -> Figure:
     profiles = [daily_profile(snapshot.recordings(s)) for s in subjects]
     columns = min(4, len(subjects))
     rows = -(-len(subjects) // columns)
@@ -183,7 +177,7 @@ def _local_h(recording: Recording) -> np.ndarray:
     return (start_s + np.arange(len(recording)) * recording.dt_s) % 86400 / 3600
 
 
-def _draw_profile(axes: "Axes", profile: np.ndarray) -> None:
+def _draw_profile(axes: Axes, profile: np.ndarray) -> None:
     """The quantiles at the middle of each hour, continued over midnight."""
     hour = np.arange(-1, 25) + 0.5
     q = np.concatenate([profile[-1:], profile, profile[:1]])
