@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from raycadian.errors import StorageError
-from raycadian.files import on_disk
+from raycadian.files import on_disk, parse_json
 
 STALE_S = 600.0
 """Without a sign of life from another machine, its lock is taken over: longer than storage may be away for."""
@@ -113,7 +113,7 @@ def _beat(path: Path, own: Holder, done: threading.Event) -> None:
 def _read(path: Path) -> Holder | None:
     """None while it is being written, or after it has gone."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return Holder(**parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -412,8 +412,9 @@ def test_manifests_that_are_none(copy, tmp_path):
     file = copy.path / "manifest.json"
     cases = {
         json.dumps(copy.manifest | {"format": 99}): "format 99, this version reads 1",
-        "[]": "format None",
+        "[]": "expected an object, found list",
         "{": "not readable as JSON",
+        "[" * 100_000: "nested deeper",
         json.dumps({"format": 1}): "lacks .*'card'",
         json.dumps(copy.manifest | {"files": {"../../etc/passwd": 1}}): "lies outside the snapshot",
     }

@@ -13,10 +13,8 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raycadian.cluster import prepare_client
-from raycadian.files import path_inside
+from raycadian.files import path_inside, read_yaml
 
 RUNTIME_ENV = Path("jobs/runtime_env.yaml")
 MAX_BYTES = 100_000_000  # a tree of code is 1 MB; Ray itself refuses packages above 512 MiB
@@ -49,7 +47,7 @@ def plan(root: Path) -> Upload:
     than MAX_BYTES, or where a link would take along what lies outside of the tree."""
     if not (root / RUNTIME_ENV).is_file():
         raise ValueError(f"{root} has no {RUNTIME_ENV}: submit from the root of a raycadian working tree")
-    env = yaml.safe_load((root / RUNTIME_ENV).read_text(encoding="utf-8"))
+    env = read_yaml(root / RUNTIME_ENV)
     env["working_dir"] = str(root / env["working_dir"])
     env["py_modules"] = [str(root / module) for module in env["py_modules"]]
     upload = Upload(root, env, {path.relative_to(root): path.stat().st_size for path in _travellers(env)})

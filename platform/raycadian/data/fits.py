@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from raycadian import cluster
 from raycadian.config import CMAMechanism
-from raycadian.files import written_whole
+from raycadian.files import parse_json, written_whole
 from raycadian.physiology.cma.fit import fit_cma
 from raycadian.physiology.cma.meals import meal_times
 from raycadian.physiology.cma.result import CMAFit
@@ -154,7 +154,7 @@ def _used(path: Path) -> float:
 
 def _read(path: Path) -> list[Record]:
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = parse_json(path.read_bytes(), list)
         CMAFit.from_records(records)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: damaged ({error}); delete it, and it is made again") from None

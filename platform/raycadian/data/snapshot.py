@@ -37,7 +37,7 @@ from raycadian.data.parquet import (
     read_table,
     subject_hash,
 )
-from raycadian.files import path_inside
+from raycadian.files import parse_json, path_inside
 from raycadian.types import OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
 FORMAT = 1  # of the manifest and the layout
@@ -122,7 +122,7 @@ class Snapshot:
         """subject -> a row a recording of the table of cases or people; empty of a modality that has none."""
         if "attributes.json" not in self.manifest["files"]:
             return {}
-        return json.loads(storage.read_bytes(self.path / "attributes.json"))
+        return parse_json(storage.read_bytes(self.path / "attributes.json"))
 
     def verify(self) -> None:
         """Read everything and compare its hash with the manifest's. Raises ValueError."""
@@ -170,14 +170,14 @@ def combined_hash(hashes: dict[str, str]) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     try:
-        manifest = json.loads(storage.read_bytes(file))
+        manifest = parse_json(storage.read_bytes(file))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{path}: no snapshot here (no manifest.json); make one with `raycadian prepare CARD`"
         ) from None
     except ValueError as error:
-        raise ValueError(f"{file}: not readable as JSON ({error}); {REPAIR}") from None
-    version = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ValueError(f"{file}: {error}; {REPAIR}") from None
+    version = manifest.get("format")
     if version != FORMAT:
         raise ValueError(f"{file}: format {version!r}, this version reads {FORMAT}; run `raycadian prepare` again")
     needed = {"id", "key", "content_sha256", "card", "counts", "issues", "subjects", "quality", "files"}

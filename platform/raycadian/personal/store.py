@@ -12,7 +12,6 @@ Recordings are never kept. Deleting the folder deletes the person: no other file
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -29,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raycadian.files import private, replaced_folder, write_json
+from raycadian.files import private, read_json, replaced_folder, write_json
 from raycadian.physiology.rhythms.daily import Baseline
 
 PEOPLE = Path("people")
@@ -122,7 +121,7 @@ class Store:
                 f"`raycadian calibrate --subject {subject} ...`"
             )
         try:
-            metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+            metadata = read_json(folder / METADATA)
             with _database(folder / DATABASE, new=False) as base:
                 return _read(base, subject, metadata)
         except (OSError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
@@ -153,7 +152,7 @@ class Store:
     def holds(self, subject: str, version: str) -> bool:
         """Whether this version of the person's adapter is the one that is kept."""
         try:
-            return json.loads((self.folder(subject) / METADATA).read_text(encoding="utf-8"))["adapter"] == version
+            return read_json(self.folder(subject) / METADATA)["adapter"] == version
         except (OSError, ValueError, KeyError):
             return False
 

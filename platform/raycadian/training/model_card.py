@@ -1,6 +1,7 @@
 """A run's model card: on one page what the model is, whom it has seen, how it scored, and what it is for."""
 
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ def write(folder: Path, recipe: Recipe, metadata: Mapping[str, Any]) -> None:
     """Write MODEL_CARD.md into a run's folder, from its metadata and metrics_summary.json."""
     summary = Run(folder).summary
     rows = [*_model(recipe, metadata), *_people(recipe, metadata), *_scores(recipe, summary), ("intended use", _USE)]
-    table = "\n".join(f"| {name} | {' '.join(text.split()).replace('|', '/')} |" for name, text in rows)
-    about = f"{recipe.description}\n\n" if recipe.description else ""
+    table = "\n".join(f"| {name} | {_plain(text).replace('|', '/')} |" for name, text in rows)
+    about = "\n".join(map(_plain, recipe.description.splitlines())) + "\n\n" if recipe.description else ""
     (folder / FILE).write_text(f"# {recipe.name}\n\n{about}| | |\n|---|---|\n{table}\n", encoding="utf-8")
+
+
+def _plain(text: str) -> str:
+    """On one line, and no more than text: what recipes and cards say is shown, not run, linked or loaded."""
+    return escape(" ".join(text.split()), quote=False).replace("](", "]\\(")
 
 
 def _model(recipe: Recipe, metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,6 @@ authors say.
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from raycadian.data.source import open_bytes
-from raycadian.files import own_cache, sha256, write_json
+from raycadian.files import own_cache, parse_json, sha256, write_json
 from raycadian.modalities.biosignals.clinical import read_clinical, tracks_of_cases
 from raycadian.modalities.biosignals.formats.vital_files import track_names
 from raycadian.types import Issues
@@ -122,7 +121,7 @@ class VitalDB:
     def _cached(self, key: str) -> Path | None:
         """What an address gave before, if it still has the content that it is named by."""
         try:
-            sha = json.loads((self.cache / "names" / f"{key}.json").read_text(encoding="utf-8"))["sha256"]
+            sha = parse_json((self.cache / "names" / f"{key}.json").read_bytes())["sha256"]
             path = self.cache / "objects" / _checked_name(sha)
             if sha256(path) == sha:
                 return path
@@ -218,7 +217,7 @@ def _extent(answer: Any, have: int, partial: Path) -> tuple[int, int | None]:
 def _begun(partial: Path) -> tuple[int, str]:
     """How many bytes have come, and the tag of the version that they are of; 0 where that is not known."""
     try:
-        tag = json.loads(partial.with_suffix(".json").read_text(encoding="utf-8"))["tag"]
+        tag = parse_json(partial.with_suffix(".json").read_bytes())["tag"]
         return (partial.stat().st_size, str(tag)) if tag else (0, "")
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return 0, ""
