@@ -130,6 +130,8 @@ DAMAGES = {
     "far too wide": (lambda f: rewrite(f, model={"kind": "lstm", "hidden": 30_000}), "far larger than its weights"),
     "far too deep": (lambda f: rewrite(f, model={"kind": "mlp", "layers": 10**6}), "far larger than its weights"),
     "far too long": (lambda f: rewrite(f, spec=LONG), "points at most"),
+    "no channel": (lambda f: rewrite(f, spec=LONG | {"context": 288, "past": []}), "channels are names"),
+    "a number that is none": (lambda f: rewrite(f, spec=LONG | {"context": True}), "whole numbers"),
     "nested": (nested, "nested deeper"),
     "a pipe": (a_pipe, "no regular file"),
     "weights of text": (lambda f: rewrite(f, weights_sha256=[1]), "not the file that was saved"),

@@ -1,6 +1,7 @@
 """Before a run is promoted it is loaded as it will be served, and has to say what it said when it was scored."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from raycadian.errors import CheckpointError
 from raycadian.models import checkpoint
 from raycadian.runs import Run
 from raycadian.serving.canary import require_as_scored
+from raycadian.serving.load import load_predictor
 from raycadian.tracking import registry
 
 pytestmark = pytest.mark.slow  # trained runs behind them
@@ -81,7 +83,7 @@ DAMAGES = {
     "other weights": ("ridge", other_weights, "does not say what its predictions say"),
     "another grid": ("ridge", other_scale, "."),
     "no population": ("cma", lambda run: rewrite(run, population=None), "population: expected"),
-    "population of nothing": ("cma", lambda run: rewrite(run, population={}), "every stored window is refused"),
+    "population of nothing": ("cma", lambda run: rewrite(run, population={}), "not records of CMA fits"),
     "nested": ("ridge", lambda run: (run.path / "checkpoint/config.json").write_text("[" * 10**5), "nested deeper"),
     "no scores": (
         "ridge",
@@ -91,6 +93,27 @@ DAMAGES = {
     "a damaged canary": ("ridge", a_damaged_canary, "canary.safetensors: damaged"),
     "rows beyond the table": ("ridge", rows_beyond, "the predictions have"),
 }
+
+
+WRONG_KINDS = [  # of 17,000 changes of one value, what a request met as a TypeError, RuntimeError or OverflowError
+    ("training_range", {"channels": 3}), ("window", {"context": 120}), ("grid", {"dt_min": 10}),
+    ("mechanism", {"prior": {"taup": {"mean": 1, "sd": 1e300}}}),
+    *(("population", {key: value}) for key, value in (
+        ("taug", {}), ("tM", None), ("tM", True), ("informed", 0), ("Cm", []), ("ok", [1, 1]), ("sd_Cm", "x"),
+    )),
+]  # fmt: skip
+
+
+def test_a_value_of_the_wrong_kind_is_met_when_a_run_is_loaded(copy):
+    run = copy("cma")
+    path = run.path / "checkpoint" / "preprocessing.json"
+    sound = json.loads(path.read_text())
+    for section, change in WRONG_KINDS:
+        path.write_text(json.dumps(sound | {section: sound[section] | change}))
+        with pytest.raises(CheckpointError, match=re.escape(str(run.path))):
+            load_predictor(run.path)
+    path.write_text(json.dumps(sound))
+    assert load_predictor(run.path).name == run.name
 
 
 @pytest.mark.parametrize("name", DAMAGES)

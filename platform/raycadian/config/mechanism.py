@@ -11,7 +11,7 @@ class Normal(Schema):
     """A prior: mean and standard deviation in the parameter's own unit."""
 
     mean: float
-    sd: Positive
+    sd: float = Field(gt=0, le=1e6)
 
 
 class Prior(Schema):

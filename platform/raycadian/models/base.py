@@ -4,6 +4,7 @@ Shapes as in types.py. Inputs and outputs are in their channel's own unit (gluco
 needs is its own affair, and its statistics are buffers, so that the weights file holds everything.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ class ModelSpec:
     labels: int = 1
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.context < 1 or self.dt_min <= 0:
             raise ValueError(f"context and dt_min must be positive; found {self}")
         if max(self.context, self.horizon) > _LONGEST:
@@ -50,6 +52,16 @@ class ModelSpec:
             raise ValueError(f"quantiles rise strictly inside (0, 1) and contain 0.5; found {levels}")
         if self.horizon < 1:
             raise ValueError(f"horizon must be positive; found {self}")
+
+    def _check_kinds(self) -> None:
+        """A checkpoint that nobody checked says what these are."""
+        counts = (self.context, self.horizon, self.labels)
+        channels = (*self.past, *self.known)
+        whole = all(type(n) is int for n in counts) and self.labels >= 1 and self.horizon >= 0
+        if not whole or not self.past or not all(isinstance(name, str) for name in channels):
+            raise ValueError(f"context, horizon and labels are whole numbers, channels are names; found {self}")
+        if not all(math.isfinite(number) for number in (self.dt_min, *self.quantiles)):
+            raise ValueError(f"dt_min and quantiles are numbers; found {self}")
 
     @property
     def label_shape(self) -> tuple[int, ...]:

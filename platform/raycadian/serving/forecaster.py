@@ -5,6 +5,7 @@ B people of a batch; L, H, Q as in types.py.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +84,7 @@ class Forecaster(Predictor):
             lows = read_calibrations(run.path / "event_calibration.json")
             seen = TrainingRange.read(raw.get("training_range"))
             return Forecaster(run.name, model, grid, window, mechanism, raw["population"], lows, seen=seen)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}/preprocessing.json: damaged: {error}; copy the run again") from error
 
     def personalised(self, person: PersonRecord, weights: Mapping[str, Tensor]) -> "Forecaster":
@@ -100,6 +101,9 @@ class Forecaster(Predictor):
     def example(self) -> dict[str, Any]:
         body = ForecastRequest.example_of(self.window.past, self.window.context * self.model.spec.dt_min * 60)
         return body if self.mechanism else {name: value for name, value in body.items() if name != "what_if"}
+
+    def example_request(self) -> History:
+        return ForecastRequest.model_validate_json(json.dumps(self.example())).data()
 
     def answer_to(self, batch: Batch, row: int) -> np.ndarray | None:
         """Of the glucose in the window alone: None where the model takes more than that, or where points of it are

@@ -6,6 +6,7 @@ No Ray, no HTTP. W windows of a request.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ class LabelPredictor(Predictor):
             card, window = parse_card(raw["card"]), LabelWindow.model_validate(raw["window"])
             task = TypeAdapter(Task).validate_python(raw["task"])
             seen = TrainingRange.read(raw.get("training_range"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: damaged: {error}; copy the run again") from error
         if task.kind not in _DECISIONS:
             raise NotServed(f"{run.name}: a run of {task.kind} says nothing of a window; serve one that takes it up")
@@ -130,6 +131,10 @@ class LabelPredictor(Predictor):
 
     def read(self, path: Path, card: Path | None = None) -> LabelRequest:
         raise ValueError(f"{self.name} takes requests on {self.path}; a file is read for a person who calibrated it")
+
+    def example_request(self) -> LabelRequest:
+        schema = modality_of(self.card).request()
+        return schema.model_validate_json(json.dumps(self.example())).data()
 
     def example(self) -> dict[str, Any]:
         return modality_of(self.card).request().example_of(self.window.past, self.window.length_s)

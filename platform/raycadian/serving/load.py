@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from raycadian import manifest
+from raycadian.errors import CheckpointError
 from raycadian.personal.calibrate import require_same_weights
 from raycadian.personal.store import PersonRecord, Store
 from raycadian.runs import Run
@@ -20,15 +22,33 @@ _PREDICTORS: dict[str, Callable[[Path, Path | str | None], Predictor]] = {
     "pretrain": LabelPredictor.load,  # says why it can't be served
 }
 
+log = logging.getLogger(__name__)
 _READ = ("recipe.yaml", "metadata.json", "metrics_summary.json", "event_calibration.json", "checkpoint")
 
 
 def load_predictor(run_path: Path | str, cases: Path | str | None = None) -> Predictor:
     """The predictor of a complete run; `cases`: folder of stored files that requests may name. Raises ValueError for
-    what is missing, damaged, or can't be served."""
+    what is missing, damaged, or can't be served: it has answered its own example, or refused it."""
     run = Run(Path(run_path))
     manifest.require_intact(run.path, *_READ, signed=True)
-    return _PREDICTORS[run.recipe.task.kind](run.path, cases)
+    try:
+        predictor = _PREDICTORS[run.recipe.task.kind](run.path, cases)
+        _answer_example(run, predictor)
+    except ValueError:
+        raise
+    except Exception as error:  # of a number of the wrong kind deep in a file: met here, not by somebody's request
+        raise CheckpointError(f"{run.path}: can't answer ({type(error).__name__}: {error}); copy it again") from error
+    return predictor
+
+
+def _answer_example(run: Run, predictor: Predictor) -> None:
+    """A refusal is an answer too."""
+    try:
+        request = predictor.example_request()
+        if request is not None:
+            predictor.answer(request)
+    except ValueError as error:
+        log.debug("%s refuses its example: %s", run.name, error)
 
 
 def open_person(run: Run, person: PersonRecord, store: Store) -> Predictor:

@@ -74,6 +74,10 @@ class Predictor(ABC):
     def _answers(self, requests: Sequence[Any]) -> list[Any]:
         """`predict`, of requests of this predictor's path."""
 
+    def example_request(self) -> Request | None:
+        """`example` as a request; None of a predictor that has none."""
+        return None
+
     def answer_to(self, batch: Batch, row: int) -> np.ndarray | None:
         """What it answers to the request that would be cut into this window, as the model's prediction of the window;
         None where a window does not hold all of a request. Raises ValueError where it refuses."""

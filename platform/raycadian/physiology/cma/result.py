@@ -95,18 +95,19 @@ class CMAFit:
         missing = sorted({name for r in records for name in (*_NEEDED, "reason") if name not in r})
         if missing or not records:
             raise ValueError(f"not records of CMA fits: {len(records)} found, lacking {missing}")
-        if len({len(r["tM"]) for r in records}) > 1:
-            raise ValueError("the records differ in their number of meals: they can't be one CMAFit")
-        rows = [_row(r) for r in records]
-        kinds = {"n_points": torch.int64} | dict.fromkeys(("ok", "at_bound", "informed"), torch.bool)
-        tensors = {
-            name: torch.tensor([row[name] for row in rows], dtype=kinds.get(name, torch.float64)) for name in FIELDS
-        }
+        try:
+            tensors = _tensors(records)
+        except (TypeError, RuntimeError) as error:  # from a file that anybody may have written
+            raise ValueError(f"not records of CMA fits: {error}") from None
+        if odd := [name for name in FIELDS if tensors[name].dim() != (2 if name in _SEVERAL else 1)]:
+            raise ValueError(f"not records of CMA fits: {', '.join(odd)}: a list in place of a number, or none of one")
         return cls(**tensors, reason=tuple(r["reason"] for r in records))
 
 
 _NEEDED = (*cma.PARAMETERS, "tM", "offset_mgdl", "gain_mgdl", "rmse_mgdl", "n_points", "at_bound", "ok")
 FIELDS = (*_NEEDED, "sd", "sd_offset_mgdl", "sd_gain_mgdl", "condition", "informed")
+
+_SEVERAL = {"tM", "gain_mgdl", "sd_gain_mgdl", "sd", "at_bound", "informed"}  # values a fit: of its meals or parameters
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +116,14 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
     named = {key: [p for p, at in zip(cma.PARAMETERS, row[key], strict=True) if at] for key in ("at_bound", "informed")}
     plain = {name: value for name, value in row.items() if name != "sd"}
     return {name: _json(value) for name, value in (plain | sd | named).items()}
+
+
+def _tensors(records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    if len({len(r["tM"]) for r in records}) > 1:
+        raise ValueError("the records differ in their number of meals: they can't be one CMAFit")
+    rows, kinds = [_row(r) for r in records], dict.fromkeys(("ok", "at_bound", "informed"), torch.bool)
+    kinds |= {"n_points": torch.int64}
+    return {name: torch.tensor([row[name] for row in rows], dtype=kinds.get(name, torch.float64)) for name in FIELDS}
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
