@@ -110,11 +110,11 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- what is served -----------------------------------------------------------------------------------------------
 
 
-def random_run(folder: Path) -> Path:
+def random_run(folder: Path, seed: int = 0) -> Path:
     """A run's folder around a model that was never trained, as far as serving reads it."""
     recipe = Recipe(name="random", dataset="none", model=Residual(inner=TTM()))
     window, run = recipe.window, folder / "random-20260101T000000-00000000"
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     spec = ModelSpec(window.context, window.horizon, 5.0, window.past, window.known, recipe.task.quantiles)
     checkpoint.save(build(recipe.model, spec), run / "checkpoint")
     day_h, glucose = torch.arange(288, dtype=torch.float64)[None] / 12, torch.from_numpy(curve(288))[None]

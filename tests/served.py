@@ -49,9 +49,6 @@ class Direct:
         about = {"model": self.predictor.name, "snapshot": "made-up", "metrics": {}, "rejected": None, "note": ""}
         return about | self.predictor.describe()
 
-    def why_unloaded(self) -> str | None:
-        return None
-
     def example(self) -> dict[str, object] | None:
         return self.predictor and self.predictor.example()
 

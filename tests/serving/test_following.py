@@ -160,19 +160,20 @@ def test_whatever_loading_raises_the_old_one_goes_on(runs, monkeypatch, error):
 
 
 @pytest.mark.slow
-def test_a_replica_without_a_model_tries_again(runs, tmp_path, monkeypatch):
+def test_a_new_replica_tries_until_its_run_is_there_and_says_at_the_start_what_is_wrong(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(holders, "_AGAIN_S", 0.01)
+    later = tmp_path / "later"
 
     async def serve() -> None:
+        with pytest.raises(ValueError, match="later"):
+            await Holder().configure({"run": str(later)})
         changes, holder = [], Holder(lambda h: changes.append(h.describe() is not None))
-        later = tmp_path / "later"
-        await holder.configure({"run": str(later)})
-        assert holder.describe() is None and holder.rejected
+        configuring = asyncio.create_task(holder.configure({"run": str(later), "patience_s": 30.0}))
+        await asyncio.sleep(0.1)
+        assert not configuring.done() and holder.rejected
         shutil.copytree(runs[0].path, later)
-        while holder.loaded is None:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0)
-        assert holder.rejected is None and changes == [False, True]
+        await configuring
+        assert holder.rejected is None and changes == [True]
 
     asyncio.run(asyncio.wait_for(serve(), 30))
 

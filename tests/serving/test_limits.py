@@ -31,9 +31,6 @@ class Echo:
     def describe(self):
         return {"model": "echo", "path": FORECAST}
 
-    def why_unloaded(self):
-        return None
-
     def example(self):
         return ForecastRequest.example
 

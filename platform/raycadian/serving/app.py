@@ -22,7 +22,6 @@ from raycadian.runs import Run
 from raycadian.serving.environment import SWITCHES, free_port, prepare_environment
 from raycadian.serving.follow import Follower
 from raycadian.serving.keys import api_key, key_source, share
-from raycadian.serving.schemas import NOT_LOADED
 
 __all__ = ["APP", "Server", "free_port", "prepare_environment", "serve_forever", "serving", "start", "stop"]
 
@@ -31,13 +30,14 @@ _IMPORT_PATH = "raycadian.serving.deployment:application"
 _START_S, _PROMOTE_S = 300.0, 120.0
 _PATHS = {"forecast": "v1/forecast"}  # of a task that has one only
 _CORES_OF_TWO = 4
+_PATIENCE_S = 3600.0  # of a new replica while its run can't be loaded; the others answer
 _DRAIN_S = 35.0  # for what is in flight when the endpoint ends
 
 
 @dataclass(frozen=True)
 class Server:
     """A running endpoint. `proxy`: what stands before the replicas, in words · notices: `rejected`, `following`, as in
-    ModelResponse · fallback: the run that a replica loads where `run` can't be."""
+    ModelResponse · fallback: the run that a new replica loads where `run` can't be · patience_s: for which it tries."""
 
     run: Run
     host: str
@@ -47,6 +47,7 @@ class Server:
     key: str = field(repr=False)
     cases: Path | None = None
     people: Path = PEOPLE
+    patience_s: float = 0.0
     fallback: Run | None = None
     rejected: str | None = None
     following: str | None = None
@@ -120,6 +121,7 @@ def start(
         _deploy(_config(server))
         _wait_until_running(_START_S)
         _wait_until_ready(server)
+        server = replace(server, patience_s=_PATIENCE_S)._deployed()  # at the start a bad run is said at once
         return replace(server, proxy=_proxy_in_words(ray))
     except BaseException:
         stop()
@@ -184,10 +186,10 @@ def _require_free(host: str, port: int) -> None:
 
 def _config(server: Server) -> dict[str, Any]:
     """The Serve configuration, as in serve/*.yaml. The key stays here; `share` has told the cluster its hash."""
-    held: dict[str, str | None] = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
+    held: dict[str, Any] = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
     held |= {"cases": str(server.cases.absolute())} if server.cases else {}
     held |= {"fallback": str(server.fallback.path.absolute())} if server.fallback else {}
-    held |= {"rejected": server.rejected, "following": server.following}
+    held |= {"rejected": server.rejected, "following": server.following, "patience_s": server.patience_s}
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": server.host, "port": server.port},
@@ -238,24 +240,16 @@ def _reason(application: Any) -> str:
 
 
 def _wait_until_ready(server: Server) -> None:
-    """Until requests reach the replicas through the proxy. Raises ValueError where these could load no model."""
+    """Until requests reach the replicas through the proxy."""
     end = time.monotonic() + _START_S
     while True:
         try:
-            server.get("/v1/model")
+            server.get("/readyz")
             return
-        except ValueError as error:
-            if NOT_LOADED in str(error):
-                raise ValueError(f"the endpoint can't be started: {_detail(error)}") from None
+        except ValueError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
-
-
-def _detail(error: ValueError) -> str:
-    """What the endpoint says in the error of `Server.get`, without the frame."""
-    detail = json.loads(str(error).split(": ", 1)[1])["detail"]
-    return detail.split(f"{NOT_LOADED}: ", 1)[1]
 
 
 def _proxy_in_words(ray: Any) -> str:

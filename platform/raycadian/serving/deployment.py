@@ -32,7 +32,8 @@ class Endpoint:
 
     user_config: {run: path}, or {champion: registered name or null, runs: folder}; {cases: folder} beside either, where
     requests may name a stored case; {people: folder} where the people lie whose adapters may be asked for; {fallback:
-    path} of the run that a new replica loads where the first can't be; {rejected, following: why}, as in ModelResponse.
+    path} of the run that a new replica loads where the first can't be; {patience_s} for which it tries; {rejected,
+    following: why}, as in ModelResponse.
     """
 
     def __init__(self, key_sha256: str):
@@ -45,14 +46,11 @@ class Endpoint:
         return create_app(self, self._key_sha256)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Never fails: Serve would end the replica. /v1/model says what couldn't be loaded."""
+        """As Holder.configure: once a model is loaded nothing takes it away."""
         await self._holder.configure(user_config)
 
     def describe(self) -> dict[str, Any] | None:
         return self._holder.describe()
-
-    def why_unloaded(self) -> str | None:
-        return self._holder.rejected
 
     def example(self) -> dict[str, Any] | None:
         return self._holder.loaded and self._served.predictor.example()

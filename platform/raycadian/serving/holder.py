@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenacity import AsyncRetrying, wait_exponential
+from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
 from raycadian.modalities.cgm.request import FORECAST_NOTE
 from raycadian.personal.store import PEOPLE, Store
@@ -18,7 +18,7 @@ from raycadian.serving.predictor import Predictor
 
 log = logging.getLogger("ray.serve")
 _LOAD_S = 300.0  # until a run is given up that can't be loaded
-_AGAIN_S, _AGAIN_MOST_S = 1.0, 60.0  # between tries, as long as nothing is loaded
+_AGAIN_S, _AGAIN_MOST_S = 1.0, 30.0  # between tries, as long as nothing is loaded
 _SOURCE = ("run", "cases", "people")  # what of a configuration says what is loaded
 
 
@@ -42,16 +42,14 @@ class Holder:
         self.rejected: str | None = None
         self.following: str | None = None
         self._changed = changed
-        self._retry: asyncio.Task[None] | None = None
 
     async def configure(self, config: dict[str, Any]) -> None:
-        """Load a run beside the one that answers, then change over. Never fails: where it can't be loaded the old one
-        goes on, of a new replica the configuration's `fallback`; without either it is tried again."""
-        if self._retry is not None:
-            self._retry.cancel()
+        """Load a run beside the one that answers, then change over; where it can't be loaded the old one goes on, of a
+        new replica the configuration's `fallback`. Raises ValueError where there is neither, after trying again for
+        `patience_s`: until then, as whenever this raises, Serve sends a new replica no requests."""
         self.rejected, self.following = config.get("rejected"), config.get("following")
         if not await self._take_over(config) and self.loaded is None and not await self._fall_back(config):
-            self._retry = asyncio.create_task(self._load_later(config))
+            await self._keep_trying(config)
         self._changed(self)
 
     def describe(self) -> dict[str, Any] | None:
@@ -81,13 +79,13 @@ class Holder:
         self.rejected = reason
         return taken
 
-    async def _load_later(self, config: dict[str, Any]) -> None:
-        async for attempt in AsyncRetrying(wait=wait_exponential(multiplier=_AGAIN_S, max=_AGAIN_MOST_S)):
+    async def _keep_trying(self, config: dict[str, Any]) -> None:
+        waits, patience = wait_exponential(multiplier=_AGAIN_S, max=_AGAIN_MOST_S), config.get("patience_s") or 0.0
+        async for attempt in AsyncRetrying(wait=waits, stop=stop_after_delay(patience), reraise=True):
             with attempt:
-                if not await self._take_over(config):
+                if not (patience and await self._take_over(config)):
                     raise ValueError(self.rejected)
         self.rejected = config.get("rejected")
-        self._changed(self)
 
     def _who_goes_on(self) -> str:
         return f"{self.loaded.run.name} goes on" if self.loaded else "nothing is served"

@@ -38,9 +38,6 @@ class ModelResponse(BaseModel):
     note: str
 
 
-NOT_LOADED = "no model could be loaded"
-
-
 class Refused(Exception):
     """An answer that is not 2xx."""
 

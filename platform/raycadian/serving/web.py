@@ -25,7 +25,7 @@ from raycadian.serving.keys import KEY_FILE, KEY_VARIABLE
 from raycadian.serving.limits import ANSWER_S, FIRST_MESSAGE_S, HEAVY_BYTES, IDLE_S, Limits, client_of
 from raycadian.serving.openapi import PERSON_KEY, REQUESTS, complete_description
 from raycadian.serving.predictor import Answer
-from raycadian.serving.schemas import NOT_LOADED, ModelResponse, Problem, Refused, explain
+from raycadian.serving.schemas import ModelResponse, Problem, Refused, explain
 from raycadian.serving.stream import SignalStream
 
 _JSON = "application/json"
@@ -40,9 +40,6 @@ class Service(Protocol):
     async def answer(self, request: PersonData, key: str | None = None) -> Answer | ValueError:
         """What the model says, or why it can't; with a `key` by the adapter of the person whose it is: Forbidden where
         it isn't theirs, or there is none."""
-
-    def why_unloaded(self) -> str | None:
-        """Why no model could be loaded, where it was tried."""
 
     def example(self) -> dict[str, Any] | None:
         """A JSON body that the model answers on its path; None while none is loaded."""
@@ -105,7 +102,7 @@ def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str, limits: 
     async def model(request: Request) -> dict[str, Any]:
         """What is served, and how good it is."""
         _require_key(request, key_sha256)
-        return _loaded(service, known=True)
+        return _loaded(service)
 
 
 def _add_post(
@@ -207,13 +204,10 @@ async def _end(socket: WebSocket, error: str, detail: str) -> None:
         await socket.close(1008)
 
 
-def _loaded(service: Service, known: bool = False) -> dict[str, Any]:
-    """The model. Raises Refused where there is none; why is for those alone who are `known` by their key."""
+def _loaded(service: Service) -> dict[str, Any]:
     model = service.describe()
     if model is None:
-        reason = service.why_unloaded() if known else None
-        detail = f"{NOT_LOADED}: {reason}" if reason else "no model is loaded yet; ask again in a few seconds"
-        raise Refused(503, "not_ready", detail, {"Retry-After": "5"})
+        raise Refused(503, "not_ready", "no model is loaded yet; ask again in a few seconds", {"Retry-After": "5"})
     return model
 
 
