@@ -5,23 +5,13 @@ import shutil
 
 import pytest
 import torch
-from model_cases import CASES, LORA, SPEC, TTM, prepared, windows
+from model_cases import CASES, LORA, SPEC, TTM, prepared
 from safetensors.torch import load_file, save_file
 
 from raycadian import config
 from raycadian.errors import CheckpointError
 from raycadian.models import checkpoint
 from raycadian.models.build import build
-
-
-@pytest.fixture(scope="module")
-def training():
-    return windows()
-
-
-@pytest.fixture(scope="module")
-def batch(training):
-    return training.batch(torch.arange(8))
 
 
 @pytest.fixture

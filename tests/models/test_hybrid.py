@@ -7,16 +7,6 @@ from raycadian.models.build import build
 from raycadian.models.hybrid import left_over
 
 
-@pytest.fixture(scope="module")
-def training():
-    return windows()
-
-
-@pytest.fixture(scope="module")
-def batch(training):
-    return training.batch(torch.arange(16))
-
-
 @pytest.mark.parametrize("name", ["persistence", "seasonal", "ridge", "lstm", "ttm-lora"])
 def test_with_a_mechanism_of_zero_it_is_the_inner_model(name):
     nothing = windows(Sine(0.0, 0.0))

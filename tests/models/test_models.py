@@ -4,7 +4,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from model_cases import CASES, SPEC, WINDOW, Sine, prepared, windows
+from model_cases import CASES, SPEC, WINDOW, Sine, prepared
 from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.metrics import mean_pinball_loss
 from sklearn.preprocessing import RobustScaler
@@ -18,16 +18,6 @@ from raycadian.models.build import build
 from raycadian.models.heads import around, residual_offsets
 
 TRAINABLE = [name for name in CASES if "ttm" in name or "lstm" in name]
-
-
-@pytest.fixture(scope="module")
-def training():
-    return windows()
-
-
-@pytest.fixture(scope="module")
-def batch(training):
-    return training.batch(torch.arange(32))
 
 
 def with_gaps(batch, share=0.3):

@@ -10,7 +10,7 @@ import served
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import CASES, SPEC, TTM, prepared, windows
+from model_cases import CASES, SPEC, TTM, prepared
 from scipy.stats import t as student
 
 from raycadian import config
@@ -28,16 +28,6 @@ from raycadian.training.pipeline import fit_model, read_predictions
 from raycadian.types import Prediction, Readings
 
 MIDDLE = SPEC.middle
-
-
-@pytest.fixture(scope="module")
-def training():
-    return windows()
-
-
-@pytest.fixture(scope="module")
-def batch(training):
-    return training.batch(torch.arange(32))
 
 
 # --- exogenous -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_cases import LORA, SPEC, TTM, prepared, windows
+from model_cases import LORA, SPEC, TTM, prepared
 
 from raycadian import config
 from raycadian.models import adapters, checkpoint
@@ -15,16 +15,6 @@ from raycadian.models.base import ModelSpec, trainable_parameters
 from raycadian.models.build import build
 
 MIDDLE = SPEC.middle
-
-
-@pytest.fixture(scope="module")
-def training():
-    return windows()
-
-
-@pytest.fixture(scope="module")
-def batch(training):
-    return training.batch(torch.arange(16))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,7 @@ def test_what_was_not_measured_does_not_set_the_scale(training, batch):
     past = batch["past"].clone()
     past[:, 96:192] = 110.0
     masked = model.network(past, past_observed_mask=mask)
-    expected = past[mask].view(16, -1)
+    expected = past[mask].view(32, -1)
     assert torch.allclose(masked.loc.flatten(), expected.mean(dim=1), atol=1e-3)
     median = model({**batch, "past": past, "past_mask": mask}).quantiles[..., MIDDLE]
     assert torch.equal(median, masked.prediction_outputs[..., 0])
@@ -88,7 +78,7 @@ def test_other_past_channels_reach_the_forecast(source, training, batch):
     eaten = {**both, "past": torch.cat([batch["past"], carbs], -1)}
     for section in (TTM, from_source(source)):  # a one-channel checkpoint gets new channel-mixing layers
         model = build(section, spec).eval()
-        assert model(both).quantiles.shape == (16, 6, 4)
+        assert model(both).quantiles.shape == (32, 6, 4)
         assert not torch.allclose(model(both).quantiles, model(eaten).quantiles, atol=1e-3)
 
 
@@ -264,7 +254,7 @@ def test_a_checkpoint_with_frequency_tokens_is_told_the_grid_step(tmp_path, trai
     )
     network.save_pretrained(tmp_path / "tokens")
     median = prepared(from_source(tmp_path / "tokens"), training)(batch).quantiles[..., MIDDLE]
-    token = torch.full((16,), 3)  # granite's number of "5min"
+    token = torch.full((32,), 3)  # granite's number of "5min"
     expected = network.eval()(batch["past"], past_observed_mask=batch["past_mask"], freq_token=token).prediction_outputs
     assert torch.equal(median, expected[..., 0])
 
