@@ -70,6 +70,14 @@ def test_names():
     assert config.mechanism_of(parse(Recipe, {**MINIMAL, "model": {"kind": "ridge"}}).model) is None
 
 
+@pytest.mark.parametrize("name", [".", "..", ".hidden", "", "a/b", "a" * 101, "a\n"])
+def test_names_that_would_hide_a_run_or_lead_elsewhere(name):
+    with pytest.raises(ValueError, match="name"):
+        parse(Recipe, MINIMAL | {"name": name})
+    with pytest.raises(ValueError, match="name"):
+        CGMCard(name=name, files=("x.csv",))
+
+
 def test_a_recipe_is_frozen_and_survives_yaml():
     recipe = parse(Recipe, MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
