@@ -74,3 +74,18 @@ def pytest_collection_finish() -> None:
     """What the libraries hold is never garbage: looking through it again and again took a tenth of the time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def training():
+    """Windows that forecasters are tested on."""
+    from model_cases import windows
+
+    return windows()
+
+
+@pytest.fixture(scope="session")
+def batch(training):
+    import torch
+
+    return training.batch(torch.arange(32))
