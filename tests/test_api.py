@@ -188,7 +188,7 @@ def test_errors_are_those_of_the_command_line(tmp_path, monkeypatch):
         rc.train({"name": "x", "dataset": "x.yaml", "model": {"kind": "ridge"}}, settings={"training.epoch": 1})
     with pytest.raises(ValueError, match="no such run"):
         rc.open_run("absent")
-    with pytest.raises(ValueError, match="which champion"):
+    with pytest.raises(ValueError, match='which champion.* run="NAME"'):
         rc.load_forecaster()
 
 

@@ -332,9 +332,10 @@ def compare(names: Sequence[str | Path | TrainedRun], runs: Path) -> workflow.Co
 
 
 def load_forecaster(run: str | Path | TrainedRun | None, runs: Path) -> GlucoseForecaster:
-    if run is None or (isinstance(run, str) and run in registry.champions(runs)):
-        return GlucoseForecaster(Forecaster.load(registry.champion(run, runs=runs).path))
-    return GlucoseForecaster(Forecaster.load(_folder(run, runs).path))
+    with python_words():
+        if run is None or (isinstance(run, str) and run in registry.champions(runs)):
+            return GlucoseForecaster(Forecaster.load(registry.champion(run, runs=runs).path))
+        return GlucoseForecaster(Forecaster.load(_folder(run, runs).path))
 
 
 def _folder(run: str | Path | TrainedRun, runs: Path) -> Run:

@@ -103,7 +103,7 @@ def _require_few_conflicts(readings: pd.DataFrame) -> None:
     if not {"time", "glucose"} <= set(readings.columns):
         return
     values = readings.groupby("time")["glucose"].transform("first")
-    conflicting = int((readings.duplicated("time") & (readings["glucose"] != values)).sum())
+    conflicting = int((readings["glucose"].notna() & (readings["glucose"] != values)).sum())
     if not are_few(conflicting, len(readings)):
         columns = [name for name, _ in tell_apart(readings, {"time", "glucose"}, "time")]
         how = f"; the column {columns[0]!r} may tell them apart: choose one of them" if columns else ""

@@ -300,20 +300,24 @@ def recipe(
         return named, sources.path
     of_card, of_recipe = _split_settings(options.settings)
     dataset = prepare(sources, replace(options, settings=of_card), snapshots, progress, tell, cards=cards)
-    edited = _edited_recipe(dataset, runs)
-    if edited is not None:
-        tell(f"using your edited recipe {edited}{_also(of_recipe)}; remove it to have one made anew")
-        return load_recipe(edited, of_recipe), edited
+    for edited, is_of_card in _edited_recipes(sources, dataset, runs):
+        if is_of_card:
+            tell(f"using your edited recipe {edited}{_also(of_recipe)}; remove it to have one made anew")
+            return load_recipe(edited, of_recipe), edited
+        tell(f"your edited recipe {edited} is of another card of these files, and is not used")
     path = _first_recipe(dataset, runs, of_recipe)
     tell(f"recipe: {path}")
     return load_recipe(path), path
 
 
-def _edited_recipe(dataset: Dataset, folder: Path) -> Path | None:
-    """The first recipe of a data set's card in the folder that somebody edited, the newest."""
+def _edited_recipes(sources: Sources, dataset: Dataset, folder: Path) -> Iterator[tuple[Path, bool]]:
+    """First recipes in the folder that somebody edited, the newest first, and whether each is of the data set's card or
+    of another one of the same files."""
     card = os.path.abspath(dataset.card or "")
-    own = there(folder, "*.recipe*.yaml", lambda raw: os.path.abspath(str(raw.get("dataset"))) == card)
-    return next(filter(is_edited, own), None)
+    others = {os.path.abspath(path) for path in _cards_there(sources, Path(card).parent)}
+    for only in ({card}, others - {card}):
+        own = there(folder, "*.recipe*.yaml", lambda raw, only=only: os.path.abspath(str(raw.get("dataset"))) in only)
+        yield from ((path, card in only) for path in own if is_edited(path))
 
 
 def _split_settings(settings: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -69,6 +69,9 @@ def test_an_edited_recipe_is_used_and_said(one_person):
     assert "using your edited card mine.yaml" in done.stderr
     assert sorted(p.name for p in Path().glob("*.yaml")) == ["mine.recipe.yaml", "mine.yaml"]
     assert load_recipe("mine.recipe.yaml").window.horizon == 4
+    done = invoke("init", "mine.csv", "--timezone", "UTC")  # makes another card
+    assert "your edited recipe mine.recipe.yaml is of another card of these files, and is not used" in done.stderr
+    assert load_recipe("mine.recipe-2.yaml").dataset == "mine-2.yaml"
 
 
 def test_a_mistake_in_an_edited_file_is_told(one_person):

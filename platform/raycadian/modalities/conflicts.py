@@ -75,9 +75,10 @@ def _table(path: Path) -> "pd.DataFrame | None":
     start = header_at(source)
     with open_bytes(path) as stream:
         try:
-            return pd.read_csv(
+            table = pd.read_csv(
                 stream, sep=delimiter_of(source.lines[start]), skiprows=start, dtype=str, encoding=source.encoding,
                 on_bad_lines="skip", nrows=_MOST_ROWS, keep_default_na=False, skipinitialspace=True,
             )  # fmt: skip
         except (ValueError, pd.errors.ParserError):
             return None
+    return table.rename(columns=lambda name: str(name).strip())

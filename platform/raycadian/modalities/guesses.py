@@ -83,9 +83,12 @@ def option(name: str, value: Any) -> str:
 
 
 _ON_COMMAND_LINE = re.compile(
-    r"--(set|unit|timezone|subject|format|modality|person|card|snapshots|runs) "
+    r"--(set|unit|timezone|subject|format|modality|person|card|snapshots|runs|champion) "
     r"((?:'[^']*'|\"[^\"]*\"|[^\s'\",;:)`])+?)(?=[.,;:)`]*(?:\s|$))"
 )
+
+
+_RENAMED = {"champion": "run"}  # `load_forecaster` takes either
 
 
 def in_python(text: str, but: Collection[str] = ()) -> str:
@@ -96,7 +99,7 @@ def in_python(text: str, but: Collection[str] = ()) -> str:
 
 def _argument(name: str, value: str, but: Collection[str]) -> str:
     if name != "set" and name not in but:
-        return f'{name}="{value}"'
+        return f'{_RENAMED.get(name, name)}="{value}"'
     path, value = assignment(value) if name == "set" else (name, value)
     return f"settings={{{path!r}: {value!r}}}"
 
