@@ -15,6 +15,7 @@ from raycadian.cohort import forecast_everybody
 from raycadian.config import Evaluation, Recipe, Residual, Ridge, Tracking, Training, Window
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.modalities.prepare import prepare
+from raycadian.quickstart import champion_name
 from raycadian.serving.forecaster import Forecaster, read_history
 from raycadian.training.pipeline import load_data, read_predictions, train_run
 
@@ -160,3 +161,13 @@ def test_on_ray_the_files_are_the_same(ray_local, runs, snapshot, tmp_path):
     assert {n: p.read_bytes() for n, p in parts(tmp_path / "here").items()} == {
         n: p.read_bytes() for n, p in parts(tmp_path / "there").items()
     }
+
+
+@pytest.mark.slow
+def test_of_several_champions_the_one_of_the_file_forecasts(place, runs, monkeypatch):
+    names = {"many-forecast-6": "a", "other-forecast-12": "b", "many-classify-low": "c"}
+    monkeypatch.setattr("raycadian.tracking.registry.champions", lambda runs: names)
+    for file in (place / "many.yaml", *(place / "snapshots").glob("many-*")):
+        assert champion_name(file, place / "snapshots", place / "runs") == "many-forecast-6"
+    names["many-forecast-12"] = "d"
+    assert champion_name(place / "many.yaml", place / "snapshots", place / "runs") is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -230,7 +231,9 @@ def history(
 
     sources = sources_of([file])
     if sources.kind != "files":
-        raise ValueError(f"{file} is a {sources.kind}; a forecast begins at a file of readings")
+        raise ValueError(
+            f"{file} is a {sources.kind}; a forecast begins at a file of readings, or takes everybody with --out FOLDER"
+        )
     read_by = _card_for(sources, options, card, snapshots, tell)
     modality = modality_of(read_by.card)
     if modality.request().path != History.path:
@@ -240,6 +243,17 @@ def history(
         )
     issues = Issues()
     return History.of(_one_of(read_people(file, read_by.card, issues), file, person), issues)
+
+
+def champion_name(file: Path, snapshots: Path, runs: Path) -> str | None:
+    """Of several champions that forecast, the one of the data set that `file` is, or is of; None where none is."""
+    from raycadian.tracking.registry import champions
+
+    sources = sources_of([file])
+    cards = _cards_there(sources, _beside(snapshots)) if sources.kind == "files" else iter(sources.paths)
+    names = {path.stem if path.suffix else path.name.rpartition("-")[0] for path in cards}
+    own = [name for name in champions(runs) if name.rpartition("-forecast-")[0] in names]
+    return own[0] if len(own) == 1 else None
 
 
 def _card_for(sources: Sources, options: CardOptions, card: Path | None, snapshots: Path | None, tell: Tell) -> _ReadBy:
@@ -268,8 +282,8 @@ def _one_of(people: Mapping[str, Readings], file: Path, person: str | None) -> R
     listed = ", ".join(sorted(people)[:20])
     if person is None:
         raise ValueError(
-            f"{file} holds {len(people)} people: {listed}; choose one: --person {min(people)}, or forecast "
-            "everybody: --out FOLDER"
+            f"{file} holds {len(people)} people: {listed}; choose one: "
+            f"--person {shlex.quote(min(people))}, or forecast everybody: --out FOLDER"
         )
     raise ValueError(f"{file}: no person {person!r} in it; --person is one of {listed}")
 

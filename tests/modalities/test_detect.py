@@ -314,3 +314,24 @@ def test_what_a_guess_says_to_change_can_be_said(shared):
     for guess in guesses:
         for text in guess.how_to_change.split("--set ")[1:]:
             assert assignment(text)[0].partition(".")[0] in type(card).model_fields
+
+
+def test_where_every_second_reading_is_lost_the_step_is_still_the_sensors(tmp_path):
+    path, kept = tmp_path / "holes.csv", np.random.default_rng(3).random(800) < 0.5
+    times = pd.date_range("2026-01-05", periods=800, freq="5min")[kept]
+    pd.DataFrame({"time": times, "glucose": np.arange(len(times)) % 90 + 90}).to_csv(path, index=False)
+    assert make_card([path])[0].grid.dt_min == 5
+
+
+def test_a_header_without_rows_is_told_as_that(tmp_path):
+    (tmp_path / "empty.csv").write_text("time,glucose\n")
+    with pytest.raises(ValueError, match="no row below the header with 'glucose'"):
+        make_card([tmp_path / "empty.csv"])
+
+
+def test_cells_that_are_marked_as_missing_are_counted(tmp_path):
+    times = pd.date_range("2026-01-05", periods=300, freq="5min")
+    glucose = ["---" if i % 50 == 1 else str(90 + i % 90) for i in range(300)]
+    pd.DataFrame({"time": times, "glucose": glucose}).to_csv(tmp_path / "dashes.csv", index=False)
+    snapshot = prepare_card(make_card([tmp_path / "dashes.csv"])[0], tmp_path, tmp_path / "out", on_ray=False)
+    assert snapshot.manifest["issues"]["glucose is marked as missing"]["count"] == 6

@@ -100,21 +100,25 @@ def forecast(
     """
     if meals and no_meals:
         raise ValueError("--meal and --no-meals exclude one another; give one")
-    if out is not None:
-        if card or person or meals or no_meals:
-            raise ValueError("--out forecasts everybody: leave out --card (name the card as FILE), --person and meals")
-        run = chosen_run(run_name, champion_name, runs)
-        _forecast_everybody(file, options, run, snapshots, out, windows, as_json)
-        return
     from dataclasses import replace
 
     from raycadian import quickstart
+
+    def chosen() -> Run:
+        known = run_name or champion_name
+        return chosen_run(run_name, champion_name if known else quickstart.champion_name(file, snapshots, runs), runs)
+
+    if out is not None:
+        if card or person or meals or no_meals:
+            raise ValueError("--out forecasts everybody: leave out --card (name the card as FILE), --person and meals")
+        _forecast_everybody(file, options, chosen(), snapshots, out, windows, as_json)
+        return
     from raycadian.physiology.cma.meals import parse_meal
     from raycadian.serving.forecaster import Forecaster
 
     what_if = tuple(map(parse_meal, meals)) if meals or no_meals else None
     history = quickstart.history(file, options, snapshots, console.print, card=card, person=person)
-    forecaster = Forecaster.load(chosen_run(run_name, champion_name, runs).path)
+    forecaster = Forecaster.load(chosen().path)
     answer = forecaster.answer(replace(history, what_if=what_if))
     show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
 

@@ -50,6 +50,7 @@ _HIGH_WORDS = (
     "high", "hi", "hoch", "haut", "élevé", "alto", "alta", "hoog", "høj", "høy", "hög", "högt", "korkea", "wysoki",
     "vysoká", "magas", "yüksek",
 )  # fmt: skip
+_MARKED_MISSING = ("-", "--", "---", "n/a", "N/A", "null", "NULL")  # empty cells are counted by nobody: rows of events
 _EMPTY_WORDS = ("", "nan", "na", "n/a", "null", "none", "-", "--", "---")
 
 
@@ -102,6 +103,7 @@ class ReadingsBuilder:
         """`parse_numbers` with the malformed counted."""
         values, malformed = parse_numbers(text)
         self.note(f"{name} is not a number", lines[malformed])
+        self.note(f"{name} is marked as missing", lines[text.isin(_MARKED_MISSING).to_numpy()])
         return values
 
     def times(self, text: pd.Series, time_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:

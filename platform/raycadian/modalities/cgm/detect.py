@@ -85,7 +85,8 @@ def _step(lines: list[str], given: Given) -> Choice:
     minutes = np.array([60 * int(match[1]) + int(match[2]) for match in clocks])
     apart = np.abs(np.diff(minutes))
     apart = apart[(apart > 1) & (apart < 12 * 60)]  # neither rows of one moment, nor over midnight
-    step = 5 * round(float(np.median(apart)) / 5) if len(apart) else 0
+    # the most frequent one: where every second reading is lost, the typical gap is not the sensor's step
+    step = 5 * int(np.bincount(np.round(apart / 5).astype(int)).argmax()) if len(apart) else 0
     if not 10 <= step <= 30 or "grid.dt_min" in given:
         return Choice()
     why = f"most readings are {step} minutes apart"
@@ -161,6 +162,8 @@ def _unit(columns: dict[str, list[str]], glucose: Choice, given: Given) -> Choic
             return Choice(guess=Guess("unit", named, True, f"stated by the column {name!r}", option("unit", other)))
         message = f"the column {name!r} says {named}, but its values have a median of {median:.3g}: if they are {other}"
         return Choice(question=Question("unit", f"{message}, add {option('unit', other)}"))
+    if not columns.get(name):
+        return Choice(question=Question("unit", f"there is no row below the header with {name!r}; bring readings"))
     unit = unit_of_median(median) if len(values) else None
     if unit is None:
         message = f"the values of {name!r} don't tell the unit: add --unit {MGDL} or --unit {MMOLL}"

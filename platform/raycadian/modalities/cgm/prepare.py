@@ -80,8 +80,8 @@ def nothing_usable(card: CGMCard, rows: list[Row], issues: Issues) -> str:
     return (
         f"card {card.name!r}: no recording of at least {card.grid.min_points} points every {card.grid.dt_min:g} min "
         f"without a gap over {card.grid.gap_min:g} min; found {len(rows)} subjects with {readings} readings "
-        f"(issues: {met}); bring a longer recording (a day or more), or keep short ones: "
-        + how_to_set("grid.min_points", 12)
+        f"(issues: {met}); bring a longer recording (a day or more)"
+        + (f", or keep short ones: {how_to_set('grid.min_points', 12)}" if readings >= 12 else "")
     )
 
 
