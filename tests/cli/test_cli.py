@@ -301,6 +301,7 @@ def test_the_module_is_what_the_command_runs():
     assert found.load() is cli.main
 
 
+@pytest.mark.slow
 def test_a_mistaken_data_set_is_told_before_anything_heavy_is_imported(card, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"name: x\ndataset: {card.with_name('tny.yaml')}\nmodel: {{kind: ridge}}\n")

@@ -112,6 +112,7 @@ def test_a_forecast_says_its_guesses_and_picks_one_of_several(one_person):
         history(Path("two.csv"), CardOptions(), Path("snapshots"), person="eve")
 
 
+@pytest.mark.slow
 def test_a_forecast_of_another_modality_leads_on(one_person):
     counts = "\n".join(str(n % 300) for n in range(3 * 1440))
     Path("a.AWD").write_text(f"anna\n05-Jan-2026\n12:00\n4\n40\nX1\nF\n{counts}\n")
@@ -127,7 +128,7 @@ def test_a_forecast_of_another_modality_leads_on(one_person):
         (["prepare", "mine.csv", "--snapshots", "taken/x"], "--snapshots"),
         (["run", "mine.csv", "--runs", "taken/x"], "--runs"),
         (["init", "mine.csv", "--out", "taken/x"], "--out"),
-        (["inspect", "mine.csv", "--out", "taken/x.html"], "--out"),
+        pytest.param(["inspect", "mine.csv", "--out", "taken/x.html"], "--out", marks=pytest.mark.slow),
     ],
 )
 def test_a_place_that_cannot_be_written_is_told_with_its_option(one_person, arguments, option):
