@@ -1,5 +1,6 @@
 """One holder at a time, over processes and machines; what a holder left behind is taken over by one alone."""
 
+import errno
 import json
 import os
 import subprocess
@@ -85,8 +86,15 @@ def test_a_holder_gives_signs_of_life(path, monkeypatch):
         assert path.stat().st_mtime > 0
 
 
+def no_links(*names):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("stale", [False, True])
-def test_of_many_at_once_one_gets_in(path, stale, monkeypatch):
+def test_of_many_at_once_one_gets_in(path, stale, links, monkeypatch):
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
     monkeypatch.setattr(locks, "_SETTLE_S", 0.1)
     inside, most = [], []
 

@@ -6,6 +6,7 @@ touched it for ten minutes. It holds what a file system promises to all its clie
 alone.
 """
 
+import errno
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from raycadian.files import on_disk, parse_json
 STALE_S = 600.0
 """Without a sign of life from another machine, its lock is taken over: longer than storage may be away for."""
 _BEAT_S = 20.0
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 _SETTLE_S = 0.5  # two that take over the same lock see within it which of them has it
 log = logging.getLogger(__name__)
 
@@ -73,13 +75,38 @@ def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def _acquired(path: Path, own: Holder) -> bool:
+    holder, there = _read(path), path.exists()
+    if there and not _left_behind(path, holder):
+        return False
+    mine = path.with_name(f"{path.name}-{own.token}")
+    mine.write_text(json.dumps(asdict(own)), encoding="utf-8")
+    try:
+        return _taken_over(path, holder, mine, own) if there else _linked(path, mine)
+    finally:
+        mine.unlink(missing_ok=True)
+
+
+def _linked(path: Path, mine: Path) -> bool:
+    """Make the lock with what it says in one step, so that nothing ends between the two."""
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _copied(path, mine)
+    return True
+
+
+def _copied(path: Path, mine: Path) -> bool:
+    """The same in two steps, on a file system without links."""
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
-        holder = _read(path)
-        return _left_behind(path, holder) and _taken_over(path, holder, own)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(asdict(own), file)
+        return False
+    with os.fdopen(handle, "wb") as file:
+        file.write(mine.read_bytes())
     return True
 
 
@@ -88,12 +115,9 @@ def _left_behind(path: Path, holder: Holder | None) -> bool:
     return _silent_s(path) > STALE_S if ended is None else ended
 
 
-def _taken_over(path: Path, holder: Holder | None, own: Holder) -> bool:
+def _taken_over(path: Path, holder: Holder | None, mine: Path, own: Holder) -> bool:
     """Put our lock in the place of one that was left behind. Of several who try, the last to do it has it."""
-    mine = path.with_name(f"{path.name}-{own.token}")
-    mine.write_text(json.dumps(asdict(own)), encoding="utf-8")
     if not path.exists() or _read(path) != holder:  # another was quicker
-        mine.unlink()
         return False
     mine.replace(path)
     time.sleep(_SETTLE_S)
