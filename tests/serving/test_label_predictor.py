@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import jsonschema
@@ -11,6 +12,7 @@ import served
 import served_signals
 from starlette.testclient import TestClient
 
+from raycadian import manifest
 from raycadian.evaluation.label.decision import Decision
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.modalities.biosignals.readers import read_case
@@ -202,6 +204,17 @@ def test_the_description_holds_the_schemas_and_examples(client):
     BiosignalResponse.model_validate_json(json.dumps(BiosignalRequest.answer_example))
     schema = described["components"]["schemas"]["BiosignalRequest"]
     jsonschema.validate(BiosignalRequest.example, schema | {"components": described["components"]})
+
+
+@pytest.mark.parametrize("change", [{"window_s": 1e9}, {"window_s": 1e-9}, {"past": ["ecg_mv"]}])
+def test_windows_of_another_model_are_refused_before_they_are_cut(run, change, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / run.name)
+    (copy / manifest.FILE).unlink(missing_ok=True)
+    file = copy / "checkpoint" / "preprocessing.json"
+    body = json.loads(file.read_text())
+    file.write_text(json.dumps(body | {"window": body["window"] | change}))
+    with pytest.raises(ValueError, match="damaged.*(the model takes|window)"):
+        LabelPredictor.load(copy)
 
 
 # --- a case that the server holds -------------------------------------------------------------------------------------

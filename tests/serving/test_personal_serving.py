@@ -260,10 +260,13 @@ def sent_by(subject, values):
     return Activity(subject, ACTIVITY_COUNTS, one_person.START.astype("datetime64[s]"), 60.0, values[:2880])
 
 
-def test_no_id_reaches_rays_logs(replica, run, known, values):
+def test_no_id_reaches_rays_logs(replica, run, known, values, monkeypatch):
     endpoint, store = replica
     key, records = known[1][SUBJECT], []
     handler, log = logging.Handler(), logging.getLogger("ray.serve")
+    for name, value in {"disabled": False, "level": logging.INFO}.items():  # whatever other tests have left
+        monkeypatch.setattr(log, name, value)
+    log.manager._clear_cache()
     handler.emit = lambda record: records.append(record.getMessage())
     adapter = {name: weight.clone() for name, weight in store.adapter(SUBJECT).items()}  # not of the file below
     (store.folder(SUBJECT) / ADAPTER).write_bytes(b"none")

@@ -31,7 +31,7 @@ from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.modalities.cards import modality_of, parse_card
 from raycadian.modalities.request import ESTIMATE_NOTE, LabelRequest, Stretch
 from raycadian.models import checkpoint
-from raycadian.models.base import Model
+from raycadian.models.base import Model, ModelSpec
 from raycadian.personal.store import PersonRecord
 from raycadian.physiology.waveforms.repair import Reason
 from raycadian.runs import Run
@@ -92,6 +92,13 @@ class Estimate:
         return self
 
 
+def _require_of_one_model(spec: ModelSpec, window: LabelWindow) -> None:
+    """Raises ValueError where the windows are another model's: of days in place of seconds, say."""
+    cut, fits = (context_points(window, spec.dt_min * 60), window.past), (spec.context, spec.past)
+    if cut != fits:
+        raise ValueError(f"windows of {cut} (points, channels), the model takes {fits}")
+
+
 class LabelPredictor(Predictor):
     """A run's model of a label with the card and the windows it was trained on."""
 
@@ -118,6 +125,7 @@ class LabelPredictor(Predictor):
             raw = read_json(file)
             card, window = parse_card(raw["card"]), LabelWindow.model_validate(raw["window"])
             task = TypeAdapter(Task).validate_python(raw["task"])
+            _require_of_one_model(model.spec, window)
             seen = TrainingRange.read(raw.get("training_range"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: damaged: {error}; copy the run again") from error
