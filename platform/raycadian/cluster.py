@@ -1,7 +1,5 @@
 """The one way to a Ray cluster: the one that is there, else one on this machine."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

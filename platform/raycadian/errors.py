@@ -1,8 +1,6 @@
 """What goes wrong where the platform meets the outside world, a family of errors each. All of them are ValueErrors: a
 message of a sentence for the user, and never a traceback."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -2,8 +2,6 @@
 renamed. JSON and YAML that somebody else may have written: read within bounds of size, depth and number. And the one
 way from a name that comes from outside to a path."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A run: one folder that holds everything one model of a recipe produced, whole or absent."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -3,8 +3,6 @@
 Both carry the names of recipes, runs and trials; neither carries anything of a subject.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -5,8 +5,6 @@ Shape legend, used in every file:
     K known-future channels   Q quantiles   N points of a series   W windows of a set
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any

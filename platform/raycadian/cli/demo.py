@@ -1,7 +1,5 @@
 """`raycadian demo`: the whole line on the demo cohort, ending with a forecast from a live endpoint."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

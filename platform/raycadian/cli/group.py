@@ -1,7 +1,5 @@
 """Groups of verbs: errors in one message, and verbs whose modules are imported when they are called."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable, Mapping

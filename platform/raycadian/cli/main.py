@@ -1,7 +1,5 @@
 """`raycadian VERB`: the verbs, each in a module that is imported when it is called, so that --help is instant."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import click

@@ -4,8 +4,6 @@ A job's log is a file in the folder from which the dashboard hands out files; th
 on stdout, and removed when this job is stopped. So results come back through the one port that is open.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

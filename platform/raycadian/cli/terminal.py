@@ -1,7 +1,5 @@
 """What a person sees in the terminal while long work runs, and the tables after it."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -4,8 +4,6 @@ jobs/runtime_env.yaml and .rayignore say what travels; Ray's own packager is ask
 sent.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ far the day is from that person's usual. The population's weights are shared and
 Shapes as in types.py, and: F features of a day (physiology/daily.py)
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping
 from itertools import chain

@@ -4,8 +4,6 @@ One path for every task: a person's days are cut in time, an adapter is trained 
 the next, and judged on the last, which nothing has seen. No cluster is asked.
 """
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """A classifier of days of activity as one person's: they label days beside the recording."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 D days in order; a window is a number of whole days and ends with the day whose label it has.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

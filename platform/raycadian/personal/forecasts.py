@@ -1,7 +1,5 @@
 """A forecaster of glucose as one person's: the readings that came after are its labels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

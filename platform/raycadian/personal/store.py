@@ -10,8 +10,6 @@ others.
 Recordings are never kept. Deleting the folder deletes the person: no other file has anything of theirs.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

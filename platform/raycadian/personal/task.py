@@ -1,8 +1,6 @@
 """What calibrating a model to one person takes, whatever its task: inputs, days, parts in time, and what a task
 adds."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

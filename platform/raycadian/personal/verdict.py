@@ -3,8 +3,6 @@
 W days in the order of time, none of which the adapter was trained on.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Start, promote, stop: the endpoint on Ray Serve as `raycadian serve` and the demo use it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

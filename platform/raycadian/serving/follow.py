@@ -1,7 +1,5 @@
 """Which run an endpoint ought to serve, asked of the registry as long as it serves. No Ray, no HTTP."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -3,8 +3,6 @@
 H steps of the horizon, Q levels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -3,8 +3,6 @@
 B people of a batch; L, H, Q as in types.py.
 """
 
-from __future__ import annotations
-
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence

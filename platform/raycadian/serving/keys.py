@@ -1,7 +1,5 @@
 """The server's key: from the environment, or a file of this machine's user."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from contextlib import suppress

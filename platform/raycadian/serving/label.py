@@ -4,8 +4,6 @@ cases.
 No Ray, no HTTP. W windows of a request.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

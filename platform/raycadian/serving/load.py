@@ -1,7 +1,5 @@
 """Which predictor a run gets, decided once: for a run, and for a person who calibrated it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path

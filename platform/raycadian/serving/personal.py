@@ -3,8 +3,6 @@
 No Ray, no HTTP. D days of a recording.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,8 +1,6 @@
 """What every model is behind: requests in, answers out, whether offline, at the endpoint or for one person. No Ray, no
 HTTP."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the endpoint gives whatever is served: the model, and problems."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError

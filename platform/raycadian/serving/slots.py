@@ -1,7 +1,5 @@
 """The slots of a replica for people's models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Causal filters with state between messages: what comes out does not depend on ho
 and a window's estimate is that of the whole record served at once. No Ray, no HTTP.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,5 @@
 """The endpoint as a web application: paths, key, limits, errors. FastAPI alone; who computes is handed in."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import secrets

@@ -1,8 +1,6 @@
 """Live tracking of a training: TensorBoard, Weights & Biases, the terminal. MLflow records complete runs
 (registry.py)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path

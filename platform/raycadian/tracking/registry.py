@@ -3,8 +3,6 @@
 The registry's truth is an MLflow registered model with the alias `champion`; a version is one complete run folder.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
