@@ -157,6 +157,13 @@ def test_scores_and_models_of_an_edited_run_are_not_read(run):
             read(Run(run))
 
 
+def test_metadata_that_lack_something_are_an_error_of_the_run(run):
+    (run / manifest.FILE).unlink()
+    (run / "recipe.yaml").write_text("{name: x, dataset: d.yaml, model: {kind: ridge}}")
+    with pytest.raises(CheckpointError, match="damaged: 'against'"):
+        pipeline.rescore(Run(run))
+
+
 def test_no_flipped_bit_of_predictions_is_accepted(run):
     """135 of 300 were."""
     predictions = prediction_cases.forecasts(people=2, windows=10, steps=3)

@@ -105,6 +105,7 @@ def test_what_a_forecast_says(forecaster, history):
 def test_a_low_has_the_probability_that_was_scored(run, readings, tmp_path):
     copy = tmp_path / run.name
     shutil.copytree(run.path, copy)
+    (copy / "manifest.json").unlink()
     calibrations = [EventCalibration("hypo70", 0.9, -0.2, 100, 10), EventCalibration("hypo54", 0.8, -1.0, 100, 4)]
     write_calibrations(copy / "event_calibration.json", calibrations)
     forecaster, (p, rows) = Forecaster.load(copy), windows(run, 5)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raycadian.cli.terminal import show_json, show_table
+from raycadian.errors import CheckpointError, at_boundary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,8 @@ def show_run(run: Run, as_json: bool) -> None:
     if as_json:
         show_json({"run": run.name, "path": str(run.path), **run.metadata, "metrics": run.summary})
         return
-    click.echo(f"{run.path}\n  {score_in_words(run)}")
+    with at_boundary(CheckpointError, f"{run.path}: damaged", LookupError, TypeError):
+        click.echo(f"{run.path}\n  {score_in_words(run)}")
     click.echo(f"  {run.path / 'report.html'}")
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from raycadian import manifest
 from raycadian.config import CMAMechanism, Grid, Window, signals_of
 from raycadian.data.grid import arrays_to_recordings, seconds
 from raycadian.data.mechanism import Mechanism, fit_latest
@@ -74,6 +75,7 @@ class Forecaster(Predictor):
             raise NotServed(f"{run.name} does not forecast but {model.spec.task}: serve it and ask /v1/biosignal")
         if model.spec.past[0] != GLUCOSE:
             raise NotServed(f"{run.name} forecasts {model.spec.past[0]}: the endpoint takes readings of glucose alone")
+        manifest.require_intact(run.path, "event_calibration.json")
         raw = read_json(folder / "preprocessing.json")
         try:
             mechanism = None if raw["mechanism"] is None else CMAMechanism.model_validate(raw["mechanism"])

@@ -14,6 +14,7 @@ from raycadian import manifest, telemetry
 from raycadian.config import Recipe, Training, mechanism_of, model_name, signals_of, staged_of
 from raycadian.data.mechanism import Mechanism
 from raycadian.data.snapshot import Snapshot
+from raycadian.errors import CheckpointError, at_boundary
 from raycadian.files import path_inside
 from raycadian.modalities.prepare import prepare
 from raycadian.models import base, checkpoint
@@ -207,7 +208,8 @@ def rescore(run: Run) -> Run:
     """Score a complete run's predictions again and rewrite its tables and report, beside the runs that it was set
     against and that are still there. It is one more look at the test data, and recorded as such. Raises ValueError."""
     manifest.require_intact(run.path, "recipe.yaml", "metadata.json")
-    with manifest.rewritten(run.path):
+    lacking = (LookupError, TypeError, AttributeError)
+    with manifest.rewritten(run.path), at_boundary(CheckpointError, f"{run.path}: damaged", *lacking):
         _rescore(run)
     return run
 
