@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -52,7 +51,7 @@ class Run:
     def name(self) -> str:
         return self.path.name
 
-    @cached_property
+    @property
     def recipe(self) -> Recipe:
         """Raises CheckpointError, as `metadata` and `summary`, which names the file."""
         try:
