@@ -193,14 +193,13 @@ def _require_fit(saved: TinyTimeMixerConfig, spec: ModelSpec, section: config.TT
         "ttm.d_model": (saved.d_model, section.d_model),
         "ttm.layers": (saved.num_layers, section.layers),
     }
-    wrong = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     longest = saved.prediction_filter_length or saved.prediction_length  # steps beyond the filter were not trained
     if spec.horizon > longest:
-        wrong["window.horizon"] = (f"{longest} at most", spec.horizon)
+        pairs["window.horizon"] = (f"{longest} at most", spec.horizon)
     channels = _channels(spec, section)
     if saved.num_input_channels not in (1, channels):
-        wrong["window.past"] = (f"{saved.num_input_channels} channels", f"{channels} channels")
-    _require_equal(section.pretrained, wrong)
+        pairs["window.past"] = (f"{saved.num_input_channels} channels", f"{channels} channels")
+    _require_equal(section.pretrained, pairs)
 
 
 def _require_equal(source: str, pairs: dict[str, tuple[Any, Any]]) -> None:
