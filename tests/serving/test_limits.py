@@ -93,6 +93,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(limits, "_SLOWEST_BYTES_PER_S", 1e12)
 
 
+@pytest.mark.slow
 def test_bodies_that_never_end_stop_nobody(app, quick):
     """260 of them, of one client and of many, while others ask."""
 
@@ -114,6 +115,7 @@ def test_bodies_that_never_end_stop_nobody(app, quick):
     assert one.error == "too_slow"
 
 
+@pytest.mark.slow
 def test_one_client_holds_its_share_of_slow_bodies(app, quick):
     async def attack():
         return await asyncio.gather(*(ask(app, FORECAST, (b"{", 1.0)) for _ in range(100)))
@@ -122,6 +124,7 @@ def test_one_client_holds_its_share_of_slow_bodies(app, quick):
     assert statuses.count(408) == 64 and statuses.count(429) == 36
 
 
+@pytest.mark.slow
 def test_large_bodies_are_answered_a_few_at_a_time(monkeypatch):
     echo = Echo(0.01)
     app = web.create_app(echo, digest(served.KEY))
@@ -188,6 +191,7 @@ def test_small_things_of_the_paths(app, client):
 START = json.dumps({"channels": {"ppg": {"rate_hz": 100.0}}})
 
 
+@pytest.mark.slow
 def test_a_client_has_so_many_sockets(client):
     with ExitStack() as stack:
         for _ in range(64):
@@ -201,6 +205,7 @@ def test_a_client_has_so_many_sockets(client):
         assert socket.receive_json()["windows"] == []
 
 
+@pytest.mark.slow
 def test_a_socket_that_says_nothing_is_closed_and_one_that_speaks_lives(client, monkeypatch):
     monkeypatch.setattr(web, "FIRST_MESSAGE_S", 0.05)
     with client.websocket_connect(STREAM) as socket:
@@ -223,6 +228,7 @@ def test_a_binary_message_is_refused_in_words(client):
         assert socket.receive_json()["error"] == "invalid_request" and socket.receive()["code"] == 1008
 
 
+@pytest.mark.slow
 def test_examples_fit_what_is_served(client):
     content = client.get("/openapi.json").json()["paths"][FORECAST]["post"]["requestBody"]["content"]
     assert np.shape(content["application/json"]["example"]["readings"]) == (288,)

@@ -37,6 +37,7 @@ def test_quantiles_are_bounded_as_a_whole_and_parts_still_add_up():
     np.testing.assert_array_equal(within.parts["bounds"], [0, 0, 5])
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-5000, 5000), min_size=1, max_size=9), st.floats(0, 3000))
 def test_whatever_a_model_says(median, spread):
     try:

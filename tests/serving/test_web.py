@@ -325,6 +325,7 @@ def test_times_without_any_zone_are_told(client):
     assert answered["warnings"] == {"time without a zone (its hour taken as the local hour)": 60}
 
 
+@pytest.mark.slow
 def test_every_name_of_a_time_zone_is_one_library_s(client):
     """pytz lacks half of zoneinfo's names: a request of such a zone was a 500."""
     times = ["2026-03-28T23:00:00", "2026-10-25T02:30:00"]
