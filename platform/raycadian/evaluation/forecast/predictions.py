@@ -208,9 +208,15 @@ def write_table(path: Path, columns: dict[str, Any], meta: dict[str, Any]) -> No
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
+_ROWS_A_BYTE = 10  # of predictions, whose truths alone don't compress that far
+
+
 def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """The columns, and what holds for all: empty where another program wrote the file. Raises CheckpointError."""
     try:
+        rows, most = pq.read_metadata(path).num_rows, _ROWS_A_BYTE * path.stat().st_size + 100_000
+        if rows > most:
+            raise ValueError(f"{rows:,} rows in a file that can hold {most:,}")
         table = pq.read_table(path, page_checksum_verification=True)
         return table, parse_json((table.schema.metadata or {}).get(_META.encode(), b"{}"))
     except (OSError, ValueError, pa.ArrowException) as error:
