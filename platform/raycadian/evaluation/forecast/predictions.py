@@ -214,6 +214,8 @@ _ROWS_A_BYTE = 10  # of predictions, whose truths alone don't compress that far
 def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """The columns, and what holds for all: empty where another program wrote the file. Raises CheckpointError."""
     try:
+        if not path.is_file():  # a pipe would never end
+            raise ValueError("no such file, or no regular one")
         rows, most = pq.read_metadata(path).num_rows, _ROWS_A_BYTE * path.stat().st_size + 100_000
         if rows > most:
             raise ValueError(f"{rows:,} rows in a file that can hold {most:,}")
