@@ -178,6 +178,7 @@ def _endpoint(place: Place) -> Iterator[Endpoint]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(90)
+        process.stdout.close()
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------
