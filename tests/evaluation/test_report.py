@@ -182,7 +182,7 @@ def test_clinical_numbers_are_those_of_the_scores(path, named, validation):
 def test_a_validation_without_lows_is_said(named, validation, tmp_path):
     high = replace(validation, truth=np.maximum(validation.truth, 120.0))
     html = report(tmp_path, named, validation=high).read_text(encoding="utf-8")
-    assert "Not calibrated: hypo70: 0 of" in html and "AUROC" not in html
+    assert "Not calibrated: hypo70 in 0 of" in html and "AUROC" not in html
 
 
 def test_the_same_data_give_the_same_page(path, named, validation, tmp_path):

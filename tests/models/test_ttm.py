@@ -305,7 +305,7 @@ def test_what_cannot_be_had_is_an_error_at_once(name):
     assert time.perf_counter() - began < 5
 
 
-@pytest.mark.slow
+@pytest.mark.long  # it waits
 def test_an_unreachable_hub_is_not_tried_for_long(tmp_path):
     """Without HF_HUB_OFFLINE, against an address where nothing listens: an error in seconds, no other model instead."""
     code = (
