@@ -99,6 +99,15 @@ def test_a_manifest_that_says_nothing_is_an_error(text, run):
         manifest.require_intact(run)
 
 
+@pytest.mark.parametrize("put", [lambda path: path.mkdir(), lambda path: path.symlink_to("/dev/null")])
+def test_something_else_in_the_manifests_place_is_no_run_of_before(put, run):
+    (run / manifest.FILE).unlink()
+    put(run / manifest.FILE)
+    for check in (manifest.require_intact, manifest.verify):
+        with pytest.raises(CheckpointError, match=r"manifest.json: is no regular file"):
+            check(run)
+
+
 def test_a_name_that_leads_out_is_a_problem(run):
     listed = {"files": {"../../../etc/hostname": "0"}}
     edit(run, manifest.FILE, json.dumps(listed))

@@ -61,7 +61,7 @@ def require_intact(folder: Path, *wanted: str, signed: bool = False) -> None:
         raise CheckpointError(
             f"{folder / FILE}: the signature is {state}; {KEY} asks for one of its key; train again, or unset it"
         )
-    if not (folder / FILE).is_file():
+    if not _has_manifest(folder):
         return
     listed = _listed(folder)
     for name in _chosen({*listed, *_read_here(folder)}, wanted):
@@ -73,7 +73,7 @@ def verify(folder: Path, key: Path | None = None) -> Verdict:
     """Every file against the manifest. Raises CheckpointError for a manifest that can't be read."""
     signature = None if key is None else _signature(folder, _read_key(key))
     names = _names(folder)
-    if not (folder / FILE).is_file():
+    if not _has_manifest(folder):
         notice = f"no {FILE}: the run is from before manifests, or it was taken away; nothing can be checked"
         return Verdict(0, (), (notice,), signature)
     listed = _listed(folder)
@@ -81,6 +81,15 @@ def verify(folder: Path, key: Path | None = None) -> Verdict:
     problems = (_problem(folder, name, listed) for name in sorted(read))
     later = tuple(f"{name}: added later; nothing reads it" for name in names if name not in read)
     return Verdict(len(listed), tuple(filter(None, problems)), later, signature)
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Runs of before have none. Raises CheckpointError for something else of its name: whoever put it there wants the
+    hashes passed over."""
+    path = folder / FILE
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise CheckpointError(f"{path}: is no regular file; copy the run again")
+    return path.exists()
 
 
 def _names(folder: Path) -> list[str]:

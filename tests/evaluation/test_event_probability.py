@@ -14,6 +14,7 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
 from raycadian.config import Evaluation
+from raycadian.errors import CheckpointError
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast.event_probability import (
     EXTREME,
@@ -148,6 +149,10 @@ def test_json_keeps_every_bit(tmp_path, calibration):
     write_calibrations(path, [calibration])
     assert read_calibrations(path) == [calibration] and json.loads(path.read_text())[0]["excursion"] == "hypo70"
     assert read_calibrations(tmp_path / "absent.json") == []
+    for slope in (-5.0, 1e308, float("nan")):
+        write_calibrations(tmp_path / "odd.json", [replace(calibration, slope=slope)])
+        with pytest.raises(CheckpointError, match="hypo70: no calibration has slope"):
+            read_calibrations(tmp_path / "odd.json")
     path.write_text('[{"slope": 1}]')
     with pytest.raises(ValueError, match="no list of event calibrations"):
         read_calibrations(path)

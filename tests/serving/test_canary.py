@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import served
 from safetensors.torch import load_file, save_file
@@ -13,9 +14,11 @@ from raycadian.config import CMA, CMAMechanism, Ridge
 from raycadian.errors import CheckpointError
 from raycadian.models import checkpoint
 from raycadian.runs import Run
+from raycadian.serving import plausible
 from raycadian.serving.canary import require_as_scored
 from raycadian.serving.load import load_predictor
 from raycadian.tracking import registry
+from raycadian.training.pipeline import read_predictions
 
 pytestmark = pytest.mark.slow  # trained runs behind them
 
@@ -46,6 +49,12 @@ def test_a_sound_run_says_how_it_was_checked(runs, tmp_path):
     assert require_as_scored(runs["cma"], tmp_path) == "checked: 6 windows predicted as scored"
     assert require_as_scored(runs["ridge"], tmp_path) == "checked: 6 windows predicted as scored, 2 answered"
     assert manifest.verify(runs["ridge"].path).problems == ()
+
+
+def test_a_run_whose_forecast_leaves_what_glucose_can_be_is_promoted(runs, tmp_path, monkeypatch):
+    """Its answers are kept within bounds, its predictions are not."""
+    monkeypatch.setattr(plausible, "GLUCOSE_MAX_MGDL", float(np.median(read_predictions(runs["ridge"]).quantiles)))
+    assert "answered" in require_as_scored(runs["ridge"], tmp_path)
 
 
 def rewrite(run, **changes):

@@ -11,6 +11,7 @@ import served
 
 from raycadian.errors import RegistryError
 from raycadian.runs import Run
+from raycadian.serving import app
 from raycadian.serving import holder as holders
 from raycadian.serving.follow import Follower
 from raycadian.serving.holder import Holder
@@ -183,3 +184,38 @@ def _raise(error):
         raise error
 
     return raising
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """An endpoint whose deployments are noted, and nothing else of it."""
+    deployed = []
+    monkeypatch.setattr(app.Server, "_deployed", lambda self: deployed.append(self.run.name) or self)
+    monkeypatch.setattr(app, "_ANSWER_S", 0.5)
+    return app.Server(Run(Path("runs/old")), "127.0.0.1", 1, 1, "", "key"), deployed
+
+
+def test_an_answer_that_the_change_itself_delays_is_waited_for(server, monkeypatch):
+    (own, deployed), new = server, Run(Path("runs/new"))
+    answers = iter([ValueError("/v1/model answered 503"), {"model": new.name}, {"model": new.name}])
+
+    def get(self, path):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(app.Server, "get", get)
+    assert own.promote(new).run == new and deployed == [new.name]
+
+
+def test_what_can_not_be_asked_is_not_left_deployed(server, monkeypatch):
+    (own, deployed), new = server, Run(Path("runs/new"))
+
+    def get(self, path):
+        raise ValueError("/v1/model answered 503")
+
+    monkeypatch.setattr(app.Server, "get", get)
+    with pytest.raises(ValueError, match="503"):
+        own.promote(new)
+    assert deployed == [new.name, own.run.name]

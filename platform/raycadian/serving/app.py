@@ -25,7 +25,7 @@ __all__ = ["APP", "Server", "free_port", "prepare_environment", "serve_forever",
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
-_START_S, _PROMOTE_S = 300.0, 120.0
+_START_S, _PROMOTE_S, _ANSWER_S = 300.0, 120.0, 20.0
 _PATHS = {"forecast": "v1/forecast"}  # of a task that has one only
 _CORES_OF_TWO = 4
 _PATIENCE_S = 3600.0  # of a new replica while its run can't be loaded; the others answer
@@ -65,13 +65,28 @@ class Server:
     def promote(self, run: Run) -> "Server":
         """Change over to another run without a restart. Raises ValueError where a replica keeps the old one; then all
         of them do, and say why."""
-        changed = replace(self, run=run, fallback=self.run, rejected=None)._deployed()
-        models = [self.get("/v1/model") for _ in range(2 * self.replicas)]
+        try:
+            changed = replace(self, run=run, fallback=self.run, rejected=None)._deployed()
+            models = [self._model() for _ in range(2 * self.replicas)]
+        except Exception:  # what was deployed must not be another run than the one that is known to be served
+            self._deployed()
+            raise
         if kept := [model for model in models if model["model"] != run.name]:
             reason = kept[0]["rejected"] or "no reason given"
             replace(self, rejected=reason)._deployed()
             raise ValueError(f"{run.name} was not taken over, {self.run.name} goes on: {reason}")
         return replace(changed, fallback=None)
+
+    def _model(self) -> dict[str, Any]:
+        """What serves, asked again while the change itself is in the way of an answer."""
+        until = time.monotonic() + _ANSWER_S
+        while True:
+            try:
+                return self.get("/v1/model")
+            except ValueError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
     def note_following(self, following: str | None) -> "Server":
         """What /v1/model says of the registry that is followed: why it can't be asked, None where it can."""

@@ -37,7 +37,7 @@ from raycadian.physiology.cma.meals import Meal, difference_mgdl, usual_meals
 from raycadian.runs import Run
 from raycadian.serving import plausible
 from raycadian.serving.forecast import Forecast, WhatIf
-from raycadian.serving.plausible import Numbers
+from raycadian.serving.plausible import Numbers, clipped
 from raycadian.serving.predictor import NotServed, Predictor
 from raycadian.types import CARBS, GLUCOSE, PLANNED, TIME_UTC, Batch, Issues, Prediction, Recording
 
@@ -112,6 +112,9 @@ class Forecaster(Predictor):
         quantiles = self.answer(readings).quantiles
         known = self.mechanism is None and self.window.past == (GLUCOSE,) and PLANNED not in self.window.known
         return quantiles if whole and known else None
+
+    def within(self, prediction: np.ndarray) -> np.ndarray:
+        return clipped(prediction)
 
     def _answers(self, requests: Sequence[History]) -> list[Forecast | ValueError]:
         """One pass of the model for all."""

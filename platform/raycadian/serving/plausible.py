@@ -21,10 +21,15 @@ class Numbers(NamedTuple):
     parts: dict[str, np.ndarray]
 
 
+def clipped(mgdl: np.ndarray) -> np.ndarray:
+    """Within what glucose can be."""
+    return np.clip(mgdl, GLUCOSE_MIN_MGDL, GLUCOSE_MAX_MGDL)
+
+
 def bounded(forecast: Numbers, middle: int) -> tuple[Numbers, int]:
     """The forecast within what glucose can be, and at how many steps that changed a quantile. Quantiles stay in order,
     parts add up to the median by one more, `bounds`. Raises ValueError where the median is beyond for most of it."""
-    within = np.clip(forecast.quantiles, GLUCOSE_MIN_MGDL, GLUCOSE_MAX_MGDL)
+    within = clipped(forecast.quantiles)
     moved = within - forecast.quantiles
     steps = int(moved.any(axis=1).sum())
     if not steps:

@@ -81,6 +81,10 @@ class Predictor(ABC):
         None where a window does not hold all of a request. Raises ValueError where it refuses."""
         return None
 
+    def within(self, prediction: np.ndarray) -> np.ndarray:
+        """A model's prediction as an answer may say it: within what the quantity can be."""
+        return prediction
+
     @abstractmethod
     def personalised(self, person: PersonRecord, weights: Mapping[str, Tensor]) -> "Predictor":
         """The same with a person's adapter on it. Raises ValueError where the adapter is of another model."""

@@ -23,6 +23,7 @@ from raycadian.files import read_json, write_json
 
 LOWS = tuple(e for e in EXCURSIONS if not e.above)
 """Below 70 and below 54 mg/dL."""
+_STEEPEST = 1e3  # of a calibration's numbers: from certainty to certainty within a hundredth of probability
 EXTREME = 1e-4  # a forecast is never surer: quantiles say nothing about rarer things
 
 
@@ -141,6 +142,10 @@ def read_calibrations(path: Path) -> list[EventCalibration]:
     if not path.is_file():
         return []
     try:
-        return [EventCalibration(**row) for row in read_json(path, list)]
+        calibrations = [EventCalibration(**row) for row in read_json(path, list)]
+        for own in calibrations:
+            if not (0 <= own.slope <= _STEEPEST and abs(own.intercept) <= _STEEPEST):  # NaN too
+                raise CheckpointError(f"{path}: {own.excursion}: no calibration has slope {own.slope}, {own.intercept}")
+        return calibrations
     except TypeError as error:
         raise CheckpointError(f"{path}: no list of event calibrations: {error}") from None
