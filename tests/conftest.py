@@ -70,6 +70,14 @@ def ray_local():
     ray.shutdown()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items) -> None:
+    """What takes minutes is slow too: no quick part has it."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
+
+
 def pytest_collection_finish() -> None:
     """What the libraries hold is never garbage: looking through it again and again took a tenth of the time."""
     gc.collect()
