@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raycadian.config import Grid
@@ -145,6 +145,7 @@ def test_an_event_belongs_to_one_recording_where_two_touch():
 def test_a_history_cut_half_a_step_after_a_point_gives_it_the_same_value(jitter_s, cut):
     minutes = 5 * np.arange(len(jitter_s)) + np.array(jitter_s) / 60
     minutes = minutes[np.r_[True, np.random.default_rng(len(jitter_s)).random(len(jitter_s) - 1) > 0.2]]
+    assume(not np.isclose((minutes - minutes[0]) % 5, 2.5).any())  # halfway between two points it is either's
     whole = to_recordings(make(minutes), GRID, Issues())[0]
     point = min(cut, len(whole) - 1)
     if not whole.observed[point]:
