@@ -79,3 +79,10 @@ def write_people(folder: Path, n: int, days: float) -> Path:
     card = {"name": "people", "files": ["people.csv"], "unit": "mg/dL", "columns": {"subject": "subject"}}
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     return folder / "card.yaml"
+
+
+def write_person(path, days: float) -> None:
+    """A CSV of one person's time and glucose_mgdl, every five minutes."""
+    glucose = day_curve(days).round(1)
+    times = np.datetime64("2026-01-05") + np.arange(len(glucose)) * np.timedelta64(300, "s")
+    pd.DataFrame({"time": times, "glucose_mgdl": glucose}).to_csv(path, index=False)

@@ -63,7 +63,7 @@ def forecast_everybody(
     on_ray = cluster.pays(points / _POINTS_PER_S) if on_ray is None else on_ray
     job = partial(_forecast_shard, run=run, snapshot=snapshot, which=which, folder=folder)
     where = "on Ray" if on_ray else "here, in this process"
-    for done, answer in enumerate((_on_ray if on_ray else _here)(job, waiting), start=1):
+    for done, answer in enumerate((_on_ray if on_ray else map)(job, waiting), start=1):
         known[answer["part"]] = answer
         progress(f"shards of people forecast ({where})", done, len(waiting))
     _write(folder / ABOUT, about | {"complete": True, "shards": known})
@@ -106,10 +106,6 @@ def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Shard]:
         _write(folder / ABOUT, about | {"complete": False})
     noted = [name for name in names if name.startswith("_part-") and name.endswith(".json")]
     return {note["part"]: note for note in (parse_json(storage.read_bytes(folder / name)) for name in sorted(noted))}
-
-
-def _here(job: Callable[[Shard], Shard], shards: list[Shard]) -> Iterator[Shard]:
-    yield from map(job, shards)
 
 
 def _on_ray(job: Callable[[Shard], Shard], shards: list[Shard]) -> Iterator[Shard]:

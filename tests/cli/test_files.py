@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
-from helpers import day_curve, write_csv
+from helpers import day_curve, write_csv, write_person
 
 from raycadian.cli.main import main
 from raycadian.config import load_recipe
@@ -25,8 +25,7 @@ def invoke(*arguments: object):
 def one_person(tmp_path, monkeypatch):
     """A table of one person's ten days, in an empty folder that is the working one."""
     monkeypatch.chdir(tmp_path)
-    times = np.datetime64("2026-01-05") + np.arange(2880) * np.timedelta64(300, "s")
-    pd.DataFrame({"time": times, "glucose_mgdl": day_curve(10).round(1)}).to_csv("mine.csv", index=False)
+    write_person("mine.csv", 10)
     return tmp_path
 
 
