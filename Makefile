@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
+# a process that may not keep its bytecode compiles everything again: tests and demo start hundreds
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all lint bench docs hashes sbom audit clean
 
