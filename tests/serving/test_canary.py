@@ -159,6 +159,6 @@ def test_of_a_run_of_before_it_is_said_that_nothing_was_compared(copy, tmp_path)
 
 def test_promotion_says_what_was_checked(runs, tmp_path, monkeypatch):
     run = runs["ridge"]
-    monkeypatch.setattr(registry, "_move", lambda run, judged, runs, force: judged)
+    monkeypatch.setattr(registry, "_move", lambda run, own, judged, runs, force: judged)
     done = workflow.promote(run, runs=run.path.parent, snapshots=tmp_path)
     assert done.promoted and done.reason.startswith("the first champion; checked: 6 windows")

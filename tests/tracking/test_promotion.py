@@ -10,13 +10,17 @@ import threading
 import time
 from types import SimpleNamespace
 
+import label_scores
+import prediction_cases
 import pytest
 
-from raycadian import workflow
+from raycadian import manifest, workflow
 from raycadian.config import Recipe, parse
 from raycadian.errors import CheckpointError, RegistryError
+from raycadian.evaluation.label.classification import score_labels
+from raycadian.evaluation.label.decision import fit_decision
 from raycadian.files import write_json
-from raycadian.runs import Run, write_recipe
+from raycadian.runs import Run, predictions_file, write_recipe
 from raycadian.tracking import registry
 
 NAME = "d-forecast-12"
@@ -32,8 +36,19 @@ def make_run(runs, name, rmse, tracking="http://user:secret@registry:5000"):
     write_recipe(folder / "recipe.yaml", recipe)
     metadata = {"finished_utc": "2026", "snapshot": "s", "training": {"history": []}}
     write_json(folder / "metadata.json", metadata)
-    write_json(folder / "metrics_summary.json", {"val": {"rmse_mgdl": {"value": rmse, "low": None, "high": None}}})
+    write_json(folder / "metrics_summary.json", scores("rmse_mgdl", rmse))
+    predicted(rmse).write_parquet(folder / predictions_file("val"))
     return Run(folder)
+
+
+def scores(metric, value):
+    return {"val": {metric: {"value": value, "low": None, "high": None}}}
+
+
+def predicted(error_mgdl):
+    """Forecasts that all miss by so much."""
+    p = prediction_cases.forecasts(people=1, windows=2, steps=2)
+    return prediction_cases.shifted(prediction_cases.perfect(p), error_mgdl)
 
 
 class Server:
@@ -132,7 +147,71 @@ def test_what_is_not_as_it_was_does_not_become_champion(server, tmp_path):
     assert not server.versions
 
 
+LABEL = {
+    "task": {"kind": "classify", "label": {"kind": "column", "name": "ill"}},
+    "window": {"kind": "signal", "past": ["activity"]}, "split": {"kind": "subject"},
+}  # fmt: skip
+
+
+def make_label_run(runs, metric):
+    """A run of a label that states what its predictions of validation windows give."""
+    run = make_run(runs, "label", 30)
+    task = LABEL["task"] | {"metric": metric}
+    sections = {"name": "x", "dataset": "d.yaml", "model": {"kind": "statistics"}, "task": task}
+    write_recipe(run.path / "recipe.yaml", parse(Recipe, LABEL | sections))
+    score, label, _ = label_scores.made(n=200)
+    predictions = label_scores.predictions(score, label)
+    predictions.write_parquet(run.path / predictions_file("val"))
+    decision = fit_decision(run.recipe.task, predictions)
+    (run.path / "checkpoint").mkdir()
+    decision.write(run.path / "checkpoint" / "decision.json")
+    table = score_labels(predictions, decision).set_index("metric")
+    write_json(run.path / "metrics_summary.json", scores(metric, table.value[metric]))
+    return run
+
+
+def make_pretraining(runs):
+    run = make_run(runs, "pretraining", 30)
+    sections = {"name": "x", "dataset": "d.yaml", "model": {"kind": "masked", "inner": {"kind": "pat"}}}
+    recipe = parse(Recipe, LABEL | sections | {"task": {"kind": "pretrain"}})
+    write_recipe(run.path / "recipe.yaml", recipe)
+    history = [{"epoch": 1, "val/loss": 3.0}, {"epoch": 2, "val/loss": 2.0}]
+    write_json(run.path / "metadata.json", run.metadata | {"training": {"history": history}})
+    write_json(run.path / "metrics_summary.json", scores("loss", 2.0))
+    return run
+
+
+MAKERS = {
+    "forecast": lambda runs: make_run(runs, "a", 30), "auroc": lambda runs: make_label_run(runs, "auroc"),
+    "brier": lambda runs: make_label_run(runs, "brier"), "pretrain": make_pretraining,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_a_score_that_the_runs_own_predictions_disprove_is_not_promoted(task, server, tmp_path):
+    """It was: whoever may write the folder can write the manifest too."""
+    run = MAKERS[task](tmp_path)
+    stated = registry.Standing.of(run)
+    write_json(run.path / "metrics_summary.json", scores(stated.metric.name, 0.01))
+    manifest.write(run.path)
+    message = f"states a validation {stated.metric.name} of 0.01, its predictions .* give {stated.score:.6g}"
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match=message):
+            promote(run, force=force)
+    assert not server.versions
+
+
+def test_a_champion_whose_score_its_predictions_disprove_is_said(server, tmp_path):
+    faked, honest = make_run(tmp_path, "a", 30), make_run(tmp_path, "b", 20)
+    promote(faked)
+    write_json(faked.path / "metrics_summary.json", scores("rmse_mgdl", 0.01))
+    refused = promote(honest)
+    assert not refused.promoted and "not comparable; --force" in refused.reason and "give 30" in refused.reason
+    assert promote(honest, force=True).promoted and server.champion == "b"
+
+
 DAMAGES = {
+    "no predictions": ("predictions_val.parquet", None),
     "no scores": ("metrics_summary.json", None),
     "scores without a value": ("metrics_summary.json", '{"val": {"rmse_mgdl": {}}}'),
     "not a number": ("metrics_summary.json", '{"val": {"rmse_mgdl": {"value": NaN}}}'),

@@ -153,6 +153,11 @@ class Task(ABC, Generic[D]):
         """Write metrics_summary.json and the tables of scores into a run's folder."""
 
     @abstractmethod
+    def validation_score(self, run: Run) -> float:
+        """The headline score over what the run keeps of validation windows, computed anew; of pretraining, over its
+        history."""
+
+    @abstractmethod
     def leaderboard(self, named: Mapping[str, Any], recipe: Recipe) -> pd.DataFrame:
         """Models by name, the best first, with intervals over people. `named`: `results` of each."""
 

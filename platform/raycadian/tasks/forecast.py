@@ -172,6 +172,9 @@ class ForecastTask(Task[ForecastData]):
         tables["test"].to_csv(folder / "detailed_results.csv", index=False)
         write_json(folder / "metrics_summary.json", {split: _summary(table) for split, table in tables.items()})
 
+    def validation_score(self, run: Run) -> float:
+        return metrics.overall(self.read(run.path, "val"), run.recipe.task.headline.name)
+
     def leaderboard(self, named: Mapping[str, Predictions], recipe: Recipe) -> pd.DataFrame:
         return compare.leaderboard(dict(named), recipe.evaluation, metric=recipe.task.headline.name)
 

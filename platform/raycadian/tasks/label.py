@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 
 from raycadian import manifest
-from raycadian.config import Recipe, model_name
+from raycadian.config import Evaluation, Recipe, model_name
 from raycadian.data.label_windows import LabelledWindows, cut_labelled
 from raycadian.data.mechanism import Mechanism
+from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.label import classification, compare, report
 from raycadian.evaluation.label.decision import Decided, Decision, fit_decision, joined
 from raycadian.evaluation.label.predictions import LabelPredictions
@@ -104,6 +105,11 @@ class LabelTask(SignalTask):
         tests = [table.assign(**{"label": label} if label else {}) for label, table in named.items()]
         pd.concat(tests, ignore_index=True).to_csv(folder / "detailed_results.csv", index=False)
         write_json(folder / "metrics_summary.json", {part: _summary(table) for part, table in tables.items()})
+
+    def validation_score(self, run: Run) -> float:
+        predictions, decision = self.read(run.path, "val"), self.decision(run.path)
+        people = SubjectBootstrap(predictions.subject, Evaluation(bootstrap=1))
+        return classification.metric_draws(predictions, decision, run.recipe.task.headline.name, people)[0]
 
     def leaderboard(self, named: Mapping[str, Decided], recipe: Recipe) -> pd.DataFrame:
         return compare.leaderboard(dict(named), recipe.task.headline.name, recipe.evaluation)

@@ -52,8 +52,11 @@ class PretrainTask(SignalTask):
     def score(
         self, folder: Path, recipe: Recipe, predictions: Mapping[str, Any], history: list[dict[str, float]]
     ) -> None:
-        least = min(row["val/loss"] for row in history)
-        write_json(folder / "metrics_summary.json", {"val": {"loss": {"value": least, "low": None, "high": None}}})
+        least = {"value": _least_loss(history), "low": None, "high": None}
+        write_json(folder / "metrics_summary.json", {"val": {"loss": least}})
+
+    def validation_score(self, run: Run) -> float:
+        return _least_loss(run.metadata["training"]["history"])
 
     def leaderboard(self, named: Mapping[str, float], recipe: Recipe) -> pd.DataFrame:
         return pd.DataFrame([{"model": name, "loss": loss} for name, loss in named.items()])
@@ -66,3 +69,7 @@ class PretrainTask(SignalTask):
         return write_report(
             folder, title=recipe.name, subtitle=subtitle_of(recipe), sections=sections, metadata=metadata
         )
+
+
+def _least_loss(history: list[dict[str, float]]) -> float:
+    return min(row["val/loss"] for row in history)

@@ -67,22 +67,24 @@ def promote(run: Run, *, check: Check, runs: Path = RUNS, force: bool = False) -
     compared are refused, with the reason. Of several promotions at once the best run ends champion: on shared storage
     one waits for the other; over an MLflow server, which has no way to wait, each looks again after it has moved the
     alias and gives it back to a better run that was promoted meanwhile. Raises CheckpointError for a run that is
-    damaged or does not say what its predictions say, RegistryError, StorageError where another promotion does not end.
+    damaged, or whose scores or model say something else than its predictions, RegistryError, StorageError where another
+    promotion does not end.
     """
-    judged = _judge(run, runs, force)
+    own = Standing.of(run)
+    judged = _judge(run, own, runs, force)
     if judged.promoted and judged.previous != run.name:
         checked = check(run)
         with exclusive(runs / _LOCK, "promoting", wait_s=_PATIENCE_S):
-            judged = _judge(run, runs, force)
+            judged = _judge(run, own, runs, force)
             if judged.promoted and judged.previous != run.name:
-                judged = _move(run, judged, runs, force)
+                judged = _move(run, own, judged, runs, force)
         judged = replace(judged, reason=f"{judged.reason}; {checked}")
     return judged
 
 
-def _judge(run: Run, runs: Path, force: bool) -> Promotion:
+def _judge(run: Run, own: Standing, runs: Path, force: bool) -> Promotion:
     """What would be done, and why."""
-    name, own = registered_name(run.recipe), Standing.of(run)
+    name = registered_name(run.recipe)
     previous = champions(runs, run.recipe.tracking).get(name)
     if previous == run.name:
         return Promotion(True, name, run.name, previous, "the champion already")
@@ -99,10 +101,10 @@ def _judge(run: Run, runs: Path, force: bool) -> Promotion:
     return Promotion(True, name, run.name, previous, f"forced: {reason}" if reason else better)
 
 
-def _move(run: Run, judged: Promotion, runs: Path, force: bool) -> Promotion:
+def _move(run: Run, own: Standing, judged: Promotion, runs: Path, force: bool) -> Promotion:
     """Register the run and move the alias; back to a better run that was promoted at the same moment, if there is
     one."""
-    name, own = judged.registered, Standing.of(run)
+    name = judged.registered
     tags = own.tags | ({"forced": "yes"} if force else {})
     with _store(run.recipe.tracking, runs) as client:
         version = _register(client, name, run, tags)

@@ -6,9 +6,13 @@ import json
 import math
 from dataclasses import dataclass
 
+from raycadian import manifest
 from raycadian.config.metric import Metric
-from raycadian.errors import CheckpointError
+from raycadian.errors import CheckpointError, at_boundary
 from raycadian.runs import Run
+
+_ROUNDING = 1e-6  # of sums in another order, relative and absolute
+_DAMAGED = (LookupError, TypeError, AttributeError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class Standing:
 
     @staticmethod
     def of(run: Run) -> "Standing":
-        """Raises CheckpointError for a run that holds no score, which names it."""
+        """Raises CheckpointError, which names the run, for one that holds no score, or states another one than the
+        predictions that it keeps of validation windows give."""
+        manifest.require_intact(run.path, "recipe.yaml", "metadata.json", "metrics_summary.json")
         recipe, metric = run.recipe, run.recipe.task.headline
         try:
             score, snapshot = float(run.summary["val"][metric.name]["value"]), run.metadata["snapshot"]
@@ -31,6 +37,7 @@ class Standing:
             raise CheckpointError(f"{run.path}: no validation {metric.name}, or no snapshot ({error!r})") from None
         if not math.isfinite(score):
             raise CheckpointError(f"{run.path}: validation {metric.name} is {score}; expected a number")
+        _require_as_predicted(run, metric, score)
         data = _hash([snapshot, recipe.split.model_dump(mode="json")])
         windows = _hash([recipe.window.model_dump(mode="json"), recipe.protocol])
         return Standing(run.name, score, metric, data, windows)
@@ -66,6 +73,19 @@ class Standing:
         if tags.get("scored_on") != self.tags["scored_on"]:
             return False
         return self.metric.beats(float(tags["score"]), self.score)
+
+
+def _require_as_predicted(run: Run, metric: Metric, stated: float) -> None:
+    """Hashes don't hold against whoever may write the folder, and with it the manifest."""
+    from raycadian.tasks import task_of  # with torch, which asking who is champion has no use for
+
+    with at_boundary(CheckpointError, f"{run.path}: its validation {metric.name} can't be computed", *_DAMAGED):
+        computed = task_of(run.recipe).validation_score(run)
+    if not math.isclose(stated, computed, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+        raise CheckpointError(
+            f"{run.path}: metrics_summary.json states a validation {metric.name} of {stated:.6g}, its predictions of "
+            f"validation windows give {computed:.6g}; `raycadian score {run.name}` scores it again"
+        )
 
 
 def _hash(value: object) -> str:

@@ -12,7 +12,7 @@ from raycadian.config import Evaluation, in_unit_of, unit_of
 from raycadian.config.metric import Metric
 from raycadian.evaluation import leaderboard as boards
 from raycadian.evaluation.bootstrap import EVALUATION, SubjectBootstrap, ratio
-from raycadian.evaluation.forecast.metrics import catalogue, metrics_of, points_of
+from raycadian.evaluation.forecast.metrics import catalogue, metrics_of, overall, points_of
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.evaluation.forecast.significance import Ranks, diebold_mariano, holm, overlapping, ranks
 from raycadian.evaluation.leaderboard import ModelScore, PairedScores, require_named, sentence
@@ -232,8 +232,7 @@ def _beside(p: Predictions, metric: str) -> dict[str, float]:
     known = metrics_of(p.levels, p.target)
     beside = [n for n in (in_unit_of(n, p.target) for n in ("rmse_mgdl", *_BESIDE)) if n in known and n != metric]
     names = beside + [n for n in known if n.startswith("coverage_")]
-    means = {name: np.nanmean(points_of(p, known[name])) for name in names}
-    return {name: float(np.sqrt(mean) if known[name].root else mean) for name, mean in means.items()}
+    return {name: overall(p, name) for name in names}
 
 
 def _window(p: Predictions, i: int) -> str:

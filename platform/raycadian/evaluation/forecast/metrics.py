@@ -211,6 +211,17 @@ def points_of(p: Predictions, metric: PointMetric) -> np.ndarray:
     return metric.points(Points(p.truth, p.quantiles, p.levels))
 
 
+def overall(p: Predictions, name: str) -> float:
+    """One metric over the whole horizon and all subjects, NaN where nothing was measured. Raises ValueError for a name
+    that these predictions don't have."""
+    known = metrics_of(p.levels, p.target)
+    if name not in known:
+        raise ValueError(f"{name}: no metric of these forecasts; they have {', '.join(known)}")
+    points = points_of(p, known[name])
+    mean = np.nanmean(points) if np.isfinite(points).any() else np.nan
+    return float(np.sqrt(mean) if known[name].root else mean)
+
+
 def score(predictions: Predictions, evaluation: Evaluation = EVALUATION) -> pd.DataFrame:
     """Every metric of this module in a long table, with intervals over subjects.
 
