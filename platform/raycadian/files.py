@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ LARGEST_JSON, LARGEST_YAML = 16 << 20, 1 << 20
 """Bytes of a file that is read."""
 _DEEPEST, _MOST_VALUES = 64, 4_000_000
 _LONGEST_NAME = 255  # bytes of a part, on every file system that is in use
+_LONGEST_PATH, _MOST_PARTS = 1024, 32  # bytes, and folders below one another: no run has more
+_NOT_SHOWN = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories: controls, halves of characters, ends of lines
+_BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # show a name as another one
 
 
 def read_json(
@@ -114,16 +118,27 @@ def _in_words(error: Exception) -> str:
 def path_inside(folder: Path, name: str | Path) -> Path:
     """The path below `folder`, a local one or a bucket's, that a name from outside means: an archive's member, a
     request's case, a record's signal file. Raises ValueError for a name that leads out of the folder (absolute, by ..,
-    by a link), means the folder itself, or is none that a file can have."""
+    by a link), means the folder itself, is longer or nested deeper than a file's may be, or holds what a terminal would
+    obey instead of showing it."""
     parts = PurePosixPath(name).parts
     if not parts or parts[0].startswith("/") or ".." in parts:
         raise ValueError(f"{str(name)[:200]!r} leads out of {folder}")
-    if any(len(os.fsencode(part)) > _LONGEST_NAME or "\0" in part for part in parts):
-        raise ValueError(f"{str(name)[:40]!r} ... is none that a file can have")
+    if flaw := _flaw(parts):
+        raise ValueError(f"{str(name)[:40]!r} ... is none that a file can have: {flaw}")
     path = folder / name
     if isinstance(folder, Path) and not _resolved(path).is_relative_to(_resolved(folder)):
         raise ValueError(f"{str(name)[:200]!r} leads out of {folder} by a link")
     return path
+
+
+def _flaw(parts: tuple[str, ...]) -> str:
+    """Why the parts of a path are no file's name, '' where they may be."""
+    if any(unicodedata.category(c) in _NOT_SHOWN or c in _BIDIRECTIONAL for part in parts for c in part):
+        return "control characters"
+    sizes = [len(os.fsencode(part)) for part in parts]
+    if max(sizes) > _LONGEST_NAME or sum(sizes) > _LONGEST_PATH:
+        return f"more than {_LONGEST_NAME} bytes of one name, or {_LONGEST_PATH:,} in all"
+    return f"more than {_MOST_PARTS} folders deep" if len(parts) > _MOST_PARTS else ""
 
 
 def _resolved(path: Path) -> Path:

@@ -1,12 +1,17 @@
 """Archives of a cluster that may be anybody's: nothing lies outside of `--to` afterwards, and nothing hidden in it."""
 
 import io
+import itertools
 import tarfile
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from raycadian.cli import submit
+from raycadian.cli.main import main
 from raycadian.cli.pack import pack, unpack
 from raycadian.files import path_inside
 
@@ -61,6 +66,14 @@ HOSTILE = {
     "fifo": (GOOD | {"l": _special("sweeps/a/l", tarfile.FIFOTYPE)}, "sweeps/a"),
     "device": (GOOD | {"l": _special("sweeps/a/l", tarfile.CHRTYPE)}, "sweeps/a"),
     "sparse": (GOOD | {"l": _special("sweeps/a/l", tarfile.GNUTYPE_SPARSE)}, "sweeps/a"),
+    "deep": (GOOD | {"d": _special("sweeps/" + "a/" * 1500, tarfile.DIRTYPE)}, "sweeps/a"),
+    "header deep": (GOOD, "a/" * 1500),
+    "escape sequence": (GOOD | {"sweeps/a/\x1b[2Jx": b"1"}, "sweeps/a"),
+    "line in a name": (GOOD | {"sweeps/a/x\nall well": b"1"}, "sweeps/a"),
+    "turned name": (GOOD | {"sweeps/a/\u202egnp.sh": b"1"}, "sweeps/a"),
+    "no Unicode": (GOOD | {"sweeps/a/\udcff": b"1"}, "sweeps/a"),
+    "long in all": (GOOD | {"/".join(["sweeps", *["a" * 200] * 6]): b"1"}, "sweeps/a"),
+    "headers of headers": (GOOD | {f"h{i}": _special("@LongLink", tarfile.GNUTYPE_LONGNAME) for i in range(3000)}, ""),
 }
 
 
@@ -123,7 +136,58 @@ def test_an_announcement_that_is_none_is_refused(line):
         submit._announced(line)
 
 
-OUTSIDE = ["", ".", "..", "/", "/etc/passwd", "//etc", "a/../..", "../a", "a/../../b", "a/..", "x" * 256, "a\0"]
+class Endless:
+    """A cluster whose job never ends, and whose log grows as long as it is read."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def get_job_info(self, job):
+        status = SimpleNamespace(is_terminal=lambda: False)
+        return SimpleNamespace(driver_agent_http_address="x", status=status, driver_node_id="n")
+
+    def get_job_logs(self, job):  # what the client's own way would take in
+        raise AssertionError("read without bounds")
+
+    @contextmanager
+    def answer(self, client, path, query=None):
+        yield SimpleNamespace(iter_content=lambda size: iter(self.log))
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [([b'{"logs": "waiting"}'], "announced no archive in 0.02 s"), (itertools.repeat(b"x" * 2**20), "more than 4,194")],
+    ids=["waits", "grows"],
+)
+def test_a_cluster_that_never_ends_is_left(log, message, monkeypatch):
+    cluster = Endless(log)
+    monkeypatch.setattr(submit, "_answer", cluster.answer)
+    monkeypatch.setattr(submit, "FETCH_S", 0.02)
+    monkeypatch.setattr(submit.time, "sleep", lambda s: None)
+    with pytest.raises(ValueError, match=message):
+        submit._packed(cluster, "fetch-1")
+
+
+def test_an_archive_that_drips_or_grows_is_left(tmp_path, monkeypatch):
+    packed = {"file": "a.tar", "bytes": 10, "sha256": "0", "node": "n"}
+    monkeypatch.setattr(submit, "_answer", Endless([b"12345", b"678901"]).answer)
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        submit._download(None, packed, tmp_path / "a.tar")
+    monkeypatch.setattr(submit, "_answer", Endless(itertools.repeat(b"")).answer)
+    monkeypatch.setattr(submit, "FETCH_S", 0.01)
+    with pytest.raises(ValueError, match="not come within 0.01 s"):
+        submit._download(None, packed, tmp_path / "a.tar")
+
+
+def test_what_a_message_quotes_does_not_steer_the_terminal(tmp_path):
+    result = CliRunner().invoke(main, ["verify", "a\x1b[2J\u202eb", "--runs", str(tmp_path)])
+    assert result.exit_code == 2 and r"a\x1b[2J\u202eb: no such run" in result.output
+
+
+OUTSIDE = [
+    "", ".", "..", "/", "/etc/passwd", "//etc", "a/../..", "../a", "a/../../b", "a/..", "x" * 256, "a\0", "a/" * 40,
+    "\x7f", "\x9b2J", "a\r", "\u2028", "\ud800", "/".join(["x" * 250] * 5),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -135,5 +199,7 @@ def test_a_name_that_leads_out_is_refused(name, tmp_path):
 def test_a_name_below_is_its_path(tmp_path):
     (tmp_path / "circle").symlink_to("circle")
     assert path_inside(tmp_path, "a/b c/..d") == tmp_path / "a" / "b c" / "..d"
+    for name in ("años/день 1.vital", "a\u202fb", "\U0001f469\u200d\U0001f52c", "/".join(["x"] * 32)):
+        assert path_inside(tmp_path, name) == tmp_path / name
     with pytest.raises(ValueError, match="circle"):
         path_inside(tmp_path, "circle/a")

@@ -20,7 +20,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
-            click.echo(f"raycadian: {_in_words(error, ctx)}", err=True)
+            click.echo(f"raycadian: {printable(_in_words(error, ctx))}", err=True)
             ctx.exit(2)
         except (MemoryError, RuntimeError) as error:
             if not _is_of_memory(error):
@@ -33,6 +33,15 @@ class Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of work, not of the alphabet
+
+
+def printable(text: str) -> str:
+    """What a message quotes of a file or a cluster, without what a terminal would obey; lines stay lines."""
+    return "".join(c if c.isprintable() or c in "\n\t" or (c.isspace() and c > "\x9f") else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    return c.encode("unicode_escape").decode("ascii")
 
 
 _LESS = "do less at once: a smaller training.batch_size, fewer workers or trials, fewer or shorter files"

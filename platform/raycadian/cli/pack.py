@@ -18,6 +18,7 @@ from raycadian.runs import made_by
 
 KEEP_S = 3600  # an archive outlives a client that vanished by no more
 MOST_MEMBERS = 1_000_000
+_NO_ARCHIVE = (tarfile.TarError, OSError, EOFError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 def main(job: str, runs: str) -> None:
@@ -52,13 +53,13 @@ def pack(folders: list[Path], runs: Path, archive: Path) -> None:
 
 def unpack(archive: Path, folder: Path) -> list[Path]:
     """The runs in an archive from a cluster, which may be anybody's, relative to `folder`, in which they are now.
-    Raises ValueError for what `pack` does not write: a name that leads out of the folder or is hidden, a link, a
-    device, a sparse or compressed file."""
+    Raises ValueError for what `pack` does not write: a name that `path_inside` refuses or that is hidden, a link, a
+    device, a sparse or compressed file, headers without end."""
     try:
         with tarfile.open(archive, "r:") as packed:  # not compressed: it can't hold more than its own size
             names = packed.pax_headers.get("raycadian.folders", "").split("\n")
             packed.extractall(folder, members=_members(packed, folder), filter="data")
-    except (tarfile.TarError, OSError, EOFError, KeyError, TypeError, OverflowError) as error:
+    except _NO_ARCHIVE as error:
         raise ValueError(f"the cluster's archive is not right: {error}; fetch again") from error
     for name in names:
         if not _visible(folder, name).is_dir():

@@ -26,16 +26,18 @@ from raycadian.cli.pack import unpack
 from raycadian.cli.upload import Upload, card_data, recipe_data
 from raycadian.cluster import JOB, prepare_client
 from raycadian.data.storage import resolve_path
-from raycadian.files import path_inside
+from raycadian.files import parse_json, path_inside
 from raycadian.quickstart import sources_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
+    from requests import Response
 
 CONNECT_S = 10
 LOST_S = 60  # how long a cluster may be silent while its job is followed
 STOP_S = 60
 FETCH_S = 3600
+_MOST_LOG_BYTES = 4 << 20  # of the job that packs
 
 
 # --- the cluster -----------------------------------------------------------------------------------------------------
@@ -243,16 +245,49 @@ def fetch(client: JobSubmissionClient, job: str, to: Path, runs: str | None = No
 
 
 def _packed(client: JobSubmissionClient, packing: str) -> dict[str, Any]:
-    """What raycadian.cli.pack says of its archive: file, bytes, sha256; with the node's id."""
+    """What raycadian.cli.pack says of its archive: file, bytes, sha256; with the node's id. Raises ValueError."""
+    until = time.monotonic() + FETCH_S
     while True:
         details = client.get_job_info(packing)
-        lines = client.get_job_logs(packing).splitlines() if details.driver_agent_http_address else []
+        lines = _log_of(client, packing, until).splitlines() if details.driver_agent_http_address else []
         for line in lines:
             if line.startswith('{"file"'):
                 return _announced(line) | {"node": details.driver_node_id}
         if details.status.is_terminal():
             raise ValueError(lines[-1] if lines else f"packing failed: {details.message}")
+        if time.monotonic() > until:
+            raise ValueError(f"job {packing} on the cluster announced no archive in {FETCH_S} s; fetch again")
         time.sleep(0.5)
+
+
+def _log_of(client: JobSubmissionClient, job: str, until: float) -> str:
+    """What a job of ours has printed. The client's own way takes in whatever comes."""
+    with _answer(client, f"/api/jobs/{job}/logs") as answer:
+        body = b"".join(_bounded(answer, _MOST_LOG_BYTES, until, f"the log of job {job}"))
+    return str(parse_json(body).get("logs", ""))
+
+
+@contextmanager
+def _answer(client: JobSubmissionClient, path: str, query: Mapping[str, Any] | None = None) -> Iterator[Response]:
+    import requests
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    url, headers = client.get_address() + path, get_auth_headers_if_auth_enabled({})
+    with requests.get(url, params=query, headers=headers, stream=True, timeout=60) as answer:
+        answer.raise_for_status()
+        yield answer
+
+
+def _bounded(answer: Response, most: int, until: float, what: str) -> Iterator[bytes]:
+    """The body of an answer from a cluster that may be anybody's. Raises ValueError where it has no end."""
+    size = 0
+    for chunk in answer.iter_content(1 << 20):
+        size += len(chunk)
+        if size > most:
+            raise ValueError(f"{what}: the cluster sends more than {most:,} bytes")
+        if time.monotonic() > until:
+            raise ValueError(f"{what}: has not come within {FETCH_S} s; fetch again")
+        yield chunk
 
 
 def _announced(line: str) -> dict[str, Any]:
@@ -264,22 +299,14 @@ def _announced(line: str) -> dict[str, Any]:
 
 
 def _download(client: JobSubmissionClient, packed: dict[str, Any], archive: Path) -> None:
-    import requests
-    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-
     query = {"node_id": packed["node"], "filename": packed["file"], "lines": -1, "timeout": FETCH_S}
     if packed["bytes"] > (free := shutil.disk_usage(archive.parent).free // 2):  # packed and unpacked
         raise ValueError(f"{archive.parent}: {packed['bytes']:,} bytes to fetch, room for {free:,}; free some")
-    digest = hashlib.sha256()
-    url, headers = f"{client.get_address()}/api/v0/logs/file", get_auth_headers_if_auth_enabled({})
-    with requests.get(url, params=query, headers=headers, stream=True, timeout=60) as answer:
-        answer.raise_for_status()
-        with archive.open("wb") as file:
-            for chunk in answer.iter_content(1 << 20):
-                digest.update(chunk)
-                file.write(chunk)
-                if file.tell() > packed["bytes"]:
-                    raise ValueError(f"the cluster sends more than the {packed['bytes']:,} bytes that it announced")
+    digest, until = hashlib.sha256(), time.monotonic() + FETCH_S
+    with _answer(client, "/api/v0/logs/file", query) as answer, archive.open("wb") as file:
+        for chunk in _bounded(answer, packed["bytes"], until, "the announced archive"):
+            digest.update(chunk)
+            file.write(chunk)
     if digest.hexdigest() != packed["sha256"]:
         raise ValueError(f"{archive.stat().st_size} of {packed['bytes']} bytes came whole; fetch again")
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from raycadian.cli.group import printable
 from raycadian.cli.options import STDOUT
 
 if TYPE_CHECKING:
@@ -129,4 +130,4 @@ def _jsonable(value: Any) -> Any:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return json.dumps(value) if isinstance(value, dict) else printable(str(value))
