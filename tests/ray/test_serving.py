@@ -8,6 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -199,9 +204,35 @@ from pathlib import Path
 from raycadian.serving.app import serve_forever
 from raycadian.runs import Run
 first, second, flag, port = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-serve_forever(Run(first), port=port, follow=lambda: Run(second if flag.exists() else first), every_s=0.5,
-              tell=lambda text: print(text, flush=True))
+def champion():
+    if flag.with_name("away").exists():
+        raise OSError("no registry")
+    return Run(second if flag.exists() else first)
+serve_forever(Run(first), port=port, follow=champion, every_s=0.5, tell=lambda text: print(text, flush=True))
 """
+
+
+@contextmanager
+def asked_without_pause(url, body):
+    """What two clients are answered in the block: (status, model, seconds) of each request."""
+    answers, ended = [], threading.Event()
+
+    def ask():
+        with httpx.Client(base_url=url, headers=AUTH, timeout=20) as client:
+            while not ended.is_set():
+                began = time.perf_counter()
+                answer = client.post(PATH, json=body)
+                answers.append((answer.status_code, answer.json().get("model"), time.perf_counter() - began))
+                time.sleep(0.01)
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            yield answers
+        finally:
+            ended.set()
+        for one in asking:
+            one.result()
 
 
 @pytest.mark.long
@@ -224,8 +255,16 @@ def test_serve_forever_follows_the_champion_and_ends_on_a_signal(runs, readings,
         assert not reachable(psutil.Process(process.pid))
         too_much = httpx.post(f"http://127.0.0.1:{port}{PATH}", content=b" " * 1_000_001, headers=AUTH)
         assert too_much.status_code == 413
-        flag.touch()
-        assert process.stdout.readline() == f"promoted in place: {runs[1].name}\n"
+        with asked_without_pause(f"http://127.0.0.1:{port}", bodies[0]) as answers:  # of one replica
+            flag.with_name("away").touch()
+            assert "can't be read" in process.stdout.readline()
+            flag.with_name("away").unlink()
+            assert "can be read again" in process.stdout.readline()
+            flag.touch()
+            assert process.stdout.readline() == f"promoted in place: {runs[1].name}\n"
+        assert Counter(status for status, *_ in answers) == {200: len(answers)} and len(answers) > 50
+        assert {model for _, model, _ in answers} == {run.name for run in runs}
+        assert max(seconds for *_, seconds in answers) < 3
         assert httpx.get(f"http://127.0.0.1:{port}/readyz").json()["model"] == runs[1].name
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0 and "ending" in process.stdout.read()

@@ -131,13 +131,13 @@ def test_no_run_takes_the_model_away(runs, tmp_path, how):
 
     async def serve() -> None:
         holder = Holder()
-        await holder.configure({"run": str(runs[0].path)})
-        await holder.configure({"run": bad})
+        await holder.configure(lambda: {"run": str(runs[0].path)})
+        await holder.configure(lambda: {"run": bad})
         assert holder.describe()["model"] == runs[0].name and holder.rejected
-        await holder.configure({"run": str(runs[1].path)})
+        await holder.configure(lambda: {"run": str(runs[1].path)})
         assert holder.describe()["model"] == runs[1].name and holder.describe()["rejected"] is None
         fresh = Holder()  # of a replica that starts while the target is bad
-        await fresh.configure({"run": bad, "fallback": str(runs[0].path)})
+        await fresh.configure(lambda: {"run": bad, "fallback": str(runs[0].path)})
         assert (fresh.describe()["model"] == runs[0].name and fresh.rejected == holder.rejected) or fresh.rejected
 
     asyncio.run(serve())
@@ -148,13 +148,13 @@ def test_no_run_takes_the_model_away(runs, tmp_path, how):
 def test_whatever_loading_raises_the_old_one_goes_on(runs, monkeypatch, error):
     async def serve() -> None:
         holder = Holder()
-        await holder.configure({"run": str(runs[0].path)})
+        await holder.configure(lambda: {"run": str(runs[0].path)})
         with monkeypatch.context() as patch:
             patch.setattr(holders, "load_predictor", _raise(error))
-            await holder.configure({"run": str(runs[1].path)})
+            await holder.configure(lambda: {"run": str(runs[1].path)})
         assert holder.describe()["model"] == runs[0].name and type(error).__name__ in holder.rejected
         same = holder.loaded
-        await holder.configure({"run": str(runs[0].path), "following": "away"})
+        await holder.configure(lambda: {"run": str(runs[0].path), "following": "away"})
         assert holder.loaded is same and holder.describe()["following"] == "away"  # nothing is loaded anew
 
     asyncio.run(serve())
@@ -167,14 +167,29 @@ def test_a_new_replica_tries_until_its_run_is_there_and_says_at_the_start_what_i
 
     async def serve() -> None:
         with pytest.raises(ValueError, match="later"):
-            await Holder().configure({"run": str(later)})
+            await Holder().configure(lambda: {"run": str(later)})
         changes, holder = [], Holder(lambda h: changes.append(h.describe() is not None))
-        configuring = asyncio.create_task(holder.configure({"run": str(later), "patience_s": 30.0}))
+        configuring = asyncio.create_task(holder.configure(lambda: {"run": str(later), "patience_s": 30.0}))
         await asyncio.sleep(0.1)
         assert not configuring.done() and holder.rejected
         shutil.copytree(runs[0].path, later)
         await configuring
         assert holder.rejected is None and changes == [True]
+
+    asyncio.run(asyncio.wait_for(serve(), 30))
+
+
+@pytest.mark.slow
+def test_a_new_replica_that_waits_serves_what_is_wanted_by_then(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(holders, "_AGAIN_S", 0.01)
+
+    async def serve() -> None:
+        wanted, holder = {"run": str(tmp_path / "never"), "patience_s": 30.0}, Holder()
+        configuring = asyncio.create_task(holder.configure(lambda: wanted))
+        await asyncio.sleep(0.1)
+        wanted = {"run": str(runs[0].path)}
+        await configuring
+        assert holder.describe()["model"] == runs[0].name and holder.rejected is None
 
     asyncio.run(asyncio.wait_for(serve(), 30))
 
@@ -186,36 +201,50 @@ def _raise(error):
     return raising
 
 
-@pytest.fixture
-def server(monkeypatch):
-    """An endpoint whose deployments are noted, and nothing else of it."""
-    deployed = []
-    monkeypatch.setattr(app.Server, "_deployed", lambda self: deployed.append(self.run.name) or self)
-    monkeypatch.setattr(app, "_ANSWER_S", 0.5)
-    return app.Server(Run(Path("runs/old")), "127.0.0.1", 1, 1, "", "key"), deployed
+class Replicas:
+    """As Serve's handle: each broadcast is answered with the next of `answers`, the last for ever."""
 
+    def __init__(self, *answers):
+        self.answers = list(answers)
 
-def test_an_answer_that_the_change_itself_delays_is_waited_for(server, monkeypatch):
-    (own, deployed), new = server, Run(Path("runs/new"))
-    answers = iter([ValueError("/v1/model answered 503"), {"model": new.name}, {"model": new.name}])
+    def broadcast(self, method):
+        assert method == "take_over"
+        return self
 
-    def get(self, path):
-        answer = next(answers)
+    def results(self, timeout_s):
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(app.Server, "get", get)
-    assert own.promote(new).run == new and deployed == [new.name]
+
+@pytest.fixture
+def told(monkeypatch):
+    """The runs that the cluster was told to serve, in turn."""
+    told = []
+    monkeypatch.setattr(app, "tell", lambda place, config: told.append(Path(config["run"]).name))
+    monkeypatch.setattr(app, "_PROMOTE_S", 0.05)
+    monkeypatch.setattr(app, "_AGAIN_S", 0.01)
+    return told
 
 
-def test_what_can_not_be_asked_is_not_left_deployed(server, monkeypatch):
-    (own, deployed), new = server, Run(Path("runs/new"))
+def server(*answers):
+    return app.Server(OLD, "127.0.0.1", 1, 1, "", "key", Replicas(*answers))
 
-    def get(self, path):
-        raise ValueError("/v1/model answered 503")
 
-    monkeypatch.setattr(app.Server, "get", get)
-    with pytest.raises(ValueError, match="503"):
-        own.promote(new)
-    assert deployed == [new.name, own.run.name]
+def test_a_replica_that_ends_while_it_is_told_costs_no_promotion(told):
+    promoted = server(RuntimeError("replica died"), [{"model": "new", "rejected": None}] * 2).promote(NEW)
+    assert promoted.run == NEW and told == ["new"]
+
+
+def test_what_one_replica_rejects_none_serves(told):
+    mixed = [{"model": "new", "rejected": None}, {"model": "old", "rejected": "damaged"}]
+    with pytest.raises(ValueError, match="not taken over, old goes on: damaged"):
+        server(mixed).promote(NEW)
+    assert told == ["new", "old"]
+
+
+def test_what_can_not_be_asked_is_not_left_wanted(told):
+    with pytest.raises(ValueError, match="can't be told.*no replica"):
+        server(RuntimeError("no replica")).promote(NEW)
+    assert told == ["new", "old"]

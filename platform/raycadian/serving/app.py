@@ -20,12 +20,14 @@ from raycadian.runs import Run
 from raycadian.serving.environment import SWITCHES, free_port, prepare_environment
 from raycadian.serving.follow import Follower
 from raycadian.serving.keys import api_key, key_source, share
+from raycadian.serving.told import tell
 
 __all__ = ["APP", "Server", "free_port", "prepare_environment", "serve_forever", "serving", "start", "stop"]
 
 APP = "raycadian"
 _IMPORT_PATH = "raycadian.serving.deployment:application"
-_START_S, _PROMOTE_S, _ANSWER_S = 300.0, 120.0, 20.0
+_PLACE = "raycadian_wanted"  # where the cluster is told what to serve
+_START_S, _PROMOTE_S, _AGAIN_S = 300.0, 120.0, 0.2
 _PATHS = {"forecast": "v1/forecast"}  # of a task that has one only
 _CORES_OF_TWO = 4
 _PATIENCE_S = 3600.0  # of a new replica while its run can't be loaded; the others answer
@@ -43,6 +45,7 @@ class Server:
     replicas: int
     proxy: str
     key: str = field(repr=False)
+    handle: Any = field(default=None, repr=False, compare=False)  # Serve's, of the deployment
     cases: Path | None = None
     people: Path = PEOPLE
     patience_s: float = 0.0
@@ -65,37 +68,40 @@ class Server:
     def promote(self, run: Run) -> "Server":
         """Change over to another run without a restart. Raises ValueError where a replica keeps the old one; then all
         of them do, and say why."""
+        changed = replace(self, run=run, fallback=self.run, rejected=None)
         try:
-            changed = replace(self, run=run, fallback=self.run, rejected=None)._deployed()
-            models = [self._model() for _ in range(2 * self.replicas)]
-        except Exception:  # what was deployed must not be another run than the one that is known to be served
-            self._deployed()
+            models = changed._taken_over()
+        except Exception:  # what is wanted must not be another run than the one that is known to be served
+            self._want()
             raise
         if kept := [model for model in models if model["model"] != run.name]:
             reason = kept[0]["rejected"] or "no reason given"
-            replace(self, rejected=reason)._deployed()
+            replace(self, rejected=reason)._taken_over()
             raise ValueError(f"{run.name} was not taken over, {self.run.name} goes on: {reason}")
         return replace(changed, fallback=None)
 
-    def _model(self) -> dict[str, Any]:
-        """What serves, asked again while the change itself is in the way of an answer."""
-        until = time.monotonic() + _ANSWER_S
-        while True:
-            try:
-                return self.get("/v1/model")
-            except ValueError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.2)
-
     def note_following(self, following: str | None) -> "Server":
         """What /v1/model says of the registry that is followed: why it can't be asked, None where it can."""
-        return replace(self, following=following)._deployed()
+        noted = replace(self, following=following)
+        noted._taken_over()
+        return noted
 
-    def _deployed(self) -> "Server":
-        _deploy(_config(self))
-        _wait_until_running(_PROMOTE_S)
-        return self
+    def _want(self) -> None:
+        """Tell the cluster what a replica that starts, or looks, has to serve."""
+        tell(_PLACE, _held(self))
+
+    def _taken_over(self) -> list[dict[str, Any]]:
+        """What each running replica serves once it has looked at what is wanted now; asked again where one ends
+        meanwhile. Raises ValueError."""
+        self._want()
+        until = time.monotonic() + _PROMOTE_S
+        while True:
+            try:
+                return self.handle.broadcast("take_over").results(timeout_s=max(0.0, until - time.monotonic()))
+            except Exception as error:  # whatever Ray raises of a replica that has ended, or where none runs
+                if time.monotonic() > until:
+                    raise ValueError(f"replicas can't be told within {_PROMOTE_S:g} s: {error}") from error
+                time.sleep(_AGAIN_S)
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
@@ -131,11 +137,13 @@ def start(
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         share(server.key)
+        server._want()
         _deploy(_config(server))
         _wait_until_running(_START_S)
         _wait_until_ready(server)
-        server = replace(server, patience_s=_PATIENCE_S)._deployed()  # at the start a bad run is said at once
-        return replace(server, proxy=_proxy_in_words(ray))
+        server = replace(server, patience_s=_PATIENCE_S, proxy=_proxy_in_words(ray), handle=_handle())
+        server._want()  # patience: at the start a bad run is said at once
+        return server
     except BaseException:
         stop()
         raise
@@ -198,29 +206,43 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _config(server: Server) -> dict[str, Any]:
-    """The Serve configuration, as in serve/*.yaml. The key stays here; `share` has told the cluster its hash."""
-    held: dict[str, Any] = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
-    held |= {"cases": str(server.cases.absolute())} if server.cases else {}
-    held |= {"fallback": str(server.fallback.path.absolute())} if server.fallback else {}
-    held |= {"rejected": server.rejected, "following": server.following, "patience_s": server.patience_s}
+    """The Serve configuration, as in serve/*.yaml. It never changes: what is served is told past it, and the key stays
+    here; `share` has told the cluster its hash."""
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": server.host, "port": server.port},
         "applications": [{
             "name": APP, "route_prefix": "/", "import_path": _IMPORT_PATH, "args": {"key": "shared"},
             "deployments": [{
-                "name": "forecaster", "num_replicas": server.replicas, "user_config": held,
+                "name": "forecaster", "num_replicas": server.replicas, "user_config": {"told": _PLACE},
             }],
         }],
     }  # fmt: skip
 
 
+def _held(server: Server) -> dict[str, Any]:
+    """What a replica has to serve, as its user_config would say."""
+    held: dict[str, Any] = {"run": str(server.run.path.absolute()), "people": str(server.people.absolute())}
+    held |= {"cases": str(server.cases.absolute())} if server.cases else {}
+    held |= {"fallback": str(server.fallback.path.absolute())} if server.fallback else {}
+    return held | {"rejected": server.rejected, "following": server.following, "patience_s": server.patience_s}
+
+
 def _deploy(config: dict[str, Any]) -> None:
-    """What `serve deploy` does: only a declared configuration changes a model in place (`serve.run` restarts)."""
+    """What `serve deploy` does."""
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+
+
+def _handle() -> Any:
+    """Serve's, of the deployment, for a process without an event loop, whatever the switches for replicas say."""
+    from ray import serve
+
+    handle = serve.get_app_handle(APP)
+    handle._init(_run_router_in_separate_loop=True)
+    return handle
 
 
 def _wait_until_running(timeout_s: float) -> None:

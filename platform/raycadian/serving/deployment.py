@@ -1,6 +1,7 @@
 """The endpoint on Ray Serve: one deployment that answers requests together. The one door to ray.serve, with app.py."""
 
 import asyncio
+import logging
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,8 +16,10 @@ from raycadian.serving.ports import listen_at_node
 from raycadian.serving.predictor import Answer, Predictor
 from raycadian.serving.slots import AdapterSlot, drop_deleted
 from raycadian.serving.stream import SignalStream
+from raycadian.serving.told import told
 from raycadian.serving.web import create_app
 
+log = logging.getLogger("ray.serve")
 BATCH = 64
 PERSONS = 32  # adapters that a replica holds at once; the least recently used leaves
 _MOST_ONGOING = 10_000  # requests that a replica takes in; limits.py says how many it works on
@@ -30,16 +33,19 @@ _REFUSAL_S = 0.05  # of a person's key, whether there is such a person or not
 class Endpoint:
     """One process that holds a model. `user_config` says which; a new one is taken over without a restart.
 
-    user_config: {run: path}, or {champion: registered name or null, runs: folder}; {cases: folder} beside either, where
-    requests may name a stored case; {people: folder} where the people lie whose adapters may be asked for; {fallback:
-    path} of the run that a new replica loads where the first can't be; {patience_s} for which it tries; {rejected,
-    following: why}, as in ModelResponse.
+    user_config: {told: place} where the cluster was told the rest (`serving.told`), which alone changes a model without
+    a pause: Serve sends a replica no requests while it reconfigures it. Else {run: path}, or {champion: registered
+    name or null, runs: folder}; {cases: folder} beside either, where requests may name a stored case; {people: folder}
+    where the people lie whose adapters may be asked for; {fallback: path} of the run that a new replica loads where the
+    first can't be; {patience_s} for which it tries; {rejected, following: why}, as in ModelResponse.
     """
 
     def __init__(self, key_sha256: str):
         listen_at_node()
         self._key_sha256 = key_sha256
         self._holder = Holder(_Gauges())
+        self._declared: dict[str, Any] = {}
+        self._looking: asyncio.Task[None] | None = None
         self._adapted: WeakValueDictionary[str, AdapterSlot] = WeakValueDictionary()
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -47,7 +53,16 @@ class Endpoint:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """As Holder.configure: once a model is loaded nothing takes it away."""
-        await self._holder.configure(user_config)
+        self._declared = user_config
+        await self._holder.configure(self._wanted)
+
+    async def take_over(self) -> dict[str, Any] | None:
+        """Look at once at what the cluster was told, and answer what is served then; called of every replica."""
+        await self._holder.configure(self._wanted)
+        return self.describe()
+
+    def _wanted(self) -> dict[str, Any]:
+        return told(self._declared["told"]) if "told" in self._declared else self._declared
 
     def describe(self) -> dict[str, Any] | None:
         return self._holder.describe()
@@ -95,9 +110,19 @@ class Endpoint:
         return slot
 
     async def check_health(self) -> None:
-        """Every two seconds: what was deleted, or calibrated anew, leaves the memory too."""
+        """Every two seconds: what was deleted, or calibrated anew, leaves the memory too, and what this replica was
+        told while it started is taken over. Nothing here makes it a bad one."""
         if self._holder.loaded is not None:
             drop_deleted(self._adapted, self._served.people)
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_for_change())
+
+    async def _look_for_change(self) -> None:
+        try:
+            if await asyncio.to_thread(self._wanted) != self._holder.config:
+                await self._holder.configure(self._wanted)
+        except Exception as error:  # of the cluster's memory
+            log.warning("can't look at what is wanted: %s", error)
 
     def open_stream(self, channels: dict[str, tuple[float, str]]) -> SignalStream:
         return self._served.predictor.open_stream(channels)

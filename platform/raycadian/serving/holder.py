@@ -35,27 +35,35 @@ class Loaded:
 
 class Holder:
     """What is served now (None: nothing), and what is said of it: `rejected`, `following`, as in ModelResponse.
-    `changed` is called after each look at a configuration."""
+    config: the last configuration that was looked at · `changed` is called after each look at one."""
 
     def __init__(self, changed: Callable[["Holder"], None] = lambda holder: None):
         self.loaded: Loaded | None = None
         self.rejected: str | None = None
         self.following: str | None = None
-        self._changed = changed
+        self.config: dict[str, Any] = {}
+        self._changed, self._one_at_a_time = changed, asyncio.Lock()
 
-    async def configure(self, config: dict[str, Any]) -> None:
-        """Load a run beside the one that answers, then change over; where it can't be loaded the old one goes on, of a
-        new replica the configuration's `fallback`. Raises ValueError where there is neither, after trying again for
-        `patience_s`: until then, as whenever this raises, Serve sends a new replica no requests."""
-        self.rejected, self.following = config.get("rejected"), config.get("following")
-        if not await self._take_over(config) and self.loaded is None and not await self._fall_back(config):
-            await self._keep_trying(config)
-        self._changed(self)
+    async def configure(self, wanted: Callable[[], dict[str, Any]]) -> None:
+        """Load the run that is `wanted` beside the one that answers, then change over; where it can't be loaded the old
+        one goes on, of a new replica the configuration's `fallback`. Raises ValueError where there is neither, after
+        trying again, with what is wanted by then, for `patience_s`: until then, as whenever this raises, Serve sends a
+        new replica no requests."""
+        async with self._one_at_a_time:
+            if not await self._look(wanted) and self.loaded is None:
+                await self._keep_trying(wanted)
+            self._changed(self)
 
     def describe(self) -> dict[str, Any] | None:
         if self.loaded is None:
             return None
         return self.loaded.description | {"rejected": self.rejected, "following": self.following}
+
+    async def _look(self, wanted: Callable[[], dict[str, Any]]) -> bool:
+        """Whether what is wanted, or of a new replica its fallback, is served now."""
+        config = self.config = await asyncio.to_thread(wanted)
+        self.rejected, self.following = config.get("rejected"), config.get("following")
+        return await self._take_over(config) or (self.loaded is None and await self._fall_back(config))
 
     async def _take_over(self, config: dict[str, Any]) -> bool:
         """Whether what is wanted is served now."""
@@ -79,13 +87,12 @@ class Holder:
         self.rejected = reason
         return taken
 
-    async def _keep_trying(self, config: dict[str, Any]) -> None:
-        waits, patience = wait_exponential(multiplier=_AGAIN_S, max=_AGAIN_MOST_S), config.get("patience_s") or 0.0
+    async def _keep_trying(self, wanted: Callable[[], dict[str, Any]]) -> None:
+        waits, patience = wait_exponential(multiplier=_AGAIN_S, max=_AGAIN_MOST_S), self.config.get("patience_s") or 0.0
         async for attempt in AsyncRetrying(wait=waits, stop=stop_after_delay(patience), reraise=True):
             with attempt:
-                if not (patience and await self._take_over(config)):
+                if not (patience and await self._look(wanted)):
                     raise ValueError(self.rejected)
-        self.rejected = config.get("rejected")
 
     def _who_goes_on(self) -> str:
         return f"{self.loaded.run.name} goes on" if self.loaded else "nothing is served"

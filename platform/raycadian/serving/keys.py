@@ -6,11 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from raycadian.personal.store import digest
+from raycadian.serving.told import tell, told
 
 KEY_VARIABLE = "RAYCADIAN_API_KEY"
 KEY_FILE = Path("~/.config/raycadian/api_key")
 _KEY_CHARACTERS = 16  # at least
-_PLACE = b"raycadian_api_key_sha256"
+_PLACE = "raycadian_api_key_sha256"
 
 
 def api_key() -> str:
@@ -31,18 +32,12 @@ def api_key() -> str:
 def share(key: str) -> None:
     """Let replicas on the connected cluster know the key by its hash. What a deployment is declared with is written to
     Ray's logs, the cluster's own memory is not."""
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    _internal_kv_put(_PLACE, digest(key).encode(), overwrite=True)
+    tell(_PLACE, digest(key))
 
 
 def shared() -> str:
     """The hash that `share` left on this cluster. Raises ValueError."""
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    if (sha256 := _internal_kv_get(_PLACE)) is None:
-        raise ValueError("this cluster was told no API key; start the endpoint again")
-    return sha256.decode()
+    return told(_PLACE)
 
 
 def key_source() -> str:
