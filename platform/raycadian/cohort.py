@@ -19,7 +19,7 @@ from typing import Any, Literal
 from raycadian import cluster, manifest
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
-from raycadian.files import on_disk, parse_json
+from raycadian.files import on_disk, own_folder, parse_json
 from raycadian.runs import Run
 from raycadian.tasks import task_of
 
@@ -93,7 +93,7 @@ def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Shard]:
     """The shards that the folder holds whole, by their part. Raises ValueError where it holds something else."""
     if not storage.remote(folder):
         with on_disk(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own_folder(folder)
     names = {path.name for path in storage.children(folder)}
     if ABOUT in names:
         found = parse_json(storage.read_bytes(folder / ABOUT))

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import unicodedata
 import uuid
@@ -20,6 +21,7 @@ from raycadian.errors import BoundaryError, CheckpointError, StorageError
 
 LARGEST_JSON, LARGEST_YAML = 16 << 20, 1 << 20
 """Bytes of a file that is read."""
+UMASK = "RAYCADIAN_UMASK"
 _DEEPEST, _MOST_VALUES = 64, 4_000_000
 _LONGEST_NAME = 255  # bytes of a part, on every file system that is in use
 _LONGEST_PATH, _MOST_PARTS = 1024, 32  # bytes, and folders below one another: no run has more
@@ -188,6 +190,23 @@ def _disk(folder: Path) -> str:
     return f"disk {mount}: {usage.free / 1e6:,.0f} MB free of {usage.total / 1e6:,.0f}"
 
 
+def mode_of(kind: int) -> int:
+    """What we give of a mode such as 0o777 of a folder, 0o666 of a file: all to the owner, nothing to others unless
+    $RAYCADIAN_UMASK, in octal, takes less away than 077. The process's own umask still holds. Raises ValueError."""
+    stated = os.environ.get(UMASK) or "077"
+    if not re.fullmatch(r"0?[0-7]{1,3}", stated) or int(stated, 8) & 0o700:
+        raise ValueError(f"{UMASK}={stated[:20]!r}: expected octal that leaves everything to you, such as 077 or 027")
+    return kind & ~int(stated, 8)
+
+
+def own_folder(folder: Path) -> Path:
+    """Make a folder, and those above it that are missing, the owner's alone; one that is there keeps its mode."""
+    missing = [place for place in (folder, *folder.parents) if not place.is_dir()]
+    for place in reversed(missing):
+        place.mkdir(mode=mode_of(0o777), exist_ok=True)
+    return folder
+
+
 @contextmanager
 def private() -> Iterator[None]:
     """What is made meanwhile, by this process and those it starts, is the owner's alone."""
@@ -233,8 +252,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary = _beside(folder)
     try:
         with on_disk(folder.parent):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir(mode=0o700)
+            own_folder(folder.parent)
+            temporary.mkdir(mode=mode_of(0o777))
             yield temporary
             temporary.rename(folder)
     finally:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from raycadian.errors import StorageError
-from raycadian.files import on_disk, parse_json
+from raycadian.files import mode_of, on_disk, own_folder, parse_json
 
 STALE_S = 600.0
 """Without a sign of life from another machine, its lock is taken over: longer than storage may be away for."""
@@ -57,7 +57,7 @@ def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
     still does it after `wait_s`."""
     own, until = Holder.own(), time.monotonic() + wait_s
     with on_disk(path.parent):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(path.parent)
         while not _acquired(path, own):
             if time.monotonic() >= until and path.exists():
                 raise StorageError(_refusal(path, what))
@@ -102,7 +102,7 @@ def _linked(path: Path, mine: Path) -> bool:
 def _copied(path: Path, mine: Path) -> bool:
     """The same in two steps, on a file system without links."""
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode_of(0o666))
     except FileExistsError:
         return False
     with os.fdopen(handle, "wb") as file:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from raycadian.files import LARGEST_YAML, read_bytes, read_yaml, written_whole
+from raycadian.files import LARGEST_YAML, own_folder, read_bytes, read_yaml, written_whole
 
 _MARK = "# checksum as made: {}"
 _MADE = re.compile(r"# checksum as made: ([0-9a-f]{12})\n")
@@ -20,7 +20,7 @@ def write_new(folder: Path, name: str, text: str, same: Callable[[Path], bool]) 
         if _is_same(path, same):
             return path
         number += 1
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     with written_whole(path) as temporary:
         temporary.write_text(f"{_MARK.format(_checksum(text))}\n{text}", encoding="utf-8")
     return path

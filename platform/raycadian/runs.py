@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_del
 from raycadian.cluster import JOB
 from raycadian.config import Recipe, load_recipe
 from raycadian.errors import CheckpointError
-from raycadian.files import LASTING, on_disk, read_json, write_json
+from raycadian.files import LASTING, on_disk, own_folder, read_json, write_json
 from raycadian.locks import exclusive
 
 RUNS = Path("runs")
@@ -79,15 +79,16 @@ class Broken:
 def open_run(name_or_path: str | Path, runs: Path = RUNS) -> Run:
     """A complete run by path, name, or unambiguous beginning of a name. Raises ValueError."""
     for path in (Path(name_or_path), runs / name_or_path):
-        if (path / "metadata.json").is_file():
-            return Run(path)
+        with suppress(OSError):  # a name that no file can have
+            if (path / "metadata.json").is_file():
+                return Run(path)
     paths = _complete(runs)
     matching = [path for path in paths if path.name.startswith(str(name_or_path))]
     if len(matching) == 1:
         return Run(matching[0])
     names = ", ".join(path.name for path in matching or paths[-5:]) or "none"
     what = "several runs begin so" if matching else "no such run"
-    raise ValueError(f"{name_or_path}: {what} in {runs.absolute()}; runs: {names}")
+    raise ValueError(f"{str(name_or_path)[:200]}: {what} in {runs.absolute()}; runs: {names}")
 
 
 def list_runs(runs: Path = RUNS) -> list[Run]:
@@ -137,11 +138,11 @@ def writing_folder(parent: Path, name: str, key: str, resume: bool) -> Iterator[
     living process, here or on another machine, writes the same.
     """
     folder = parent / f".partial-{name}-{key}"
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own_folder(parent)
     with exclusive(parent / f"{folder.name}.lock", f"writing {folder}"), on_disk(folder):
         if folder.exists() and not resume:
             shutil.rmtree(folder)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        own_folder(folder)
         yield folder
 
 

@@ -148,6 +148,8 @@ def test_from_an_edit_over_a_run_to_a_forecast(one_person, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "your edited card study/mine.yaml" in done.stderr
     assert "your edited recipe study/mine.recipe.yaml" in done.stderr
+    own = [path for path in Path("study").rglob("*") if path.is_dir() or path.name == "mlflow.db"]
+    assert own and not [path for path in own if path.stat().st_mode & 0o077]
     answer = json.loads(invoke("forecast", "mine.csv", "--json").stdout)
     assert len(answer["median_mgdl"]) == 4 and answer["time_local"][0].endswith("+05:30")
     frame = pd.read_csv("mine.csv", parse_dates=["time"])

@@ -58,8 +58,10 @@ def _first_line(error: Exception) -> str:
 
 def _in_words(error: ValueError | OSError, ctx: click.Context) -> str:
     """Where a verb can't write, with the option that names another place."""
-    if not isinstance(error, OSError) or error.errno not in _NOT_WRITTEN or not error.filename:
+    if not isinstance(error, OSError) or not error.filename or not error.strerror:
         return str(error)
+    if error.errno not in _NOT_WRITTEN:
+        return f"{str(error.filename)[:200]}: {error.strerror}"
     at = Path(os.path.abspath(error.filename))
     folders = {option: Path(os.path.abspath(path)) for option, path in ctx.meta.get(WRITTEN, {}).items()}
     options = [option for option, folder in folders.items() if at.is_relative_to(folder) or folder.is_relative_to(at)]

@@ -26,7 +26,7 @@ from raycadian.cli.pack import unpack
 from raycadian.cli.upload import Upload, card_data, recipe_data
 from raycadian.cluster import JOB, prepare_client
 from raycadian.data.storage import resolve_path
-from raycadian.files import parse_json, path_inside
+from raycadian.files import own_folder, parse_json, path_inside
 from raycadian.quickstart import sources_of
 
 if TYPE_CHECKING:
@@ -232,12 +232,12 @@ def fetch(client: JobSubmissionClient, job: str, to: Path, runs: str | None = No
     )
     try:
         packed = _packed(client, packing)
-        to.mkdir(parents=True, exist_ok=True)
+        own_folder(to)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=to) as partial:
             archive = Path(partial, "archive.tar")
             _download(client, packed, archive)
             inner = Path(partial, "unpacked")
-            inner.mkdir()
+            own_folder(inner)
             return [_place(member, inner, to) for member in unpack(archive, inner)]
     finally:
         with suppress(Exception):  # what failed before is what counts
@@ -314,6 +314,6 @@ def _download(client: JobSubmissionClient, packed: dict[str, Any], archive: Path
 def _place(member: Path, partial: Path, to: Path) -> Path:
     place = path_inside(to, member)  # also where a link in `to` leads
     if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(place.parent)
         (partial / member).rename(place)
     return place

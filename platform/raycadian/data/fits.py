@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from raycadian import cluster
 from raycadian.config import CMAMechanism
-from raycadian.files import parse_json, written_whole
+from raycadian.files import own_folder, parse_json, written_whole
 from raycadian.physiology.cma.fit import fit_cma
 from raycadian.physiology.cma.meals import meal_times
 from raycadian.physiology.cma.result import CMAFit
@@ -128,7 +128,7 @@ def kept(folder: Path, key: dict[str, Any], fit: Callable[[], list[Record]]) -> 
     stated = json.dumps([_FORMAT, VERSION, torch.__version__, key], sort_keys=True)
     path = folder / f"fits-{hashlib.sha256(stated.encode()).hexdigest()[:24]}.json"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         with FileLock(f"{path}.lock"):
             if not path.is_file():
                 _write(path, fit())

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
-from raycadian.files import on_disk, own_cache
+from raycadian.files import on_disk, own_cache, own_folder
 from raycadian.types import GLUCOSE, Recording
 
 _AHEAD = 8  # subjects read at once: object storage answers late, but many at a time
@@ -140,7 +140,7 @@ def open_series(snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | 
         return build_series(snapshot, channels, forecast)
     origin = Origin(str(snapshot.path.absolute()), channels, forecast)
     if storage.remote(snapshot.path):
-        own_cache().mkdir(parents=True, exist_ok=True, mode=0o700)  # health data
+        own_folder(own_cache())  # health data
     return replace(map_series(snapshot, channels, origin.folder, forecast), origin=origin)
 
 
@@ -161,7 +161,7 @@ def _reopen(origin: Origin) -> Series:
 def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, forecast: bool | None = None) -> Series:
     """A source's series, memory-mapped from `folder`, built by the first process that asks. Raises ValueError."""
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(folder.parent)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 _write(source, channels, folder, _is_forecast(channels) if forecast is None else forecast)
@@ -173,7 +173,7 @@ def _write(source: Snapshot, channels: tuple[str, ...], folder: Path, target: bo
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         with on_disk(folder):
-            temporary.mkdir()
+            own_folder(temporary)
             series = _filled(source, channels, temporary, target)
             np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
             meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from raycadian.files import on_disk, written_whole
+from raycadian.files import mode_of, on_disk, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def whole(path: Path) -> Iterator[Path]:
 def make_folder(path: Path) -> None:
     """The owner's alone. Its parent must be there, except in object storage, which has no folders."""
     if not remote(path):
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=mode_of(0o777), exist_ok=True)
 
 
 def remove(folder: Path) -> None:

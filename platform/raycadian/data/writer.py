@@ -31,7 +31,7 @@ from raycadian.data.parquet import (
     write_table,
 )
 from raycadian.data.snapshot import FORMAT, Snapshot, combined_hash, snapshots
-from raycadian.files import on_disk
+from raycadian.files import on_disk, own_folder
 from raycadian.types import SUBJECT, Issues, Recording
 
 Row = dict[str, Any]
@@ -125,7 +125,7 @@ def publish(built: Path, target: Path) -> Snapshot:
 def workspace(out: Path) -> Iterator[Path]:
     """A folder of this process below `out`, gone afterwards whatever happens; those of dead processes go too."""
     if not storage.remote(out):
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(out)
     prefix = f".preparing-{socket.gethostname()}-"
     for left in storage.children(out):
         if left.name.startswith(prefix) and not _alive(left):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.config import Recipe
+from raycadian.files import own_folder
 from raycadian.tracking.registry import OnTrial, flatten, logged_sweep, trial_metrics
 from raycadian.training.loop import Metrics, OnEpoch
 
@@ -55,7 +56,7 @@ def _wandb_sweep(recipe: Recipe, runs: Path) -> Iterator[OnTrial]:
 def _tensorboard(recipe: Recipe, runs: Path) -> Iterator[OnEpoch]:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(runs / "tensorboard" / recipe.name)) as writer:
+    with SummaryWriter(str(own_folder(runs / "tensorboard" / recipe.name))) as writer:
 
         def on_epoch(metrics: Metrics) -> None:
             for name, value in metrics.items():
@@ -75,7 +76,7 @@ def _wandb_run(recipe: Recipe, runs: Path, name: str) -> Iterator[Any]:
     """Only metrics and the recipe are sent, and only where the recipe says `online`."""
     import wandb
 
-    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own_folder(runs)
     run = wandb.init(
         project="raycadian", name=name, dir=str(runs), mode=recipe.tracking.wandb,
         config=flatten(recipe.model_dump(mode="json")), settings=wandb.Settings(silent=True),

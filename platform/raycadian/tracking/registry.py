@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycadian.config import Recipe, Tracking
 from raycadian.errors import RegistryError, at_boundary
-from raycadian.files import own_cache, path_inside, written_whole
+from raycadian.files import mode_of, own_cache, own_folder, path_inside, written_whole
 from raycadian.locks import exclusive
 from raycadian.runs import RUNS, Run
 from raycadian.tracking.standing import Standing
@@ -301,19 +301,21 @@ def _cannot_use(store: Path | str | None) -> str:
 def _client(uri: str, runs: Path) -> "MlflowClient":
     """MLflow phones nobody and prints nothing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what fails is raised too
+    own_folder(runs)
     from mlflow import MlflowClient
 
     if uri.startswith(_SQLITE):
-        _start_database(Path(uri.removeprefix(_SQLITE)), MlflowClient)
+        path = Path(uri.removeprefix(_SQLITE))
+        _start_database(path, MlflowClient)
+        path.touch(mode_of(0o666))
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def _start_database(path: Path, client: type["MlflowClient"]) -> None:
     """A new database begins as a copy of this machine's empty one: to make its tables, MLflow runs 2 s of migrations.
 
-    Where there can be no cache MLflow makes the tables as ever."""
+    Where there can be no cache MLflow makes the tables as ever, in a file that is empty."""
     empty = own_cache() / f"mlflow-{version('mlflow')}.db"
     with suppress(OSError):
         if path.exists():
@@ -321,12 +323,14 @@ def _start_database(path: Path, client: type["MlflowClient"]) -> None:
         if not empty.exists():
             _make_empty(empty, client)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            os.link(shutil.copyfile(empty, Path(folder) / path.name), path)  # never over one that came meanwhile
+            copy = Path(folder) / path.name
+            copy.touch(mode_of(0o666))
+            os.link(shutil.copyfile(empty, copy), path)  # never over one that came meanwhile
 
 
 def _make_empty(path: Path, client: type["MlflowClient"]) -> None:
     """Tables alone: MLflow's experiment `Default`, which names the working directory, is made anew in each copy."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own_folder(path.parent)
     with written_whole(path) as temporary:
         client(tracking_uri=f"{_SQLITE}{temporary.absolute()}")
         with closing(sqlite3.connect(temporary)) as connection, connection:

@@ -24,6 +24,7 @@ from raycadian import telemetry
 from raycadian.cluster import connect, cpus
 from raycadian.config import Training
 from raycadian.data.windows import Windows
+from raycadian.files import own_folder
 from raycadian.models.base import Model
 from raycadian.runs import patiently
 from raycadian.training import loop
@@ -56,7 +57,7 @@ def train(
     connect()
     _require_capacity(config)
     state = state.absolute()
-    state.mkdir(parents=True, exist_ok=True)
+    own_folder(state)
     payload = ray.put((model, train_windows, val_windows, config, state, list(earlier), telemetry.bound_fields()))
     with _following(state / _EPOCHS, on_epoch):
         _fit(payload, config, state, callbacks)

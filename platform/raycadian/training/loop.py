@@ -24,7 +24,7 @@ from torch import Tensor
 from raycadian import telemetry
 from raycadian.config import MONITORS, Training, unit_of
 from raycadian.data.windows import Windows
-from raycadian.files import on_disk
+from raycadian.files import on_disk, own_folder
 from raycadian.models.base import Model
 from raycadian.runs import patiently
 from raycadian.training.engines import Engine, Process, make
@@ -370,7 +370,7 @@ def read_state(folder: Path) -> Saved:
 def _write(folder: Path, body: dict[str, Any]) -> None:
     temporary = folder / f".{_STATE}-{os.getpid()}"
     with on_disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         try:
             with temporary.open("wb") as file:  # torch's own says nothing of why it can't be written
                 torch.save(body, file)

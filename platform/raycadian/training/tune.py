@@ -43,7 +43,7 @@ from raycadian.config import (
     override,
     total_epochs,
 )  # fmt: skip
-from raycadian.files import read_json, write_json
+from raycadian.files import own_folder, read_json, write_json
 from raycadian.runs import RUNS, experiment_key, find_complete, finish, write_recipe, writing_folder
 from raycadian.tasks.base import Data
 from raycadian.training.pipeline import fit_model
@@ -421,7 +421,7 @@ class _Records(tune.Callback):
 
     def _write(self, trial: Any, status: str) -> None:
         result, place = trial.last_result or {}, self._place(trial)
-        place.mkdir(parents=True, exist_ok=True)
+        own_folder(place)
         if status == "running":
             (place / _ERROR).unlink(missing_ok=True)
         record = {
