@@ -1,7 +1,9 @@
 """A run's files are the ones that were written: hashes, signature, and what is read says where they are not."""
 
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import prediction_cases
@@ -14,6 +16,7 @@ from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.runs import Run
 from raycadian.tasks.forecast import ForecastTask
+from raycadian.tracking import registry
 from raycadian.training import pipeline
 
 FILES = {
@@ -69,6 +72,45 @@ def test_a_change_is_found_by_whoever_reads(name, run):
         manifest.require_intact(run)
     (problem,) = manifest.verify(run).problems
     assert file in problem and message in problem
+    assert (
+        file in manifest.damage(run) and message in manifest.damage(run) and "raycadian verify" in manifest.damage(run)
+    )
+
+
+def test_a_list_reads_only_what_was_written_later(run, monkeypatch):
+    """Hundreds of runs are listed; `verify` reads them."""
+    for path in (run / name for name in FILES):
+        age_s = -9 if path.name == "recipe.yaml" else 9
+        os.utime(path, (time.time() - age_s,) * 2)
+    hashed = []
+    monkeypatch.setattr(manifest, "sha256", lambda path: hashed.append(path.name) or "0")
+    assert "recipe.yaml: is not what was written" in manifest.damage(run)
+    assert hashed == ["recipe.yaml"]
+
+
+def test_the_list_of_runs_says_which_are_damaged(run, monkeypatch):
+    """Runs without a model were listed as healthy, and a champion that was gone not at all."""
+    monkeypatch.setattr(registry, "champions", lambda runs: {"d-forecast-12": "gone"})
+    recipe = "{name: x, dataset: d.yaml, model: {kind: ridge}}"
+    for name, text in (("recipe.yaml", recipe), ("metadata.json", '{"finished_utc": "2026", "model": "ridge"}')):
+        edit(run, name, text)
+    edit(run, SCORES, '{"val": {"rmse_mgdl": {"value": 12.3}}}')
+    manifest.write(run)
+
+    def listed():
+        result = CliRunner().invoke(main, ["runs", "--runs", str(run.parent), "--json"])
+        return {row["run"]: row for row in json.loads(result.stdout)}
+
+    assert "broken" not in listed()["a"] and "folder is gone" in listed()["gone"]["broken"]
+    shutil.rmtree(run / "checkpoint")
+    assert (
+        listed()["a"]["val_rmse_mgdl"] == 12.3
+        and "checkpoint/config.json: is gone and 1 more" in listed()["a"]["broken"]
+    )
+    (run / manifest.FILE).unlink()
+    assert "checkpoint: is gone" in listed()["a"]["broken"]
+    (run / manifest.FILE).mkdir()
+    assert "manifest.json: is no regular file" in listed()["a"]["broken"]
 
 
 def test_only_what_is_read_is_asked_for(run):

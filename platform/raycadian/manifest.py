@@ -83,6 +83,22 @@ def verify(folder: Path, key: Path | None = None) -> Verdict:
     return Verdict(len(listed), tuple(filter(None, problems)), later, signature)
 
 
+def damage(folder: Path) -> str:
+    """What is wrong with a run at a glance, for lists: a file that is gone, or that was written after the manifest and
+    is another one now; empty where nothing is. Every file is read by `verify` alone. Raises CheckpointError."""
+    if not _has_manifest(folder):
+        return "" if (folder / "checkpoint").is_dir() else f"{folder / 'checkpoint'}: is gone"
+    listed, complete_ns = _listed(folder), (folder / FILE).stat().st_mtime_ns
+    problems = []
+    for name in sorted({*listed, *_read_here(folder)}):
+        path = folder / name
+        if name not in listed or not path.is_file() or path.stat().st_mtime_ns >= complete_ns:
+            problems.append(_problem(folder, name, listed))
+    problems = list(filter(None, problems))
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}; `raycadian verify {folder}`" if problems else ""
+
+
 def _has_manifest(folder: Path) -> bool:
     """Runs of before have none. Raises CheckpointError for something else of its name: whoever put it there wants the
     hashes passed over."""

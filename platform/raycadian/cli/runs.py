@@ -83,17 +83,26 @@ def _run_rows(runs: Path) -> list[dict[str, Any]]:
 
     readable, broken = read_runs(runs)
     champion_of = _champion_of(runs)
-    rows = [_run_row(run, champion_of.get(run.name, "")) for run in readable]
-    return rows + [{"run": run.path.name, "broken": run.reason} for run in broken]
+    rows = [_run_row(run, champion_of.pop(run.name, "")) for run in readable]
+    rows += [_broken_row(run.path.name, run.reason, champion_of.pop(run.path.name, "")) for run in broken]
+    gone = "its folder is gone; `raycadian promote` another run, with --force"
+    return rows + [_broken_row(name, f"{runs / name}: {gone}", of) for name, of in champion_of.items()]
 
 
 def _run_row(run: Run, champion_of: str) -> dict[str, Any]:
+    from raycadian import manifest
+
     try:
         metric = run.recipe.task.headline.name
-        score = {f"val_{metric}": run.summary["val"][metric]["value"]}
-        return {"run": run.name, "model": run.metadata["model"]} | score | {"champion_of": champion_of}
-    except (ValueError, LookupError, TypeError) as error:
-        return {"run": run.name, "champion_of": champion_of, "broken": f"{run.path}: {error}"}
+        row = {"run": run.name, "model": run.metadata["model"], f"val_{metric}": run.summary["val"][metric]["value"]}
+        damage = manifest.damage(run.path)
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        return _broken_row(run.name, f"{run.path}: {error}", champion_of)
+    return row | {"champion_of": champion_of} | ({"broken": damage} if damage else {})
+
+
+def _broken_row(name: str, reason: str, champion_of: str) -> dict[str, Any]:
+    return {"run": name, "champion_of": champion_of, "broken": reason}
 
 
 def _champion_of(runs: Path) -> dict[str, str]:
