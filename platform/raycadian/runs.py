@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -89,6 +89,18 @@ def open_run(name_or_path: str | Path, runs: Path = RUNS) -> Run:
     names = ", ".join(path.name for path in matching or paths[-5:]) or "none"
     what = "several runs begin so" if matching else "no such run"
     raise ValueError(f"{str(name_or_path)[:200]}: {what} in {runs.absolute()}; runs: {names}")
+
+
+def require_one_protocol(runs: Sequence[Run]) -> str:
+    """How all of the runs are scored. Raises ValueError where one is scored otherwise."""
+    protocol, *others = [run.recipe.protocol for run in runs]
+    for run, other in zip(runs[1:], others, strict=True):
+        if other != protocol:
+            raise ValueError(
+                f"{run.name} is scored by another protocol: {other}; {runs[0].name}: {protocol}; compare runs of one "
+                "recipe"
+            )
+    return protocol
 
 
 def list_runs(runs: Path = RUNS) -> list[Run]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from raycadian.config import Recipe, model_name, override
 from raycadian.errors import BoundaryError
-from raycadian.runs import RUNS, Run, experiment_key, find_complete
+from raycadian.runs import RUNS, Run, experiment_key, find_complete, require_one_protocol
 from raycadian.tasks import task_of
 from raycadian.tasks.base import Comparison, Data
 from raycadian.tracking import registry
@@ -153,13 +153,7 @@ def peers_of(recipe: Recipe) -> list[Recipe]:
 
 def compare(runs: list[Run]) -> Comparison:
     """Runs of one protocol on identical test windows. Raises ValueError where the runs' protocols or windows differ."""
-    protocol, *others = [run.recipe.protocol for run in runs]
-    for run, other in zip(runs[1:], others, strict=True):
-        if other != protocol:
-            raise ValueError(
-                f"{run.name} is scored by another protocol: {other}; {runs[0].name}: {protocol}; compare runs of one "
-                "recipe"
-            )
+    protocol = require_one_protocol(runs)
     recipe, named = runs[0].recipe, {label(run, runs): results_of(run) for run in runs}
     task = task_of(recipe)
     return Comparison(

@@ -38,7 +38,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
     "tune": (["recipe"], RECIPE_FLAGS),
     "run": (["files"], FILE_FLAGS | RECIPE_FLAGS),
     "score": (["run"], {"--runs", "--json"}),
-    "compare": (["run"], {"--runs", "--json"}),
+    "compare": (["run"], {"--all", "--runs", "--json"}),
     "experiment": (["recipe"], RECIPE_FLAGS),
     "runs": ([], {"--runs", "--json"}),
     "promote": (["run"], {"--runs", "--snapshots", "--force", "--json"}),
@@ -301,14 +301,40 @@ def test_the_module_is_what_the_command_runs():
     assert found.load() is cli.main
 
 
+MISTAKEN = """
+import json, sys
+from click.testing import CliRunner
+from raycadian.cli.main import main
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(main, arguments)
+    heavy = sorted({"torch", "pandas", "ray", "scipy"} & set(sys.modules))
+    answers.append({"message": result.output, "heavy": heavy})
+print(json.dumps(answers))
+"""
+
+
 @pytest.mark.slow
-def test_a_mistaken_data_set_is_told_before_anything_heavy_is_imported(card, tmp_path):
+def test_a_mistake_is_told_before_anything_heavy_is_imported(card, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"name: x\ndataset: {card.with_name('tny.yaml')}\nmodel: {{kind: ridge}}\n")
-    script = "import sys; from raycadian.cli.main import main; sys.argv[1:] = ['train', sys.argv[1]]\n"
-    script += "try: main()\nfinally: print(sorted({'torch', 'pandas', 'ray'} & set(sys.modules)), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script, recipe], capture_output=True, text=True)
-    assert f"did you mean '{card}'?" in done.stderr and done.stderr.endswith("[]\n")
+    calibrate = ["calibrate", "--subject", "a", "--recording"]
+    mistakes = [
+        ["train", str(recipe)], ["score", "none"], ["compare", "none", "other"], ["promote", "none"],
+        ["export", "none", "--to", "x"], ["serve", "--run", "none"], ["forecast", "none.csv"], [*calibrate, "none.csv"],
+        ["forecast", str(recipe), "--run", "none"], [*calibrate, str(recipe), "--run", "none"],
+        ["predict", "--subject", "a", "--recording", "none.csv"],
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", MISTAKEN, json.dumps(mistakes)], capture_output=True, text=True, cwd=tmp_path
+    )
+    told = json.loads(done.stdout)
+    assert f"did you mean '{card}'?" in told[0]["message"]
+    for arguments, answer in zip(mistakes, told, strict=True):
+        assert ("none" in answer["message"] or "tny" in answer["message"]) and answer["heavy"] == [], (
+            arguments,
+            answer,
+        )
 
 
 @pytest.mark.slow

@@ -57,6 +57,10 @@ def calibrate(
     if delete:
         _forget(subject, people, as_json)
         return
+    for file in (recording, episodes, card):
+        _require_there(file)
+    if run_name or champion_name:
+        chosen_run(run_name, champion_name, runs)  # a mistake is told before anything heavy is imported
     store = _store(people)
     store.folder(subject)  # a bad id is told before anything is read
     if new_key:
@@ -72,6 +76,11 @@ def calibrate(
     inputs = personal.CalibrationInputs(run, subject, recording, episodes, card, channel)
     calibrated = personal.calibrate(inputs, store, update=update, report=lambda text: click.echo(text, err=True))
     _show_calibrated(calibrated, store.folder(subject), as_json)
+
+
+def _require_there(file: Path | None) -> None:
+    if file is not None and not file.exists():
+        raise ValueError(f"{file}: no such file")
 
 
 def _refuse_others(flag: str, given: dict[str, Any]) -> None:
@@ -110,6 +119,7 @@ def predict(
     subject: str, recording: Path, day: str | None, card: Path | None, people: Path, runs: Path, as_json: bool
 ) -> None:
     """What the model says of a person who calibrated: the risk of each day, or the forecast from the last reading."""
+    _require_there(recording)
     store = _store(people)
     person = store.read(subject)
     from raycadian.runs import open_run

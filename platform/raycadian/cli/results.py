@@ -74,7 +74,12 @@ def show_outcome(outcome: Outcome, as_json: bool = False) -> None:
 
 
 def _show_board(board: pd.DataFrame) -> None:
+    show_table(board[board_columns(board)], "test data, identical windows, intervals over subjects")
+
+
+def board_columns(board: pd.DataFrame) -> list[str]:
+    """What people need of a leaderboard: the headline metric, what is better, one or two metrics beside it."""
     errors = [name for name in board.columns if name.startswith("mae")]
-    columns = ("model", board.columns[1], *_BOARD, *errors, "auprc", "ece")
-    shown = board[[c for c in columns if c in board]]
-    show_table(shown, "test data, identical windows, intervals over subjects")
+    headline = board.columns[1]
+    columns = dict.fromkeys(("model", headline, *_BOARD, *errors, "auprc", "ece"))
+    return [name for name in columns if name in board]

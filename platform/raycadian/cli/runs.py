@@ -25,28 +25,37 @@ if TYPE_CHECKING:
 @JSON
 def score(run: str, runs: Path, as_json: bool) -> None:
     """Score a run's predictions again and rewrite its tables and report."""
-    from raycadian.cli.results import show_run
     from raycadian.runs import open_run
+
+    chosen = open_run(run, runs)  # a mistake is told before anything heavy is imported, here and below
+    from raycadian.cli.results import show_run
     from raycadian.training.pipeline import rescore
 
-    show_run(rescore(open_run(run, runs)), as_json)
+    show_run(rescore(chosen), as_json)
 
 
 @click.command()
 @click.argument("run", nargs=-1, required=True)
+@click.option("--all", "every_column", is_flag=True, help="Every column of both tables; --json has them too.")
 @RUNS
 @JSON
-def compare(run: tuple[str, ...], runs: Path, as_json: bool) -> None:
+def compare(run: tuple[str, ...], every_column: bool, runs: Path, as_json: bool) -> None:
     """Runs on identical test windows: a leaderboard, and for each pair what is better and whether it is noise."""
-    from raycadian import workflow
-    from raycadian.runs import open_run
+    from raycadian.runs import open_run, require_one_protocol
 
-    comparison = workflow.compare([open_run(name, runs) for name in run])
+    chosen = [open_run(name, runs) for name in run]
+    require_one_protocol(chosen)
+    from raycadian import workflow
+
+    comparison = workflow.compare(chosen)
     if as_json:
         show_json(_comparison_body(comparison))
         return
-    show_table(comparison.leaderboard, comparison.protocol)
-    _show_differences(comparison.differences)
+    from raycadian.cli.results import board_columns
+
+    board = comparison.leaderboard
+    show_table(board if every_column else board[board_columns(board)], comparison.protocol)
+    _show_differences(comparison.differences, every_column)
 
 
 def _comparison_body(comparison: Comparison) -> dict[str, Any]:
@@ -55,14 +64,16 @@ def _comparison_body(comparison: Comparison) -> dict[str, Any]:
     return body | {"differences": comparison.differences.to_dict("records"), "ranks": ranks}
 
 
-def _show_differences(differences: pd.DataFrame) -> None:
-    columns = ["model", "other", "horizon_min", "difference", "diff_low", "diff_high", "p", "p_holm", "verdict"]
+_PAIR = ("model", "other", "difference", "diff_low", "diff_high", "p_holm", "verdict")
+
+
+def _show_differences(differences: pd.DataFrame, every_column: bool) -> None:
     over = ""
     if "kind" in differences:  # forecasts: single steps are in the JSON
         differences, over = differences[differences.kind == "cumulative"], " over the whole horizon"
     if len(differences):
-        shown = differences[[c for c in columns if c in differences]]
-        show_table(shown, f"pairs{over}, the better first; intervals over subjects")
+        columns = [c for c in differences if c != "sentence" and (every_column or c in _PAIR)]
+        show_table(differences[columns], f"pairs{over}, the better first; intervals over subjects")
     for sentence in differences.sentence:
         click.echo(sentence)
 
@@ -125,10 +136,12 @@ def _champion_of(runs: Path) -> dict[str, str]:
 @JSON
 def promote(run: str, runs: Path, snapshots: Path, force: bool, as_json: bool) -> None:
     """Make a run the champion, if it beats the present one on the same snapshot and split."""
-    from raycadian import workflow
     from raycadian.runs import open_run
 
-    promotion = workflow.promote(open_run(run, runs), runs=runs, snapshots=snapshots, force=force)
+    chosen = open_run(run, runs)
+    from raycadian import workflow
+
+    promotion = workflow.promote(chosen, runs=runs, snapshots=snapshots, force=force)
     if as_json:
         show_json(vars(promotion))
     else:
@@ -174,10 +187,12 @@ def _show_verdict(verdict: Verdict) -> None:
 @RUNS
 def export(run: str, target: Path, runs: Path) -> None:
     """Export a run's TTM in Hugging Face's format, to start another recipe from (`pretrained:`)."""
-    from raycadian.models import checkpoint
     from raycadian.runs import open_run
 
-    checkpoint.export_pretrained(checkpoint.load(open_run(run, runs).path / "checkpoint"), target)
+    chosen = open_run(run, runs)
+    from raycadian.models import checkpoint
+
+    checkpoint.export_pretrained(checkpoint.load(chosen.path / "checkpoint"), target)
     click.echo(target)
 
 

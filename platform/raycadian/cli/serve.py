@@ -49,11 +49,12 @@ def serve(
     replicas: int | None, people: Path,
 ) -> None:  # fmt: skip
     """Serve forecasts on Ray Serve until interrupted; the API key's place is printed."""
-    from raycadian.serving.app import default_replicas, serve_forever
     from raycadian.tracking.registry import champion
 
     follow = None if run_name else lambda: champion(champion_name, runs=runs)  # a promoted champion is taken over
-    chosen = chosen_run(run_name, champion_name, runs)
+    chosen = chosen_run(run_name, champion_name, runs)  # a mistake is told before anything heavy is imported
+    from raycadian.serving.app import default_replicas, serve_forever
+
     n = replicas or default_replicas()
     serve_forever(chosen, host=host, port=port, replicas=n, cases=cases, people=people, follow=follow)
 
@@ -104,6 +105,8 @@ def forecast(
 
     from raycadian import quickstart
 
+    quickstart.sources_of([file])  # a mistake is told before anything heavy is imported
+
     def chosen() -> Run:
         known = run_name or champion_name
         return chosen_run(run_name, champion_name if known else quickstart.champion_name(file, snapshots, runs), runs)
@@ -113,6 +116,8 @@ def forecast(
             raise ValueError("--out forecasts everybody: leave out --card (name the card as FILE), --person and meals")
         _forecast_everybody(file, options, chosen(), snapshots, out, windows, as_json)
         return
+    if run_name or champion_name:
+        chosen()
     from raycadian.physiology.cma.meals import parse_meal
     from raycadian.serving.forecaster import Forecaster
 
