@@ -23,6 +23,7 @@ from raycadian.evaluation.forecast.event_probability import (
     fit_event_calibration,
     fit_lows,
     happened_within,
+    probabilities,
     raw_probability,
     read_calibrations,
     step_probability,
@@ -96,7 +97,7 @@ def test_calibration_makes_probabilities_true(calibration):
     }
     assert result["hypo70_probability_brier"] < result["hypo70_probability_brier_raw"]
     assert result["hypo70_probability_brier_miscalibration"] < 0.1 * result["hypo70_probability_brier"]
-    table = reliability_of_events(p, calibration, Evaluation(bootstrap=100))
+    table = reliability_of_events(p, "hypo70", calibration.probability(p), Evaluation(bootstrap=100))
     assert np.average((table.predicted - table.observed).abs(), weights=table.n_windows) < 0.02
     assert table.n_windows.sum() == known.sum()
 
@@ -123,6 +124,18 @@ def test_slope_and_intercept_are_those_of_logistic_regression():
 def test_calibrated_is_monotone_in_raw(raw, slope, intercept):
     probability = EventCalibration("hypo70", slope, intercept, 10, 5).calibrated(np.sort(raw))
     assert (np.diff(probability) >= -1e-15).all() and (probability >= 0).all() and (probability <= 1).all()
+
+
+@given(seeds, st.floats(0, 5), st.floats(-8, 8))
+@settings(max_examples=30)
+def test_what_is_below_54_is_below_70(seed, slope, intercept):
+    """Each threshold has a calibration of its own; the rarer event's probability gives way to the other's."""
+    p, own = forecasts(people=1, windows=5, seed=seed), EventCalibration("hypo70", 1.0, 0.0, 10, 5)
+    for calibrations in ([own, other := EventCalibration("hypo54", slope, intercept, 10, 5)], [other, own]):
+        both = probabilities(p, calibrations)
+        np.testing.assert_array_equal(both["hypo70"], own.probability(p))
+        np.testing.assert_array_equal(both["hypo54"], np.minimum(other.probability(p), own.probability(p)))
+    assert list(probabilities(p, [other])) == ["hypo54"] and probabilities(p, []) == {}
 
 
 def test_a_forecast_that_orders_windows_backwards_is_not_turned_round():

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from raycadian.cli.main import main
 from raycadian.config import CMA, CMAMechanism, Ridge
-from raycadian.evaluation.forecast.event_probability import EventCalibration, write_calibrations
+from raycadian.evaluation.forecast.event_probability import EventCalibration, probabilities, write_calibrations
 from raycadian.modalities.cgm.request import History
 from raycadian.physiology.cma.meals import Meal
 from raycadian.serving.forecaster import Forecaster, Recent, read_history
@@ -111,8 +111,13 @@ def test_a_low_has_the_probability_that_was_scored(run, readings, tmp_path):
     forecaster, (p, rows) = Forecaster.load(copy), windows(run, 5)
     for i in rows:
         forecast = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
-        expected = {one.excursion: one.probability(p)[i] for one in calibrations}
+        expected = {name: probability[i] for name, probability in probabilities(p, calibrations).items()}
         assert forecast.lows == pytest.approx(expected, abs=1e-6)
+        crossed = replace(calibrations[1], slope=0.0, intercept=2.0)  # says that 54 is likelier than 70
+        forecaster.lows = [crossed, calibrations[0]]
+        lows = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i]))).lows
+        assert lows["hypo54"] == lows["hypo70"] == pytest.approx(expected["hypo70"], abs=1e-6)
+        forecaster.lows = calibrations
         assert (
             forecast.as_dict()["probability"].keys() == expected.keys()
             and "probability of a low: hypo70" in forecast.title

@@ -23,7 +23,7 @@ from raycadian.data.series import Recordings, Series, build_series
 from raycadian.data.training_range import TrainingRange
 from raycadian.data.windows import latest, require_context
 from raycadian.errors import CheckpointError
-from raycadian.evaluation.forecast.event_probability import EventCalibration, read_calibrations
+from raycadian.evaluation.forecast.event_probability import EventCalibration, probabilities, read_calibrations
 from raycadian.files import read_json
 from raycadian.modalities.cards import load_card
 from raycadian.modalities.cgm.readers import read_person
@@ -199,7 +199,7 @@ class Forecaster(Predictor):
             person.subject, self.name, origin, person.recordings[-1].utc_offset_min, dt_s, self.model.spec.quantiles,
             usual.quantiles, usual.parts, fit, warnings, other, personal=self.personal,
         )  # fmt: skip
-        return replace(forecast, lows={one.excursion: float(one.probability(forecast)) for one in self.lows})
+        return replace(forecast, lows={name: float(p) for name, p in probabilities(forecast, self.lows).items()})
 
     def _bounded(self, forecast: Numbers) -> tuple[Numbers, int]:
         """As plausible.bounded. Raises ValueError also for a forecast that is no number."""

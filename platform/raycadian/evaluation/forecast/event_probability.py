@@ -55,6 +55,16 @@ class EventCalibration:
         return expit(self.slope * logit(raw) + self.intercept)
 
 
+def probabilities(p: Quantiled, calibrations: Sequence[EventCalibration]) -> dict[str, np.ndarray]:
+    """Name -> calibrated probability (...,) of each low, the rarer one's at most that of the one which it is part of:
+    calibrations are fitted apart and may cross, and of the rarer event less is known. docs/concepts/evaluation.md"""
+    milder_first = sorted(calibrations, key=lambda one: -excursion_named(one.excursion).threshold_mgdl)
+    at_most: dict[str, np.ndarray] = {}
+    for own in milder_first:
+        at_most[own.excursion] = np.minimum(own.probability(p), next(reversed(at_most.values()), 1.0))
+    return {one.excursion: at_most[one.excursion] for one in calibrations}
+
+
 def fit_event_calibration(val: Predictions, excursion: Excursion) -> EventCalibration:
     """Slope and intercept of the largest likelihood on `val`, with Platt's softened targets ((n1+1)/(n1+2) and
     1/(n0+2)).

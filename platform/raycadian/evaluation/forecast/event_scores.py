@@ -12,6 +12,7 @@ from raycadian.evaluation.forecast.event_probability import (
     EventCalibration,
     excursion_named,
     happened_within,
+    probabilities,
     raw_probability,
 )
 from raycadian.evaluation.forecast.metrics import Row, score_row
@@ -31,32 +32,33 @@ def probability_scores(
     rows = []
     for scope in ("all", *sorted(set(p.scope.tolist()))):
         chosen = p if scope == "all" else p.select(p.scope == scope)
-        rows += [{"scope": scope} | row for c in calibrations for row in _scores_of(chosen, c, evaluation)]
+        for name, probability in probabilities(chosen, calibrations).items():
+            rows += [{"scope": scope} | row for row in _scores_of(chosen, name, probability, evaluation)]
     return pd.DataFrame(rows)
 
 
-def _scores_of(p: Predictions, calibration: EventCalibration, evaluation: Evaluation) -> Iterator[Row]:
-    excursion = excursion_named(calibration.excursion)
+def _scores_of(p: Predictions, name: str, probability: np.ndarray, evaluation: Evaluation) -> Iterator[Row]:
+    excursion = excursion_named(name)
     happened = happened_within(p, excursion)
     known = ~np.isnan(happened)
     n, left_open, happened = int(known.sum()), int((~known).sum()), happened[known]
     if not n:
         return
     people, raw = SubjectBootstrap(p.subject[known], evaluation), raw_probability(p.select(known), excursion)
-    probability = calibration.calibrated(raw)
+    probability = probability[known]
     means = {
         "base_rate_pct": 100 * happened,
         "brier": (probability - happened) ** 2,
         "brier_raw": (raw - happened) ** 2,
     }
-    scores = {name: people.estimate(*people.sum_count(values[:, None])) for name, values in means.items()}
+    scores = {score: people.estimate(*people.sum_count(values[:, None])) for score, values in means.items()}
     parts = brier_parts(probability, happened)
-    scores |= {f"brier_{name}": (np.array([value]), *_NONE) for name, value in parts.items()}
+    scores |= {f"brier_{part}": (np.array([value]), *_NONE) for part, value in parts.items()}
     skill = 100 * (1 - means["brier"].mean() / parts["uncertainty"]) if parts["uncertainty"] else np.nan
     scores["brier_skill_pct"] = (np.array([skill]), *_NONE)
     scores |= areas(probability, happened, people)
-    for name, values in scores.items():
-        metric = f"{calibration.excursion}_probability_{name}"
+    for score, values in scores.items():
+        metric = f"{name}_probability_{score}"
         yield score_row(metric, "window", p.horizon_min[-1], values, len(people.subjects), n, left_open)
 
 
@@ -144,12 +146,13 @@ def _areas(
     return both
 
 
-def reliability_of_events(p: Predictions, calibration: EventCalibration, evaluation: Evaluation) -> pd.DataFrame:
-    """A row a tenth of the calibrated probability: predicted (its mean), observed, low, high (shares), n_windows."""
-    excursion = excursion_named(calibration.excursion)
-    happened = happened_within(p, excursion)
+def reliability_of_events(
+    p: Predictions, name: str, probability: np.ndarray, evaluation: Evaluation
+) -> pd.DataFrame:  # fmt: skip
+    """A row a tenth of the calibrated probability (W,) of an excursion by `name`: predicted (its mean), observed, low,
+    high (shares), n_windows."""
+    happened = happened_within(p, excursion_named(name))
     known = ~np.isnan(happened)
-    probability = calibration.probability(p)
     tenth = np.minimum((10 * probability).astype(int), 9)
     inside = known[:, None] & (tenth[:, None] == np.arange(10))
     people = SubjectBootstrap(p.subject, evaluation)

@@ -11,7 +11,7 @@ from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.forecast import figures
 from raycadian.evaluation.forecast.calibration import adaptive_conformal, coverage_by_subject
 from raycadian.evaluation.forecast.error_grids import GRIDS
-from raycadian.evaluation.forecast.event_probability import excursion_named, fit_lows
+from raycadian.evaluation.forecast.event_probability import excursion_named, fit_lows, probabilities
 from raycadian.evaluation.forecast.event_scores import probability_scores, reliability_of_events
 from raycadian.evaluation.forecast.glycemic import EXCURSIONS, Excursion
 from raycadian.evaluation.forecast.metrics import alarm_rules, intervals
@@ -138,7 +138,10 @@ def low_probability(name: str, p: Predictions, validation: Predictions | None, e
         "higher probability of two (0.5: chance). AUPRC: mean precision of alarms (chance: the base rate). Windows "
         "with missing points are left out."
     )
-    tables = {_words(excursion_named(c.excursion)): reliability_of_events(p, c, evaluation) for c in calibrations}
+    tables = {
+        _words(excursion_named(event)): reliability_of_events(p, event, probability, evaluation)
+        for event, probability in probabilities(p, calibrations).items()
+    }
     caption = (
         "What was said against what happened, by tenths of the probability; on the dotted line: calibrated; below it: "
         "said too often. Area: number of windows. Bars: intervals over people."

@@ -166,8 +166,9 @@ class ForecastResponse(BaseModel):
     """What the median is the sum of: `mechanism` and `correction` for a hybrid, nothing for a plain model; `bounds`
     where the model itself went beyond what glucose can be, 20 to 600 mg/dL."""
     probability: dict[str, float]
-    """`hypo70`, `hypo54`: calibrated, that glucose falls below 70, 54 mg/dL at any step; absent where validation data
-    held too few lows to calibrate on."""
+    """`hypo70`, `hypo54`: calibrated, that glucose falls below 70, 54 mg/dL at any step, the second never likelier than
+    the first; absent where validation data held too few lows to calibrate on. Quantiles are those of one step, and not
+    calibrated: a probability may be above, or a little below, what they suggest."""
     mechanism_fit: Literal["own", "population"] | None
     """Whose physiology the mechanism was fitted to; one's own needs a day of readings before the last refit."""
     what_if: WhatIfResponse | None
