@@ -49,7 +49,7 @@ def _require_plausible(glucose: np.ndarray, times: pd.DatetimeIndex, unit: str) 
 def _from_clock(times: pd.DatetimeIndex, zone: str) -> pd.DatetimeIndex:
     """UTC of a local clock; an hour that happens twice is told by the order."""
     shown = times.to_numpy("datetime64[ns]")
-    second = clock.second_time(shown, clock.repeated(shown, zone), None)
+    _, second = clock.second_time_in_order(shown, zone)
     return pd.DatetimeIndex(clock.to_utc(shown, zone, second)[0])
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from raycadian.data import clock as clocks
 from raycadian.modalities.cgm.request import EXAMPLE_RESPONSE, MAX_BYTES, ForecastRequest, ForecastResponse
 from raycadian.personal.store import digest
 from raycadian.serving import keys, web
@@ -303,19 +304,45 @@ def test_local_times_in_a_zone_equal_zoneinfo(zone, start_s, n):
     np.testing.assert_array_equal(h.utc_offset_min, [t.utcoffset().total_seconds() / 60 for t in local])
 
 
-def test_a_change_of_the_clock_ends_the_history(client):
-    # Madrid, 2026-03-29: 02:00 becomes 03:00; 4 h before and 2 h after, but the model needs 3 h of one clock
-    times = np.datetime64("2026-03-28T21:00:00") + 300 * np.arange(72)
-    request = {
-        "unit": "mg/dL",
-        "timezone": "Europe/Madrid",
-        "readings": [{"time": f"{t}Z", "glucose": 110.0} for t in times],
-    }
-    refused(client.post(PATH, json=request), 422, "cannot_forecast", "change of the clock.* has 24 ")
-    later = request | {"readings": [{"time": f"{t}Z", "glucose": 110.0} for t in times + np.timedelta64(3, "h")]}
-    answered = client.post(PATH, json=later).json()
-    assert answered["time_local"][0].endswith("+02:00")
+# Madrid: 2026-03-29, 02:00 becomes 03:00; 2026-10-25, 03:00 becomes 02:00. 4 h before and 2 h after; a context is 3 h
+@pytest.mark.parametrize(("first", "before", "after"), [("03-28T21:00", 60, 120), ("10-24T21:00", 120, 60)])
+def test_a_change_of_the_clock_within_the_context_is_answered_by_the_present_clock(client, first, before, after):
+    times = np.datetime64(f"2026-{first}:00") + 300 * np.arange(72)
+    readings = [{"time": f"{t}Z", "glucose": round(110 + 9 * np.sin(i / 9), 1)} for i, t in enumerate(times)]
+    request = {"unit": "mg/dL", "timezone": "Europe/Madrid", "readings": readings}
+    answered = client.post(PATH, json=request).json()
+    assert answered["time_local"][0].endswith(f"+0{after // 60}:00")
+    assert answered["warnings"].pop(clocks.CHANGED) == 12
+    del request["timezone"]
+    offsets = [before] * 48 + [after] * 24
+    stated = [
+        r | {"time": f"{t + np.timedelta64(ahead, 'm')}+0{ahead // 60}:00"}
+        for r, t, ahead in zip(readings, times, offsets, strict=True)
+    ]
+    for other in (request | {"utc_offset_min": after}, request | {"readings": stated}):
+        assert client.post(PATH, json=other).json()["quantiles_mgdl"] == answered["quantiles_mgdl"]
     assert answered["warnings"]["change of the UTC offset (DST or travel)"] == 1
+    later = times + np.timedelta64(2, "h")  # the context is past the change
+    request |= {"timezone": "Europe/Madrid", "readings": [{"time": f"{t}Z", "glucose": 110.0} for t in later]}
+    assert clocks.CHANGED not in client.post(PATH, json=request).json()["warnings"]
+
+
+def test_the_hour_that_happens_twice_is_told_newest_first_too_or_refused(client):
+    utc = np.datetime64("2026-10-24T22:00:00") + 300 * np.arange(72)  # the change is at 01:00
+    local = utc + np.where(utc < np.datetime64("2026-10-25T01:00:00"), 120, 60).astype("timedelta64[m]")
+    readings = [{"time": str(t), "glucose": round(110 + 9 * np.sin(i / 9), 1)} for i, t in enumerate(local)]
+    request = {"unit": "mg/dL", "timezone": "Europe/Madrid"}
+    oldest, newest = (
+        client.post(PATH, json=request | {"readings": rows}).json() for rows in (readings, readings[::-1])
+    )
+    assert oldest["origin_utc"] == f"{utc[-1]}Z" == newest["origin_utc"]
+    assert newest["quantiles_mgdl"] == oldest["quantiles_mgdl"]
+    until_half_past = readings[:42]  # 02:30 for the second time, newest first: a wrong origin was answered
+    assert client.post(PATH, json=request | {"readings": until_half_past[::-1]}).json()["origin_utc"] == f"{utc[41]}Z"
+    mixed = [readings[i] for i in np.random.default_rng(0).permutation(72)]
+    refused(
+        client.post(PATH, json=request | {"readings": mixed}), 422, "invalid_request", "happens twice.*state offsets"
+    )
 
 
 def test_times_without_any_zone_are_told(client):
@@ -337,8 +364,15 @@ def test_every_name_of_a_time_zone_is_one_library_s(client):
             continue
         here = [datetime.fromisoformat(t).replace(tzinfo=ZoneInfo(name)) for t in times]
         np.testing.assert_array_equal(history.time_s, [round(t.timestamp()) for t in here], name)
-    for name in ("posix/Europe/Madrid", "Factory"):
-        assert client.post(PATH, json=body(timezone=name) | {"utc_offset_min": None}).status_code == 200
+    named = {name: body(timezone=name) | {"utc_offset_min": None} for name in ("posix/Europe/Madrid", "UTC")}
+    assert [client.post(PATH, json=request).status_code for request in named.values()] == [200, 200]
+
+
+@pytest.mark.parametrize("name", ["Factory", "localtime", "posixrules", "posix/Factory", "right/Factory"])
+def test_a_file_beside_the_zones_is_none(client, name):
+    """The server's own zone, or none at all, under the name of a zone: what is meant by it nobody knows."""
+    request = body(timezone=name) | {"utc_offset_min": None}
+    refused(client.post(PATH, json=request), 422, "invalid_request", "timezone: .* is not an IANA time zone")
 
 
 # --- description and key ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 WAVEFORMS = {"ecg": "mV", "ppg": "", "abp": "mmHg"}
 
 
+_NO_ZONES = {"localtime", "posixrules", "Factory"}  # this machine's zone, how it reads TZ, and none
 _UNITS = {"mv": "mV", "mmhg": "mmHg", "mgdl": "mg/dL"}
 
 
@@ -27,11 +28,13 @@ def in_unit_of(metric: str, target: str) -> str:
 
 def known_zone(value: str | None) -> str | None:
     """The name of a time zone, as it is. Raises ValueError for what is none: absent, a path out of the folder, a
-    folder."""
+    folder, the zone of this machine."""
     if value is not None:
         from zoneinfo import ZoneInfo
 
         try:
+            if value.rpartition("/")[2] in _NO_ZONES:
+                raise ValueError("a file beside the zones")
             ZoneInfo(value)
         except (LookupError, ValueError, OSError) as error:
             raise ValueError(f"{value!r} is not an IANA time zone such as Europe/Madrid") from error

@@ -22,6 +22,8 @@ WILD = "time outside 1990-2099"
 _OFFSET = r":\d{2}(?:[.,]\d+)?\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
 EPOCHS_MS = {"epoch_s": 1000.0, "epoch_ms": 1.0}  # formats of times that are numbers, with their milliseconds
 DAY_S = 86_400
+CHANGED = "reading before a change of the clock within the context (its local hour taken by the present clock)"
+_DISORDERED = 0.1  # of steps against the order of rows that still have one
 _MINUTE = np.timedelta64(1, "m")
 _BACK = np.timedelta64(15, "m")  # what is seen of a clock set back by 30 min (Lord Howe) between readings 15 min apart
 
@@ -90,6 +92,24 @@ def second_time(clock: np.ndarray, repeated: np.ndarray, before: tuple[np.dateti
     start = np.maximum.accumulate(np.where(entered, np.arange(len(clock)), 0))
     at_start = jumps[start] - jumped[start]
     return (inside & (jumps > at_start))[1:]
+
+
+def second_time_in_order(clock: np.ndarray, zone: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which clocks (N,) of one person, oldest or newest first, happen twice, and which are the second time. Raises
+    ValueError where clocks that do stand in no order."""
+    twice, steps = repeated(clock, zone), np.sign(np.diff(clock).astype(np.int64))
+    if not twice.any():
+        return twice, twice
+    forward, back = (int((steps == sign).sum()) for sign in (1, -1))
+    turn = slice(None, None, -1 if back > forward else 1)
+    second = second_time(clock[turn], twice[turn], None)[turn]
+    utc, _ = to_utc(clock[turn], zone, second[turn])
+    if min(forward, back) > _DISORDERED * len(steps) or (np.diff(utc[twice[turn]]) <= -_BACK).any():
+        raise ValueError(
+            f"{int(twice.sum())} of the times show an hour that happens twice in {zone}, told by their order, and are "
+            "neither oldest nor newest first; sort them, or state offsets, such as +02:00"
+        )
+    return twice, second
 
 
 def offset_by_elapsed(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raycadian import manifest
 from raycadian.config import CMAMechanism, Grid, Window, signals_of
+from raycadian.data.clock import CHANGED
 from raycadian.data.grid import arrays_to_recordings, seconds
 from raycadian.data.mechanism import Mechanism, fit_latest
 from raycadian.data.series import Recordings, Series, build_series
@@ -128,6 +129,7 @@ class Forecaster(Predictor):
     def _gridded(self, history: History) -> "_Gridded | ValueError":
         """One history on the grid of the training data, ending at a reading."""
         issues = Issues(dict(history.issues.counts), dict(history.issues.examples))
+        history = self._on_one_clock(history, issues)
         try:
             recordings = self._recordings(history, issues)
             require_context(recordings[-1].observed, self.window, recordings[-1].dt_s)
@@ -138,6 +140,20 @@ class Forecaster(Predictor):
         issues.add("point of the context without a reading (interpolated or carried forward)", n=filled)
         plan = self._plan(history, recordings[-1])
         return _Gridded(history.subject, recordings, issues.counts, plan, history.what_if)
+
+    def _on_one_clock(self, history: History, issues: Issues) -> History:
+        """With the context on the clock of the last reading: a change within it (DST, travel) ends a training
+        recording, but a person's forecast only moves their hours by as much."""
+        measured = np.flatnonzero(np.isfinite(history.glucose_mgdl))
+        if not len(measured):
+            return history
+        time_s, offset_min = history.time_s, history.utc_offset_min
+        last = measured[np.argmax(time_s[measured])]
+        first_s = time_s[last] - (self.window.context - 1) * self.model.spec.dt_min * 60.0
+        before_s = np.where(np.isfinite(history.glucose_mgdl) & (time_s <= first_s), time_s, time_s.min())
+        moved = (time_s >= before_s.max()) & (offset_min != offset_min[last])
+        issues.add(CHANGED, n=int(moved[measured].sum()))
+        return replace(history, utc_offset_min=np.where(moved, offset_min[last], offset_min))
 
     def _judge(self, history: History, issues: Issues) -> None:
         """Count what in the context is no glucose's, or unlike the training data. Raises ValueError where nothing can

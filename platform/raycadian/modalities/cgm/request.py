@@ -1,7 +1,8 @@
 """What POST /v1/forecast takes and gives, with its limits, and the readings in plain arrays.
 
 Times are RFC 3339. One without an offset is local to `timezone` or `utc_offset_min`, and UTC where neither is given;
-one with an offset is taken as it says, and its local hour by `timezone` or `utc_offset_min` where given.
+one with an offset is taken as it says, and its local hour by `timezone` or `utc_offset_min` where given. In the hour
+that happens twice in autumn local times are told by the order of the list, oldest or newest first.
 """
 
 from __future__ import annotations
@@ -372,8 +373,8 @@ def _in_zone(clocks: np.ndarray, stated: np.ndarray, zone: str, issues: Issues) 
     utc = clock.shift(shown, -stated)
     local = np.isnan(stated)
     if local.any():
-        twice = clock.repeated(shown[local], zone)
-        utc[local], exists = clock.to_utc(shown[local], zone, clock.second_time(shown[local], twice, None))
+        twice, second = clock.second_time_in_order(shown[local], zone)
+        utc[local], exists = clock.to_utc(shown[local], zone, second)
         issues.add("local time that happens twice (told by the order)", n=int(twice.sum()))
         issues.add("local time that the clock skipped (kept the offset from before)", n=int((~exists).sum()))
     return utc.astype("datetime64[s]").astype(np.int64), clock.offset_at(utc, zone)
