@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from raycadian import cluster, manifest
 from raycadian.data import storage
+from raycadian.data.shards import people_in_shards
 from raycadian.data.snapshot import Snapshot
 from raycadian.files import on_disk, own_folder, parse_json
 from raycadian.runs import Run
@@ -74,14 +75,12 @@ def forecast_everybody(
 
 
 def _shards(snapshot: Snapshot) -> list[Shard]:
-    """People in order, some `_SHARD_POINTS` together: always the same ones, whoever computes them."""
-    shards: list[Shard] = []
-    for subject, lengths in snapshot.lengths.items():
-        if not shards or shards[-1]["points"] >= _SHARD_POINTS:
-            shards.append({"part": f"part-{len(shards):05d}.parquet", "subjects": [], "points": 0})
-        shards[-1]["subjects"].append(subject)
-        shards[-1]["points"] += sum(lengths)
-    return shards
+    """People in order, some `_SHARD_POINTS` together."""
+    lengths = snapshot.lengths
+    return [
+        {"part": f"part-{number:05d}.parquet", "subjects": own, "points": sum(sum(lengths[subject]) for subject in own)}
+        for number, own in enumerate(people_in_shards(lengths, _SHARD_POINTS))
+    ]
 
 
 def _about(run: Run, snapshot: Snapshot, which: Which) -> dict[str, Any]:

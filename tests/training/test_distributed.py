@@ -1,10 +1,22 @@
 """Ray Train against one process: the same curve, every window once, resumable, refusals."""
 
+from dataclasses import replace
+
+import helpers
 import pytest
 import test_engines as cases
 import torch
 
+from raycadian.config import Split
+from raycadian.data.split import make_split
+from raycadian.data.stream import open_shards
+from raycadian.data.windows import cut_windows
+from raycadian.modalities.prepare import prepare
 from raycadian.training import loop
+from raycadian.training.feed import read_here
+from raycadian.training.order import deal
+
+CARD = "name: tiny\nfiles: [tiny.csv]\nunit: mg/dL\ncolumns: {subject: subject, time: time, glucose: glucose}\n"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -53,3 +65,37 @@ def test_more_workers_than_the_cluster_has_is_an_error(ray_local, tmp_path):
         with pytest.raises(ValueError, match="the cluster has 2"):
             settings = cases.settings(workers=workers)
             distributed.train(cases.make_model(cases.FULL), train, val, settings, state=tmp_path, on_epoch=print)
+
+
+def test_two_workers_train_on_what_two_streams_show(ray_local, tmp_path):
+    """The curve is that of one process which is shown both streams' windows side by side."""
+    from raycadian.training import distributed
+
+    train, val = streamed(tmp_path)
+    settings = cases.settings()
+    dealt = deal(len(train), 2, settings.batch_size)
+
+    def side_by_side(windows, order, epoch, groups):
+        ranks = [replace(order, deal=dealt, rank=rank) for rank in (0, 1)]
+        streams = [read_here(windows, one, epoch, list(one.groups(epoch))) for one in ranks]
+        for one, other in zip(*streams, strict=True):
+            yield {name: torch.cat([value, other[name]]) for name, value in one.items()}
+
+    one, many = cases.make_model(cases.FULL), cases.make_model(cases.FULL)
+    alone = loop.train(one, train, val, cases.settings(workers=1), read=side_by_side)
+    told = []
+    together = distributed.train(many, train, val, settings, state=tmp_path / "state", on_epoch=told.append)
+    assert len(together.history) == len(told) == 3
+    for a, b in zip(alone.history, together.history, strict=True):
+        assert b["val/rmse"] == pytest.approx(a["val/rmse"], rel=cases.TOLERANCE)
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=cases.TOLERANCE)
+        assert b["windows"] == dealt.used
+        assert 0 < b["data/wait"] < 1 and b["data/bytes"] > 0
+
+
+def streamed(folder):
+    helpers.write_csv(folder / "tiny.csv", n=9, days=3)
+    (folder / "tiny.yaml").write_text(CARD)
+    series = open_shards(prepare(folder / "tiny.yaml", folder / "snapshots"), ("glucose_mgdl",), shuffle_bytes=30_000)
+    split = make_split(series.lengths, Split(kind="time"))
+    return [cut_windows(series, split.of(part), cases.WINDOW, 3) for part in ("train", "val")]

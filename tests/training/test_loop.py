@@ -15,6 +15,7 @@ from raycadian.data.windows import cut_windows
 from raycadian.models.base import Forecaster, ModelSpec
 from raycadian.training import loop
 from raycadian.training.engines import Process
+from raycadian.training.order import Order
 from raycadian.types import Prediction
 
 WINDOW = Window(context=24, horizon=6)
@@ -107,12 +108,12 @@ def test_a_killed_training_goes_on_exactly(windows, tmp_path, schedule):
 def test_accumulating_gives_the_gradient_of_the_whole_batch(windows):
     model = Small()
     model.drop.p = 0.0
-    index, found = torch.arange(64), []
+    found = []
     for parts in (1, 4):
         session = loop._Session(model, *windows, config(accumulate=parts, clip_norm=None), Process())
         session.engine.step = lambda: None  # look at the gradient, don't step
         model.zero_grad()
-        session._step(index)
+        session._step(next(session.feed.epoch(1)))
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.allclose(*found, rtol=1e-4, atol=1e-7)
 
@@ -123,7 +124,7 @@ def test_clipping_bounds_the_gradient(windows):
         model, *windows, config(clip_norm=1e-3, lr=1.0, schedule="constant", warmup_steps=0), Process()
     )
     session.engine.optimizer.zero_grad = lambda **options: None  # look at the gradient after the step
-    session._step(torch.arange(64))
+    session._step(next(session.feed.epoch(1)))
     assert torch.cat([p.grad.flatten() for p in model.parameters()]).norm() <= 1e-3 * 1.001
 
 
@@ -162,8 +163,8 @@ def test_steps_are_told(windows):
 @pytest.mark.slow
 @given(st.integers(1, 500), st.integers(1, 9), st.integers(1, 80), st.integers(0, 3))
 def test_any_number_of_processes_sees_each_window_once_and_the_same_batches(n, world, size, epoch):
-    orders = [loop.Order(n, 7, epoch, Process(rank, world)) for rank in range(world)]
-    alone = loop.Order(n, 7, epoch, Process())
+    orders = [Order(n, 7, epoch, Process(rank, world)) for rank in range(world)]
+    alone = Order(n, 7, epoch, Process())
     seen = []
     for begin in range(0, n, size):
         shares = torch.cat([order.share(begin, begin + size) for order in orders]).sort().values
@@ -174,9 +175,9 @@ def test_any_number_of_processes_sees_each_window_once_and_the_same_batches(n, w
 
 
 def test_epochs_differ_and_processes_read_their_own_parts():
-    first, second = (loop.Order(6400, 7, epoch, Process()).share(0, 6400) for epoch in (1, 2))
+    first, second = (Order(6400, 7, epoch, Process()).share(0, 6400) for epoch in (1, 2))
     assert not torch.equal(first, second)
-    mine, other = (set(loop.Order(6400, 7, 1, Process(rank, 2)).share(0, 6400).tolist()) for rank in (0, 1))
+    mine, other = (set(Order(6400, 7, 1, Process(rank, 2)).share(0, 6400).tolist()) for rank in (0, 1))
     assert not mine & other
     assert len({window // 100 for window in mine}) == 32  # whole shards of 100 neighbours
 

@@ -30,6 +30,12 @@ class Training(Schema):
     epochs: Count = 10
     batch_size: Count = 512
     """Windows a step over all workers."""
+    data: Literal["mapped", "streamed", "auto"] = Field("auto", exclude_if=lambda value: value == "auto")
+    """How training reads the snapshot. mapped: a table on each node's disk, of which memory holds what is used ·
+    streamed: shards of people, read when their windows are cut; no node needs room for all · auto: mapped where the
+    table fits this node's disk and memory."""
+    shuffle_mb: Positive = Field(256.0, exclude_if=lambda value: value == 256.0)
+    """Streamed: megabytes of the people among whom a worker draws its windows at a time. More mixes more."""
     accumulate: Count = 1
     """Micro-batches a step: memory falls, the batch stays."""
     max_steps_per_epoch: Count | None = None

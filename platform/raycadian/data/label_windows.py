@@ -84,11 +84,18 @@ class LabelledWindows:
         where the loss is weighed."""
         starts = torch.from_numpy(self.first[index.numpy()])
         batch, _, _ = who(self.series, starts, self.context)
-        rows = self.series.table[len(self.series.table) - len(self.series.channels) :]
-        batch |= past_of(rows, self.series.observed, starts, self.context)
+        batch |= self.series.gather(starts, self.context, self._take)
         label = torch.from_numpy(self.label[index.numpy()])
         batch |= {} if self.weight is None else {"weight": self.weights()[index]}
         return batch | {"known": torch.empty(len(starts), self.context, 0), "label": label}
+
+    def _take(self, table: np.ndarray, observed: np.ndarray, starts: Tensor) -> Batch:
+        return past_of(table[len(table) - len(self.series.channels) :], observed, starts, self.context)
+
+    def begun_before(self, positions: np.ndarray) -> np.ndarray:
+        """How many windows begin before each of `positions` of the series (K,)."""
+        assert (np.diff(self.first) >= 0).all(), "windows in the order of the series"
+        return np.searchsorted(self.first, positions)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All windows in order."""

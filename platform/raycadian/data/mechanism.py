@@ -263,8 +263,8 @@ def _profile(series: Series, pieces: list[tuple[int, int, int]]) -> Profile:
     points = _points(series)
     hour_sum, glucose_sum, square_sum, count = (np.zeros(points) for _ in range(4))
     for recording, start, stop in pieces:
-        offset = series.offsets[recording]
-        glucose = series.table[0, offset + start : offset + stop].astype(np.float64)
+        offset = int(series.offsets[recording])
+        glucose = series.values(offset + start, offset + stop)[0].astype(np.float64)
         begin_s = series.start_s[recording] + 60 * series.utc_offset_min[recording]
         local_s = (begin_s + np.arange(start, stop) * series.dt_s) % DAY_S  # whole seconds: bins don't hang on rounding
         seen = ~np.isnan(glucose)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -23,9 +23,14 @@ from filelock import FileLock
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
 from raycadian.files import on_disk, own_cache, own_folder
-from raycadian.types import GLUCOSE, Recording
+from raycadian.types import GLUCOSE, Batch, Recording
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _AHEAD = 8  # subjects read at once: object storage answers late, but many at a time
+Take = Callable[[np.ndarray, np.ndarray, "Tensor"], Batch]
+"""(table, observed, starts within it) -> windows."""
 _INDEX = ("offsets", "subject_of", "number_of", "start_s", "utc_offset_min")
 
 
@@ -65,7 +70,7 @@ class Origin:
         """Where this node keeps the table: beside snapshots that are files, else in `own_cache`."""
         path = storage.resolve_path(self.snapshot)
         cache = own_cache() if storage.remote(path) else path.parent / ".cache"
-        row = "" if self.forecast in (None, _is_forecast(self.channels)) else f"-forecast_{self.forecast}".lower()
+        row = "" if self.forecast in (None, is_forecast(self.channels)) else f"-forecast_{self.forecast}".lower()
         return cache / f"{path.name}-{'-'.join(self.channels)}{row}"
 
 
@@ -102,6 +107,18 @@ class Series:
     def __len__(self) -> int:
         return self.table.shape[1]
 
+    def values(self, begin: int, stop: int) -> np.ndarray:
+        """(1+C, n) of the points [begin, stop): part of the table."""
+        return self.table[:, begin:stop]
+
+    def measured(self, begin: int, stop: int) -> np.ndarray:
+        """(n,) of the points [begin, stop): part of `observed`."""
+        return self.observed[begin:stop]
+
+    def gather(self, starts: "Tensor", length: int, take: "Take") -> Batch:
+        """Windows of `length` points that begin at the positions `starts` (B,), as `take` cuts them from a table."""
+        return take(self.table, self.observed, starts)
+
     def positions(self) -> dict[tuple[str, int], int]:
         """Position in the series of each recording, by (subject, number)."""
         whose = zip(self.subject_of.tolist(), self.number_of.tolist(), strict=True)
@@ -124,7 +141,7 @@ class Series:
 def build_series(source: Snapshot | Recordings, channels: tuple[str, ...], forecast: bool | None = None) -> Series:
     """A series in memory, for few recordings (serving, tests) or few points (numerics). `forecast`: whether the first
     channel is; glucose is if left out. Raises ValueError."""
-    target = _is_forecast(channels) if forecast is None else forecast
+    target = is_forecast(channels) if forecast is None else forecast
     recordings = [r for s in source.subjects for r in source.recordings(s)]
     if not recordings:
         raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
@@ -148,14 +165,18 @@ def _reopen(origin: Origin) -> Series:
     """The same on the node of this process, which may be another one; the snapshot is read only where it must be."""
     if origin.folder.is_dir():
         return replace(_read(origin.folder), origin=origin)
+    return open_series(opened(origin), origin.channels, origin.forecast)
+
+
+def opened(origin: Origin) -> Snapshot:
+    """The snapshot, as the node of this process sees it. Raises ValueError."""
     try:
-        snapshot = Snapshot.open(origin.snapshot)
+        return Snapshot.open(origin.snapshot)
     except ValueError as error:
         raise ValueError(
             f"node {socket.gethostname()} can't read the snapshot ({error}); with several nodes, --snapshots must name "
             "storage that all of them share: a shared folder at the same path, or s3://bucket/folder"
         ) from None
-    return open_series(snapshot, origin.channels, origin.forecast)
 
 
 def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, forecast: bool | None = None) -> Series:
@@ -164,7 +185,7 @@ def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, foreca
         own_folder(folder.parent)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                _write(source, channels, folder, _is_forecast(channels) if forecast is None else forecast)
+                _write(source, channels, folder, is_forecast(channels) if forecast is None else forecast)
     return _read(folder)
 
 
@@ -251,7 +272,7 @@ def _head(recording: Recording) -> Recording:
     return replace(recording, channels={}, observed=np.broadcast_to(np.False_, len(recording)), events=None)
 
 
-def _is_forecast(channels: tuple[str, ...]) -> bool:
+def is_forecast(channels: tuple[str, ...]) -> bool:
     """Whether the first channel of a snapshot is one that is forecast; numerics have a series in memory."""
     return channels[0] == GLUCOSE
 

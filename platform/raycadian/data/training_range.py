@@ -25,10 +25,8 @@ class TrainingRange:
     @staticmethod
     def of(series: Series, ranges: Iterable[Range], labels: np.ndarray | None = None) -> "TrainingRange":
         """labels: (M,) or (M, labels) of the windows that are trained on, NaN unknown."""
-        chosen = _points(series, ranges)
-        chosen = chosen[series.observed[chosen]]
-        rows = series.table[-len(series.channels) :]
-        channels = {name: _quantiles(row[chosen]) for name, row in zip(series.channels, rows, strict=True)}
+        rows = _measured(series, ranges)
+        channels = {name: _quantiles(row) for name, row in zip(series.channels, rows, strict=True)}
         columns = [] if labels is None else labels.reshape(len(labels), -1).T
         known = tuple((float(np.nanmin(c)), float(np.nanmax(c))) for c in columns if not np.isnan(c).all())
         return TrainingRange({name: pair for name, pair in channels.items() if pair is not None}, known)
@@ -57,11 +55,14 @@ class TrainingRange:
         return np.clip(estimates.reshape(len(estimates), -1), low - slack, high + slack).reshape(estimates.shape)
 
 
-def _points(series: Series, ranges: Iterable[Range]) -> np.ndarray:
-    begin_of = series.positions()
-    spans = [(int(series.offsets[begin_of[r.subject, r.recording]]), r.start, r.stop) for r in ranges]
-    step = sum(stop - start for _, start, stop in spans) // _MOST + 1
-    return np.concatenate([first + np.arange(start, stop, step) for first, start, stop in spans] or [np.zeros(0, int)])
+def _measured(series: Series, ranges: Iterable[Range]) -> np.ndarray:
+    """(C, n): what was measured at points that lie evenly over the ranges."""
+    begin_of, channels = series.positions(), len(series.channels)
+    firsts = ((int(series.offsets[begin_of[r.subject, r.recording]]), r) for r in ranges)
+    spans = [(first + r.start, first + r.stop) for first, r in firsts]
+    step = sum(stop - start for start, stop in spans) // _MOST + 1
+    parts = [series.values(*span)[-channels:, ::step][:, series.measured(*span)[::step]] for span in spans]
+    return np.concatenate([np.zeros((channels, 0), np.float32), *parts], axis=1)
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, float] | None:

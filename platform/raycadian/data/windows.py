@@ -65,7 +65,7 @@ def _local_s(series: Series, recording: int) -> np.ndarray:
 def _first_of_meals(series: Series, points: slice) -> np.ndarray:
     if CARBS not in series.channels:
         raise ValueError(f"anchor meal: {CARBS} is not among the past channels {list(series.channels)}; add it")
-    carbs = series.table[1 + series.channels.index(CARBS), points]
+    carbs = series.values(points.start, points.stop)[_carbs_row(series)]
     eaten = np.flatnonzero(carbs > 0)
     alone = np.diff(eaten, prepend=-len(carbs) - DAY_S) * series.dt_s >= 60 * MEALS_APART_MIN
     first = np.zeros(len(carbs), dtype=bool)
@@ -77,7 +77,7 @@ def _estimated_meals_s(series: Series, subject: int) -> np.ndarray:
     """Seconds of day of a person's meals, as `physiology.meals` estimates them from all their readings."""
     mine = np.flatnonzero(series.subject_of == subject)
     hours = np.concatenate([_local_s(series, r) for r in mine]) / 3600
-    glucose = np.concatenate([series.table[0, series.offsets[r] : series.offsets[r + 1]] for r in mine])
+    glucose = np.concatenate([series.values(int(series.offsets[r]), int(series.offsets[r + 1]))[0] for r in mine])
     meals_h = meal_times(hours, glucose, MEALS_A_DAY)
     return meals_h[~np.isnan(meals_h)] * 3600
 
@@ -110,6 +110,11 @@ class Windows:
         run = np.searchsorted(self.before, index.numpy(), side="right") - 1
         return torch.from_numpy(self.first[run] + (index.numpy() - self.before[run]) * self.stride)
 
+    def begun_before(self, positions: np.ndarray) -> np.ndarray:
+        """How many windows belong to runs that begin before each of `positions` of the series (K,)."""
+        assert (np.diff(self.first) >= 0).all(), "windows in the order of the series"
+        return self.before[np.searchsorted(self.first, positions)]
+
     def sample(self, n: int, seed: int) -> "Windows":
         """n of the windows, drawn at random, in order; with the same seed a smaller draw is part of a larger one.
         Raises ValueError where there are fewer."""
@@ -130,8 +135,13 @@ class Windows:
             yield self.batch(torch.arange(begin, min(begin + batch_size, len(self))))
 
     def _at(self, starts: Tensor) -> Batch:
-        plan = _plan(self.series, self.series.table, starts, self.window)
-        return _what(self.series.table, self.series.observed, starts, self.window) | self._when(starts, plan)
+        values = self.series.gather(starts, self.length, self._take)
+        plan = values.pop(PLANNED, None)
+        return values | self._when(starts, plan)
+
+    def _take(self, table: np.ndarray, observed: np.ndarray, starts: Tensor) -> Batch:
+        plan = _plan(self.series, table, starts, self.window)
+        return _what(table, observed, starts, self.window) | ({} if plan is None else {PLANNED: plan})
 
     def _when(self, starts: Tensor, plan: Tensor | None) -> Batch:
         """Who and when: subject, time, hour, known channels and mechanism of windows that begin at `starts`, planned
@@ -204,7 +214,7 @@ def _starts(series: Series, recording: int, r: Range, window: Window, stride: in
     """Where the windows of a range begin, as positions in the series."""
     offset, begin = series.offsets[recording], windows_begin(r, window.context)
     every = stride if anchor == "any" else 1
-    starts = _valid_starts(series.observed, offset + begin, offset + r.stop, window, every)
+    starts = offset + begin + _valid_starts(series.measured(offset + begin, offset + r.stop), window, every)
     if anchor == "any":
         return starts
     return starts[begins_at(series, recording, anchor)[starts - offset + window.context - 1]]
@@ -223,17 +233,17 @@ def _runs(starts: np.ndarray, stride: int) -> np.ndarray:
     return np.stack([starts[begin], np.diff(begin, append=len(starts))])
 
 
-def _valid_starts(measured: np.ndarray, begin: int, end: int, window: Window, stride: int) -> np.ndarray:
-    """Starts of valid windows in [begin, end), as positions in the series."""
+def _valid_starts(measured: np.ndarray, window: Window, stride: int) -> np.ndarray:
+    """Starts of valid windows of a stretch (n,), True where measured."""
     length = window.context + window.horizon
-    if end - begin < length:
+    if len(measured) < length:
         return np.empty(0, np.int64)
-    count = np.concatenate([[0], np.cumsum(measured[begin:end])])
-    starts = np.arange(0, end - begin - length + 1, stride)
+    count = np.concatenate([[0], np.cumsum(measured)])
+    starts = np.arange(0, len(measured) - length + 1, stride)
     split, stop = starts + window.context, starts + length
     enough = count[split] - count[starts] >= (1 - window.max_missing) * window.context
     scorable = count[stop] > count[split]
-    return begin + starts[enough & scorable & measured[begin + split - 1]]
+    return starts[enough & scorable & measured[split - 1]]
 
 
 def latest(

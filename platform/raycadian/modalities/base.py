@@ -17,6 +17,7 @@ from raycadian.config.schema import Name, Schema
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.data.reading import Opener
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
     from raycadian.modalities.guesses import Detection, Given
@@ -161,8 +162,9 @@ class Modality(ABC):
 
     # --- what a snapshot is used for ---
 
-    def series(self, snapshot: "Snapshot", channels: tuple[str, ...]) -> "Series":
-        """The series whose first channel is forecast. Raises ValueError where that can't be."""
+    def series(self, snapshot: "Snapshot", channels: tuple[str, ...], opener: "Opener") -> "Series":
+        """The series whose first channel is forecast, by `opener` where it is one of recordings. Raises ValueError
+        where that can't be."""
         raise ValueError(
             f"{snapshot.id} holds {self.name}, of which {channels[0]} can't be forecast; set task.target and "
             "window.past to a channel that can be, or task.kind: classify or regress"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from raycadian.config import Recipe
 from raycadian.data.mechanism import Mechanism
+from raycadian.data.reading import Reading
 from raycadian.data.series import Series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import SplitManifest
@@ -28,7 +29,8 @@ from raycadian.tasks.canary import Canary
 class Data:
     """What every model of a recipe shares: the series and the split.
 
-    cycles: the NHANES cycles whose people these are · licence, citation: what the card says of them.
+    cycles: the NHANES cycles whose people these are · licence, citation: what the card says of them · reading: how the
+    series is read, and why.
     """
 
     snapshot_id: str
@@ -36,6 +38,7 @@ class Data:
     split: SplitManifest
     licence: str = ""
     citation: str = ""
+    reading: Reading | None = None
     cycles: frozenset[str] = frozenset()
 
 

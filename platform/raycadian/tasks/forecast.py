@@ -14,7 +14,8 @@ import torch
 from raycadian import manifest
 from raycadian.config import Evaluation, Grid, Recipe, mechanism_of, model_name, signals_of
 from raycadian.data.mechanism import Mechanism, fit_latest, fit_mechanism
-from raycadian.data.series import Series
+from raycadian.data.reading import Reading, reading_of
+from raycadian.data.series import Series, open_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import Range, SplitManifest, make_split, same_people
 from raycadian.data.training_range import TrainingRange
@@ -51,8 +52,10 @@ class ForecastTask(Task[ForecastData]):
     tolerance = (1e-6, 1e-3)  # in the unit of the target
 
     def load(self, recipe: Recipe, snapshot: Snapshot) -> ForecastData:
-        series = _series_of(recipe, snapshot)
-        return _data_of(snapshot, series, make_split(series.lengths, recipe.split, snapshot.id, series.dt_s))
+        reading = reading_of(recipe.training, snapshot, recipe.window.past)
+        series = _series_of(recipe, snapshot, reading)
+        split = make_split(series.lengths, recipe.split, snapshot.id, series.dt_s)
+        return replace(_data_of(snapshot, series, split), reading=reading.of(series))
 
     def spec(self, recipe: Recipe, dt_s: float) -> ModelSpec:
         window = recipe.window
@@ -214,8 +217,9 @@ class ForecastTask(Task[ForecastData]):
         }
 
 
-def _series_of(recipe: Recipe, snapshot: Snapshot) -> Series:
-    return modality_of(card_of(snapshot)).series(snapshot, recipe.window.past)
+def _series_of(recipe: Recipe, snapshot: Snapshot, reading: Reading | None = None) -> Series:
+    opener = open_series if reading is None else reading.open
+    return modality_of(card_of(snapshot)).series(snapshot, recipe.window.past, opener)
 
 
 def _data_of(snapshot: Snapshot, series: Series, split: SplitManifest) -> ForecastData:

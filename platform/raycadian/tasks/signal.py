@@ -10,7 +10,8 @@ from raycadian.config import Recipe
 from raycadian.data.label_windows import LabelledWindows, WindowIndex, cut_labelled
 from raycadian.data.marks import context_points, points_of
 from raycadian.data.mechanism import Mechanism
-from raycadian.data.series import Series, open_series
+from raycadian.data.reading import reading_of
+from raycadian.data.series import Series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import SplitManifest, make_split
 from raycadian.data.training_range import TrainingRange
@@ -38,13 +39,14 @@ class SignalTask(Task[SignalData]):
     """Whether a split by subject draws along the label."""
 
     def load(self, recipe: Recipe, snapshot: Snapshot) -> SignalData:
-        series = open_series(snapshot, recipe.window.past)
+        reading = reading_of(recipe.training, snapshot, recipe.window.past)
+        series = reading.open(snapshot, recipe.window.past)
         index = find_windows(snapshot, series, recipe.window, recipe.task, recipe.split.seed)
         card = card_of(snapshot)
         return SignalData(
             snapshot_id=snapshot.id, series=series, split=self.split(recipe, snapshot.id, series, index),
             licence=card.license, citation=card.citation, cycles=_cycles_of(snapshot), card=card, index=index,
-            cohort=_cohort_of(snapshot, recipe),
+            cohort=_cohort_of(snapshot, recipe), reading=reading,
         )  # fmt: skip
 
     def split(self, recipe: Recipe, snapshot_id: str, series: Series, index: WindowIndex) -> SplitManifest:

@@ -75,7 +75,7 @@ def _all_marks(source: Snapshot, subjects: list[str]) -> Iterator[Marks]:
 def _of_recording(
     marks: Marks, position: int, series: Series, window: LabelWindow, task: LabelTask | Pretraining
 ) -> WindowIndex:
-    observed = series.observed[series.offsets[position] : series.offsets[position + 1]]
+    observed = series.measured(int(series.offsets[position]), int(series.offsets[position + 1]))
     steps = {window.step_s, window.eval_step_s}
     starts = np.unique(np.concatenate([good_starts(marks, observed, window, step) for step in steps]))
     ends_s = (starts + context_points(window, series.dt_s)) * series.dt_s

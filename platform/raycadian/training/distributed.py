@@ -30,6 +30,8 @@ from raycadian.runs import patiently
 from raycadian.training import loop
 from raycadian.training.engines import Process
 from raycadian.training.loop import OnEpoch, Trained
+from raycadian.training.order import SHARDS
+from raycadian.training.ray_feed import read_on_ray
 
 log = logging.getLogger(__name__)
 _EPOCHS = "epochs.jsonl"
@@ -140,8 +142,8 @@ def _require_capacity(config: Training) -> None:
     if least > have:
         kind = "GPU" if use_gpu(config) else "CPU"
         raise ValueError(f"training.workers={least} needs as many {kind}s; the cluster has {have}; lower workers")
-    if config.most_workers > loop.SHARDS:
-        raise ValueError(f"training.workers={config.most_workers}: at most {loop.SHARDS}; lower workers")
+    if config.most_workers > SHARDS:
+        raise ValueError(f"training.workers={config.most_workers}: at most {SHARDS}; lower workers")
 
 
 def use_gpu(config: Training) -> bool:
@@ -198,7 +200,7 @@ def _worker(config: dict[str, Any]) -> str | None:
         try:
             loop.train(
                 model, train_windows, val_windows, training,
-                process=process, state=state, earlier=earlier, on_epoch=report,
+                process=process, state=state, earlier=earlier, on_epoch=report, read=read_on_ray,
             )  # fmt: skip
         except loop.TrainingRefused as error:
             log.error("stopped: %s", error)

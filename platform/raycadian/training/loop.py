@@ -1,8 +1,8 @@
 """The only training loop: any model, one process or many, exact resume.
 
-The order of the windows depends on the seed and the epoch alone, and a step is the mean over its global batch, whatever
-share of it each process holds: any number of processes follows the same curve. Windows are dealt in contiguous shards,
-so that each process reads its own part of the series (subjects lie one after the other).
+A step is the mean over its global batch, whatever share of it each process holds. Which windows a process trains on is
+its feed's business (feed.py): of a table the order depends on seed and epoch alone, so that any number of processes
+follows the same curve.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from raycadian.files import on_disk, own_folder
 from raycadian.models.base import Model
 from raycadian.runs import patiently
 from raycadian.training.engines import Engine, Process, make
+from raycadian.training.feed import Feed, Reader, Step, make_feed, never_empty, read_here
 from raycadian.types import Batch, truth_of
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
 OnStep = Callable[[int, int, int], None]  # epoch, windows done, windows of the epoch
-SHARDS = 64  # the order of windows is made of as many: the limit of the number of processes
 _STATE = "state.pt"
 
 
@@ -107,6 +107,7 @@ def train(
     earlier: Sequence[Metrics] = (),
     on_epoch: OnEpoch = lambda metrics: None,
     on_step: OnStep = lambda epoch, done, total: None,
+    read: Reader = read_here,
 ) -> Trained:
     """Train `model`, whose statistics are fitted, in place; a process that trains alone gets its best epoch by
     `model.monitor` back.
@@ -114,11 +115,12 @@ def train(
     `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly where
     it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss,
     val/loss, val/rmse, val/mae (in the truth's unit; of a classifier of its probability, and val/auroc, val/auprc),
-    windows, windows_per_s, lr, and the best so far of each of MONITORS as best/... Raises NonFiniteLoss, in every
-    process alike, where the loss is not finite: it names the windows.
+    windows, windows_per_s, data/wait (share of the time that processes waited for windows), data/bytes (read for
+    streamed windows), lr, and the best so far of each of MONITORS as best/... `read`: how streamed windows come to this
+    process. Raises NonFiniteLoss, in every process alike, where the loss is not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
-    session = _Session(model, train_windows, val_windows, config, process, state, earlier)
+    session = _Session(model, train_windows, val_windows, config, process, state, earlier, read)
     while not session.done:
         metrics = session.epoch(on_step)
         if state is not None:
@@ -135,17 +137,16 @@ class _Session:
 
     def __init__(
         self, model: Model, train: Windows, val: Windows, config: Training, process: Process, state: Path | None = None,
-        earlier: Sequence[Metrics] = (),
+        earlier: Sequence[Metrics] = (), read: Reader = read_here,
     ):  # fmt: skip
         self.earlier = list(earlier)
         self.model, self.train, self.val, self.config, self.process = model, train, val, config, process
         saved = _read(state) if state is not None and (state / _STATE).is_file() else None
         if saved is not None:
             model.load_state_dict(saved["model"])
-        self.steps = min(math.ceil(len(train) / config.batch_size), config.max_steps_per_epoch or math.inf)
-        self.engine: Engine = make(
-            model, config, int(self.steps), process, choose_precision(config.precision, process.device)
-        )
+        self.feed: Feed = make_feed(train, config, process, read)
+        precision = choose_precision(config.precision, process.device)
+        self.engine: Engine = make(model, config, self.feed.steps, process, precision)
         self.progress = _Progress(**saved["progress"]) if saved is not None else _Progress()
         self.best_state = saved["best"] if saved is not None else self.engine.weights()
         if saved is not None:
@@ -160,10 +161,10 @@ class _Session:
     def epoch(self, on_step: OnStep) -> Metrics:
         began = time.perf_counter()
         number = len(self.earlier) + self.progress.epoch + 1
-        loss, seen = self._train_epoch(number, on_step) if self.engine.trains else (math.nan, 0.0)
+        loss, seen, of_data = self._train_epoch(number, on_step) if self.engine.trains else (math.nan, 0.0, {})
         seconds = time.perf_counter() - began
         metrics = {"epoch": float(number), "train/loss": loss} | self._validate()
-        metrics |= {"windows": seen, "windows_per_s": seen / seconds}
+        metrics |= {"windows": seen, "windows_per_s": seen / seconds} | of_data
         metrics["lr"] = self.engine.adam.param_groups[0]["lr"] if self.engine.trains else 0.0
         if self.engine.trains and self.config.schedule == "plateau":
             self.engine.schedule.step(metrics["val/loss"])
@@ -172,28 +173,27 @@ class _Session:
         self._keep_best(metrics)
         return metrics
 
-    def _train_epoch(self, number: int, on_step: OnStep) -> tuple[float, float]:
-        """(mean loss, windows seen), both over all processes."""
+    def _train_epoch(self, number: int, on_step: OnStep) -> tuple[float, float, Metrics]:
+        """(mean loss, windows seen, what reading took), all over all processes."""
         torch.manual_seed(_seed(self.config.seed, number, self.process.rank))  # dropout: the same after a resume
         self.engine.module.train()
         sums = np.zeros(3)  # loss x points, points, windows
-        size = self.config.batch_size
-        order = Order(len(self.train), self.config.seed, number, self.process)
-        for step in range(int(self.steps)):
-            sums += self._step(order.share(step * size, (step + 1) * size))
-            on_step(number, min((step + 1) * size, len(self.train)), min(int(self.steps) * size, len(self.train)))
-        loss, points, windows = self.process.total(*sums)
-        return loss / max(points, 1), windows
+        clock, read, total = _Clock(), self.feed.bytes_read, self.feed.windows
+        for step, parts in enumerate(clock.waiting(self.feed.epoch(number)), start=1):
+            sums += self._step(parts)
+            on_step(number, min(step * self.config.batch_size, total), total)
+        read = self.feed.bytes_read - read
+        loss, points, windows, *times, read = self.process.total(*sums, clock.waited_s, clock.total_s, read)
+        of_data = {"data/wait": times[0] / times[1]} | ({"data/bytes": read} if read else {})
+        return loss / max(points, 1), windows, of_data
 
-    def _step(self, index: Tensor) -> tuple[float, float, float]:
+    def _step(self, parts: Step) -> tuple[float, float, float]:
         """One optimizer step over this process's share; (loss x points, points, windows)."""
-        parts = index.tensor_split(self.config.accumulate)
-        batches = [self.train.batch(_never_empty(part)) for part in parts]
-        points = [int((~torch.isnan(truth_of(b))).sum()) * bool(len(p)) for b, p in zip(batches, parts, strict=True)]
+        points = [int((~torch.isnan(truth_of(batch))).sum()) * bool(windows) for batch, windows in parts]
         (total,) = self.process.total(sum(points))
         summed = 0.0
-        for number, (batch, n) in enumerate(zip(batches, points, strict=True), start=1):
-            with self.engine.micro_batch(last=number == len(batches)):
+        for number, ((batch, _), n) in enumerate(zip(parts, points, strict=True), start=1):
+            with self.engine.micro_batch(last=number == len(parts)):
                 loss, _ = self.engine.loss(self._to_device(batch))
                 value = loss.item()
                 self._require_finite(value, batch)
@@ -201,7 +201,7 @@ class _Session:
                 self.engine.backward(loss * (n * self.process.world / max(total, 1)))
             summed += value * n
         self.engine.step()
-        return summed, float(sum(points)), float(len(index))
+        return summed, float(sum(points)), float(sum(windows for _, windows in parts))
 
     def _require_finite(self, loss: float, batch: Batch) -> None:
         """Every process raises where one has to: none is left waiting for the others."""
@@ -247,7 +247,7 @@ class _Session:
         self.engine.module.eval()
         sums: np.ndarray | float = 0.0
         for index in self._validation_parts(max(self.config.batch_size // self.process.world, 256)):
-            loss, errors = self.engine.loss(self._to_device(self.val.batch(_never_empty(index))))
+            loss, errors = self.engine.loss(self._to_device(self.val.batch(never_empty(index))))
             means = torch.stack([loss, errors["mse"], errors["mae"], torch.ones_like(loss)]).double().cpu().numpy()
             ranks = errors["ranks"].double().cpu().numpy().ravel() if "ranks" in errors else np.empty(0)
             sums = sums + bool(len(index)) * np.concatenate([means * int(errors["n"]), ranks])
@@ -325,30 +325,24 @@ def best_of(name: str, rows: Sequence[Metrics]) -> float:
     return (max if MONITORS[name] == "high" else min)(row[name] for row in rows)
 
 
-class Order:
-    """The order of an epoch's windows: position p is the element p // SHARDS of shard p % SHARDS, each shard shuffled.
+class _Clock:
+    """How long steps took, and how long of it their windows were waited for."""
 
-    Shards are contiguous ranges of windows, equal to one window; process r holds the shards r, r + world, ... It
-    depends on seed and epoch alone, so that the union of the processes' shares is the same batch whatever their number.
-    """
+    def __init__(self) -> None:
+        self.waited_s, self._began = 0.0, time.perf_counter()
 
-    def __init__(self, n: int, seed: int, epoch: int, process: Process):
-        assert process.world <= SHARDS, process.world
-        edges = np.array([0, *np.cumsum([n // SHARDS + (s < n % SHARDS) for s in range(SHARDS)])])
-        self.n, self.process = n, process
-        self.begin = edges[:-1]
-        self.shuffled = {
-            s: np.random.default_rng([seed, epoch, s]).permutation(np.arange(edges[s + 1] - edges[s], dtype=np.int32))
-            for s in range(process.rank, SHARDS, process.world)
-        }
+    def waiting(self, steps: Iterator[Step]) -> Iterator[Step]:
+        while True:
+            began = time.perf_counter()
+            step = next(steps, None)
+            self.waited_s += time.perf_counter() - began
+            if step is None:
+                return
+            yield step
 
-    def share(self, begin: int, end: int) -> Tensor:
-        """This process's windows among the positions [begin, end) of the epoch."""
-        shares = [
-            self.begin[s] + shuffled[-((s - begin) // SHARDS) : -((s - min(end, self.n)) // SHARDS)]
-            for s, shuffled in self.shuffled.items()
-        ]
-        return torch.from_numpy(np.concatenate(shares))
+    @property
+    def total_s(self) -> float:
+        return time.perf_counter() - self._began
 
 
 @dataclass(frozen=True)
@@ -386,8 +380,3 @@ def _read(folder: Path) -> dict[str, Any]:
 def _seed(*parts: int) -> int:
     """One seed from several numbers, the same in every process and Python."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
-
-
-def _never_empty(index: Tensor) -> Tensor:
-    """A process that is out of windows takes part with window 0, at weight 0: every process makes the same calls."""
-    return index if len(index) else torch.zeros(1, dtype=torch.long)

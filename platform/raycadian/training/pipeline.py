@@ -1,5 +1,6 @@
 """From a recipe to a run: data, mechanism, model, training, predictions, scores, report."""
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ from raycadian.training.leakage import earlier_of, require_apart
 from raycadian.training.loop import Metrics, OnEpoch, OnStep, Trained
 
 SNAPSHOTS = Path("snapshots")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class Fitted:
 def load_data(recipe: Recipe, snapshots: Path = SNAPSHOTS, snapshot: Snapshot | None = None) -> Data:
     """Prepare the recipe's data set below `snapshots`, a path or a URL (or reuse its snapshot), open the series, split.
     Raises ValueError, OSError."""
-    return task_of(recipe).load(recipe, snapshot or prepare(Path(recipe.dataset), snapshots))
+    data = task_of(recipe).load(recipe, snapshot or prepare(Path(recipe.dataset), snapshots))
+    if data.reading is not None:
+        level = logging.WARNING if data.reading.streams_by_itself else logging.INFO
+        log.log(level, "data are %s: %s", data.reading.mode, data.reading.why, extra={"once": data.reading.why})
+    return data
 
 
 def fit_model(
@@ -250,6 +256,7 @@ def _metadata(recipe: Recipe, data: Data, fitted: Fitted, began: datetime) -> di
         "snapshot": data.snapshot_id,
         "split": data.split.counts(),
         "data": {"licence": data.licence, "citation": data.citation},
+        "reading": None if data.reading is None else data.reading.record,
         "seen": _seen(recipe, data, fitted.model),
         **task_of(recipe).record(data, recipe),
         "started_utc": began,

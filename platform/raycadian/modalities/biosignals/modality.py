@@ -9,6 +9,7 @@ from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.data.reading import Opener
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
     from raycadian.modalities.biosignals.request import BiosignalRequest
@@ -61,7 +62,7 @@ class Biosignals(Modality):
 
         return recordings_of_person(path, card or like, issues)
 
-    def series(self, snapshot: "Snapshot", channels: tuple[str, ...]) -> "Series":
+    def series(self, snapshot: "Snapshot", channels: tuple[str, ...], opener: "Opener") -> "Series":
         from raycadian.modalities.biosignals.numerics import open_numerics
 
         return open_numerics(snapshot, channels)

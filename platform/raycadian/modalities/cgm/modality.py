@@ -9,6 +9,7 @@ from raycadian.modalities.cgm.card import CGMCard
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.data.reading import Opener
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
     from raycadian.modalities.cgm.request import ForecastRequest
@@ -52,10 +53,9 @@ class CGM(Modality):
 
         return recordings_of_person(path, card, like, issues)
 
-    def series(self, snapshot: "Snapshot", channels: tuple[str, ...]) -> "Series":
-        from raycadian.data.series import open_series
-
-        return open_series(snapshot, channels) if channels[0] in self.columns else super().series(snapshot, channels)
+    def series(self, snapshot: "Snapshot", channels: tuple[str, ...], opener: "Opener") -> "Series":
+        known = channels[0] in self.columns
+        return opener(snapshot, channels) if known else super().series(snapshot, channels, opener)
 
     def quality(self, snapshot: "Snapshot") -> list[Section]:
         from raycadian.modalities.cgm.quality_page import quality_sections
