@@ -19,7 +19,7 @@ from filelock import FileLock
 from raycadian.data.series import Origin, Recordings, Series, Take, build_series, is_forecast, opened
 from raycadian.data.shards import people_in_shards
 from raycadian.data.snapshot import Snapshot
-from raycadian.files import written_whole
+from raycadian.files import own_folder, written_whole
 from raycadian.types import Batch, Recording
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _scan(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> dict[s
     """What `ShardedSeries` keeps in memory, from this node's file, which the first process that asks writes."""
     path = origin.folder.with_name(f"{origin.folder.name}.scan.npz")
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # health data
+        own_folder(path.parent)  # health data
         with FileLock(f"{path}.lock"):
             if not path.is_file():
                 arrays = _scanned(snapshot, origin, people)
