@@ -21,6 +21,7 @@ from raycadian.config import Grid
 from raycadian.data.grid import to_recordings
 from raycadian.data.parquet import events_table, folder_name, from_table, heads_table, subject_hash, to_table
 from raycadian.data.snapshot import Snapshot, snapshots
+from raycadian.data.writer import prepared
 from raycadian.errors import StorageError
 from raycadian.modalities import MODALITIES
 from raycadian.modalities.cards import card_of
@@ -364,12 +365,69 @@ def test_what_a_killed_run_left_is_not_listed_and_goes_with_the_next(before, ori
     assert {s.id for s in snapshots(out)} == {original.id, made.id}
 
 
+def cut(made):
+    (made.path / "subject=ann" / "part-0.parquet").write_bytes(b"PAR1")
+
+
+def flipped(made):
+    part = made.path / "subject=ann" / "part-0.parquet"
+    body = bytearray(part.read_bytes())
+    body[40] ^= 0xFF
+    part.write_bytes(body)
+
+
+def flipped_index(made):
+    index = made.path / "recordings.parquet"
+    index.write_bytes(b"\0" * index.stat().st_size)
+
+
+def edited(made, **changes):
+    subjects = made.manifest["subjects"]
+    body = made.manifest | {"subjects": subjects | {"ann": subjects["ann"] | changes}}
+    (made.path / "manifest.json").write_text(json.dumps(body))
+
+
+DAMAGES = {
+    "cut": cut, "flipped": flipped, "flipped index": flipped_index,
+    "other lengths": lambda made: edited(made, points=[3]), "other hash": lambda made: edited(made, sha256="0" * 64),
+    "no hash": lambda made: edited(made, sha256=None), "no entry": lambda made: edited(made, points=None),
+}  # fmt: skip
+
+
+def dated(path, ago_s):
+    os.utime(path, (time.time() - ago_s,) * 2)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_snapshot_is_not_reused(damage, copy, caplog):
+    dated(copy.path / "manifest.json", 9)
+    assert prepared(copy.path.parent, copy.name, copy.manifest["key"]).id == copy.id
+    dated(copy.path / "manifest.json", 9)
+    DAMAGES[damage](copy)
+    assert prepared(copy.path.parent, copy.name, copy.manifest["key"]) is None
+    assert damage == "cut" or "a damaged snapshot is prepared again: " in caplog.text
+
+
 def test_a_damaged_snapshot_is_replaced(tmp_path):
+    """It was reused where no size had changed, and what read it said: prepare again."""
     card, out = make_card(tmp_path / "data", people()), tmp_path / "snapshots"
     made = prepare(card, out)
-    (made.path / "subject=ann" / "part-0.parquet").write_bytes(b"PAR1")
-    assert snapshots(out) == []
-    prepare(card, out).verify()
+    dated(made.path / "manifest.json", 9)
+    flipped(made)
+    again = prepare(card, out)
+    again.verify()
+    assert again.lengths == made.lengths
+
+
+def test_what_was_copied_is_read_once_and_reused(copy, monkeypatch):
+    """A copy's files have dates of their own."""
+    dated(copy.path / "manifest.json", 20)
+    dated(copy.path / "subject=ann" / "part-0.parquet", 10)
+    verified = []
+    monkeypatch.setattr(Snapshot, "verify", lambda self: verified.append(self.id))
+    for _ in range(2):
+        assert prepared(copy.path.parent, copy.name, copy.manifest["key"]).id == copy.id
+    assert verified == [copy.id]
 
 
 # --- opening what is damaged

@@ -16,6 +16,8 @@ modalities/prepare.py. A snapshots' folder lies on this machine, on a shared fil
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -132,6 +134,29 @@ class Snapshot:
                 raise ValueError(f"{self.path}: the data of subject {subject!r} are not what was written; {REPAIR}")
         if (sha256 := combined_hash(hashes)) != self.manifest["content_sha256"]:
             raise ValueError(f"{self.path}: content hash {sha256} is not the manifest's; {REPAIR}")
+
+    def require_sound(self) -> None:
+        """Raises ValueError where manifest and index contradict one another; or the data the manifest, which are read
+        where a file was written after it."""
+        entries = self.manifest["subjects"]
+        stated = self.manifest["content_sha256"]
+        if combined_hash({s: entry["sha256"] for s, entry in entries.items()}) != stated:
+            raise ValueError(f"{self.path / 'manifest.json'}: its subjects are not those it was written with; {REPAIR}")
+        lengths = self._heads["n_points"].agg(list)
+        if {s: list(entry["points"]) for s, entry in entries.items()} != lengths.to_dict():
+            raise ValueError(f"{self.path / 'recordings.parquet'}: is not the index of the manifest; {REPAIR}")
+        if any(self.path.joinpath(name).stat().st_mtime_ns > self._written_ns for name in self._local_files):
+            self.verify()
+            with suppress(OSError):  # sound: not to be read again
+                os.utime(self.path / "manifest.json")
+
+    @property
+    def _local_files(self) -> list[str]:
+        return [] if storage.remote(self.path) else list(self.manifest["files"])
+
+    @property
+    def _written_ns(self) -> int:
+        return (self.path / "manifest.json").stat().st_mtime_ns
 
     @cached_property
     def _heads(self) -> Any:

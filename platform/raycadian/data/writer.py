@@ -6,6 +6,7 @@ files (name -> bytes), sha256, events, observed, heads; attributes and judged wh
 
 import glob
 import json
+import logging
 import os
 import socket
 import time
@@ -23,6 +24,7 @@ from raycadian.data import storage
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import (
     EVENT_SCHEMA,
+    REPAIR,
     events_table,
     folder_name,
     heads_table,
@@ -35,6 +37,7 @@ from raycadian.files import on_disk, own_folder
 from raycadian.types import SUBJECT, Issues, Recording
 
 Row = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def write_subject(
@@ -106,14 +109,21 @@ def issues_of(counted: dict[str, dict]) -> Issues:
 
 
 def prepared(out: Path, name: str, key: str) -> Snapshot | None:
-    """The snapshot below `out` that was made of the same."""
-    return next((s for s in snapshots(out, glob.escape(name)) if s.manifest["key"] == key), None)
+    """The snapshot below `out` that was made of the same, and is sound at a glance."""
+    same = next((s for s in snapshots(out, glob.escape(name)) if s.manifest["key"] == key), None)
+    try:
+        if same is not None:
+            same.require_sound()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("a damaged snapshot is prepared again: %s", str(error).removesuffix(f"; {REPAIR}"))
+        return None
+    return same
 
 
 def publish(built: Path, target: Path) -> Snapshot:
     """The finished folder appears under its id. Equal content that is there already stays, with the newer manifest."""
     try:
-        Snapshot.open(target)
+        Snapshot.open(target).verify()
         storage.replace(built / "manifest.json", target / "manifest.json")
     except ValueError:
         storage.remove(target)  # nothing, or damaged
