@@ -180,6 +180,7 @@ def memory(folder: str, hours: float, cases: int) -> dict[str, float]:
 def memory_here(folder: str, cases: int) -> dict[str, float]:
     """Peak of this process, in MB: before anything was read (modules), and after a person with so many cases was
     written."""
+    from raycadian.data.blocks import BlockWriter
     from raycadian.modalities.biosignals.card import BiosignalCard
     from raycadian.modalities.biosignals.prepare import write
 
@@ -187,7 +188,8 @@ def memory_here(folder: str, cases: int) -> dict[str, float]:
     card = BiosignalCard(name="memory", files=("1.vital",), waveforms=channels, numerics={"map_mmhg": (NUMERIC,)})
     read = [{"case": str(i), "source": str(Path(folder) / "1.vital"), "clinical": {}} for i in range(cases)]
     before = _peak_mb()
-    row = write({"subject": "one", "cases": read}, Path(folder), card)
+    with BlockWriter(Path(folder), 0) as blocks:
+        row = write({"subject": "one", "cases": read}, blocks, card)
     assert row["quality"]["read"] == cases, row["issues"]
     return {"modules_mb": before, "peak_mb": _peak_mb()}
 

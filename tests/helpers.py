@@ -20,6 +20,9 @@ class People:
     def lengths(self) -> dict[str, list[int]]:
         return {s: [len(r) for r in found] for s, found in self._recordings.items()}
 
+    def each(self, subjects=None):
+        return ((subject, self.recordings(subject)) for subject in subjects or self.subjects)
+
     def recordings(self, subject: str) -> list[Recording]:
         return self._recordings[subject]
 

@@ -23,6 +23,9 @@ class Cases:
     def subjects(self) -> list[str]:
         return sorted(self.found)
 
+    def each(self, subjects=None):
+        return ((subject, self.recordings(subject)) for subject in subjects or self.subjects)
+
     def recordings(self, subject: str) -> list[Recording]:
         return [r for r, _ in self.found[subject]]
 

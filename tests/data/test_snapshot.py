@@ -8,20 +8,27 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raycadian.config import Grid
+from raycadian.data import blocks
+from raycadian.data.blocks import BlockWriter
 from raycadian.data.grid import to_recordings
-from raycadian.data.parquet import events_table, folder_name, from_table, heads_table, subject_hash, to_table
+from raycadian.data.parquet import events_table, from_table, heads_table, subject_hash, to_table
 from raycadian.data.snapshot import Snapshot, snapshots
-from raycadian.data.writer import prepared
+from raycadian.data.writer import SpooledRows, finish, prepared, write_subject
 from raycadian.errors import StorageError
 from raycadian.modalities import MODALITIES
 from raycadian.modalities.cards import card_of
@@ -29,9 +36,10 @@ from raycadian.modalities.cgm import prepare as cgm
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.modality import CGM
 from raycadian.modalities.prepare import prepare, source_files
-from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, OBSERVED, RECORDING, TIME_UTC, Issues, Readings
+from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, OBSERVED, RECORDING, TIME_UTC, Issues, Readings, Recording
 
 HOSTILE = "../../x"
+PART, EVENTS = "blocks/00000-00-recordings.parquet", "blocks/00000-01-events.parquet"
 CARD = """
 name: tiny
 license: CC0
@@ -129,17 +137,6 @@ def test_the_hash_sees_every_value():
     assert subject_hash(recordings, readings.events.iloc[:-1]) != base
 
 
-@pytest.mark.parametrize("subject", ["../../x", "a/b", "..", "", "C:\\x", "x\x00y", "sub ject", "日本", "subject=1"])
-def test_no_subject_id_leaves_its_folder(subject, tmp_path):
-    name = folder_name(subject)
-    assert (tmp_path / name).resolve().parent == tmp_path.resolve() and name.isascii() and "\x00" not in name
-
-
-def test_too_long_a_subject_id_is_refused():
-    with pytest.raises(ValueError, match=r"too long for a file name \(308 bytes\)"):
-        folder_name("x" * 300)
-
-
 def test_a_card_that_names_no_file(tmp_path):
     (tmp_path / "a.csv").write_text("x")
     card = CGMCard(name="c", files=("*.csv", "sub/*.json"))
@@ -163,18 +160,18 @@ def test_prepare_writes_what_was_read(original):
     assert first.channels[CARBS].tolist() == [0, 0, 45, *[0] * 12] and second.channels[CARBS].sum() == 0
     assert (second.start_utc - first.start_utc).astype(int) == 60 * (15 * 5 + 60)
     assert original.events("ann")["value"].tolist() == [45] and first.events["kind"].tolist() == [CARBS]
-    assert original.manifest["quality"]["ann"]["readings"] == 30
+    assert original.quality["ann"]["readings"] == 30
     original.verify()
 
 
 def test_the_layout_is_as_documented(original):
     files = {p.relative_to(original.path).as_posix() for p in original.path.rglob("*") if p.is_file()}
-    folders = ["subject=..%2F..%2Fx", "subject=B%C3%B6%20b", "subject=ann"]
-    each = {f"{folder}/{name}" for folder in folders for name in ("part-0.parquet", "events.parquet")}
-    assert files == each | {"manifest.json", "recordings.parquet"}
-    part = pq.read_schema(original.path / "subject=ann" / "part-0.parquet")
-    assert part.names == [RECORDING, TIME_UTC, GLUCOSE, OBSERVED, CARBS]
-    assert [str(t) for t in part.types] == ["int32", "timestamp[ms]", "float", "bool", "float"]
+    (subjects,) = original.path.glob("subjects-????????.parquet")
+    assert files == {"manifest.json", "recordings.parquet", "index.parquet", subjects.name, PART, EVENTS}
+    block = pq.read_table(original.path / PART)
+    assert block.column_names == ["subject", RECORDING, TIME_UTC, GLUCOSE, OBSERVED, CARBS]
+    assert [str(t) for t in block.schema.types[1:]] == ["int32", "timestamp[ms]", "float", "bool", "float"]
+    assert list(dict.fromkeys(block["subject"].to_pylist())) == original.subjects
     heads = pq.read_schema(original.path / "recordings.parquet").names
     assert heads == ["subject", "recording", "start_utc", "utc_offset_min", "dt_s", "n_points"]
     assert [p.name for p in original.path.parent.iterdir()] == [original.id]  # nothing of the workspace is left
@@ -235,13 +232,94 @@ def test_prepare_of_one_person_loads_neither_ray_nor_torch(tmp_path):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-def test_a_snapshot_of_before_is_opened(copy):
-    """Its manifest says no columns and no version of the modality, but the hash of the code."""
-    manifest = {k: v for k, v in copy.manifest.items() if k not in ("columns", "version")} | {"code_version": "0a1b2c"}
-    (copy.path / "manifest.json").write_text(json.dumps(manifest))
-    opened = Snapshot.open(copy.path)
+def as_of_before(made: Snapshot, out: Path) -> Snapshot:
+    """The same in the layout of before the blocks, a folder a subject."""
+    path = out / made.id
+    path.mkdir(parents=True)
+    subjects = {}
+    for subject, recordings in made.each():
+        folder, events = path / f"subject={quote(subject, safe='')}", made.events(subject)
+        folder.mkdir()
+        pq.write_table(to_table(recordings, (TIME_UTC, GLUCOSE, OBSERVED)), folder / "part-0.parquet")
+        pq.write_table(events_table(events), folder / "events.parquet")
+        sha256 = subject_hash(recordings, events)
+        subjects[subject] = {"sha256": sha256, "points": [len(r) for r in recordings], "events": len(events)}
+    shutil.copy(made.path / "recordings.parquet", path)
+    files = {p.relative_to(path).as_posix(): p.stat().st_size for p in path.rglob("*.parquet")}
+    own = {"format": 1, "subjects": subjects, "quality": made.quality, "files": files}
+    (path / "manifest.json").write_text(json.dumps(made.manifest | own))
+    return Snapshot.open(path)
+
+
+def test_a_snapshot_of_before_is_read_and_reused(original, tmp_path):
+    """Of the first versions: no columns in its manifest, and the hash of the code for the version of the modality."""
+    old = as_of_before(original, tmp_path / "snapshots")
+    lacking = {k: v for k, v in old.manifest.items() if k not in ("columns", "version")} | {"code_version": "0a1b2c"}
+    (old.path / "manifest.json").write_text(json.dumps(lacking))
+    opened = Snapshot.open(old.path)
     opened.verify()
-    assert card_of(opened) == card_of(copy)
+    assert card_of(opened) == card_of(original) and opened.subjects == original.subjects
+    assert opened.lengths == original.lengths and opened.quality == original.quality
+    assert [r.index for r in opened.part(["ann"]).recordings("ann")] == [0, 1]
+    card = make_card(tmp_path / "data", [pd.concat(people())])
+    assert prepare(card, tmp_path / "snapshots").manifest["format"] == 1
+
+
+def test_a_snapshot_of_before_gives_way_to_what_is_written_again(original, tmp_path, monkeypatch):
+    as_of_before(original, tmp_path / "snapshots")
+    monkeypatch.setattr(CGM, "version", CGM.version + 1)
+    made = prepare(make_card(tmp_path / "data", [pd.concat(people())]), tmp_path / "snapshots")
+    made.verify()
+    assert made.id == original.id and made.manifest["format"] == 2 and not list(made.path.glob("subject=*"))
+
+
+def test_equal_recordings_from_other_files_keep_the_blocks_and_take_the_figures(tmp_path):
+    """A reading that comes twice counts in the figures, not in the recordings."""
+    out = tmp_path / "snapshots"
+    first = prepare(make_card(tmp_path / "data", [rows("ann")]), out)
+    before = (first.path / PART).stat().st_mtime_ns
+    again = prepare(make_card(tmp_path / "data", [rows("ann"), rows("ann")]), out)
+    assert again.id == first.id and (again.path / PART).stat().st_mtime_ns == before
+    assert len(again.manifest["sources"]) == 2 and again.manifest["issues"] != first.manifest["issues"]
+    assert Snapshot.open(again.path).quality == again.quality
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    block_bytes=st.sampled_from([1, 3000, 10**6]),
+    rows_=st.sampled_from([1, 7, 1000]),
+    most=st.sampled_from([5, 16, 1000]),
+)
+def test_whatever_the_blocks_everybody_is_read_as_written(lengths, block_bytes, rows_, most):
+    """Blocks that are closed at once, row groups of one person or of many, people longer than both."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+        patch.setattr(blocks, "_ROWS", rows_)
+        patch.setattr(blocks, "_MOST_ROWS", most)
+        path, kept = Path(folder), {}
+        with SpooledRows() as written:
+            with BlockWriter(path, 0) as writer:
+                for number, n in enumerate(lengths):
+                    subject, channels = f"s{number:02d}", {GLUCOSE: np.arange(n, dtype=np.float32) + number}
+                    if number % 3 == 2:
+                        channels["other"] = -channels[GLUCOSE]  # and so lies in blocks of its own
+                    start = np.datetime64("2024-01-01T00:00:00", "s")
+                    kept[subject] = [Recording(subject, 0, start, 0, 300.0, channels, np.arange(n) % 2 == 0)]
+                    row = {"subject": subject, "quality": {}, "issues": {}}
+                    written.add(row | write_subject(writer, subject, kept[subject]))
+            finish(path, written, writer.files, {"card": {"name": "x"}, "key": "", "counts": {}, "issues": {}})
+        snapshot = Snapshot.open(path)
+        snapshot.verify()
+        for subject, (own,) in snapshot.each():
+            assert own.channels.keys() == kept[subject][0].channels.keys()
+            np.testing.assert_array_equal(own.channels[GLUCOSE], kept[subject][0].channels[GLUCOSE])
+        some = list(kept)[::2]
+        assert [s for s, _ in snapshot.part(some).each()] == some
+        if block_bytes == 1:
+            assert sum("recordings" in name for name in writer.files) >= len(lengths) / (rows_ + 1)
 
 
 def test_a_new_version_of_the_modality_reads_again(original, tmp_path, monkeypatch):
@@ -257,7 +335,7 @@ def test_subjects_without_a_recording_are_listed_not_hidden(tmp_path):
     snapshot = prepare(make_card(tmp_path / "data", [rows("ann"), rows("one", n=1)]), tmp_path / "snapshots")
     assert snapshot.subjects == ["ann"]
     assert snapshot.manifest["counts"]["subjects_without_recording"] == 1
-    assert "no recording long enough" in snapshot.manifest["quality"]["one"]["flags"]
+    assert "no recording long enough" in snapshot.quality["one"]["flags"]
     assert snapshot.manifest["issues"]["recording shorter than min_points"]["count"] == 1
     with pytest.raises(ValueError, match="has no subject 'one'"):
         snapshot.recordings("one")
@@ -309,8 +387,8 @@ def test_a_full_disk_in_a_worker(before, original, monkeypatch, request, on_ray)
     card, out = before
 
     class Full(CGM):
-        def write(self, item, snapshot, card):
-            row = super().write(item, snapshot, card)
+        def write(self, item, blocks, card):
+            row = super().write(item, blocks, card)
             if item["subject"] == "bob":
                 raise OSError(28, "No space left on device", "part-0.parquet")
             return row
@@ -332,12 +410,17 @@ def test_ctrl_c(before, original, moment):
     assert_intact(before[1], original)
 
 
-def test_an_error_in_a_worker_is_plain(before, original):
-    card, out = before
-    make_card(card.parent, [rows("ann", level=130), rows("y" * 300)])
-    with pytest.raises(ValueError, match=r"^subject id 'y+'\.\.\. is too long"):
-        prepare(card, out)
-    assert_intact(out, original)
+def test_an_error_in_a_worker_is_plain(before, original, monkeypatch):
+    class Refusing(CGM):
+        def write(self, item, blocks, card):
+            if item["subject"] == "bob":
+                raise ValueError("bob can't be read")
+            return super().write(item, blocks, card)
+
+    monkeypatch.setitem(MODALITIES, "cgm", Refusing())
+    with pytest.raises(ValueError, match=r"^bob can't be read$"):
+        prepare(*before)
+    assert_intact(before[1], original)
 
 
 KILLED = """
@@ -366,13 +449,14 @@ def test_what_a_killed_run_left_is_not_listed_and_goes_with_the_next(before, ori
 
 
 def cut(made):
-    (made.path / "subject=ann" / "part-0.parquet").write_bytes(b"PAR1")
+    (made.path / PART).write_bytes(b"PAR1")
 
 
 def flipped(made):
-    part = made.path / "subject=ann" / "part-0.parquet"
+    part = made.path / PART
     body = bytearray(part.read_bytes())
-    body[40] ^= 0xFF
+    column = pq.ParquetFile(part).metadata.row_group(0).column(3)  # the first is the subject's id, which the index has
+    body[column.data_page_offset + 60] ^= 0xFF
     part.write_bytes(body)
 
 
@@ -381,16 +465,21 @@ def flipped_index(made):
     index.write_bytes(b"\0" * index.stat().st_size)
 
 
-def edited(made, **changes):
-    subjects = made.manifest["subjects"]
-    body = made.manifest | {"subjects": subjects | {"ann": subjects["ann"] | changes}}
+def edited(made, table, **changes):
+    """Values of the first row of a table of the snapshot, whose new size the manifest states."""
+    (path,) = made.path.glob(f"{table}*.parquet")
+    rows, schema = pq.read_table(path).to_pylist(), pq.read_schema(path)
+    pq.write_table(pa.Table.from_pylist([rows[0] | changes, *rows[1:]], schema), path)
+    body = made.manifest | {"files": made.manifest["files"] | {path.name: path.stat().st_size}}
     (made.path / "manifest.json").write_text(json.dumps(body))
 
 
 DAMAGES = {
     "cut": cut, "flipped": flipped, "flipped index": flipped_index,
-    "other lengths": lambda made: edited(made, points=[3]), "other hash": lambda made: edited(made, sha256="0" * 64),
-    "no hash": lambda made: edited(made, sha256=None), "no entry": lambda made: edited(made, points=None),
+    "other lengths": lambda made: edited(made, "index", n_rows=3),
+    "other hash": lambda made: edited(made, "subjects", sha256="0" * 64),
+    "no hash": lambda made: edited(made, "subjects", sha256=None),
+    "no entry": lambda made: edited(made, "subjects", subject="somebody"),
 }  # fmt: skip
 
 
@@ -422,7 +511,7 @@ def test_a_damaged_snapshot_is_replaced(tmp_path):
 def test_what_was_copied_is_read_once_and_reused(copy, monkeypatch):
     """A copy's files have dates of their own."""
     dated(copy.path / "manifest.json", 20)
-    dated(copy.path / "subject=ann" / "part-0.parquet", 10)
+    dated(copy.path / PART, 10)
     verified = []
     monkeypatch.setattr(Snapshot, "verify", lambda self: verified.append(self.id))
     for _ in range(2):
@@ -435,9 +524,11 @@ def test_what_was_copied_is_read_once_and_reused(copy, monkeypatch):
 
 
 def test_truncated_and_missing_files_are_found_on_opening(copy):
-    part = copy.path / "subject=ann" / "part-0.parquet"
+    part = copy.path / PART
     part.write_bytes(part.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"part-0\.parquet: expected \d+ bytes, found \d+; delete the folder"):
+    with pytest.raises(
+        ValueError, match=r"00000-00-recordings\.parquet: expected \d+ bytes, found \d+; delete the folder"
+    ):
         Snapshot.open(copy.path)
     part.unlink()
     with pytest.raises(ValueError, match="found no file"):
@@ -445,12 +536,11 @@ def test_truncated_and_missing_files_are_found_on_opening(copy):
 
 
 def test_flipped_bytes_are_found_on_reading(copy):
-    part = copy.path / "subject=ann" / "part-0.parquet"
-    content = bytearray(part.read_bytes())
-    content[40] ^= 0xFF
-    part.write_bytes(bytes(content))
+    part = copy.path / PART
+    flipped(copy)
+    content = part.read_bytes()
     opened = Snapshot.open(copy.path)
-    with pytest.raises(ValueError, match=r"part-0\.parquet: not readable as Parquet"):
+    with pytest.raises(ValueError, match=r"00000-00-recordings\.parquet: not readable as Parquet"):
         opened.recordings("ann")
     part.write_bytes(b"\0" * len(content))
     with pytest.raises(ValueError, match="not readable as Parquet"):
@@ -458,18 +548,26 @@ def test_flipped_bytes_are_found_on_reading(copy):
 
 
 def test_swapped_data_are_found_by_the_hash(copy):
-    ann, other = (copy.path / folder_name(s) / "part-0.parquet" for s in ("ann", HOSTILE))
-    shutil.copy(other, ann)
-    body = copy.manifest | {"files": copy.manifest["files"] | {"subject=ann/part-0.parquet": ann.stat().st_size}}
+    block = pq.read_table(copy.path / PART)
+    names = block["subject"].to_numpy()
+    rows = np.concatenate([np.flatnonzero(names == name) for name in (HOSTILE, "Bö b", HOSTILE)])
+    pq.write_table(block.take(rows), copy.path / PART)
+    body = copy.manifest | {"files": copy.manifest["files"] | {PART: (copy.path / PART).stat().st_size}}
     (copy.path / "manifest.json").write_text(json.dumps(body))
     with pytest.raises(ValueError, match="the data of subject 'ann' are not what was written"):
         Snapshot.open(copy.path).verify()
 
 
+def test_a_block_with_too_few_rows(copy):
+    pq.write_table(pq.read_table(copy.path / PART).slice(0, 80), copy.path / PART)
+    with pytest.raises(ValueError, match=r"00000-00-recordings\.parquet: 80 rows, expected 90 or more; delete the"):
+        copy.recordings("ann")
+
+
 def test_manifests_that_are_none(copy, tmp_path):
     file = copy.path / "manifest.json"
     cases = {
-        json.dumps(copy.manifest | {"format": 99}): "format 99, this version reads 1",
+        json.dumps(copy.manifest | {"format": 99}): "format 99, this version reads 1 and 2",
         "[]": "expected an object, found list",
         "{": "not readable as JSON",
         "[" * 100_000: "nested deeper",

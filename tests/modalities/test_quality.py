@@ -147,7 +147,7 @@ def test_glucobench_iglu_page(ray_local, shared, tmp_path):
     card.write_text(f"name: iglu\nfiles: [{shared}/cgm/glucobench/iglu.csv.gz]\n")
     snapshot = prepare(card, tmp_path / "snapshots")
     raw = pd.read_csv(shared / "cgm/glucobench/iglu.csv.gz")
-    for subject, q in snapshot.manifest["quality"].items():
+    for subject, q in snapshot.quality.items():
         own = raw["gl"][raw["id"] == subject]
         assert q["readings"] == len(own) and q["mean_mgdl"] == pytest.approx(own.mean(), abs=1e-3)
         assert q["in_range_pct"] == pytest.approx(100 * own.between(70, 180).mean(), abs=1e-3)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from signals import real_track, simulated
 
+from raycadian.data.blocks import BlockWriter
 from raycadian.modalities.biosignals.card import BiosignalCard, Subset
 from raycadian.modalities.biosignals.prepare import clean, items, write
 from raycadian.modalities.biosignals.simulate import write_vital
@@ -27,7 +28,10 @@ def cohort(tmp_path) -> tuple[Path, list[Path]]:
     people = [f"p{i:03d}" for i in range(100)] + [f"p{i:03d}" for i in range(0, 100, 5)]
     rows = [f"{case},{person},{8 if int(person[1:]) % 10 == 9 else 50}" for case, person in enumerate(people)]
     (tmp_path / "clinical.csv").write_text("caseid,subjectid,age\n" + "\n".join(rows) + "\n")
-    return tmp_path, [tmp_path / f"{case}.vital" for case in range(len(people))]
+    files = [tmp_path / f"{case}.vital" for case in range(len(people))]
+    for file in files:
+        file.touch()
+    return tmp_path, files
 
 
 def card(**changes: object) -> BiosignalCard:
@@ -117,6 +121,12 @@ def test_rails_that_are_wrong(changes, said):
         BiosignalCard.model_validate(ECG | changes)
 
 
+def written(item, snapshot, card):
+    """The row of a person whose tables lie below `snapshot`."""
+    with BlockWriter(snapshot, 0) as blocks:
+        return write(item, blocks, card)
+
+
 # --- times that can't be
 # ------------------------------------------------------------------------------------------------
 
@@ -131,7 +141,7 @@ def test_one_wrong_time_of_a_numeric_costs_that_value_alone(tmp_path):
     write_vital(tmp_path / "1.vital", tracks)
     how = BiosignalCard.model_validate(ECG | {"numerics": {"map_mmhg": ["ART_MBP"]}})
     case = {"case": "1", "source": str(tmp_path / "1.vital"), "clinical": {}}
-    row = write({"subject": "s", "cases": [case]}, tmp_path, how)
+    row = written({"subject": "s", "cases": [case]}, tmp_path, how)
     assert row["quality"]["read"] == 1 and row["events"] == 300
     assert row["heads"][0][-1] == 598 * 125, "numerics after the waveforms stay: labels look ahead"
     assert row["issues"]["numeric long after the waveforms (left out): map_mmhg"]["count"] == 1
@@ -143,7 +153,7 @@ def test_a_waveform_at_an_impossible_time_leaves_its_case_out(tmp_path):
         np.savez(tmp_path / f"{case}.npz", **track)
     how = BiosignalCard.model_validate(ECG | {"waveforms": {"ecg_mv": ["ecg"]}})
     cases = [{"case": c, "source": str(tmp_path / f"{c}.npz"), "clinical": {}} for c in "12"]
-    row = write({"subject": "s", "cases": cases}, tmp_path, how)
+    row = written({"subject": "s", "cases": cases}, tmp_path, how)
     assert row["quality"]["read"] == 1
     (said,) = row["issues"]["case that can't be used (left out)"]["examples"]
     assert "case 2: ecg_mv: 5,000,030,000 samples, at most 200,000,000; a time or the rate is wrong" in said
@@ -154,7 +164,7 @@ def test_a_waveform_at_an_impossible_time_leaves_its_case_out(tmp_path):
 
 
 def test_memory_is_that_of_one_case_however_many_a_person_has(tmp_path):
-    """Written case by case, a row group each; as recorded, a waveform is gone once it is prepared."""
+    """Written case by case; as recorded, a waveform is gone once it is prepared."""
     names = {"ecg_mv": "mV", "ppg": "", "abp_mmhg": "mmHg"}
     arrays = {c: np.tile(simulated(c.partition("_")[0]), 5) for c in names}
     units = {f"{c}.unit": unit for c, unit in names.items()}
@@ -165,15 +175,15 @@ def test_memory_is_that_of_one_case_however_many_a_person_has(tmp_path):
         out.mkdir()
         read = [{"case": str(i), "source": str(tmp_path / "1.npz"), "clinical": {}} for i in range(cases)]
         tracemalloc.start()
-        row = write({"subject": "s", "cases": read}, out, how)
+        row = written({"subject": "s", "cases": read}, out, how)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert row["quality"]["read"] == cases and [head[0] for head in row["heads"]] == list(range(cases))
-        with pq.ParquetFile(out / "subject=s" / "part-0.parquet") as file:
-            assert file.num_row_groups == cases
+        with pq.ParquetFile(out / "blocks" / "00000-00-recordings.parquet") as file:
+            assert file.metadata.num_rows == sum(head[-1] for head in row["heads"])
         return found
 
     peak(1, tmp_path / "imports")
-    one, four = peak(1, tmp_path / "one"), peak(4, tmp_path / "four")
+    two, six = peak(2, tmp_path / "two"), peak(6, tmp_path / "six")  # of which one waits for its row group to fill
     as_read = sum(a.nbytes for a in arrays.values())
-    assert four < 1.1 * one and one < 3 * as_read, (one / as_read, four / as_read)
+    assert six < 1.1 * two and two < 3 * as_read, (two / as_read, six / as_read)

@@ -82,8 +82,8 @@ def test_a_unit_that_changes_within_a_file_is_refused_with_where_it_does(tmp_pat
     parts = [tmp_path / "first.csv", tmp_path / "second.csv"]
     for part, rows in zip(parts, (slice(288), slice(288, None)), strict=True):
         pd.DataFrame({"time": TIMES[rows], "glucose": half[rows]}).to_csv(part, index=False)
-    manifest = snapshot(tmp_path, *parts, options="--subject ann").manifest
-    assert manifest["counts"]["readings"] == 576 and manifest["quality"]["ann"]["min_mgdl"] > 50
+    prepared = snapshot(tmp_path, *parts, options="--subject ann")
+    assert prepared.manifest["counts"]["readings"] == 576 and prepared.quality["ann"]["min_mgdl"] > 50
 
 
 def test_a_few_impossible_readings_are_counted(tmp_path):

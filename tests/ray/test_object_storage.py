@@ -111,8 +111,8 @@ def test_the_snapshot_is_the_one_of_a_disk(made, card, tmp_path):
 
 
 def test_the_layout_is_the_same_and_nothing_else_is_left(made, client):
-    parts = {f"subject={s}/part-0.parquet" for s in made.subjects}
-    expected = {f"cohorts/{made.id}/{name}" for name in parts | {"manifest.json", "recordings.parquet"}}
+    assert "blocks/00000-00-recordings.parquet" in made.manifest["files"]
+    expected = {f"cohorts/{made.id}/{name}" for name in ("manifest.json", *made.manifest["files"])}
     assert set(keys(client, "cohorts/")) == expected
 
 
@@ -135,13 +135,13 @@ def test_what_is_there_is_reused(made, card, client):
 def test_a_snapshot_without_its_manifest_is_not_listed_and_is_replaced(ray_local, client, card):
     first = prepare(card, "s3://shared/half")
     client.delete_object(Bucket="shared", Key=f"half/{first.id}/manifest.json")
-    client.put_object(Bucket="shared", Key=f"half/{first.id}/subject=p0/part-0.parquet", Body=b"PAR1")
+    client.put_object(Bucket="shared", Key=f"half/{first.id}/blocks/00000-00-recordings.parquet", Body=b"PAR1")
     assert snapshots("s3://shared/half") == []
     with pytest.raises(ValueError, match=r"no snapshot here \(no manifest.json\)"):
         Snapshot.open(first.path)
     prepare(card, "s3://shared/half").verify()
-    client.put_object(Bucket="shared", Key=f"half/{first.id}/subject=p0/part-0.parquet", Body=b"PAR1")
-    with pytest.raises(ValueError, match=r"part-0.parquet: expected \d+ bytes, found 4"):
+    client.put_object(Bucket="shared", Key=f"half/{first.id}/blocks/00000-00-recordings.parquet", Body=b"PAR1")
+    with pytest.raises(ValueError, match=r"00000-00-recordings.parquet: expected \d+ bytes, found 4"):
         Snapshot.open(first.path)
     prepare(card, "s3://shared/half").verify()
 

@@ -28,7 +28,7 @@ def prepare(files: tuple[str, ...], options: CardOptions, snapshots: Path, as_js
     """
     dataset = _prepared(files, options, snapshots)
     if as_json:
-        show_json(_dataset_body(dataset) | dataset.snapshot.manifest)
+        show_json(_dataset_body(dataset) | dataset.snapshot.manifest | {"quality": dataset.snapshot.quality})
     else:
         _show_snapshot(dataset.snapshot)
 
@@ -79,7 +79,7 @@ def inspect(files: tuple[str, ...], options: CardOptions, out: Path | None, snap
 
 def _quality_body(snapshot: Snapshot) -> dict[str, Any]:
     manifest = snapshot.manifest
-    body = {"snapshot": snapshot.id, "quality": manifest["quality"], "issues": manifest["issues"]}
+    body = {"snapshot": snapshot.id, "quality": snapshot.quality, "issues": manifest["issues"]}
     return body | ({"cohorts": manifest["cohorts"]} if "cohorts" in manifest else {})
 
 

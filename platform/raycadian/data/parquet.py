@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -37,16 +37,8 @@ HEAD_SCHEMA = pa.schema(
 QUALITY_COLUMNS = {RECORDING, "point"}  # of quality.parquet, beside one a channel
 
 
-def folder_name(subject: str) -> str:
-    """`subject=<id>` with everything but letters, digits and `_.-~` quoted, so no id leaves the folder."""
-    name = f"subject={quote(subject, safe='')}"
-    if len(name) > 240:
-        raise ValueError(f"subject id {subject[:40]!r}... is too long for a file name ({len(name)} bytes); shorten it")
-    return name
-
-
 def to_table(recordings: list[Recording], columns: Sequence[str] = ()) -> pa.Table:
-    """Recordings one below the other, in the long format of part-0.parquet: the number of the recording, the `columns`
+    """Recordings one below the other, in the long format of a snapshot's blocks: the recording's number, the `columns`
     in their order (time_utc, observed, names of channels), then those that are not among them: observed, and the
     channels, which all recordings have, by name."""
     start_s, n_points = extents(recordings)
@@ -182,31 +174,15 @@ def events_table(events: pd.DataFrame) -> pa.Table:
 
 
 def write_table(table: pa.Table, path: Path) -> int:
-    """Write one Parquet file; its bytes. It is packed in memory first: object storage takes it in one request."""
+    """Write one Parquet file; its bytes."""
+    return storage.write_bytes(path, pack(table))
+
+
+def pack(table: pa.Table) -> memoryview:
+    """A Parquet file in memory: object storage takes it in one request."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return storage.write_bytes(path, memoryview(sink.getvalue()))
-
-
-def write_recordings(recordings: Iterator[Recording], path: Path) -> int:
-    """`to_table` of recordings with equal channels as they come, a row group each, so that memory holds one; the file's
-    bytes. Without a recording there is no file, and 0. The folder is made, not its parents."""
-    if (table := _next_table(recordings)) is None:
-        return 0
-    storage.make_folder(path.parent)  # no parents: a run that was cleaned away must not come back
-    with storage.writing(path) as file:
-        with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
-            while table is not None:
-                writer.write_table(table, row_group_size=max(len(table), 1))
-                del table
-                pa.default_memory_pool().release_unused()  # else it keeps what the next case is read into
-                table = _next_table(recordings)
-        return file.tell()
-
-
-def _next_table(recordings: Iterator[Recording]) -> pa.Table | None:
-    recording = next(recordings, None)
-    return None if recording is None else to_table([recording])
+    return memoryview(sink.getvalue())
 
 
 def read_table(path: Path, columns: set[str]) -> pa.Table:
@@ -216,11 +192,19 @@ def read_table(path: Path, columns: set[str]) -> pa.Table:
         data = storage.read_bytes(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; {REPAIR}") from None
-    try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: not readable as Parquet ({error}); {REPAIR}") from None
+    with readable(path), pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        table = file.read()
     if lacking := columns - set(table.column_names):
         raise ValueError(f"{path}: lacks the columns {sorted(lacking)}; {REPAIR}")
     return table
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Arrow's errors over bytes that are no Parquet as a ValueError; those of the storage have a number, and stay."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ValueError(f"{path}: not readable as Parquet ({error}); {REPAIR}") from None

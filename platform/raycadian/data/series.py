@@ -28,7 +28,8 @@ from raycadian.types import GLUCOSE, Batch, Recording
 if TYPE_CHECKING:
     from torch import Tensor
 
-_AHEAD = 8  # subjects read at once: object storage answers late, but many at a time
+_AHEAD = 8  # batches read at once: object storage answers late, but many at a time
+_TOGETHER = 65_536  # points of a batch, at least
 Take = Callable[[np.ndarray, np.ndarray, "Tensor"], Batch]
 """(table, observed, starts within it) -> windows."""
 _INDEX = ("offsets", "subject_of", "number_of", "start_s", "utc_offset_min")
@@ -53,8 +54,8 @@ class Recordings:
     def subjects(self) -> list[str]:
         return list(self.by_subject)
 
-    def recordings(self, subject: str) -> list[Recording]:
-        return self.by_subject[subject]
+    def each(self) -> Iterator[tuple[str, list[Recording]]]:
+        return iter(self.by_subject.items())
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def build_series(source: Snapshot | Recordings, channels: tuple[str, ...], forec
     """A series in memory, for few recordings (serving, tests) or few points (numerics). `forecast`: whether the first
     channel is; glucose is if left out. Raises ValueError."""
     target = is_forecast(channels) if forecast is None else forecast
-    recordings = [r for s in source.subjects for r in source.recordings(s)]
+    recordings = [r for _, own in source.each() for r in own]
     if not recordings:
         raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
     table = np.concatenate([_rows(r, channels, target) for r in recordings], axis=1)
@@ -256,15 +257,32 @@ def _read(folder: Path) -> Series:
 
 
 def _stream(source: Snapshot) -> Iterator[Recording]:
-    """Recordings in the order of subjects, of which at most `_AHEAD` are held."""
+    """Recordings in the order of subjects, of which those of at most `_AHEAD` batches are held."""
     waiting: deque[Future[list[Recording]]] = deque()
     with ThreadPoolExecutor(_AHEAD) as pool:
-        for subject in source.subjects:
-            waiting.append(pool.submit(source.recordings, subject))
+        for subjects in _neighbours(source):
+            waiting.append(pool.submit(_recordings, source, subjects))
             if len(waiting) == _AHEAD:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+
+def _neighbours(source: Snapshot) -> Iterator[list[str]]:
+    """Subjects that are read together, some `_TOGETHER` points."""
+    lengths, batch, points = source.lengths, [], 0
+    for subject in source.subjects:
+        batch.append(subject)
+        points += sum(lengths[subject])
+        if points >= _TOGETHER:
+            yield batch
+            batch, points = [], 0
+    if batch:
+        yield batch
+
+
+def _recordings(source: Snapshot, subjects: list[str]) -> list[Recording]:
+    return [recording for _, own in source.each(subjects) for recording in own]
 
 
 def _head(recording: Recording) -> Recording:

@@ -1,15 +1,17 @@
-"""Snapshots: the recordings of a data set as partitioned Parquet, named by the hash of their content, written once.
+"""Snapshots: the recordings of a data set as Parquet, named by the hash of their content, written once.
 
     snapshots/<name>-<hash12>/
-      manifest.json             card, content hash, the modality's version, sources, counts, issues, quality, sizes
-      recordings.parquet        subject, recording, start_utc, utc_offset_min, dt_s, n_points
-      attributes.json           subject -> the case and the columns of the table of people, a row a recording
-      subject=<quoted id>/
-        part-0.parquet          recording, observed, a column a channel; of glucose time_utc too (null = missing)
-        events.parquet          time_utc, kind, value: every event of the subject, where there are any
-        quality.parquet         recording, point, a column a channel: the reasons against each judged stretch
+      manifest.json              card, content hash, the modality's version, sources, counts, issues, sizes
+      subjects-<hash8>.parquet  a row a subject: hash, figures of quality, the columns of the table of people
+      recordings.parquet         subject, recording, start_utc, utc_offset_min, dt_s, n_points
+      index.parquet              where each subject's rows lie in the blocks
+      blocks/
+        00000-00-recordings.parquet    subject, recording, observed, a column a channel; of glucose time_utc too
+        00000-01-events.parquet        subject, time_utc, kind, value: every event of the subject
+        00000-02-quality.parquet       subject, recording, point, a column a channel: the reasons against each stretch
 
-attributes.json and quality.parquet where the modality has them. How it is written: data/writer.py; from what:
+A block has about 100 MB at most, however many subjects there are and however long they are (data/blocks.py); snapshots
+of before, a folder a subject, are read too (data/folders.py). How it is written: data/writer.py; from what:
 modalities/prepare.py. A snapshots' folder lies on this machine, on a shared file system, or in object storage
 (data/storage.py).
 """
@@ -17,6 +19,7 @@ modalities/prepare.py. A snapshots' folder lies on this machine, on a shared fil
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,32 +30,26 @@ from typing import Any
 import pandas as pd
 
 from raycadian.data import storage
+from raycadian.data.blocks import SUBJECTS, Blocks
+from raycadian.data.folders import Folders
 from raycadian.data.marks import Marks
-from raycadian.data.parquet import (
-    EVENT_SCHEMA,
-    HEAD_SCHEMA,
-    QUALITY_COLUMNS,
-    REPAIR,
-    folder_name,
-    from_table,
-    marks_of,
-    read_table,
-    subject_hash,
-)
+from raycadian.data.parquet import EVENT_SCHEMA, REPAIR, from_table, marks_of, subject_hash
 from raycadian.files import parse_json, path_inside
-from raycadian.types import OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
+from raycadian.types import TIME_UTC, Recording
 
-FORMAT = 1  # of the manifest and the layout
+FORMAT = 2  # of the manifest and the layout
+_OF_BEFORE = 1  # a folder a subject
 _STRETCH_S = (10.0, 10.0)  # of quality, where the card names none: nothing is judged then
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An immutable data set. `Snapshot.open(path)` checks the manifest and the size of every file."""
+    """An immutable data set. `Snapshot.open(path)` checks the manifest and the size of every file. `chosen`: some of
+    its people, who are read as from the whole."""
 
     path: Path
     manifest: dict[str, Any]
-    whole: bool = True
+    chosen: tuple[str, ...] | None = None
 
     @staticmethod
     def open(path: str | Path) -> "Snapshot":
@@ -66,6 +63,10 @@ class Snapshot:
                 raise ValueError(f"{file}: expected {n_bytes} bytes, found {sizes.get(name, 'no file')}; {REPAIR}")
         return snapshot
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without its index, which another process reads where it needs it."""
+        return Snapshot, (self.path, self.manifest, self.chosen)
+
     @property
     def id(self) -> str:
         return self.manifest["id"]
@@ -75,43 +76,65 @@ class Snapshot:
         """Of the data set, as its card has it."""
         return self.manifest["card"]["name"]
 
+    @property
+    def whole(self) -> bool:
+        return self.chosen is None
+
+    @cached_property
+    def _tables(self) -> Blocks | Folders:
+        if self.manifest["format"] == _OF_BEFORE:
+            return Folders(self.path, self.manifest)
+        return Blocks(self.path, next(name for name in self.manifest["files"] if name.startswith(SUBJECTS)))
+
     @cached_property
     def subjects(self) -> list[str]:
         """Ids of the subjects that have a recording, sorted."""
-        return sorted(self.manifest["subjects"])
+        return sorted(self._tables.entries if self.chosen is None else self.chosen)
 
-    def part(self, subjects: list[str]) -> "Snapshot":
+    def part(self, subjects: Sequence[str]) -> "Snapshot":
         """Some of its people, who are read as from the whole. Raises ValueError."""
-        kept = {self._known(subject): self.manifest["subjects"][subject] for subject in subjects}
-        return Snapshot(self.path, self.manifest | {"subjects": kept}, whole=False)
+        own = Snapshot(self.path, self.manifest, tuple(self._known(subject) for subject in subjects))
+        own.__dict__["_tables"] = self._tables  # the index is read once
+        return own
 
     @property
     def lengths(self) -> dict[str, list[int]]:
         """Points of each recording in time order, by subject: what a split needs."""
-        return {s: list(self.manifest["subjects"][s]["points"]) for s in self.subjects}
+        return {s: self._tables.heads.points(s) for s in self.subjects}
+
+    @property
+    def quality(self) -> dict[str, dict[str, Any]]:
+        """subject -> its figures of quality, of those without a recording too."""
+        return self._tables.quality
+
+    @property
+    def attributes(self) -> dict[str, list[dict[str, Any]]]:
+        """subject -> a row a recording of the table of cases or people; empty of a modality that has none."""
+        return {s: own for s in self.subjects if (own := self._tables.entries[s].attributes)}
 
     def recordings(self, subject: str) -> list[Recording]:
         """The subject's recordings in time order, equal to what was written. Raises ValueError."""
-        heads = self._heads.get_group(self._known(subject))
-        columns = {RECORDING, OBSERVED, *self.manifest.get("columns", ())}  # snapshots of before don't state them
-        table = read_table(self._folder(subject) / "part-0.parquet", columns)
-        events = self.events(subject) if self._has_events(subject) else None
-        return from_table(heads, table, events)
+        return next(self.each([subject]))[1]
+
+    def each(self, subjects: Sequence[str] | None = None) -> Iterator[tuple[str, list[Recording]]]:
+        """Each subject with its recordings, of all or of those named: neighbours are read together. Raises
+        ValueError."""
+        chosen = self.subjects if subjects is None else [self._known(subject) for subject in subjects]
+        for subject, table in self._tables.recordings(chosen):
+            events = self.events(subject) if self._tables.entries[subject].events else None
+            yield subject, from_table(self._tables.heads.of(subject), table, events)
 
     def events(self, subject: str) -> pd.DataFrame:
         """Every event of the subject (time_utc, kind, value), also those outside its recordings."""
-        if not self._has_events(subject):
-            return EVENT_SCHEMA.empty_table().to_pandas().astype({TIME_UTC: "datetime64[ns]"})
-        table = read_table(self._folder(subject) / "events.parquet", set(EVENT_SCHEMA.names))
+        known = self._tables.entries[self._known(subject)].events
+        table = self._tables.events(subject) if known else EVENT_SCHEMA.empty_table()
         return table.to_pandas(ignore_metadata=True).astype({TIME_UTC: "datetime64[ns]"})
 
     def marks(self, subject: str) -> list[Marks]:
         """What is known of the subject's recordings beside their channels, which are not read. Raises ValueError."""
-        heads, folder = self._heads.get_group(self._known(subject)), self._folder(subject)
-        quality = None
-        if self.manifest["subjects"][subject].get("judged"):
-            quality = read_table(folder / "quality.parquet", QUALITY_COLUMNS)
-        return marks_of(heads, self.events(subject), quality, self._stretch_s, self.attributes.get(subject, []))
+        entry, heads = self._tables.entries[self._known(subject)], self._tables.heads.of(subject)
+        quality = self._tables.judged(subject) if entry.judged else None
+        return marks_of(heads, self.events(subject), quality, self._stretch_s, entry.attributes)
 
     @property
     def _stretch_s(self) -> tuple[float, float]:
@@ -119,18 +142,11 @@ class Snapshot:
         quality = self.manifest["card"].get("quality")
         return (quality["window_s"], quality["hop_s"]) if quality else _STRETCH_S
 
-    @cached_property
-    def attributes(self) -> dict[str, list[dict[str, Any]]]:
-        """subject -> a row a recording of the table of cases or people; empty of a modality that has none."""
-        if "attributes.json" not in self.manifest["files"]:
-            return {}
-        return parse_json(storage.read_bytes(self.path / "attributes.json"))
-
     def verify(self) -> None:
-        """Read everything and compare its hash with the manifest's. Raises ValueError."""
-        hashes = {s: subject_hash(self.recordings(s), self.events(s), self.marks(s)) for s in self.subjects}
+        """Read everything and compare its hash with what was noted. Raises ValueError."""
+        hashes = {s: subject_hash(own, self.events(s), self.marks(s)) for s, own in self.each()}
         for subject, sha256 in hashes.items():
-            if sha256 != self.manifest["subjects"][subject]["sha256"]:
+            if sha256 != self._tables.entries[subject].sha256:
                 raise ValueError(f"{self.path}: the data of subject {subject!r} are not what was written; {REPAIR}")
         if (sha256 := combined_hash(hashes)) != self.manifest["content_sha256"]:
             raise ValueError(f"{self.path}: content hash {sha256} is not the manifest's; {REPAIR}")
@@ -138,12 +154,11 @@ class Snapshot:
     def require_sound(self) -> None:
         """Raises ValueError where manifest and index contradict one another; or the data the manifest, which are read
         where a file was written after it."""
-        entries = self.manifest["subjects"]
-        stated = self.manifest["content_sha256"]
-        if combined_hash({s: entry["sha256"] for s, entry in entries.items()}) != stated:
+        hashes = {s: entry.sha256 for s, entry in self._tables.entries.items()}
+        if combined_hash(hashes) != self.manifest["content_sha256"]:
             raise ValueError(f"{self.path / 'manifest.json'}: its subjects are not those it was written with; {REPAIR}")
-        lengths = self._heads["n_points"].agg(list)
-        if {s: list(entry["points"]) for s, entry in entries.items()} != lengths.to_dict():
+        lengths = {s: self._tables.heads.points(s) for s in self._tables.heads.rows}
+        if not self._tables.agrees(lengths):
             raise ValueError(f"{self.path / 'recordings.parquet'}: is not the index of the manifest; {REPAIR}")
         if any(self.path.joinpath(name).stat().st_mtime_ns > self._written_ns for name in self._local_files):
             self.verify()
@@ -158,21 +173,10 @@ class Snapshot:
     def _written_ns(self) -> int:
         return (self.path / "manifest.json").stat().st_mtime_ns
 
-    @cached_property
-    def _heads(self) -> Any:
-        table = read_table(self.path / "recordings.parquet", set(HEAD_SCHEMA.names))
-        return table.to_pandas(ignore_metadata=True).groupby(SUBJECT, sort=False)
-
     def _known(self, subject: str) -> str:
-        if subject not in self.manifest["subjects"]:
+        if subject not in self._tables.entries:
             raise ValueError(f"{self.id} has no subject {subject!r}; it has {', '.join(self.subjects[:5])} ...")
         return subject
-
-    def _has_events(self, subject: str) -> bool:
-        return self.manifest["subjects"][self._known(subject)]["events"] > 0
-
-    def _folder(self, subject: str) -> Path:
-        return self.path / folder_name(subject)
 
 
 def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:
@@ -203,9 +207,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file}: {error}; {REPAIR}") from None
     version = manifest.get("format")
-    if version != FORMAT:
-        raise ValueError(f"{file}: format {version!r}, this version reads {FORMAT}; run `raycadian prepare` again")
-    needed = {"id", "key", "content_sha256", "card", "counts", "issues", "subjects", "quality", "files"}
+    if version not in (_OF_BEFORE, FORMAT):
+        raise ValueError(
+            f"{file}: format {version!r}, this version reads {_OF_BEFORE} and {FORMAT}; run `raycadian prepare` again"
+        )
+    needed = {"id", "key", "content_sha256", "card", "counts", "issues", "files"}
+    needed |= {"subjects", "quality"} if version == _OF_BEFORE else set()
     if lacking := needed - set(manifest):
         raise ValueError(f"{file}: lacks {sorted(lacking)}; {REPAIR}")
     return manifest

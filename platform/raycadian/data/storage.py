@@ -91,6 +91,18 @@ def write_bytes(path: Path, data: bytes | memoryview) -> int:
 
 
 @contextmanager
+def reading(path: Path, absent: str) -> Iterator[BinaryIO]:
+    """A file to read parts of. Raises ValueError `absent` where there is none, OSError where the storage fails."""
+    with explained(path):
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            raise ValueError(absent) from None
+    with explained(path), file:
+        yield file
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that comes piece by piece. In object storage it appears at the end, in one piece that memory held; not at
     all where an error came first."""

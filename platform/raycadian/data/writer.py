@@ -1,19 +1,24 @@
 """How a snapshot comes to be: in a workspace of its own, a subject at a time, then published whole or not at all.
 
 A subject's row, which the worker that wrote it answers with: subject, issues, quality; and where it has a recording
-files (name -> bytes), sha256, events, observed, heads; attributes and judged where the modality has them.
+pieces (where its rows lie in the blocks), sha256, events, observed, heads; attributes and judged where the modality has
+them.
 """
 
 import glob
+import hashlib
 import json
 import logging
 import os
 import socket
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +26,15 @@ import pandas as pd
 import pyarrow as pa
 
 from raycadian.data import storage
+from raycadian.data.blocks import INDEX_SCHEMA, SUBJECT_SCHEMA, SUBJECTS, BlockWriter
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import (
     EVENT_SCHEMA,
+    HEAD_SCHEMA,
     REPAIR,
     events_table,
-    folder_name,
     heads_table,
+    pack,
     subject_hash,
     to_table,
     write_table,
@@ -38,21 +45,21 @@ from raycadian.types import SUBJECT, Issues, Recording
 
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
+_TOGETHER = 10_000  # rows that become a piece of a table at once
 
 
 def write_subject(
-    snapshot: Path, subject: str, recordings: list[Recording], events: pd.DataFrame | None = None,
+    blocks: BlockWriter, subject: str, recordings: list[Recording], events: pd.DataFrame | None = None,
     marks: Sequence[Marks] = (), columns: Sequence[str] = (),
 ) -> Row:  # fmt: skip
-    """Write one subject's recordings and events below `snapshot`; the part of its row about them, nothing without a
-    recording. Marks: the attributes of each recording. `columns`: the first of part-0.parquet, in their order."""
+    """Write one subject's recordings and events; the part of its row about them, nothing without a recording. Marks:
+    the attributes of each recording. `columns`: the first of its table, in their order."""
     if not recordings:
         return {}
     events = EVENT_SCHEMA.empty_table().to_pandas() if events is None else events
-    tables = {"part-0.parquet": to_table(recordings, columns)}
-    tables |= {"events.parquet": events_table(events)} if len(events) else {}
     row = {
-        "files": write_tables(snapshot / folder_name(subject), tables),
+        "pieces": blocks.add(subject, "recordings", to_table(recordings, columns))
+        + blocks.add(subject, "events", events_table(events)),
         "sha256": subject_hash(recordings, events, marks),
         "events": len(events),
         "observed": sum(int(r.observed.sum()) for r in recordings),
@@ -61,45 +68,105 @@ def write_subject(
     return row | ({"attributes": [dict(m.attributes) for m in marks]} if marks else {})
 
 
-def write_tables(folder: Path, tables: dict[str, pa.Table]) -> dict[str, int]:
-    """A subject's files in its folder; their bytes by their path in the snapshot."""
-    storage.make_folder(folder)  # no parents: a run that was cleaned away must not come back
-    return {f"{folder.name}/{name}": write_table(table, folder / name) for name, table in tables.items()}
-
-
 def head_of(recording: Recording) -> list[Any]:
     """A recording without its values, as HEAD_SCHEMA has it but for the subject; JSON holds it."""
     start = str(recording.start_utc.astype("datetime64[s]"))
     return [recording.index, start, recording.utc_offset_min, recording.dt_s, len(recording)]
 
 
-def finish(folder: Path, rows: list[Row], about: dict[str, Any]) -> dict[str, Any]:
-    """Write recordings.parquet, attributes.json and manifest.json of the subjects that have a recording (at least one)
-    into the folder where their files are; the manifest. `about`: what it says beside that, `card` at least."""
-    usable = [row for row in rows if "sha256" in row]
-    heads = [[row[SUBJECT], *head] for row in usable for head in row["heads"]]
-    files = {"recordings.parquet": write_table(heads_table(heads), folder / "recordings.parquet")}
-    if attributes := {row[SUBJECT]: row["attributes"] for row in usable if "attributes" in row}:
-        body = json.dumps(attributes, sort_keys=True).encode()
-        files["attributes.json"] = storage.write_bytes(folder / "attributes.json", body)
-    sha256 = combined_hash({row[SUBJECT]: row["sha256"] for row in usable})
+class SpooledRows:
+    """The rows of all subjects, in a file of this machine while a snapshot is written: memory holds one at a time,
+    however many there are."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl")  # noqa: SIM115 - left below
+        self._length = 0
+
+    def __enter__(self) -> "SpooledRows":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._length += 1
+
+    def __iter__(self) -> Iterator[Row]:
+        self._file.flush()
+        with open(self._file.name, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def usable(self) -> "_Usable":
+        return _Usable(self)
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """Those rows that have a recording."""
+
+    rows: SpooledRows
+
+    def __iter__(self) -> Iterator[Row]:
+        return (row for row in self.rows if "sha256" in row)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def finish(folder: Path, rows: SpooledRows, files: dict[str, int], about: dict[str, Any]) -> dict[str, Any]:
+    """Write what finds the subjects in their blocks, and manifest.json, into the folder where the blocks are; the
+    manifest. `rows`: sorted by subject, at least one with a recording · `files`: the blocks' bytes · `about`: what the
+    manifest says beside that, `card` at least."""
+    packed = pack(_table(rows, _people, SUBJECT_SCHEMA))
+    name = f"{SUBJECTS}{hashlib.sha256(packed).hexdigest()[:8]}.parquet"
+    files = files | {
+        name: storage.write_bytes(folder / name, packed),
+        "recordings.parquet": write_table(_table(rows.usable, _heads, HEAD_SCHEMA), folder / "recordings.parquet"),
+        "index.parquet": write_table(_table(rows.usable, _pieces, INDEX_SCHEMA), folder / "index.parquet"),
+    }
+    sha256 = combined_hash({row[SUBJECT]: row["sha256"] for row in rows.usable})
     manifest = {
         "format": FORMAT,
         "id": f"{about['card']['name']}-{sha256[:12]}",
         "content_sha256": sha256,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **about,
-        "subjects": {row[SUBJECT]: _subject_entry(row) for row in usable},
-        "quality": {row[SUBJECT]: row["quality"] for row in rows},
-        "files": {name: n for row in usable for name, n in row["files"].items()} | files,
+        "files": files,
     }
     storage.write_bytes(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
 
-def _subject_entry(row: Row) -> Row:
-    entry = {"sha256": row["sha256"], "points": [head[-1] for head in row["heads"]], "events": row["events"]}
-    return entry | ({"judged": row["judged"]} if "judged" in row else {})
+def _table(rows: Iterable[Row], of: Any, schema: pa.Schema) -> pa.Table:
+    """`of(rows)` of some rows at a time, one below the other."""
+    remaining, tables = iter(rows), [schema.empty_table()]
+    while some := list(islice(remaining, _TOGETHER)):
+        tables.append(of(some))
+    return pa.concat_tables(tables)
+
+
+def _people(rows: Sequence[Row]) -> pa.Table:
+    kept = ("sha256", "events", "judged")
+    columns = {SUBJECT: [row[SUBJECT] for row in rows]} | {name: [row.get(name) for row in rows] for name in kept}
+    columns["quality"] = [json.dumps(row["quality"], sort_keys=True) for row in rows]
+    columns["attributes"] = [
+        json.dumps(row["attributes"], sort_keys=True) if "attributes" in row else None for row in rows
+    ]
+    return pa.table(columns, SUBJECT_SCHEMA)
+
+
+def _heads(rows: Sequence[Row]) -> pa.Table:
+    return heads_table([[row[SUBJECT], *head] for row in rows for head in row["heads"]])
+
+
+def _pieces(rows: Sequence[Row]) -> pa.Table:
+    pieces = [[row[SUBJECT], *piece] for row in rows for piece in row["pieces"]]
+    return pa.table(dict(zip(INDEX_SCHEMA.names, zip(*pieces, strict=True), strict=True)), INDEX_SCHEMA)
 
 
 def issues_of(counted: dict[str, dict]) -> Issues:
@@ -120,15 +187,30 @@ def prepared(out: Path, name: str, key: str) -> Snapshot | None:
     return same
 
 
-def publish(built: Path, target: Path) -> Snapshot:
-    """The finished folder appears under its id. Equal content that is there already stays, with the newer manifest."""
+def publish(built: Path, target: Path, manifest: dict[str, Any]) -> Snapshot:
+    """The finished folder appears under its id. Equal content that is there already stays, with the newer manifest and
+    figures; where it is damaged, or of an earlier format, the new one takes its place."""
     try:
-        Snapshot.open(target).verify()
-        storage.replace(built / "manifest.json", target / "manifest.json")
+        there = Snapshot.open(target)
+        there.verify()
+        if there.manifest["format"] != FORMAT:
+            raise ValueError("of before")
+        _renew(built, there, manifest)
     except ValueError:
-        storage.remove(target)  # nothing, or damaged
+        storage.remove(target)
         storage.publish(built, target, last="manifest.json")
     return Snapshot.open(target)
+
+
+def _renew(built: Path, there: Snapshot, manifest: dict[str, Any]) -> None:
+    """The manifest, and the table of subjects that it names, into a snapshot that is there; its blocks stay."""
+    own = {name: n for name, n in manifest["files"].items() if name.startswith(SUBJECTS)}
+    kept = {name: n for name, n in there.manifest["files"].items() if not name.startswith(SUBJECTS)}
+    for name in own:
+        storage.replace(built / name, there.path / name)
+    body = json.dumps(manifest | {"files": kept | own}, indent=1).encode()
+    storage.write_bytes(built / "manifest.json", body)
+    storage.replace(built / "manifest.json", there.path / "manifest.json")
 
 
 @contextmanager

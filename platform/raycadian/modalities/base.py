@@ -5,7 +5,7 @@ is heavy (pandas, torch, readers) is imported where a method needs it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +17,7 @@ from raycadian.config.schema import Name, Schema
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.data.blocks import BlockWriter
     from raycadian.data.reading import Opener
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from raycadian.modalities.request import RequestSchema
 
 Item = dict[str, Any]
-"""What a worker is sent to read one subject: `subject`, and whatever else the modality needs; JSON holds it."""
+"""What a worker is sent to read one subject: `subject`, `bytes` about to be read where that is known, and whatever else
+the modality needs; JSON holds it."""
 Row = dict[str, Any]
 """What a worker answers of one subject (data/writer.py); JSON holds it."""
+Rows = Collection[Row]
+"""Of all subjects, which lie on disk: gone through as often as needed, never held together."""
 Section = tuple[str, str]
 """Of a page: heading, HTML body."""
 Progress = Callable[[str, int, int | None], None]
@@ -93,7 +97,7 @@ class Modality(ABC):
     """Of what is read and how it is written. A change of either is a new version: `prepare` then reads again. A golden
     snapshot in tests/modalities/test_golden_snapshots.py fails where what is written changes and this doesn't."""
     columns: ClassVar[tuple[str, ...]] = ()
-    """Columns that part-0.parquet of every subject has, beside `recording` and `observed`."""
+    """Columns that the table of recordings of every subject has, beside `recording` and `observed`."""
     example_task: ClassVar[str] = ""
     """Of a modality of which nothing is forecast by itself: what a recipe says of its labels, as YAML."""
     effort: ClassVar[float] = 1.0
@@ -109,8 +113,8 @@ class Modality(ABC):
     def read(self, item: Item, card: Any, issues: Issues) -> Iterator[Recording]:
         """On a worker: the subject's recordings in the order of time. Raises ValueError."""
 
-    def write(self, item: Item, snapshot: Path, card: Any) -> Row:
-        """On a worker: read the subject and write its files below `snapshot`. Run again (Ray retries) it overwrites."""
+    def write(self, item: Item, blocks: "BlockWriter", card: Any) -> Row:
+        """On a worker: read the subject and write its tables. Run again (Ray retries) it overwrites."""
         from raycadian.data.writer import write_subject
         from raycadian.types import SUBJECT
 
@@ -118,9 +122,9 @@ class Modality(ABC):
         recordings = list(self.read(item, card, issues))
         quality = {"recordings": len(recordings), "points": sum(map(len, recordings))}
         row = {SUBJECT: item[SUBJECT], "issues": issues.as_dict(), "quality": quality}
-        return row | write_subject(snapshot, item[SUBJECT], recordings)
+        return row | write_subject(blocks, item[SUBJECT], recordings)
 
-    def counts(self, rows: list[Row], usable: list[Row]) -> dict[str, int]:
+    def counts(self, rows: Rows, usable: Rows) -> dict[str, int]:
         """Of a snapshot, for people: `rows` of all subjects, of which those `usable` were written."""
         heads = [head for row in usable for head in row["heads"]]
         return {
@@ -138,11 +142,11 @@ class Modality(ABC):
         """Of what is to be read, in bytes of a table of readings: decides where `prepare` works."""
         return self.effort * sum(path.stat().st_size for path in paths)
 
-    def cohorts(self, rows: list[Row], card: Any, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    def cohorts(self, rows: Rows, card: Any, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
         """Of each label that the files give: who is left after each step, the figures of a flow chart."""
         return {}
 
-    def nothing_usable(self, card: Any, rows: list[Row], issues: Issues) -> str:
+    def nothing_usable(self, card: Any, rows: Rows, issues: Issues) -> str:
         """The message where no subject has a recording."""
         examples = {kind: (issues.examples.get(kind) or ["-"])[0] for kind in issues.counts}
         met = "; ".join(f"{kind}: {n}, e.g. {examples[kind]}" for kind, n in issues.counts.items())

@@ -9,20 +9,24 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from raycadian import cluster
 from raycadian.data import storage
+from raycadian.data.blocks import BlockWriter
 from raycadian.data.snapshot import Snapshot
-from raycadian.data.writer import finish, issues_of, prepared, publish, workspace
+from raycadian.data.writer import SpooledRows, finish, issues_of, prepared, publish, workspace
 from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.conflicts import require_one_person
 from raycadian.types import SUBJECT, Issues
+
+_GROUP_BYTES, _GROUP_ITEMS = 8e6, 1000  # of subjects that one worker reads after another: some seconds
 
 
 def prepare(
@@ -52,11 +56,11 @@ def prepare_card(
     if snapshot := prepared(out, card.name, sources["key"]):
         progress(f"{snapshot.id}: files, card and version are unchanged; reused", 1, 1)
         return snapshot
-    with workspace(out) as work:
+    with workspace(out) as work, SpooledRows() as rows:
         job = Preparation(card, paths, folder, work, Issues(), progress)
-        rows = _write_subjects(modality, job, on_ray)
-        manifest = finish(work / "snapshot", rows, sources | _about(modality, job, rows))
-        return publish(work / "snapshot", out / manifest["id"])
+        files = _write_subjects(modality, job, rows, on_ray)
+        manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows))
+        return publish(work / "snapshot", out / manifest["id"], manifest)
 
 
 def source_files(card: BaseCard, folder: Path) -> list[Path]:
@@ -82,12 +86,12 @@ def _sources(modality: Modality, card: BaseCard, paths: list[Path], folder: Path
     return made_of | {"key": hashlib.sha256(stated.encode()).hexdigest()}
 
 
-def _about(modality: Modality, job: Preparation, rows: list[Row]) -> dict[str, Any]:
+def _about(modality: Modality, job: Preparation, rows: SpooledRows) -> dict[str, Any]:
     """What the manifest says beside the data. Raises ValueError where nothing is usable."""
     for row in rows:
         job.issues.merge(issues_of(row["issues"]))
-    usable = [row for row in rows if "sha256" in row]
-    if not usable:
+    usable = rows.usable
+    if not len(usable):
         raise ValueError(modality.nothing_usable(job.card, rows, job.issues))
     cohorts = modality.cohorts(rows, job.card, job.paths)
     return {
@@ -98,61 +102,100 @@ def _about(modality: Modality, job: Preparation, rows: list[Row]) -> dict[str, A
     } | ({"cohorts": cohorts} if cohorts else {})
 
 
-# --- one subject at a time, here or on Ray Data ---------------------------------------------------------------------
+# --- a group of subjects at a time, here or on Ray Data -------------------------------------------------------------
 
 
-def _write_subjects(modality: Modality, job: Preparation, on_ray: bool | None) -> list[Row]:
-    """Read and write every subject; their rows, sorted by subject."""
+def _write_subjects(modality: Modality, job: Preparation, rows: SpooledRows, on_ray: bool | None) -> dict[str, int]:
+    """Read and write every subject and add its row, sorted by subject; the bytes of the blocks by their path."""
     storage.make_folder(job.work / "snapshot")
-    items = modality.items(job)
+    items = sorted(modality.items(job), key=lambda item: item[SUBJECT])
     if on_ray is None:
         on_ray = cluster.worthwhile(modality.n_bytes(job.card, job.paths), len(items))
-    answers = (_on_ray if on_ray else _here)(modality, job, items) if items else iter(())
-    rows = []
-    for done, answer in enumerate(answers, start=1):
-        rows.append(row := _answered(answer))
-        if "conflicting" in row:
-            require_one_person(row[SUBJECT], *row["conflicting"], job.paths, job.card.columns.model_dump())
-        job.progress(f"subjects written ({'on Ray' if on_ray else 'here, in this process'})", done, len(items))
-    return sorted(rows, key=lambda row: row[SUBJECT])
+    groups = _groups(items, modality.effort)
+    files: dict[str, int] = {}
+    for answer in (_on_ray if on_ray else _here)(modality, job, groups) if groups else iter(()):
+        own, written = _answered(answer)
+        files |= written
+        for row in own:
+            _require_one_person(row, job)
+            rows.add(row)
+            job.progress(f"subjects written ({'on Ray' if on_ray else 'here, in this process'})", len(rows), len(items))
+    return files
 
 
-def _here(modality: Modality, job: Preparation, items: list[Item]) -> Iterator[dict[str, Any]]:
+def _require_one_person(row: Row, job: Preparation) -> None:
+    if "conflicting" in row:
+        require_one_person(row[SUBJECT], *row["conflicting"], job.paths, job.card.columns.model_dump())
+
+
+def _groups(items: list[Item], effort: float) -> list[list[Item]]:
+    """Neighbours that one worker reads one after another into the same blocks: always the same ones, wherever they are
+    read. effort: of a byte, in that of one of a table."""
+    groups: list[list[Item]] = []
+    n_bytes = math.inf
     for item in items:
-        yield _attempt({"item": json.dumps(item)}, modality, str(job.work / "snapshot"), job.card)
+        if n_bytes >= _GROUP_BYTES or len(groups[-1]) >= _GROUP_ITEMS:
+            groups.append([])
+            n_bytes = 0.0
+        groups[-1].append(item)
+        n_bytes += effort * item.get("bytes", _GROUP_BYTES)
+    return groups
 
 
-def _on_ray(modality: Modality, job: Preparation, items: list[Item]) -> Iterator[dict[str, Any]]:
+def _here(modality: Modality, job: Preparation, groups: list[list[Item]]) -> Iterator[dict[str, Any]]:
+    for number, items in enumerate(groups):
+        yield _attempt({"number": number, "items": json.dumps(items)}, modality, str(job.work / "snapshot"), job.card)
+
+
+def _on_ray(modality: Modality, job: Preparation, groups: list[list[Item]]) -> Iterator[dict[str, Any]]:
+    """In the order of the groups."""
     ray = cluster.connect()
-    blocks = min(len(items), max(64, 4 * cluster.cpus()))
-    data = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=blocks)
+    sent = [{"number": number, "items": json.dumps(items)} for number, items in enumerate(groups)]
+    data = ray.data.from_items(sent, override_num_blocks=len(sent))
     settings = {"modality": modality, "snapshot": str(job.work / "snapshot"), "card": job.card}
-    return data.map(_attempt, fn_kwargs=settings).iter_rows()
+    return in_order(data.map(_attempt, fn_kwargs=settings).iter_rows(), key=lambda answer: answer["number"])
 
 
-def _attempt(sent: dict[str, str], modality: Modality, snapshot: str, card: BaseCard) -> dict[str, Any]:
-    """A subject's row as JSON; an error that the user can mend travels as a value, without Ray's traceback."""
+def in_order(answers: Iterator[dict[str, Any]], key: Callable[[dict[str, Any]], int]) -> Iterator[dict[str, Any]]:
+    """What comes as it is ready, by its number from 0 on; an error comes at once."""
+    early: dict[int, dict[str, Any]] = {}
+    following = 0
+    for answer in answers:
+        early[key(answer)] = answer
+        if answer["error"]:
+            yield answer
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _attempt(sent: dict[str, Any], modality: Modality, snapshot: str, card: BaseCard) -> dict[str, Any]:
+    """A group's rows and files as JSON; an error that the user can mend travels as a value, without Ray's traceback."""
+    number = sent["number"]
     try:
-        row = modality.write(json.loads(sent["item"]), storage.resolve_path(snapshot), card)
-        return _answer(row=json.dumps(row))
+        with BlockWriter(storage.resolve_path(snapshot), number) as blocks:
+            rows = [modality.write(item, blocks, card) for item in json.loads(sent["items"])]
+        return _answer(number, written=json.dumps([rows, blocks.files]))
     except ValueError as error:
-        return _answer(message=str(error))
+        return _answer(number, message=str(error))
     except ConnectionError as error:  # of an API of cases; those of object storage have another class
-        return _answer(number=errno.ECONNABORTED, message=str(error))
+        return _answer(number, code=errno.ECONNABORTED, message=str(error))
     except OSError as error:
-        return _answer(number=error.errno or 0, message=f"{error.strerror or error}: {error.filename or snapshot}")
+        message = f"{error.strerror or error}: {error.filename or snapshot}"
+        return _answer(number, code=error.errno or 0, message=message)
 
 
-def _answer(row: str = "", number: int = 0, message: str = "") -> dict[str, Any]:
-    return {"row": row, "errno": number, "error": message}
+def _answer(number: int, written: str = "", code: int = 0, message: str = "") -> dict[str, Any]:
+    return {"number": number, "written": written, "errno": code, "error": message}
 
 
-def _answered(answer: dict[str, Any]) -> Row:
-    """The row of an answer. Raises what it tells of."""
+def _answered(answer: dict[str, Any]) -> tuple[list[Row], dict[str, int]]:
+    """The rows of an answer and the files that they lie in. Raises what it tells of."""
     if answer["errno"] == errno.ECONNABORTED:
         raise ConnectionError(answer["error"])
     if answer["errno"]:
         raise OSError(answer["errno"], answer["error"])
     if answer["error"]:
         raise ValueError(answer["error"])
-    return json.loads(answer["row"])
+    rows, files = json.loads(answer["written"])
+    return rows, files

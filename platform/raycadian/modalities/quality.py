@@ -24,7 +24,7 @@ def quality_page(snapshot: Snapshot) -> str:
 def counts_sections(snapshot: Snapshot) -> list[Section]:
     """What was counted, in all and by subject, and what was rejected why."""
     manifest = snapshot.manifest
-    by_subject = sorted(manifest["quality"].items(), key=lambda item: natural(item[0]))
+    by_subject = sorted(snapshot.quality.items(), key=lambda item: natural(item[0]))
     rows = [{"subject": s, **{k: v for k, v in q.items() if isinstance(v, int | float)}} for s, q in by_subject]
     cohorts = manifest.get("cohorts", {})
     return [

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycadian.modalities.actigraphy.card import ActigraphyCard
-from raycadian.modalities.base import Item, Modality, Preparation, Row, Simulation
+from raycadian.modalities.base import Item, Modality, Preparation, Row, Rows, Simulation
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.data.blocks import BlockWriter
     from raycadian.modalities.actigraphy.request import ActigraphyRequest
     from raycadian.modalities.guesses import Detection, Given
 
@@ -31,17 +32,17 @@ class Actigraphy(Modality):
 
         return iter(read_item(item, card, issues))
 
-    def write(self, item: Item, snapshot: Path, card: ActigraphyCard) -> Row:
+    def write(self, item: Item, blocks: "BlockWriter", card: ActigraphyCard) -> Row:
         from raycadian.modalities.actigraphy.prepare import write
 
-        return write(item, snapshot, card)
+        return write(item, blocks, card)
 
-    def counts(self, rows: list[Row], usable: list[Row]) -> dict[str, int]:
+    def counts(self, rows: Rows, usable: Rows) -> dict[str, int]:
         from raycadian.modalities.actigraphy.prepare import counts
 
         return counts(rows, usable)
 
-    def cohorts(self, rows: list[Row], card: ActigraphyCard, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    def cohorts(self, rows: Rows, card: ActigraphyCard, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
         from raycadian.modalities.actigraphy.prepare import cohorts
 
         return cohorts(rows, card, paths)

@@ -4,7 +4,7 @@ beside.
 NHANES's minutes are read by each worker from its person's own rows; other files are read once and laid aside by person.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data import storage
+from raycadian.data.blocks import BlockWriter
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import HEAD_SCHEMA, from_table, read_table, to_table, write_table
 from raycadian.data.source import Source, delimiter_of, split
@@ -28,9 +29,11 @@ from raycadian.modalities.actigraphy.readers import (
     read_activity,
     read_part,
 )
-from raycadian.modalities.base import Item, Preparation, Row
+from raycadian.modalities.base import Item, Preparation, Row, Rows
 from raycadian.physiology.rhythms.wear import DAY_MIN, by_day, valid_days
 from raycadian.types import OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
+
+_ROW_BYTES = 40  # of a minute in a file of NHANES's, roughly
 
 
 def items(job: Preparation) -> list[Item]:
@@ -44,7 +47,10 @@ def items(job: Preparation) -> list[Item]:
             f"card {card.name!r}: counts (PAXRAW) and MIMS (PAXMIN) are different units; make a card for each"
         )
     own = [part for part in given if part.kind in MINUTES and part.subject not in card.exclude_subjects]
-    made = [{SUBJECT: part.subject, "part": asdict(part)} for part in own]
+    made = [
+        {SUBJECT: part.subject, "part": asdict(part), "bytes": _ROW_BYTES * ((part.end or 0) - part.begin)}
+        for part in own
+    ]
     made += _laid_aside([part for part in given if part.kind not in kinds], job)
     if len({item[SUBJECT] for item in made}) < len(made):
         raise ValueError(f"card {card.name!r}: a person is in a file of NHANES's and in another; keep one")
@@ -68,7 +74,7 @@ def read_item(item: Item, card: ActigraphyCard, issues: Issues) -> list[Recordin
     return whole_days(recordings, issues)
 
 
-def write(item: Item, snapshot: Path, card: ActigraphyCard) -> Row:
+def write(item: Item, blocks: BlockWriter, card: ActigraphyCard) -> Row:
     """Read and write a person's recordings. Somebody with too few valid days is left out and counted."""
     subject, issues = item[SUBJECT], Issues()
     recordings = read_item(item, card, issues)
@@ -80,7 +86,7 @@ def write(item: Item, snapshot: Path, card: ActigraphyCard) -> Row:
         recordings = []
     marks = [Marks(subject, r.index, len(r), r.dt_s, attributes=item.get("row", {})) for r in recordings]
     row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
-    return row | write_subject(snapshot, subject, recordings, marks=marks)
+    return row | write_subject(blocks, subject, recordings, marks=marks)
 
 
 def whole_days(recordings: list[Recording], issues: Issues) -> list[Recording]:
@@ -103,7 +109,7 @@ def whole_days(recordings: list[Recording], issues: Issues) -> list[Recording]:
     return whole
 
 
-def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
+def counts(rows: Rows, usable: Rows) -> dict[str, int]:
     """Of a snapshot of actigraphy."""
     return {
         "subjects": len(usable),
@@ -116,7 +122,7 @@ def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
     }
 
 
-def cohorts(rows: list[dict], card: ActigraphyCard, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+def cohorts(rows: Rows, card: ActigraphyCard, paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
     """Of each label that the files give: who is left after each step, the figures of a flow chart."""
     table = labels(paths, card.most_missing)
     if table is None:
@@ -170,17 +176,18 @@ def _json_row(row: dict[str, Any]) -> dict[str, Any]:
 def _laid_aside(whole: list[Part], job: Preparation) -> list[Item]:
     """The recordings of whole files in a Parquet file each, items by person; a person in several files has them all."""
     people: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    n_bytes: Counter[str] = Counter()
     folder = job.work / "spill"
     if whole:
         storage.make_folder(folder)
     recordings = (recording for part in whole for recording in read_part(part, job.card, job.issues))
     for n, recording in enumerate(recordings):
         path = folder / f"{n:07d}.parquet"
-        write_table(to_table([recording]), path)
+        n_bytes[recording.subject] += write_table(to_table([recording]), path)
         people[recording.subject].append({"path": str(path), "head": [recording.subject, *head_of(recording)]})
         if (n + 1) % 100 == 0:
             job.progress("recordings read", n + 1, None)
-    return [{SUBJECT: subject, "spill": spilled} for subject, spilled in people.items()]
+    return [{SUBJECT: s, "spill": spilled, "bytes": n_bytes[s]} for s, spilled in people.items()]
 
 
 def _taken_up(item: dict[str, Any]) -> list[Recording]:

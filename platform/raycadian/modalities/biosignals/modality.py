@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycadian.modalities.base import Item, Modality, Preparation, Row, Simulation
+from raycadian.modalities.base import Item, Modality, Preparation, Row, Rows, Simulation
 from raycadian.modalities.biosignals.card import BiosignalCard
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.data.blocks import BlockWriter
     from raycadian.data.reading import Opener
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
@@ -35,12 +36,12 @@ class Biosignals(Modality):
 
         return read_item(item, card, issues)
 
-    def write(self, item: Item, snapshot: Path, card: BiosignalCard) -> Row:
+    def write(self, item: Item, blocks: "BlockWriter", card: BiosignalCard) -> Row:
         from raycadian.modalities.biosignals.prepare import write
 
-        return write(item, snapshot, card)
+        return write(item, blocks, card)
 
-    def counts(self, rows: list[Row], usable: list[Row]) -> dict[str, int]:
+    def counts(self, rows: Rows, usable: Rows) -> dict[str, int]:
         from raycadian.modalities.biosignals.prepare import counts
 
         return counts(rows, usable)

@@ -13,17 +13,11 @@ import numpy as np
 import pandas as pd
 
 from raycadian.config import unit_of, waveform_kind
+from raycadian.data.blocks import BlockWriter, Piece
 from raycadian.data.marks import Marks, QualityMask
-from raycadian.data.parquet import (
-    EVENT_SCHEMA,
-    ContentHash,
-    events_table,
-    folder_name,
-    quality_table,
-    write_recordings,
-)
-from raycadian.data.writer import head_of, write_tables
-from raycadian.modalities.base import Item, Row
+from raycadian.data.parquet import EVENT_SCHEMA, ContentHash, events_table, quality_table, to_table
+from raycadian.data.writer import head_of
+from raycadian.modalities.base import Item, Row, Rows
 from raycadian.modalities.biosignals.card import BiosignalCard, Subset
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, read_case
 from raycadian.modalities.biosignals.tracks import case_of, check_length
@@ -181,7 +175,16 @@ def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) 
             people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _json_row(row)})
     if card.subset is not None:
         people = _drawn(people, card.subset)
-    return [{SUBJECT: s, "cases": sorted(people[s], key=lambda c: c["case"])} for s in sorted(people)]
+    return [_item(s, sorted(people[s], key=lambda c: c["case"])) for s in sorted(people)]
+
+
+def _item(subject: str, cases: list[dict[str, Any]]) -> Item:
+    """With its bytes where all its cases are files."""
+    item = {SUBJECT: subject, "cases": cases}
+    if any(case["source"].startswith(VITALDB) for case in cases):
+        return item
+    files = {Path(case["source"]) for case in cases}
+    return item | {"bytes": sum(file.stat().st_size for file in files | samples_of(sorted(files)))}
 
 
 def _drawn(people: Mapping[str, list[dict[str, Any]]], subset: Subset) -> dict[str, list[dict[str, Any]]]:
@@ -249,12 +252,14 @@ def samples_of(paths: list[Path]) -> set[Path]:
     return {q for p, files in beside.items() for q in files if q.is_file() and q != p}
 
 
-def write(item: Item, snapshot: Path, card: BiosignalCard) -> Row:
+def write(item: Item, blocks: BlockWriter, card: BiosignalCard) -> Row:
     """Read, clean and write a subject's cases one by one, so that memory holds one; small statistics. A case that can't
     be read is left out and counted."""
     subject, issues, kept = item[SUBJECT], Issues(), _Kept()
-    folder = snapshot / folder_name(subject)
-    n_bytes = write_recordings(_recordings(item, card, issues, kept), folder / "part-0.parquet")
+    pieces: list[Piece] = []
+    for recording in _recordings(item, card, issues, kept):
+        pieces += blocks.add(subject, "recordings", to_table([recording]))
+        del recording
     for reason, n in sorted(kept.rejected.items()):
         issues.add(f"window rejected: {reason}", subject, n)
     quality = {
@@ -265,10 +270,10 @@ def write(item: Item, snapshot: Path, card: BiosignalCard) -> Row:
     if not kept.marks:
         return row
     events = pd.concat(kept.events, ignore_index=True)
-    tables = {"quality.parquet": quality_table([m.judged for m in kept.marks])}
-    tables |= {"events.parquet": events_table(events)} if len(events) else {}
+    pieces += blocks.add(subject, "events", events_table(events))
+    pieces += blocks.add(subject, "quality", quality_table([m.judged for m in kept.marks]))
     return row | {
-        "files": {f"{folder.name}/part-0.parquet": n_bytes} | write_tables(folder, tables),
+        "pieces": pieces,
         "sha256": kept.hash.of(events, kept.marks),
         "events": len(events),
         "observed": kept.observed,
@@ -347,7 +352,7 @@ def recordings_of_person(path: Path, card: BiosignalCard, issues: Issues) -> lis
     return [_read_and_clean(path, case_of(path), card, issues, 0, {}).recording]
 
 
-def counts(rows: list[dict], usable: list[dict]) -> dict[str, int]:
+def counts(rows: Rows, usable: Rows) -> dict[str, int]:
     """Of a snapshot of biosignals."""
     of = {name: sum(row["quality"][name] for row in rows) for name in ("cases", "read", "windows", "good")}
     hours = sum(head[-1] for row in usable for head in row["heads"]) * DT_S / 3600

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycadian.modalities.base import Item, Modality, Preparation, Row, Section, Simulation
+from raycadian.modalities.base import Item, Modality, Preparation, Row, Rows, Section, Simulation
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Recording
 
 if TYPE_CHECKING:
+    from raycadian.data.blocks import BlockWriter
     from raycadian.data.reading import Opener
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
@@ -33,17 +34,17 @@ class CGM(Modality):
 
         return iter(to_recordings(read_item(item, issues), card.grid, issues))
 
-    def write(self, item: Item, snapshot: Path, card: CGMCard) -> Row:
+    def write(self, item: Item, blocks: "BlockWriter", card: CGMCard) -> Row:
         from raycadian.modalities.cgm.prepare import write
 
-        return write(item, snapshot, card)
+        return write(item, blocks, card)
 
-    def counts(self, rows: list[Row], usable: list[Row]) -> dict[str, int]:
+    def counts(self, rows: Rows, usable: Rows) -> dict[str, int]:
         from raycadian.modalities.cgm.prepare import counts
 
         return counts(rows, usable)
 
-    def nothing_usable(self, card: CGMCard, rows: list[Row], issues: Issues) -> str:
+    def nothing_usable(self, card: CGMCard, rows: Rows, issues: Issues) -> str:
         from raycadian.modalities.cgm.prepare import nothing_usable
 
         return nothing_usable(card, rows, issues)

@@ -12,10 +12,11 @@ import pandas as pd
 import pyarrow as pa
 
 from raycadian.data import storage
+from raycadian.data.blocks import BlockWriter
 from raycadian.data.grid import to_recordings
 from raycadian.data.parquet import read_table, write_table
 from raycadian.data.writer import write_subject
-from raycadian.modalities.base import Item, Preparation, Progress, Row
+from raycadian.modalities.base import Item, Preparation, Progress, Row, Rows
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.quality import quality
@@ -23,17 +24,17 @@ from raycadian.modalities.cgm.readers import read_files, read_person
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
+_READING_BYTES = 32  # of a row of a table of readings, roughly
 _SPILLED = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "value": "float64"}
 
 
 def items(job: Preparation) -> list[Item]:
     """Every subject with the folder of its readings. Raises ValueError."""
     with closing(read_files(job.paths, job.card, job.issues)) as chunks:  # an error or Ctrl-C closes the file at once
-        conflicting = _spill(chunks, job.work / "spill", job.progress)
-    spilled = (str(job.work / "spill" / str(n)) for n in range(len(conflicting)))
+        spilled = _spill(chunks, job.work / "spill", job.progress)
     return [
-        {SUBJECT: s, "spill": spill, "conflicting": n}
-        for (s, n), spill in zip(conflicting.items(), spilled, strict=True)
+        {SUBJECT: subject, "spill": str(job.work / "spill" / str(n))} | about
+        for n, (subject, about) in enumerate(spilled.items())
     ]
 
 
@@ -43,7 +44,7 @@ def read_item(item: Item, issues: Issues) -> Readings:
     return replace(whole, conflicting=whole.conflicting + item["conflicting"])
 
 
-def write(item: Item, snapshot: Path, card: CGMCard) -> Row:
+def write(item: Item, blocks: BlockWriter, card: CGMCard) -> Row:
     """Merge a subject's parts, grid and write them."""
     subject, issues = item[SUBJECT], Issues()
     readings = read_item(item, issues)
@@ -55,11 +56,11 @@ def write(item: Item, snapshot: Path, card: CGMCard) -> Row:
         name for name in EVENT_CHANNELS if recordings and name in recordings[0].channels
     ]  # the same in each recording
     return row | write_subject(
-        snapshot, subject, recordings, events, columns=(TIME_UTC, GLUCOSE, OBSERVED, *own)
+        blocks, subject, recordings, events, columns=(TIME_UTC, GLUCOSE, OBSERVED, *own)
     )  # fmt: skip
 
 
-def counts(rows: list[Row], usable: list[Row]) -> dict[str, int]:
+def counts(rows: Rows, usable: Rows) -> dict[str, int]:
     """Of a snapshot of CGM."""
     return {
         "subjects": len(usable),
@@ -74,7 +75,7 @@ def counts(rows: list[Row], usable: list[Row]) -> dict[str, int]:
     }
 
 
-def nothing_usable(card: CGMCard, rows: list[Row], issues: Issues) -> str:
+def nothing_usable(card: CGMCard, rows: Rows, issues: Issues) -> str:
     readings = sum(row["quality"]["readings"] for row in rows)
     met = "; ".join(f"{kind}: {n}" for kind, n in sorted(issues.counts.items())) or "none"
     return (
@@ -97,12 +98,12 @@ def recordings_of_person(path: Path, card: CGMCard | None, like: CGMCard, issues
 # --- spilled readings -----------------------------------------------------------------------------------------------
 
 
-def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress) -> dict[str, int]:
+def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress) -> dict[str, dict[str, int]]:
     """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. Returns the subjects, of which n is the
-    position, with their conflicting readings."""
+    position, with their conflicting readings and the bytes of a table of the others."""
     storage.make_folder(folder)
     number: dict[str, int] = {}
-    conflicting: dict[str, int] = {}
+    spilled: dict[str, dict[str, int]] = {}
     parts: Counter[str] = Counter()
     n_readings = 0
     for chunk in chunks:
@@ -111,10 +112,12 @@ def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress) -> dict
         _write_frame(chunk.glucose, part / f"{parts[chunk.subject]:06d}-glucose.parquet")
         _write_frame(chunk.events, part / f"{parts[chunk.subject]:06d}-events.parquet")
         parts[chunk.subject] += 1
-        conflicting[chunk.subject] = conflicting.get(chunk.subject, 0) + chunk.conflicting
+        about = spilled.setdefault(chunk.subject, {"conflicting": 0, "bytes": 0})
+        about["conflicting"] += chunk.conflicting
+        about["bytes"] += _READING_BYTES * (len(chunk.glucose) + len(chunk.events))
         n_readings += len(chunk.glucose)
         progress("readings read", n_readings, None)
-    return conflicting
+    return spilled
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:

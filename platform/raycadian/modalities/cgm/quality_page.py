@@ -26,7 +26,7 @@ _METRICS = {
 
 def quality_sections(snapshot: Snapshot) -> list[Section]:
     """The sections of the data-quality page. Figures show the first 24 subjects and say so."""
-    metrics = dict(sorted(snapshot.manifest["quality"].items(), key=lambda item: natural(item[0])))
+    metrics = dict(sorted(snapshot.quality.items(), key=lambda item: natural(item[0])))
     shown = sorted(snapshot.subjects, key=natural)[:SHOWN]
     return [
         ("Summary", _summary(snapshot, metrics)),
@@ -150,7 +150,7 @@ def _profiles_figure(snapshot: Snapshot, subjects: list[str]) -> Figure:
     )  # fmt: skip
     for axes, subject, profile in zip(grid.flat, subjects, profiles, strict=False):
         _draw_profile(axes, profile)
-        in_range = snapshot.manifest["quality"][subject]["in_range_pct"]
+        in_range = snapshot.quality[subject]["in_range_pct"]
         axes.set_title(f"{_name(subject)} · {in_range:.0f}% in range", fontsize=8, parse_math=False)
     for axes in grid.flat[len(subjects) :]:
         axes.set_visible(False)
