@@ -251,7 +251,7 @@ def _scanned(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> dic
 
 def _scan_people(snapshot: Snapshot, subjects: list[str], origin: Origin) -> dict[str, Any]:
     part = snapshot.part(subjects)
-    recordings: list[Recording] = [r for subject in subjects for r in part.recordings(subject)]
+    recordings: list[Recording] = [r for _, own in part.each() for r in own]
     series = build_series(Recordings.of(recordings, snapshot.id), origin.channels, origin.forecast)
     missing = set(origin.channels).difference(*(r.channels for r in recordings))
     return {
