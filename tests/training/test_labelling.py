@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import served_signals
+import torch
 from labelled_people import CHANNELS, Cases, cases
 from served_signals import TRACKS
 
@@ -32,9 +33,11 @@ from raycadian.config import (
     Tracking,
     Training,
 )  # fmt: skip
-from raycadian.data.series import build_series
+from raycadian.data.label_windows import cut_labelled
+from raycadian.data.series import build_series, open_series
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import make_split
+from raycadian.data.stream import open_shards
 from raycadian.evaluation.label.classification import score_labels
 from raycadian.modalities.biosignals.prepare import clean
 from raycadian.modalities.biosignals.readers import read_case
@@ -316,6 +319,22 @@ def test_two_workers_follow_the_curve_of_one(people, tmp_path, ray_local):
     for one, two in zip(histories[1], histories[2], strict=True):
         for name in ("train/loss", "val/loss", "val/auroc"):
             assert one[name] == pytest.approx(two[name], rel=1e-3), name
+
+
+@pytest.mark.ray
+def test_windows_with_labels_stream_as_they_are_mapped(card, tmp_path, ray_local):
+    snapshot, window = prepare(card, tmp_path), LabelWindow(past=("abp_mmhg", "ppg"), step_s=20, eval_step_s=20)
+    task = Regression(label=Ahead(channel="map_mmhg", ahead_min=0.5, over_s=30))
+    cut = []
+    for series in (open_series(snapshot, window.past), open_shards(snapshot, window.past, shuffle_bytes=10)):
+        index = find_windows(snapshot, series, window, task)
+        cut.append(cut_labelled(series, index, window, weighted=True))
+    mapped, streamed = cut
+    assert len(streamed.series.shards) == 2 and len(mapped) == len(streamed) > 20
+    shuffled = torch.from_numpy(np.random.default_rng(0).permutation(len(mapped)))
+    one, other = mapped.batch(shuffled), streamed.batch(shuffled)
+    assert {name for name in one if not torch.equal(one[name], other[name])} == set()
+    assert one.keys() == other.keys() > {"past", "past_mask", "label", "weight"}
 
 
 @pytest.mark.ray
