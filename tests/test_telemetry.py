@@ -12,7 +12,7 @@ import pytest
 from raycadian import telemetry
 
 DASHBOARD = json.loads((Path(__file__).parents[1] / "deploy" / "grafana.json").read_text())
-EPOCH = {"windows": 640.0, "windows_per_s": 1280.0, "val/rmse": 17.5}
+EPOCH = {"windows": 640.0, "windows_per_s": 1280.0, "data/wait": 0.25, "data/bytes": 4e6, "val/rmse": 17.5}
 
 
 def exported(name: str) -> str:
@@ -38,6 +38,7 @@ def test_prometheus_gets_every_metric(ray_local):
         time.sleep(1)
     assert found == {
         "raycadian_windows": 1280, "raycadian_windows_per_second": 1280, "raycadian_epochs": 2,
+        "raycadian_data_wait_ratio": 0.25, "raycadian_data_bytes": 8e6,
         "raycadian_val_rmse_mgdl": 17.5, "raycadian_trials": 1, "raycadian_failures": 1, "raycadian_fits": 12,
     }  # fmt: skip
 

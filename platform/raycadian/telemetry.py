@@ -17,6 +17,8 @@ from typing import Any
 METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "raycadian_windows": ("Counter", "Windows trained on", ("recipe",)),
     "raycadian_windows_per_second": ("Gauge", "Windows trained on per second in the last epoch", ("recipe",)),
+    "raycadian_data_wait_ratio": ("Gauge", "Share of the last epoch that workers waited for windows", ("recipe",)),
+    "raycadian_data_bytes": ("Counter", "Bytes read for streamed windows", ("recipe",)),
     "raycadian_epochs": ("Counter", "Epochs finished", ("recipe",)),
     "raycadian_val_rmse_mgdl": ("Gauge", "Validation RMSE of the last epoch, mg/dL", ("recipe",)),
     "raycadian_trials": ("Counter", "Trials of sweeps that ended", ("recipe", "status")),
@@ -50,6 +52,8 @@ def epoch(metrics: Mapping[str, float], *, in_mgdl: bool = True) -> None:
     if metrics["windows"] > 0:
         record("raycadian_windows", metrics["windows"], recipe=recipe)
         record("raycadian_windows_per_second", metrics["windows_per_s"], recipe=recipe)
+        record("raycadian_data_wait_ratio", metrics["data/wait"], recipe=recipe)
+        record("raycadian_data_bytes", metrics.get("data/bytes", 0.0), recipe=recipe)
     if in_mgdl:
         record("raycadian_val_rmse_mgdl", metrics["val/rmse"], recipe=recipe)
 

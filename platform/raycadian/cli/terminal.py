@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)  # progress goes to stderr; stdout carries results
+_MUCH = 0.2  # of an epoch's time spent waiting for data: the user should know
 
 
 class Terminal:
@@ -56,6 +57,8 @@ class Terminal:
     def epoch(self, metrics: dict[str, float]) -> None:
         self._end_bar()
         rate = f" · {metrics['windows_per_s']:,.0f} windows/s" if metrics["windows_per_s"] else ""
+        if "data/bytes" in metrics and metrics["data/wait"] > _MUCH:
+            rate += f" · {metrics['data/wait']:.0%} of the time waiting for data"
         fitted = math.isnan(metrics["train/loss"])  # in closed form: there are no epochs
         began = "" if fitted else f"epoch {metrics['epoch']:.0f} · train loss {metrics['train/loss']:.4f} · "
         console.print(f"  {began}{_validation(metrics, self._unit)}{rate}")
