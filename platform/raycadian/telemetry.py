@@ -53,7 +53,8 @@ def epoch(metrics: Mapping[str, float], *, in_mgdl: bool = True) -> None:
         record("raycadian_windows", metrics["windows"], recipe=recipe)
         record("raycadian_windows_per_second", metrics["windows_per_s"], recipe=recipe)
         record("raycadian_data_wait_ratio", metrics["data/wait"], recipe=recipe)
-        record("raycadian_data_bytes", metrics.get("data/bytes", 0.0), recipe=recipe)
+    if "data/bytes" in metrics:
+        record("raycadian_data_bytes", metrics["data/bytes"], recipe=recipe)
     if in_mgdl:
         record("raycadian_val_rmse_mgdl", metrics["val/rmse"], recipe=recipe)
 
