@@ -400,6 +400,7 @@ def _first_sections(dataset: Dataset) -> Sections:
 
 
 def _forecast_sections(card: Path, snapshot: Snapshot) -> Sections:
+    _require_changes(snapshot)
     window = _first_window(snapshot)
     length = f"{window.hours(window.context)} of history, {window.hours(window.horizon)} ahead"
     whole = ", and some people whole" if window.split is _SEVERAL else ""
@@ -420,6 +421,17 @@ def _forecast_sections(card: Path, snapshot: Snapshot) -> Sections:
         ),
         "compare": ([{"kind": "persistence"}], "scored beside it on the same windows: the last reading stays as it is"),
     }
+
+
+def _require_changes(snapshot: Snapshot) -> None:
+    from raycadian.modalities.cgm.prepare import CONSTANT
+
+    constant = snapshot.manifest["issues"].get(CONSTANT, {"count": 0, "examples": []})
+    if constant["count"] >= len(snapshot.subjects):
+        raise ValueError(
+            f"{snapshot.id}: every reading of {', '.join(constant['examples'])} is the same value: nothing can be "
+            "learnt; is it the column of glucose? --set columns.glucose=NAME"
+        )
 
 
 class _FirstWindow(NamedTuple):

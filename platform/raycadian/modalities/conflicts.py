@@ -1,11 +1,15 @@
 """Several people under one name: a table's readings contradict one another at the same time. Refused, with the columns
 that may tell people apart."""
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+import re
+import shlex
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.guesses import how_to_set, option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +35,8 @@ def require_one_person(
     """
     if are_few(conflicting, n):
         return
-    named = next((names for path in paths if (names := _of_table(path, columns))), [])
-    if named:
-        either = " or ".join(f"{name!r} ({values} values)" for name, values in named)
-        fix = f"times are unique within each value of {either}: if it says whose a reading is, "
-        fix += how_to_set("columns.subject", named[0][0])
-    else:
-        fix = "no column tells them apart: make a file of each person, or keep one reading at each time"
+    fix = next(filter(None, (_told_apart(path, columns) for path in paths)), "")
+    fix = fix or "no column tells them apart: make a file of each person, or keep one reading at each time"
     where = ", ".join(map(str, paths[:3])) or "readings"
     raise ValueError(
         f"{where}: {conflicting:,} of {n:,} readings of {subject!r} have another value at the "
@@ -45,21 +44,72 @@ def require_one_person(
     )
 
 
-def tell_apart(table: "pd.DataFrame", used: Collection[str | None], time: str) -> list[tuple[str, int]]:
-    """Columns of a table, with the number of their values, under which times are unique; those of few values first."""
+def tell_apart(
+    table: "pd.DataFrame", used: Collection[str | None], time: str, within: str | None = None
+) -> list[tuple[str, int]]:
+    """Columns of a table, with the number of their values, under which times are unique; those of few values first.
+    `within`: a column that tells people apart only together with one of these."""
     most = len(table) // _FEWEST_ROWS
     values = {name: table[name].nunique() for name in table.columns if name not in used}
+    known = [time] if within is None else [time, within]
     alone = [
         (name, n)
         for name, n in values.items()
-        if 1 < n <= most and table.duplicated([time, name]).mean() <= MOST_CONFLICTING
+        if 1 < n <= most and table.duplicated([*known, name]).mean() <= MOST_CONFLICTING
     ]
     return sorted(alone, key=lambda column: column[1])[:_MOST_NAMED]
 
 
-def _of_table(path: Path, columns: Mapping[str, str | None]) -> list[tuple[str, int]]:
-    table, time = _table(path), columns.get("time")
-    return [] if table is None or time not in table else tell_apart(table, columns.values(), time)
+def _told_apart(path: Path, columns: Mapping[str, str | None]) -> str:
+    """What to do about several people of a table under one name; empty where none of its columns helps."""
+    table, time, subject = _table(path), columns.get("time"), columns.get("subject")
+    if table is None or time not in table:
+        return ""
+    if names := tell_apart(table, columns.values(), time):
+        either = " or ".join(f"{name!r} ({values} values)" for name, values in names)
+        fix = f"times are unique within each value of {either}: if it says whose a reading is, "
+        return fix + how_to_set("columns.subject", names[0][0])
+    if subject in table and (names := tell_apart(table, columns.values(), time, within=subject)):
+        ((name, values), *_) = names
+        return (
+            f"{subject!r} says whose a reading is only together with {name!r} ({values} values): join the two, "
+            f"{join_command(path, (name, subject), 'person_id')}, then prepare that file, with "
+            f"{option('columns.subject', 'person_id')}"
+        )
+    return ""
+
+
+def join_command(path: Path, names: Sequence[str], joined: str, by: str = "-") -> str:
+    """What to type for a copy of a table whose columns `names` are one, `joined`, as text with `by` between them."""
+    from raycadian.data.source import Source, delimiter_of, header_at
+
+    source, copy = Source.of(path), path.with_name(f"{path.stem}-joined.csv")
+    reading = f"read_parquet({_quoted(path)}).astype(str)"
+    if not source.is_parquet:
+        start = header_at(source)
+        how = f"sep={_quoted(delimiter_of(source.lines[start]))}, skiprows={start}, encoding={_quoted(source.encoding)}"
+        reading = f"read_csv({_quoted(path)}, {how}, dtype=str)"
+    parts = f" + {_quoted(by)} + ".join(f"t.pop({_quoted(name)})" for name in names)
+    code = f"import pandas as pd; t = pd.{reading}; t[{_quoted(joined)}] = {parts}; "
+    return f"`{shlex.join([sys.executable, '-c', f'{code}t.to_csv({_quoted(copy)}, index=False)'])}`"
+
+
+def _quoted(text: object) -> str:
+    """A literal of Python that needs no more quotes in a shell's."""
+    return json.dumps(str(text), ensure_ascii=False)
+
+
+_LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")
+ALIKE = "ids that differ by case, zeros or separators alone (one person under several? test people would be known)"
+
+
+def alike(subjects: Iterable[str]) -> list[list[str]]:
+    """Groups of ids that are told apart by case, leading zeros, spaces or separators alone: P01, p1, P-01."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for subject in subjects:
+        pieces = _LETTERS_AND_DIGITS.findall(subject.casefold())
+        groups.setdefault(tuple(p.lstrip("0") or "0" if p.isdigit() else p for p in pieces), []).append(subject)
+    return [ids for ids in groups.values() if len(ids) > 1]
 
 
 def _table(path: Path) -> "pd.DataFrame | None":

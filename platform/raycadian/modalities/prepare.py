@@ -9,6 +9,7 @@ import errno
 import glob
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,10 +24,11 @@ from raycadian.data.writer import SpooledRows, finish, issues_of, prepared, publ
 from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
-from raycadian.modalities.conflicts import require_one_person
+from raycadian.modalities.conflicts import ALIKE, alike, require_one_person
 from raycadian.types import SUBJECT, Issues
 
 _GROUP_BYTES, _GROUP_ITEMS = 8e6, 1000  # of subjects that one worker reads after another: some seconds
+log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -90,6 +92,9 @@ def _about(modality: Modality, job: Preparation, rows: SpooledRows) -> dict[str,
     """What the manifest says beside the data. Raises ValueError where nothing is usable."""
     for row in rows:
         job.issues.merge(issues_of(row["issues"]))
+    for ids in alike(row[SUBJECT] for row in rows):
+        job.issues.add(ALIKE, ", ".join(ids), len(ids) - 1)
+        log.warning("%s: %s", ALIKE, ", ".join(ids[:5]))
     usable = rows.usable
     if not len(usable):
         raise ValueError(modality.nothing_usable(job.card, rows, job.issues))

@@ -74,6 +74,10 @@ class ForecastTask(Task[ForecastData]):
         except ValueError as error:
             raise type(error)(f"{split}: {error}") from None
 
+    def require_windows(self, data: ForecastData, recipe: Recipe) -> None:
+        super().require_windows(data, recipe)
+        _require_changes(data.series)
+
     def cut(self, data: ForecastData, recipe: Recipe, correction_mgdl: np.ndarray | None = None) -> Cut:
         mechanism = fit_mechanism_of(data, recipe, correction_mgdl)
         return Cut(mechanism, *(self.windows(data, recipe, split, mechanism) for split in ("train", "val")))
@@ -250,6 +254,22 @@ def _latest_mechanism(run: Run, series: Series) -> Mechanism | None:
         series, config, window.context, window.context + window.horizon, population=population, known={},
         signals=signals_of(run.recipe.model),
     )  # fmt: skip
+
+
+def _require_changes(series: Series) -> None:
+    """Raises ValueError where the target is one and the same value; read only until it is another one."""
+    known: float | None = None
+    for begin, stop in zip(series.offsets, series.offsets[1:], strict=False):
+        target = series.values(int(begin), int(stop))[0]
+        target = target[np.isfinite(target)]
+        known = float(target[0]) if known is None and len(target) else known
+        if (target != known).any():
+            return
+    if known is None:  # nothing was measured, which is told elsewhere
+        return
+    raise ValueError(
+        f"every reading of {series.channels[0]} is {known:g}: nothing can be learnt; is it the right column?"
+    )
 
 
 def subtitle_of(recipe: Recipe) -> str:

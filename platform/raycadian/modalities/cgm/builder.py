@@ -90,6 +90,7 @@ class ReadingsBuilder:
         self._place, self._high_mgdl, self._events_suffice = place, high_mgdl, events_suffice
         self._in_repeated_hour: dict[str, tuple[np.datetime64, bool]] = {}
         self._rows = self._untimed = self._readings = self._events = self._excluded = self._local = self._nowhere = 0
+        self._unnamed = 0
         self._beyond = 0  # readings of "Low" and "High"
         self._odd_time, self._judged, self._out_of_range = "", False, OutOfRange()
 
@@ -155,6 +156,12 @@ class ReadingsBuilder:
     def _require_readings(self) -> None:
         if not self._rows:
             raise ValueError(f"{self.path}: no row below its header; export days on which the sensor was worn")
+        if self._unnamed == self._rows:
+            column = self.card.columns.subject
+            raise ValueError(
+                f"{self.path}: none of {self._rows:,} rows says whose it is: {column!r} is empty; take that column "
+                f"out of the file if all are one person's, or {how_to_set('columns.subject', 'NAME')}"
+            )
         if not self._readings:
             raise ValueError(
                 f"{self.path}: no glucose reading in {self._rows} rows: expected values of "
@@ -175,6 +182,7 @@ class ReadingsBuilder:
     def _of_subjects(self, rows: pd.DataFrame) -> pd.DataFrame:
         unnamed = rows[SUBJECT].isin(["", "nan", "None", "<NA>"]).to_numpy()
         self.note("row without a subject", rows["line"][unnamed])
+        self._unnamed += int(unnamed.sum())
         excluded = rows[SUBJECT].isin(self.card.exclude_subjects).to_numpy()
         self.note("row of a subject that the card excludes", rows["line"][excluded])
         self._rows += len(rows)

@@ -25,6 +25,7 @@ from raycadian.modalities.guesses import how_to_set
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
 _READING_BYTES = 32  # of a row of a table of readings, roughly
+CONSTANT = "subject whose readings are all the same value"
 _SPILLED = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "value": "float64"}
 
 
@@ -50,7 +51,9 @@ def write(item: Item, blocks: BlockWriter, card: CGMCard) -> Row:
     readings = read_item(item, issues)
     recordings = to_recordings(readings, card.grid, issues)
     events = readings.events.sort_values(TIME_UTC, kind="stable").reset_index(drop=True)
-    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality(readings, recordings, card.grid)}
+    figures = quality(readings, recordings, card.grid)
+    issues.add(CONSTANT, subject, int("constant" in figures["flags"]))
+    row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": figures}
     row["conflicting"] = readings.conflicting, len(readings.glucose) + readings.conflicting
     own = [
         name for name in EVENT_CHANNELS if recordings and name in recordings[0].channels
