@@ -1,6 +1,8 @@
 """Windows of a series in shards are those of the mapped one, whatever is asked of them."""
 
 import pickle
+import shutil
+from dataclasses import replace
 
 import helpers
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from raycadian.config import CMAMechanism, Split, Window
+from raycadian.data import stream
 from raycadian.data.mechanism import fit_mechanism
 from raycadian.data.series import open_series
 from raycadian.data.split import make_split
@@ -61,13 +64,19 @@ def test_the_same_windows_in_the_same_order(both, kind, anchor):
             require_equal(a, b)
 
 
-def test_fits_statistics_and_ranges_are_the_same(both, monkeypatch):
+def test_fits_statistics_and_ranges_are_the_same(both):
     split = make_split(both[0].lengths, Split(kind="hybrid"))
     config = CMAMechanism(min_days=1.0)
     fits = [fit_mechanism(series, config, 30, train=split.of("train")) for series in both]
     assert fits[0].records == fits[1].records
     one, other = (cut_windows(s, split.of("train"), WINDOW, 2, m) for s, m in zip(both, fits, strict=True))
     require_equal(one.batch(torch.arange(500)), other.batch(torch.arange(500)))
+    shards = [both[1].shards[number] for number in (1, 2, 5)]
+    begin = shards[-1].begin
+    own = replace(other, mechanism=fits[1].of([(shard.begin, shard.stop) for shard in shards]))
+    within = torch.arange(*other.begun_before(np.array([begin, shards[-1].stop])).tolist())
+    require_equal(own.batch(within), other.batch(within))
+    assert len(own.mechanism.curves) < len(other.mechanism.curves) / 2
     assert TrainingRange.of(both[0], split.of("train")) == TrainingRange.of(both[1], split.of("train"))
 
 
@@ -82,15 +91,14 @@ def test_memory_holds_what_fits_and_another_process_begins_with_none(both):
     require_equal(pickle.loads(sent).batch(torch.arange(9)), windows.batch(torch.arange(9)))
 
 
-def test_a_person_who_is_gone_is_an_error_that_says_so(snapshot, tmp_path):
-    import shutil
-
+@pytest.mark.parametrize("ruin", [lambda path: path.write_bytes(path.read_bytes()[:100]), lambda path: path.unlink()])
+def test_a_shard_that_is_gone_is_an_error_that_says_so(snapshot, tmp_path, ruin):
     copy = tmp_path / snapshot.path.name
     shutil.copytree(snapshot.path, copy)
     sharded = open_shards(type(snapshot).open(copy), CHANNELS, shuffle_bytes=30_000)
     windows = cut_windows(sharded, make_split(sharded.lengths, Split(kind="time")).of("train"), WINDOW, 1)
     for path in copy.rglob("*.parquet"):
-        path.write_bytes(path.read_bytes()[:100])
+        ruin(path)
     with pytest.raises(ValueError, match=r"tiny.*run `raycadian prepare"):
         windows.batch(torch.tensor([0]))
 
@@ -99,3 +107,20 @@ def require_equal(one, other):
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert torch.equal(torch.nan_to_num(value, nan=-1.0), torch.nan_to_num(other[name], nan=-1.0)), name
+
+
+@pytest.mark.slow
+def test_storage_that_is_away_for_a_moment_is_asked_again(both, monkeypatch):
+    sharded = replace(both[1])  # nothing read yet
+    tried = []
+
+    def away_at_first(*arguments):
+        tried.append(1)
+        if len(tried) == 1:
+            raise OSError("503 Slow Down")
+        return read(*arguments)
+
+    read = stream.read_people
+    monkeypatch.setattr(stream, "read_people", away_at_first)
+    assert np.array_equal(sharded.values(0, 100), both[0].values(0, 100), equal_nan=True)
+    assert len(tried) == 2

@@ -174,6 +174,16 @@ def test_any_number_of_processes_sees_each_window_once_and_the_same_batches(n, w
     assert sorted(seen) == list(range(n))
 
 
+@pytest.mark.parametrize(("n", "world"), [(1000, 65), (7, 130), (6400, 128)])
+def test_more_than_64_processes_see_each_window_once(n, world):
+    orders = [Order(n, 7, 1, Process(rank, world)) for rank in range(world)]
+    shares = [[order.share(begin, begin + 300) for begin in range(0, n, 300)] for order in orders]
+    seen = torch.cat([share for own in shares for share in own])
+    assert seen.sort().values.tolist() == list(range(n))
+    for step in zip(*shares, strict=True):
+        assert max(map(len, step)) - min(map(len, step)) <= 1
+
+
 def test_epochs_differ_and_processes_read_their_own_parts():
     first, second = (Order(6400, 7, epoch, Process()).share(0, 6400) for epoch in (1, 2))
     assert not torch.equal(first, second)

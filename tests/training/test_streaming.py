@@ -71,6 +71,23 @@ def test_a_group_reads_no_more_than_memory_holds():
     assert len(read[0] & read[1]) <= 1  # but for one at the border each reads its own
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [[], ["hour_sin"]])
+def test_ray_data_shows_what_this_process_reads(ray_local, snapshots, known):
+    from raycadian.training.ray_feed import read_on_ray
+
+    own = recipe(snapshots, {"kind": "residual", "mechanism": {"kind": "cma"}, "inner": {"kind": "ridge"}}, known=known)
+    data = load_data(own, snapshots)
+    train = task_of(own).cut(data, own).train
+    for rank in (0, 1):
+        feeds = [Streamed(train, own.training, Process(rank, 2), read) for read in (read_here, read_on_ray)]
+        for ((one, _),), ((other, _),) in zip(*(feed.epoch(1) for feed in feeds), strict=True):
+            assert one.keys() == other.keys() >= {"mechanism", "known", "past"}
+            for name, value in one.items():
+                assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(other[name])), name
+
+
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory):
     folder = tmp_path_factory.mktemp("streaming")
@@ -80,10 +97,11 @@ def snapshots(tmp_path_factory):
     return folder / "snapshots"
 
 
-def recipe(snapshots, model="ridge", **training):
+def recipe(snapshots, model="ridge", known=("hour_sin", "hour_cos"), **training):
     return parse(Recipe, {
         "name": "tiny", "dataset": str(snapshots.parent / "tiny.yaml"), "split": {"kind": "hybrid"},
-        "window": {"context": 24, "horizon": 6}, "model": model if isinstance(model, dict) else {"kind": model},
+        "window": {"context": 24, "horizon": 6, "known": list(known)},
+        "model": model if isinstance(model, dict) else {"kind": model},
         "training": SMALL | training,
     })  # fmt: skip
 

@@ -6,7 +6,7 @@ at or before its last context point. Until a person has `min_days` of readings, 
 
 import logging
 from collections.abc import MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,16 @@ class Mechanism:
         phase = torch.from_numpy((point - self.begin[row]) % self.points_a_day)
         named = {"mechanism": self.curves} | {SIGNAL + name: curves for name, curves in self.signals.items()}
         return {name: curves.unfold(1, length, 1)[torch.from_numpy(row), phase] for name, curves in named.items()}
+
+    def of(self, spans: Sequence[tuple[int, int]]) -> "Mechanism":
+        """What windows within these spans of the series need, in order: whole recordings each; no records."""
+        edges = np.searchsorted(self.first, np.array(spans))
+        rows = np.concatenate([np.arange(*pair) for pair in edges])
+        signals = {name: curves[rows] for name, curves in self.signals.items()}
+        return replace(
+            self, curves=self.curves[rows], begin=self.begin[rows], first=self.first[rows], fit_of=self.fit_of[rows],
+            records=[], signals=signals,
+        )  # fmt: skip
 
     @property
     def population(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from raycadian.data.series import Origin, Recordings, Series, Take, build_series
 from raycadian.data.shards import people_in_shards
 from raycadian.data.snapshot import Snapshot
 from raycadian.files import own_folder, written_whole
+from raycadian.runs import patiently
 from raycadian.types import Batch, Recording
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class Parts:
                 del self._read[number]
                 total -= self._series.sizes[number]
 
+    @patiently
     def _build(self, number: int) -> Series:
         series, shard = self._series, self._series.shards[number]
         assert series.origin is not None

@@ -30,7 +30,6 @@ from raycadian.runs import patiently
 from raycadian.training import loop
 from raycadian.training.engines import Process
 from raycadian.training.loop import OnEpoch, Trained
-from raycadian.training.order import SHARDS
 from raycadian.training.ray_feed import read_on_ray
 
 log = logging.getLogger(__name__)
@@ -142,8 +141,6 @@ def _require_capacity(config: Training) -> None:
     if least > have:
         kind = "GPU" if use_gpu(config) else "CPU"
         raise ValueError(f"training.workers={least} needs as many {kind}s; the cluster has {have}; lower workers")
-    if config.most_workers > SHARDS:
-        raise ValueError(f"training.workers={config.most_workers}: at most {SHARDS}; lower workers")
 
 
 def use_gpu(config: Training) -> bool:

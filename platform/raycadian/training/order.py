@@ -1,7 +1,7 @@
 """In which order an epoch shows its windows.
 
-Mapped, it depends on the seed and the epoch alone, whatever the number of processes. Streamed, on their number too:
-each process reads the shards of a part of its own.
+Mapped, it depends on the seed and the epoch alone, up to 64 processes. Streamed, on their number too: each process
+reads the shards of a part of its own.
 """
 
 from collections.abc import Iterator
@@ -13,30 +13,33 @@ from torch import Tensor
 
 from raycadian.training.engines import Process
 
-SHARDS = 64  # the order of mapped windows is made of as many: the limit of the number of processes
+SHARDS = 64  # the order of mapped windows is made of as many at least
 
 
 class Order:
-    """The order of an epoch's windows: position p is the element p // SHARDS of shard p % SHARDS, each shard shuffled.
+    """The order of an epoch's windows: with S shards, position p is the element p // S of shard p % S, each shuffled.
 
     Shards are contiguous ranges of windows, equal to one window; process r holds the shards r, r + world, ... It
-    depends on seed and epoch alone, so that the union of the processes' shares is the same batch whatever their number.
+    depends on seed and epoch alone, so that the union of the processes' shares is the same batch whatever their number,
+    up to 64: S is 64, or the number of processes where there are more.
     """
 
     def __init__(self, n: int, seed: int, epoch: int, process: Process):
-        assert process.world <= SHARDS, process.world
-        edges = np.array([0, *np.cumsum([n // SHARDS + (s < n % SHARDS) for s in range(SHARDS)])])
+        self.shards = max(SHARDS, process.world)
+        sizes = [n // self.shards + (s < n % self.shards) for s in range(self.shards)]
+        edges = np.array([0, *np.cumsum(sizes)])
         self.n, self.process = n, process
         self.begin = edges[:-1]
         self.shuffled = {
             s: np.random.default_rng([seed, epoch, s]).permutation(np.arange(edges[s + 1] - edges[s], dtype=np.int32))
-            for s in range(process.rank, SHARDS, process.world)
+            for s in range(process.rank, self.shards, process.world)
         }
 
     def share(self, begin: int, end: int) -> Tensor:
         """This process's windows among the positions [begin, end) of the epoch."""
+        end = min(end, self.n)
         shares = [
-            self.begin[s] + shuffled[-((s - begin) // SHARDS) : -((s - min(end, self.n)) // SHARDS)]
+            self.begin[s] + shuffled[-((s - begin) // self.shards) : -((s - end) // self.shards)]
             for s, shuffled in self.shuffled.items()
         ]
         return torch.from_numpy(np.concatenate(shares))
