@@ -19,7 +19,7 @@ JSONS = {
     "truncated": (b'{"a": ', "not readable as JSON"),
     "empty": (b"", "not readable as JSON"),
     "binary": (bytes(range(256)), "not readable as JSON"),
-    "a list": (b"[]", "expected an object, found list"),
+    "a list": (b"[]", "expected an object, found a list"),
     "deep": (b'{"a": ' + DEEP.encode() + b"}", "nested deeper"),
     "just too deep": (b'{"a":' * 65 + b"1" + b"}" * 65, "nested deeper than 64"),
     "many": (b'{"a": [' + b"0," * 4_000_001 + b"0]}", "more than 4,000,000 values"),

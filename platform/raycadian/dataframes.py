@@ -10,6 +10,7 @@ import pandas as pd
 
 from raycadian.config.units import known_zone
 from raycadian.data import clock
+from raycadian.files import kind_of
 from raycadian.modalities.cgm.builder import MMOLL
 from raycadian.modalities.cgm.plausible import OutOfRange
 from raycadian.modalities.cgm.request import History, to_mgdl
@@ -61,7 +62,9 @@ def zone_of(zone: Any) -> Any:
 def _columns(readings: pd.Series | pd.DataFrame) -> tuple[pd.DatetimeIndex, np.ndarray]:
     """Times and values of one person. Raises ValueError where they can't be told."""
     if not isinstance(readings, pd.Series | pd.DataFrame):
-        raise ValueError(f"readings: expected a Series, a DataFrame or the path of an export, found {type(readings)}")
+        raise ValueError(
+            f"readings: expected a Series, a DataFrame or the path of an export, found {kind_of(readings)}"
+        )
     if isinstance(readings, pd.DataFrame):
         _require_one_person(readings)
         _require_few_conflicts(readings)

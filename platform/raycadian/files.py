@@ -50,7 +50,7 @@ def parse_json(text: bytes | str, expected: type[dict] | type[list] = dict) -> A
     except ValueError as error:  # bytes of another encoding too
         raise ValueError(f"not readable as JSON: {error}") from None
     if not isinstance(value, expected):
-        raise ValueError(f"expected {_KINDS[expected]}, found {type(value).__name__}")
+        raise ValueError(f"expected {_KINDS[expected]}, found {kind_of(value)}")
     _require_bounded(value)
     return value
 
@@ -95,7 +95,14 @@ class _Loader(yaml.SafeLoader):
         super().flatten_mapping(node)
 
 
-_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
+_KINDS: dict[type, str] = {
+    dict: "an object", list: "a list", tuple: "a list", str: "text", bool: "true or false", type(None): "nothing",
+}  # fmt: skip
+
+
+def kind_of(value: Any) -> str:
+    """What a plain value is, in words."""
+    return _KINDS.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
 def _require_bounded(value: Any) -> None:

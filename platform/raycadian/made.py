@@ -26,6 +26,21 @@ def write_new(folder: Path, name: str, text: str, same: Callable[[Path], bool]) 
     return path
 
 
+def kept_beside(path: Path, name: str) -> str:
+    """Why a file made here is not NAME.yaml: what that one, which stays, says otherwise; empty where it is."""
+    first = path.with_name(f"{name}.yaml")
+    if path == first:
+        return ""
+    try:
+        raw, own = read_yaml(first), read_yaml(path)
+    except ValueError:
+        return f" ({first} stays: it is no YAML)"
+    known = isinstance(raw, dict) and raw.keys() & own.keys()
+    keys = [key for key in {**own, **raw} if raw.get(key) != own.get(key)] if known else []
+    differs = f"differs in {', '.join(map(str, keys[:5]))}" if keys else "says something else"
+    return f" ({first} stays: it {differs})"
+
+
 def there(folder: Path, pattern: str, fits: Callable[[dict[str, Any]], bool]) -> Iterator[Path]:
     """The YAML files of a folder whose content fits, the newest first; `pattern`: of their names. Raises ValueError for
     one that was made here and is no YAML any more."""

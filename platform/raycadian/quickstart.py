@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from raycadian.config.schema import assignment, parse, read_yaml, with_value
-from raycadian.made import is_edited, there, write_new
+from raycadian.made import is_edited, kept_beside, there, write_new
 
 if TYPE_CHECKING:
     from raycadian.config import Recipe
@@ -155,7 +155,7 @@ def _prepare_files(
     card, guesses = read_by.card, read_by.guesses
     snapshot = prepare_card(card, folder, snapshots, progress)
     path = read_by.path or write_new(folder, card.name, card_yaml(card, guesses), lambda path: load_card(path) == card)
-    tell(f"card: {path}")
+    tell(f"card: {path}{'' if read_by.path else kept_beside(path, card.name)}")
     return Dataset(snapshot, path, guesses)
 
 
@@ -320,8 +320,9 @@ def recipe(
             return load_recipe(edited, of_recipe), edited
         tell(f"your edited recipe {edited} is of another card of these files, and is not used")
     path = _first_recipe(dataset, runs, of_recipe)
-    tell(f"recipe: {path}")
-    return load_recipe(path), path
+    first = load_recipe(path)
+    tell(f"recipe: {path}{kept_beside(path, f'{first.name}.recipe')}")
+    return first, path
 
 
 def _edited_recipes(sources: Sources, dataset: Dataset, folder: Path) -> Iterator[tuple[Path, bool]]:

@@ -54,11 +54,21 @@ def test_no_file_is_overwritten(one_person):
     (one_person / "snapshots").mkdir()
     (one_person / "snapshots" / "mine.yaml").write_text("somebody: else's\n")
     for _ in range(2):  # the second time the card is there already
-        assert invoke("prepare", "mine.csv").exit_code == 0
+        done = invoke("prepare", "mine.csv")
+        assert "card: snapshots/mine-2.yaml (snapshots/mine.yaml stays: it says something else)" in done.stderr
     assert (one_person / "snapshots" / "mine.yaml").read_text() == "somebody: else's\n"
     assert [p.name for p in (one_person / "snapshots").glob("*.yaml")].count("mine-2.yaml") == 1
     assert invoke("prepare", "mine.csv", "--subject", "p01").exit_code == 0
     assert load_card("snapshots/mine-3.yaml").subject == "p01"
+
+
+def test_why_a_card_or_recipe_is_numbered_is_said(one_person):
+    (one_person / "elsewhere").mkdir()
+    (one_person / "elsewhere" / "mine.csv").write_bytes((one_person / "mine.csv").read_bytes())
+    assert "mine-2" not in invoke("init", "mine.csv", "--out", "study").stderr
+    done = invoke("init", "elsewhere/mine.csv", "--out", "study")
+    assert "card: study/mine-2.yaml (study/mine.yaml stays: it differs in files)" in done.stderr
+    assert "recipe: study/mine.recipe-2.yaml (study/mine.recipe.yaml stays: it differs in dataset)" in done.stderr
 
 
 def test_inspect_takes_files(one_person):

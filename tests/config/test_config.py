@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from raycadian import config
 from raycadian.config import Recipe, SearchSpace, load_recipe, load_space, override, parse, with_value
+from raycadian.files import kind_of
 from raycadian.modalities import cards
 from raycadian.modalities.cards import load_card
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.models.base import ModelSpec
 
 MINIMAL = {"name": "x", "dataset": "datasets/x.yaml", "model": {"kind": "residual", "inner": {"kind": "ttm"}}}
 
@@ -119,8 +121,52 @@ def test_spaces_check_their_ranges():
         {"choice": []},
         {"normal": 1},
     ):
-        with pytest.raises(ValueError, match="not a valid searchspace"):
+        with pytest.raises(ValueError, match="not a valid search space"):
             parse(SearchSpace, {"parameters": {"a": wrong}})
+
+
+INTERNAL = re.compile(
+    r"Value error|[a-z]card|\b(dict|str|list|NoneType|int)\b|\.(signal|points|masked|ridge)\.|[A-Z]\w+\(\w+="
+)
+OF_RIDGE = {"name": "x", "dataset": "d", "model": {"kind": "ridge"}}
+PRETRAINING = OF_RIDGE | {"model": {"kind": "statistics"}, "task": {"kind": "pretrain"}}
+MISTAKES = {
+    "card": (CGMCard, {"name": "x", "files": ["a"], "timezone": "Mars/Base"}, "not a valid CGM card:\n  timezone: "),
+    "typo": (CGMCard, {"name": "x", "file": ["a"]}, "not a valid CGM card:"),
+    "window": (
+        Recipe, PRETRAINING | {"window": {"kind": "signal", "past": ["a"], "steps": 3}}, "  window.steps: unknown key"
+    ),
+    "inner": (
+        Recipe, OF_RIDGE | {"model": {"kind": "residual", "inner": {"kind": "ridge", "lag": 3}}},
+        "  model.inner.lag: unknown key",
+    ),
+    "rule": (Recipe, OF_RIDGE | {"split": {"kind": "run"}}, "not a valid recipe"),
+    "missing": (Recipe, {"name": "x", "dataset": "d"}, "  model: Field required"),
+    "listed": (Recipe, OF_RIDGE | {"compare": [{"kind": "ridge", "lag": 1}]}, "  compare.0.lag: unknown key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_message_names_what_the_user_wrote_and_nothing_of_ours(name):
+    schema, raw, message = MISTAKES[name]
+    with pytest.raises(ValueError) as error:
+        parse(schema, raw)
+    assert message in str(error.value) and not INTERNAL.search(str(error.value)), str(error.value)
+
+
+def test_what_a_model_must_fit_is_told_in_words():
+    spec = ModelSpec(24, 6, 5.0, ("glucose_mgdl",), ("hour_sin",), (0.25, 0.5, 0.75))
+    assert f"{spec}" == (
+        "forecast from glucose_mgdl: 24 -> 6 points of 5.0 min, known ahead hour_sin, quantiles 0.25, 0.5, 0.75"
+    )
+
+
+KINDS = [({}, "an object"), ([], "a list"), (None, "nothing"), (True, "true or false"), ("", "text"), (1.5, "a number")]
+
+
+@pytest.mark.parametrize(("value", "words"), KINDS)
+def test_kinds_of_values_are_told_in_words(value, words):
+    assert kind_of(value) == words
 
 
 KEYS = st.text("abc", min_size=1, max_size=3)
@@ -184,7 +230,7 @@ LABELS = {
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("window.contxt=3", "window.signal.contxt: unknown key; valid"),
+        ("window.contxt=3", "window.contxt: unknown key; valid"),
         ("task.label.belw=3", "did you mean 'below'"),
         ("task.label.gap_min=5", "gap_min 5 reaches ahead_min 5"),
         ("task.label.gray_mmhg=60", "is not above below 65"),

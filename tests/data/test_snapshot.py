@@ -568,7 +568,7 @@ def test_manifests_that_are_none(copy, tmp_path):
     file = copy.path / "manifest.json"
     cases = {
         json.dumps(copy.manifest | {"format": 99}): "format 99, this version reads 1 and 2",
-        "[]": "expected an object, found list",
+        "[]": "expected an object, found a list",
         "{": "not readable as JSON",
         "[" * 100_000: "nested deeper",
         json.dumps({"format": 1}): "lacks .*'card'",

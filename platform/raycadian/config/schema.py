@@ -99,7 +99,7 @@ def _validate(schema: type[Schema], raw: dict, source: str) -> Any:
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(_explain(schema, error, source)) from None
+        raise ValueError(_explain(schema, error, raw, source)) from None
 
 
 def with_value(raw: dict, path: str, value: Any) -> dict:
@@ -126,15 +126,15 @@ def read_yaml(path: str | Path) -> dict:
         raise ValueError(f"{path}: no such file (working directory {Path.cwd()})")
     raw = files.read_yaml(path)
     if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
+        raise ValueError(f"{path}: expected a mapping of keys, found {files.kind_of(raw)}")
     return raw
 
 
-def _explain(schema: type[Schema], error: ValidationError, source: str) -> str:
+def _explain(schema: type[Schema], error: ValidationError, raw: Any, source: str) -> str:
     lines = []
     for item in error.errors():
         *parents, last = item["loc"] or ("",)
-        where = ".".join(str(part) for part in item["loc"] if part != "points") or "(top level)"
+        where = _key(item["loc"], raw) or "(top level)"
         if item["type"] == "extra_forbidden":
             names = _fields_at(schema, parents)
             near = difflib.get_close_matches(str(last), names, n=1, cutoff=0.5)
@@ -144,9 +144,27 @@ def _explain(schema: type[Schema], error: ValidationError, source: str) -> str:
             lines.append(f"  {where}: {choices}")
         else:
             lines.append(
-                f"  {where}: {item['msg']}" + (f" (found {item['input']!r})" if _is_scalar(item["input"]) else "")
+                f"  {where}: {item['msg'].removeprefix('Value error, ')}"
+                + (f" (found {item['input']!r})" if _is_scalar(item["input"]) else "")
             )
-    return f"{source} is not a valid {schema.__name__.lower()}:\n" + "\n".join(lines)
+    return f"{source} is not a valid {_title(schema)}:\n" + "\n".join(lines)
+
+
+def _title(schema: type[Schema]) -> str:
+    """CGM card of CGMCard, search space of SearchSpace."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", schema.__name__)
+    return " ".join(word if len(word) > 1 and word.isupper() else word.lower() for word in words)
+
+
+def _key(loc: tuple[str | int, ...], raw: Any) -> str:
+    """Where an error is, as the user wrote it: without the kinds of sections, which a location has too."""
+    parts = []
+    for number, part in enumerate(loc, start=1):
+        there = part in raw if isinstance(raw, dict) else isinstance(raw, list | tuple) and isinstance(part, int)
+        if there or number == len(loc):
+            parts.append(str(part))
+        raw = raw[part] if there else raw
+    return ".".join(parts)
 
 
 def _choices(item: Any) -> str:

@@ -53,6 +53,14 @@ class ModelSpec:
         if self.horizon < 1:
             raise ValueError(f"horizon must be positive; found {self}")
 
+    def __str__(self) -> str:
+        known = f", known ahead {', '.join(map(str, self.known))}" if self.known else ""
+        levels = f", quantiles {', '.join(f'{q:g}' for q in self.quantiles)}" if self.quantiles else ""
+        ahead = f" -> {self.horizon}" if self.horizon else ""
+        labels = f", {self.labels} labels" if self.labels != 1 else ""
+        what = f"{self.task} from {', '.join(map(str, self.past))}: {self.context}{ahead} points of {self.dt_min} min"
+        return f"{what}{known}{levels}{labels}"
+
     def _check_kinds(self) -> None:
         """A checkpoint that nobody checked says what these are."""
         counts = (self.context, self.horizon, self.labels)

@@ -120,7 +120,7 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
 
 def _tensors(records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     if len({len(r["tM"]) for r in records}) > 1:
-        raise ValueError("the records differ in their number of meals: they can't be one CMAFit")
+        raise ValueError("the records differ in their number of meals: they are not of one fit")
     rows, kinds = [_row(r) for r in records], dict.fromkeys(("ok", "at_bound", "informed"), torch.bool)
     kinds |= {"n_points": torch.int64}
     return {name: torch.tensor([row[name] for row in rows], dtype=kinds.get(name, torch.float64)) for name in FIELDS}
