@@ -62,15 +62,21 @@ def test_what_others_may_read_or_reach_is_found_with_its_fix(tmp_path, monkeypat
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "runs").mkdir(mode=0o755)
     (tmp_path / "people").mkdir(mode=0o700)
+    (tmp_path / "runs" / "mlflow.db").touch(mode=0o640)
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").touch(mode=0o644)
     found = {item.name.split("/")[-1]: item for item in doctor._private()}
     assert [(name, item.ok, item.found) for name, item in found.items()] == [
         ("auth_token (private)", False, "mode 644"),
-        ("runs (private)", False, "mode 755"),
         ("people (private)", True, "mode 700"),
+        ("runs (private)", False, "mode 755"),
+        ("mlflow.db (private)", False, "mode 640"),
     ]
     assert found["runs (private)"].fix.endswith("chmod 700 runs")
+    assert found["mlflow.db (private)"].fix.endswith("chmod 600 runs/mlflow.db")
+    monkeypatch.setenv("RAYCADIAN_UMASK", "027")  # a group reads them, and nothing else
+    fixes = [item.fix.partition(": ")[2] for item in doctor._private()]
+    assert fixes == ["chmod 600 " + str(tmp_path / ".ray" / "auth_token"), "", "chmod 750 runs", ""]
     monkeypatch.setattr(doctor, "_reachable", lambda: iter([("raylet", "0.0.0.0:8076")]))
     assert not doctor._ports().ok and "raylet on 0.0.0.0:8076" in doctor._ports().found
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from pathlib import Path
 
+from raycadian.files import mode_of
+
 _NEEDED = (
     "ray",
     "torch",
@@ -125,7 +127,7 @@ def _storage() -> Finding:
     return Finding("storage", ok, f"{free_gb:.0f} GB free in {Path.cwd()}", fix)
 
 
-_FOLDERS = ("runs", "snapshots", "people")  # where they are by default
+_SHARED = ("runs", "runs/mlflow.db", "snapshots")  # where they are by default; $RAYCADIAN_UMASK may let a group in
 
 
 def _private() -> list[Finding]:
@@ -133,14 +135,16 @@ def _private() -> list[Finding]:
     from raycadian.cluster import TOKEN
     from raycadian.serving.keys import KEY_FILE
 
-    places = [TOKEN.expanduser(), KEY_FILE.expanduser(), *map(Path, _FOLDERS)]
-    return [_owners(path) for path in places if path.exists()]
+    own = [path for path in (TOKEN.expanduser(), KEY_FILE.expanduser(), Path("people")) if path.exists()]
+    shared = [path for path in map(Path, _SHARED) if path.exists()]
+    return [_owners(path, 0o700) for path in own] + [_owners(path, mode_of(0o777)) for path in shared]
 
 
-def _owners(path: Path) -> Finding:
-    mode, wanted = path.stat().st_mode & 0o777, "700" if path.is_dir() else "600"
-    fix = f"others of this machine may read it: chmod {wanted} {path}" if mode & 0o077 else ""
-    return Finding(f"{path} (private)", not mode & 0o077, f"mode {mode:o}", fix)
+def _owners(path: Path, most: int) -> Finding:
+    mode, wanted = path.stat().st_mode & 0o777, most if path.is_dir() else most & 0o666
+    ok = not mode & ~wanted & 0o077
+    fix = "" if ok else f"others of this machine may read it: chmod {wanted:o} {path}"
+    return Finding(f"{path} (private)", ok, f"mode {mode:o}", fix)
 
 
 def _ports() -> Finding:
