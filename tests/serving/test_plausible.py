@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import served
 from hypothesis import given
@@ -63,6 +64,18 @@ def test_a_jump_that_no_sensor_makes_is_counted(last, n):
     assert found == n if n is not None else found >= 2
 
 
+@pytest.mark.parametrize(("apart_min", "high"), [(5, 149.0), (5, 116.0), (15, 149.0)])
+def test_readings_that_go_back_and_forth_are_counted(apart_min, high):
+    """As where two sensors write into one record: each change alone is one that glucose could make."""
+    back_and_forth = np.where(np.arange(60) % 2, 100.0, high)
+    assert plausible.jumps(60 * apart_min * np.arange(60), back_and_forth) == 0
+    assert plausible.swings(60 * apart_min * np.arange(60)[::-1], back_and_forth) == 58
+    assert plausible.swings(3600 * np.arange(60), back_and_forth) == 0  # an hour apart it may be meals
+    few = CALM.copy()
+    few[30:33] += np.array([40, -40, 40])  # 4 changes back and forth, as real sensors have them
+    assert plausible.swings(TIME, few) == 0 and plausible.swings(TIME, CALM) == 0
+
+
 def test_readings_that_are_no_sensors_are_refused():
     with pytest.raises(ValueError, match="59 of 59 changes .* faster than 10 mg/dL a minute"):
         plausible.jumps(TIME, np.where(np.arange(60) % 2, 20.0, 600.0))
@@ -116,6 +129,25 @@ def test_nothing_is_said_of_readings_that_are_no_sensors(forecasters):
     for forecaster in forecasters:
         (answer,) = forecaster.predict([history(np.where(np.arange(60) % 2, 20.0, 600.0))])
         assert isinstance(answer, ValueError) and "faster than" in str(answer)
+
+
+@pytest.mark.slow
+def test_readings_of_two_sensors_are_flagged(forecasters):
+    for forecaster in forecasters:
+        (answer,) = forecaster.predict([history(np.where(np.arange(60) % 2, 100.0, 149.0))])
+        assert answer.warnings[plausible.SWING] == 34
+
+
+@pytest.mark.slow
+def test_swings_are_rare_in_real_readings_and_find_the_person_with_two_sensors(shared):
+    """Of 17 people with diabetes UoM2304 wore two sensors at once for half of the time, whose readings take turns."""
+    flagged = {}
+    for file in sorted((shared / "cgm/t1d_uom").glob("UoMGlucose*.csv.gz")):
+        table = pd.read_csv(file)
+        time_s = pd.to_datetime(table["bg_ts"], format="%d/%m/%Y %H:%M").to_numpy("datetime64[s]").astype(np.int64)
+        flagged[file.name] = plausible.swings(time_s, table["value"].to_numpy() * 18.0) / len(table)
+    assert flagged.pop("UoMGlucose2304.csv.gz") > 0.3
+    assert len(flagged) == 16 and max(flagged.values()) < 0.001
 
 
 @pytest.mark.slow

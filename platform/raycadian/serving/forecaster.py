@@ -163,6 +163,7 @@ class Forecaster(Predictor):
         recent = measured & (history.time_s > last_s - self.window.context * self.model.spec.dt_min * 60.0)
         glucose = history.glucose_mgdl[recent]
         issues.add(plausible.JUMP, n=plausible.jumps(history.time_s[recent], glucose))
+        issues.add(plausible.SWING, n=plausible.swings(history.time_s[recent], glucose))
         issues.add(plausible.UNLIKE, n=int(self.seen.outside(GLUCOSE, glucose).sum()))
 
     def _plan(self, history: History, last: Recording) -> np.ndarray:
