@@ -6,6 +6,7 @@ import io
 import resource
 import sqlite3
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from raycadian.modalities.biosignals.readers import read_case
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats import ohio, tables
 from raycadian.modalities.cgm.readers import read_files
+from raycadian.modalities.detect import make_card
 from raycadian.types import Issues
 
 MOST_BYTES = 1_000_000_000
@@ -201,7 +203,7 @@ REFUSED: dict[Callable[[Path], Path], tuple[Callable[[Path], dict[str, int]], st
     npz_bomb: (signals, "archive bomb"),
     parquet_of_constants: (glucose, "rows, at most"),
     nightscout_of_empty_records: (glucose, "records, at most"),
-    nested_json: (glucose, "can't be understood"),
+    nested_json: (glucose, "nested too deeply"),
     ohio_of_many_events: (glucose, "events, at most"),
     clarity_of_many_rows: (glucose, "rows, at most"),
 }
@@ -218,6 +220,53 @@ def test_a_file_made_to_fill_the_memory_is_refused(write, tmp_path, monkeypatch)
     assert path.stat().st_size < 3_000_000
     with little_memory(), pytest.raises(ValueError, match=words):
         read(path)
+
+
+def brackets(folder: Path) -> Path:
+    (folder / "a.json").write_text("[" * 500_000)
+    return folder / "a.json"
+
+
+def one_long_name(folder: Path) -> Path:
+    (folder / "a.csv").write_text("time,glucose" + "([" * 200_000 + "\n2024-01-01 00:00,100\n")
+    return folder / "a.csv"
+
+
+def rows_that_unpack_to_too_much(folder: Path) -> Path:
+    (folder / "a.csv.gz").write_bytes(gzip.compress(b"time,glucose\n" + b"2024-01-01 00:00,100\n" * 6_000_000, 9))
+    return folder / "a.csv.gz"
+
+
+def laughs(folder: Path) -> Path:
+    entities = '<!DOCTYPE patient [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
+    (folder / "a.xml").write_text(f'{entities}<patient id="1"><glucose_level/>&b;</patient>')
+    return folder / "a.xml"
+
+
+def elements_in_elements(folder: Path) -> Path:
+    (folder / "a.xml").write_text('<patient id="1">' + "<a>" * 300_000)
+    return folder / "a.xml"
+
+
+AT_ONCE: dict[Callable[[Path], Path], str] = {
+    brackets: "not a file of",
+    nested_json: "nested too deeply",
+    one_long_name: "a name of its first line has 65,531 characters",
+    rows_that_unpack_to_too_much: "more than 64 MiB when unpacked",
+    laughs: "declares entities or a document type, which are never read",
+    elements_in_elements: "nested too deeply",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", AT_ONCE, ids=lambda write: write.__name__)
+def test_what_is_no_export_is_refused_at_once_and_in_few_words(write, tmp_path):
+    """As `inspect` does it: recognised, then read. These took up to 55 s, and 65 kB of words."""
+    path = write(tmp_path)
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match=AT_ONCE[write]) as error:
+        list(read_files([path], make_card([path])[0], Issues()))
+    assert time.perf_counter() - began < 3 and len(str(error.value)) < 1000 and "Forbidden" not in str(error.value)
 
 
 def test_records_from_year_1_are_left_out_and_counted(tmp_path):

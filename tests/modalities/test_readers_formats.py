@@ -402,7 +402,7 @@ def test_ohio_training_and_testing_files_are_one_subject(tmp_path):
     ("text", "message"),
     [
         (OHIO[:600], "can't be understood: (no element found|unclosed token|not well-formed)"),
-        (OHIO.replace("<patient ", '<!DOCTYPE p [<!ENTITY a "b">]><patient ', 1), "can't be understood: .*Forbidden"),
+        (OHIO.replace("<patient ", '<!DOCTYPE p [<!ENTITY a "b">]><patient ', 1), "declares entities"),
     ],
 )
 def test_ohio_that_is_cut_or_hostile(tmp_path, text, message):

@@ -368,6 +368,13 @@ def test_every_name_of_a_time_zone_is_one_library_s(client):
     assert [client.post(PATH, json=request).status_code for request in named.values()] == [200, 200]
 
 
+def test_a_name_without_end_is_not_answered_with_all_of_it(client):
+    for content in (b'{"' + b"k" * 900_000 + b'": 1}', b"[" * 900_000):
+        answer = client.post(PATH, content=content)
+        refused(answer, 422, "invalid_request")
+        assert len(answer.content) < 500
+
+
 @pytest.mark.parametrize("name", ["Factory", "localtime", "posixrules", "posix/Factory", "right/Factory"])
 def test_a_file_beside_the_zones_is_none(client, name):
     """The server's own zone, or none at all, under the name of a zone: what is meant by it nobody knows."""

@@ -18,7 +18,12 @@ MAX_RATIO = 200  # CSV of glucose compresses 5 to 30 times; beyond this it is a 
 _RATIO_FROM = 64 * 1024**2  # small files may compress as they like
 MAX_RECORDS = 10_000_000  # of one person's file: 95 years of a reading every 5 minutes, 19 of one every minute
 MAX_POINTS = 20 * 366 * 1440  # of one person's grid of minutes
+_LEAST_GZIP, _DEFLATES = 18, 1040  # bytes of header and trailer; what cut off gzip says is rarely within 1032 times
 _ROWS_A_BYTE = 100  # of a Parquet table, whose times alone don't compress that far
+LONGEST_NAME = 500  # characters of a column's name; SQL has at most 63, units and words of exports some more
+DECLARES = "declares entities or a document type, which are never read; export it again"  # of XML
+NESTED = "nested too deeply for a file of readings; export it again"
+DEEPEST = 64  # elements of XML in one another
 _SUFFIXES = re.compile(r"(\.(csv|tsv|txt|json|ndjson|xml|parquet|gz))+$", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -82,10 +87,7 @@ class _Limited(io.RawIOBase):
         data = self._stream.read(len(buffer))
         self._given += len(data)
         if self._given > self._most:
-            raise ValueError(
-                f"{self._path}: more than {self._most / 1024**2:.0f} MiB when unpacked from "
-                f"{self._path.stat().st_size / 1024**2:.2f} MiB; split it into smaller files, or unpack it yourself"
-            )
+            raise _too_much(self._path)
         buffer[: len(data)] = data
         return len(data)
 
@@ -95,9 +97,29 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, gunzipped by content, at most MAX_BYTES and MAX_RATIO times its size."""
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
+        if zipped:
+            _check_gzip(raw, path)
         raw.seek(0)
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
         yield io.BufferedReader(_Limited(stream, path), 1024**2)  # type: ignore[arg-type]
+
+
+def _check_gzip(raw: BinaryIO, path: Path) -> None:
+    """Raises ValueError, before anything is unpacked, for what says itself that it unpacks to too much; what lies is
+    found while it is."""
+    packed = raw.seek(0, io.SEEK_END)
+    if packed >= _LEAST_GZIP:
+        raw.seek(-4, io.SEEK_END)
+        if max_unpacked(packed) < int.from_bytes(raw.read(4), "little") <= _DEFLATES * packed:
+            raise _too_much(path)
+
+
+def _too_much(path: Path) -> ValueError:
+    packed = path.stat().st_size
+    return ValueError(
+        f"{path}: more than {max_unpacked(packed) / 1024**2:.0f} MiB when unpacked from {packed / 1024**2:.2f} MiB; "
+        "split it into smaller files, or unpack it yourself"
+    )
 
 
 def read_whole(path: Path, most: int, what: str) -> bytes:
@@ -204,7 +226,10 @@ def header_of(source: Source) -> list[str]:
 
         return pq.read_schema(source.path).names
     line = source.lines[header_at(source)]
-    return split(line, delimiter_of(line))
+    names = split(line, delimiter_of(line))
+    if (longest := max(map(len, names), default=0)) > LONGEST_NAME:
+        raise ValueError(f"{source.path}: a name of its first line has {longest:,} characters; it is no table")
+    return names
 
 
 def first_rows(source: Source) -> dict[str, list[str]]:

@@ -53,8 +53,15 @@ class Problem(BaseModel):
     """What is wrong, what was expected, what to do."""
 
 
+_LONGEST = 300  # characters of an error; whoever sends more need not read all of it
+
+
+def _place(names: tuple[int | str, ...]) -> str:
+    return ".".join(str(name)[:40] for name in names) or "body"
+
+
 def explain(error: ValidationError) -> str:
     """A failed validation in words, without what was sent: it is health data, and may hold no JSON value."""
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}" for e in errors[:5]]
+    lines = [f"{_place(e['loc'])}: {e['msg'].removeprefix('Value error, ')[:_LONGEST]}" for e in errors[:5]]
     return "; ".join(lines) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")

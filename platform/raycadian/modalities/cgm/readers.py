@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from defusedxml import DefusedXmlException
 
-from raycadian.data.source import Source, header_of, stem_of
+from raycadian.data.source import DECLARES, NESTED, Source, header_of, stem_of
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGM_FORMATS, CGMCard
 from raycadian.modalities.cgm.formats.json_exports import json_format, read_nightscout, read_tidepool
@@ -180,7 +180,11 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: byte {error.start} is not {error.encoding} text; save the file as UTF-8") from None
     except (EOFError, zlib.error, OSError) as error:
         raise ValueError(f"{path}: can't be read, truncated or corrupted: {error}") from None
-    except (pa.ArrowException, ParseError, DefusedXmlException, RecursionError, MemoryError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: {NESTED}") from None
+    except DefusedXmlException:
+        raise ValueError(f"{path}: {DECLARES}") from None
+    except (pa.ArrowException, ParseError, MemoryError) as error:
         raise ValueError(f"{path}: can't be understood: {error or type(error).__name__}") from None
 
 

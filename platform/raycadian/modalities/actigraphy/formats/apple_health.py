@@ -23,7 +23,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.sax import make_parser
 
 from raycadian.data.clock import YEARS, offset_at
-from raycadian.data.source import HEAD_BYTES, MAX_POINTS, check_count, check_unpacked, open_bytes, stem_of
+from raycadian.data.source import DECLARES, HEAD_BYTES, MAX_POINTS, check_count, check_unpacked, open_bytes, stem_of
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.types import Issues, Recording
 
@@ -148,8 +148,8 @@ def parse_export(path: Path, issues: Issues) -> Health:
         if not handler.kept:
             raise ValueError(f"{path}: can't be unpacked: {error}; export it again") from None
         issues.add("export cut off or broken (what comes before is kept)", path.name)
-    except DefusedXmlException as error:
-        raise ValueError(f"{path}: not an Apple Health export: {error}") from None
+    except DefusedXmlException:
+        raise ValueError(f"{path}: not an Apple Health export: {DECLARES}") from None
     if not handler.kept:
         raise ValueError(f"{path}: no record of steps, energy, heart rate or sleep in it; is it Apple Health's export?")
     return handler.health

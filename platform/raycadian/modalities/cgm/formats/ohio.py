@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from defusedxml.ElementTree import iterparse
 
-from raycadian.data.source import Source, check_count, open_bytes
+from raycadian.data.source import DEEPEST, NESTED, Source, check_count, open_bytes
 from raycadian.modalities.cgm.builder import MGDL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
@@ -38,9 +38,12 @@ def read_ohio(source: Source, card: CGMCard, issues: Issues) -> Iterator[Reading
 def _events(source: Source) -> tuple[str, dict[str, list[tuple[int, dict]]]]:
     """The patient's id and, per section, its events as (number in the file, attributes). Streamed."""
     events: dict[str, list[tuple[int, dict]]] = {section: [] for section in _SECTIONS}
-    patient, section, number = "", "", 0
+    patient, section, number, depth = "", "", 0, 0
     with open_bytes(source.path) as stream:
         for action, element in iterparse(stream, events=("start", "end"), forbid_dtd=True):
+            depth += 1 if action == "start" else -1
+            if depth > DEEPEST:
+                raise ValueError(f"{source.path}: {NESTED}")
             if action == "start":
                 if element.tag == "patient":
                     patient = element.get("id", "")
