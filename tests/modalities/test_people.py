@@ -44,6 +44,7 @@ def test_ids_that_may_be_one_person_are_counted(tmp_path, caplog):
     assert f"{ALIKE}: P01, P1, p01" in caplog.text
 
 
+@pytest.mark.slow
 def test_rows_of_nobody_are_counted_and_a_table_of_nobody_is_refused(tmp_path):
     frame = pd.concat([table(subject="a"), table(subject="")])
     assert read(frame, tmp_path, index=False).manifest["issues"]["row without a subject"]["count"] == 144
@@ -58,18 +59,41 @@ def test_rows_of_nobody_are_counted_and_a_table_of_nobody_is_refused(tmp_path):
 LAYOUTS = {"comma": {}, "German": {"sep": ";", "encoding": "utf-16"}, "parquet": None}
 
 
+def of_sites(site_column, days_apart=0):
+    """Patients 1 and 2 of two sites, at the same time or one site after the other."""
+    tables = [table(**{site_column: site, "patient_id": patient}) for site in "AB" for patient in "12"]
+    apart = pd.to_timedelta([0, 0, days_apart, days_apart], unit="D")
+    return pd.concat(one.assign(time=one.time + later) for one, later in zip(tables, apart, strict=True))
+
+
+def follow_join(message, path, tmp_path):
+    """Run the command that a message names, in this process, and prepare what it says."""
+    command, setting = re.search(r"`(.+)`, then prepare that file, with --set (columns\.subject=\w+)", message).groups()
+    exec(shlex.split(command)[2], {})  # of python -c
+    return follow(path.with_name(f"{path.stem}-joined.csv"), tmp_path, setting).subjects
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_patients_number_of_several_sites_is_joined_as_advised(layout, tmp_path):
+def test_a_patients_number_that_repeats_is_joined_as_advised(layout, tmp_path):
     """No column told them apart, and nothing was said of two that do."""
-    frame = pd.concat(table(site=site, patient_id=patient) for site in "AB" for patient in "12")
     path = tmp_path / f"it's.{'csv' if LAYOUTS[layout] is not None else 'parquet'}"
-    if LAYOUTS[layout] is None:
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, index=False, **LAYOUTS[layout])
-    with pytest.raises(ValueError, match="'patient_id' says whose .* only together with 'site'") as error:
+    frame = of_sites("arm")
+    frame.to_parquet(path) if LAYOUTS[layout] is None else frame.to_csv(path, index=False, **LAYOUTS[layout])
+    with pytest.raises(ValueError, match="'patient_id' says whose .* only together with 'arm'") as error:
         follow(path, tmp_path)
-    command, setting = re.search(r"`(.+)`, then prepare that file, with --set (\S+)", str(error.value)).groups()
-    exec(shlex.split(command)[2], {})  # python -c, in this process
-    joined = follow(tmp_path / "it's-joined.csv", tmp_path, setting)
-    assert joined.subjects == ["A-1", "A-2", "B-1", "B-2"]
+    assert follow_join(str(error.value), path, tmp_path) == ["A-1", "A-2", "B-1", "B-2"]
+
+
+@pytest.mark.slow
+def test_patients_of_several_sites_are_asked_about_though_their_times_differ(tmp_path):
+    """Two people were one, without a word."""
+    path = tmp_path / "mine.csv"
+    of_sites("Site ID", days_apart=40).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="2 of 2 ids in 'patient_id' occur under several values of 'Site ID'") as error:
+        follow(path, tmp_path)
+    assert follow_join(str(error.value), path, tmp_path) == ["A-1", "A-2", "B-1", "B-2"]
+    (setting,) = re.findall(r"one person everywhere, add --set (\S+)", str(error.value))
+    assert follow(path, tmp_path, setting).subjects == ["1", "2"]
+    alone = of_sites("site").assign(patient_id=lambda f: f.site + f.patient_id)
+    assert read(alone, tmp_path, index=False).subjects == ["A1", "A2", "B1", "B2"]

@@ -71,12 +71,36 @@ def _told_apart(path: Path, columns: Mapping[str, str | None]) -> str:
         return fix + how_to_set("columns.subject", names[0][0])
     if subject in table and (names := tell_apart(table, columns.values(), time, within=subject)):
         ((name, values), *_) = names
-        return (
-            f"{subject!r} says whose a reading is only together with {name!r} ({values} values): join the two, "
-            f"{join_command(path, (name, subject), 'person_id')}, then prepare that file, with "
-            f"{option('columns.subject', 'person_id')}"
-        )
+        join = _join_advice(path, name, subject)
+        return f"{subject!r} says whose a reading is only together with {name!r} ({values} values): {join}"
     return ""
+
+
+_SITES = {"site", "center", "centre", "clinic", "hospital", "institution", "ward"}
+
+
+def repeated_over_sites(path: Path, subject: str) -> str:
+    """What to ask about a table in which an id occurs at several sites, which number their patients each from 1;
+    empty where none does."""
+    from raycadian.data.source import Source, first_rows
+
+    sites = [name for name in first_rows(Source.of(path)) if {*name.lower().replace("_", " ").split()} & _SITES]
+    table = _table(path) if sites else None
+    for site in (name for name in sites if table is not None and name != subject):
+        pairs = table[[site, subject]].drop_duplicates()
+        n = int(pairs.loc[pairs[subject].duplicated(), subject].nunique())
+        if n:
+            return (
+                f"{n} of {pairs[subject].nunique()} ids in {subject!r} occur under several values of {site!r}: if they "
+                f"are different people, {_join_advice(path, site, subject)}; if an id is one person everywhere, add "
+                f"{option('columns.subject', subject)}"
+            )
+    return ""
+
+
+def _join_advice(path: Path, name: str, subject: str) -> str:
+    command = join_command(path, (name, subject), "person_id")
+    return f"join the two, {command}, then prepare that file, with {option('columns.subject', 'person_id')}"
 
 
 def join_command(path: Path, names: Sequence[str], joined: str, by: str = "-") -> str:

@@ -12,6 +12,7 @@ import yaml
 from raycadian.config.schema import assignment, parse, with_value
 from raycadian.modalities import MODALITIES
 from raycadian.modalities.base import BaseCard
+from raycadian.modalities.conflicts import repeated_over_sites
 from raycadian.modalities.guesses import Detection, Given, Guess
 
 _TOLD_ONLY = {"columns", "tracks"}  # guesses that say what is not read, and set no field
@@ -45,7 +46,7 @@ def make_card(
     detections = {path: detect(path, given, modality) for path in paths}
     kind = _one_modality(detections)
     guesses = [guess for guess in _joined(detections) if guess.name not in given]
-    if questions := list(_questions(detections, guesses, given)):
+    if questions := [*_questions(detections, guesses, given), *_over_sites(detections, given)]:
         raise ValueError("\n".join(questions))
     about = {"name": name or _name_of(paths[0]), "modality": kind, "files": [_pattern(path) for path in paths]}
     return _card(about, [*_fields(guesses, kind), *_values(overrides)]), guesses
@@ -169,6 +170,16 @@ def _questions(detections: Detections, guesses: list[Guess], given: Given) -> It
             f"{len(unnamed)} files, of which {unnamed[0]} is the first, name no person, and training and test must not "
             f"share one: add {whose} to say whose they are, or --set subject=null if each file is another person's"
         )
+
+
+def _over_sites(detections: Detections, given: Given) -> Iterator[str]:
+    """Tables in which an id occurs at several sites."""
+    if "columns.subject" in given:
+        return
+    for path, detection in detections.items():
+        subjects = [guess.value for guess in detection.guesses if guess.name == "columns.subject"]
+        if subjects and (message := repeated_over_sites(path, subjects[0])):
+            yield f"{path}: {message}"
 
 
 # --- what the user said ---------------------------------------------------------------------------------------------
