@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -54,8 +55,10 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """Raises CheckpointError, as `metadata` and `summary`, which names the file."""
+        file = self.path / "recipe.yaml"
         try:
-            return load_recipe(self.path / "recipe.yaml")
+            about = file.stat() if file.is_file() else None
+            return load_recipe(file) if about is None else _recipe(file, about.st_mtime_ns, about.st_size)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
 
@@ -66,6 +69,12 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         return read_json(self.path / "metrics_summary.json")
+
+
+@lru_cache(maxsize=64)
+def _recipe(file: Path, mtime_ns: int, n_bytes: int) -> Recipe:
+    """As long as the file is the same: YAML is slow, and one forecast asks several times."""
+    return load_recipe(file)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from raycadian.config import Grid
 from raycadian.data import blocks
 from raycadian.data.blocks import BlockWriter
 from raycadian.data.grid import to_recordings
-from raycadian.data.parquet import events_table, from_table, heads_table, subject_hash, to_table
+from raycadian.data.parquet import events_table, from_table, head_columns, subject_hash, to_table
 from raycadian.data.snapshot import Snapshot, snapshots
 from raycadian.data.writer import SpooledRows, finish, prepared, write_subject
 from raycadian.errors import StorageError
@@ -110,7 +110,7 @@ def test_recordings_survive_the_tables_exactly(seed):
     assert len(written) > 3 and any(np.isnan(r.channels[GLUCOSE]).any() for r in written)
     heads = [[r.subject, r.index, str(r.start_utc), r.utc_offset_min, r.dt_s, len(r)] for r in written]
     events = events_table(readings.events).to_pandas().astype({TIME_UTC: "datetime64[ns]"})
-    found = from_table(heads_table(heads).to_pandas(), to_table(written), events)
+    found = from_table(head_columns(heads), to_table(written), events)
     for a, b in zip(written, found, strict=True):
         assert replace(a, channels={}, observed=[], events=None) == replace(b, channels={}, observed=[], events=None)
         assert a.start_utc.dtype == b.start_utc.dtype and set(a.channels) == set(b.channels)

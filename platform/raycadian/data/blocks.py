@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycadian.data import storage
-from raycadian.data.parquet import HEAD_SCHEMA, REPAIR, read_table, readable
+from raycadian.data.parquet import HEAD_SCHEMA, REPAIR, Heads, read_table, readable
 from raycadian.types import SUBJECT
 
 BLOCK_BYTES = 100_000_000  # a block that has as many is closed
@@ -59,22 +58,24 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadTable:
     """recordings.parquet: recordings without their values, a subject's one below the other."""
 
-    table: pd.DataFrame
+    columns: Heads
     rows: dict[str, slice]
 
     @staticmethod
-    def read(snapshot: Path) -> "Heads":
-        table = read_table(snapshot / "recordings.parquet", set(HEAD_SCHEMA.names)).to_pandas(ignore_metadata=True)
-        return Heads(table, _slices(table[SUBJECT].to_numpy(object)))
+    def read(snapshot: Path) -> "HeadTable":
+        table = read_table(snapshot / "recordings.parquet", set(HEAD_SCHEMA.names))
+        columns = {name: table[name].to_numpy() for name in HEAD_SCHEMA.names}
+        return HeadTable(columns, _slices(columns[SUBJECT]))
 
-    def of(self, subject: str) -> pd.DataFrame:
-        return self.table.iloc[self.rows[subject]]
+    def of(self, subject: str) -> Heads:
+        own = self.rows[subject]
+        return {name: values[own] for name, values in self.columns.items()}
 
     def points(self, subject: str) -> list[int]:
-        return self.table["n_points"].to_numpy()[self.rows[subject]].tolist()
+        return self.columns["n_points"][self.rows[subject]].tolist()
 
 
 class Blocks:
@@ -82,7 +83,7 @@ class Blocks:
 
     def __init__(self, path: Path, subjects: str):
         self._path = path
-        self.heads = Heads.read(path)
+        self.heads = HeadTable.read(path)
         people = read_table(path / subjects, set(SUBJECT_SCHEMA.names)).to_pylist()
         self.entries = {row[SUBJECT]: _entry(row) for row in people if row["sha256"] is not None}
         self._quality = {row[SUBJECT]: row["quality"] for row in people}

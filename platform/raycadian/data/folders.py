@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from raycadian.data import storage
-from raycadian.data.blocks import Entry, Heads
+from raycadian.data.blocks import Entry, HeadTable
 from raycadian.data.parquet import EVENT_SCHEMA, QUALITY_COLUMNS, read_table
 from raycadian.files import parse_json
 from raycadian.types import OBSERVED, RECORDING
@@ -36,8 +36,8 @@ class Folders:
         }
 
     @cached_property
-    def heads(self) -> Heads:
-        return Heads.read(self._path)
+    def heads(self) -> HeadTable:
+        return HeadTable.read(self._path)
 
     @property
     def quality(self) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from raycadian.data.grid import extents, owners, seconds
 from raycadian.data.marks import Marks, QualityMask
 from raycadian.types import OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
+Heads = Mapping[str, np.ndarray]
+"""Of one subject: the columns of HEAD_SCHEMA."""
 REPAIR = "delete the folder and run `raycadian prepare` again"  # the fix that every damage has
 
 EVENT_SCHEMA = pa.schema([(TIME_UTC, pa.timestamp("ms")), ("kind", pa.string()), ("value", pa.float64())])
@@ -58,26 +60,27 @@ def _column(recordings: list[Recording], name: str) -> pa.Array:
     return pa.array(np.concatenate([r.channels[name] for r in recordings]), pa.float32(), from_pandas=True)
 
 
-def from_table(heads: pd.DataFrame, table: pa.Table, events: pd.DataFrame | None) -> list[Recording]:
+def from_table(heads: Heads, table: pa.Table, events: pd.DataFrame | None) -> list[Recording]:
     """The inverse of `to_table`; events return to the recording that they fall in. Raises ValueError."""
     names = [name for name in table.column_names if name not in (RECORDING, TIME_UTC, OBSERVED)]
     channels = {name: table[name].to_numpy() for name in names}
     observed = table[OBSERVED].to_numpy()
-    edges = np.cumsum([0, *heads["n_points"]])
-    starts = heads["start_utc"].to_numpy("datetime64[s]")
-    dt_s = float(heads["dt_s"].iloc[0])
+    subject, n_points, dt_s = heads[SUBJECT][0], heads["n_points"], float(heads["dt_s"][0])
+    edges = np.cumsum([0, *n_points])
+    starts = heads["start_utc"].astype("datetime64[s]")
     if edges[-1] != len(table):
-        raise ValueError(f"subject {heads[SUBJECT].iloc[0]!r}: {len(table)} points, expected {edges[-1]}; {REPAIR}")
+        raise ValueError(f"subject {subject!r}: {len(table)} points, expected {edges[-1]}; {REPAIR}")
     if events is not None:
-        owner = owners(seconds(events[TIME_UTC]), starts.astype(np.int64), heads["n_points"].to_numpy(), dt_s)
+        owner = owners(seconds(events[TIME_UTC]), starts.astype(np.int64), n_points, dt_s)
+    numbers, offsets = heads[RECORDING].tolist(), heads["utc_offset_min"].tolist()
     return [
         Recording(
-            head.subject, head.recording, starts[i], head.utc_offset_min, dt_s,
+            subject, numbers[i], starts[i], offsets[i], dt_s,
             {name: values[edges[i] : edges[i + 1]] for name, values in channels.items()},
             observed[edges[i] : edges[i + 1]],
             None if events is None else events[owner == i].reset_index(drop=True),
         )
-        for i, head in enumerate(heads.itertuples(index=False))
+        for i in range(len(starts))
     ]  # fmt: skip
 
 
@@ -95,23 +98,23 @@ def quality_table(judged: list[QualityMask]) -> pa.Table:
 
 
 def marks_of(
-    heads: pd.DataFrame, events: pd.DataFrame, quality: pa.Table | None, stretch_s: tuple[float, float],
+    heads: Heads, events: pd.DataFrame, quality: pa.Table | None, stretch_s: tuple[float, float],
     attributes: list[dict[str, Any]],
 ) -> list[Marks]:  # fmt: skip
     """Of a subject's recordings, in order: the inverse of `quality_table`, with the numerics that fall in each.
     stretch_s: seconds that quality is judged on, and from one such stretch to the next."""
-    number, start = heads[RECORDING].to_numpy(), heads["start_utc"].to_numpy("datetime64[s]").astype(np.int64)
-    dt_s, n_points = float(heads["dt_s"].iloc[0]), heads["n_points"].to_numpy()
+    subject, numbers, lengths = heads[SUBJECT][0], heads[RECORDING].tolist(), heads["n_points"].tolist()
+    start, dt_s = heads["start_utc"].astype("datetime64[s]").astype(np.int64), float(heads["dt_s"][0])
     time_s = events[TIME_UTC].to_numpy("datetime64[ms]").astype(np.int64) / 1000
-    owner, kind, value = owners(time_s, start, n_points, dt_s), events["kind"].to_numpy(), events["value"].to_numpy()
+    owner = owners(time_s, start, heads["n_points"], dt_s)
+    kind, value = events["kind"].to_numpy(), events["value"].to_numpy()
     length, hop = (round(seconds_ / dt_s) for seconds_ in stretch_s)
     marks = []
-    for i, head in enumerate(heads.itertuples(index=False)):
+    for i, (number, n) in enumerate(zip(numbers, lengths, strict=True)):
         own = {k: (owner == i) & (kind == k) for k in dict.fromkeys(kind[owner == i])}
         numerics = {k: (time_s[chosen] - start[i], value[chosen]) for k, chosen in own.items()}
-        mask = None if quality is None else _mask_of(quality, int(number[i]), length, hop)
-        row = attributes[i] if attributes else {}
-        marks.append(Marks(head.subject, int(number[i]), int(n_points[i]), dt_s, mask, numerics, row))
+        mask = None if quality is None else _mask_of(quality, number, length, hop)
+        marks.append(Marks(subject, number, n, dt_s, mask, numerics, attributes[i] if attributes else {}))
     return marks
 
 
@@ -126,6 +129,12 @@ def subject_hash(recordings: list[Recording], events: pd.DataFrame, marks: Seque
     for recording in recordings:
         content.add(recording)
     return content.of(events, marks)
+
+
+def head_columns(heads: list[list]) -> Heads:
+    """One subject's, of rows as `heads_table` takes them."""
+    table = heads_table(heads)
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def heads_table(heads: list[list]) -> pa.Table:

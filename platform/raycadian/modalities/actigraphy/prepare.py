@@ -15,7 +15,7 @@ import pandas as pd
 from raycadian.data import storage
 from raycadian.data.blocks import BlockWriter
 from raycadian.data.marks import Marks
-from raycadian.data.parquet import HEAD_SCHEMA, from_table, read_table, to_table, write_table
+from raycadian.data.parquet import from_table, head_columns, read_table, to_table, write_table
 from raycadian.data.source import Source, delimiter_of, split
 from raycadian.data.writer import head_of, write_subject
 from raycadian.modalities.actigraphy import nhanes
@@ -194,8 +194,7 @@ def _taken_up(item: dict[str, Any]) -> list[Recording]:
     """A person's recordings in the order of time. Raises ValueError where two overlap."""
     recordings: list[Recording] = []
     for one in sorted(item["spill"], key=lambda one: one["head"][2]):
-        heads = pd.DataFrame([one["head"]], columns=HEAD_SCHEMA.names)
-        heads["start_utc"] = heads["start_utc"].to_numpy("datetime64[s]")
+        heads = head_columns([one["head"]])
         (recording,) = from_table(heads, read_table(storage.resolve_path(one["path"]), {RECORDING, OBSERVED}), None)
         last = recordings[-1] if recordings else None
         if last is not None and recording.start_utc < last.start_utc + np.timedelta64(60 * len(last), "s"):
