@@ -11,7 +11,7 @@ from raycadian.modalities import MODALITIES
 from raycadian.modalities.prepare import prepare
 
 GOLDEN = {
-    "cgm": (1, "502eabdc6a508533fd19b26f5d719b8578fb92394c3f2e3a52930d406b3a41ce"),
+    "cgm": (2, "cad4f7f022f23cdac8338399bda554a7e07157a848f5765154c7b170e556d06c"),
     "biosignals": (1, "0126342048de98a99b6a87ac6aedcd747252943089258a24fc0721dfabdb1161"),
     "actigraphy": (1, "9f7fb004d359b9deb2f1725d108bcc983dfccfa21e67ba1377a706d5c61e5318"),
 }

@@ -9,7 +9,7 @@ from test_readers import card, read, values_of, write
 
 from raycadian.data.source import Source
 from raycadian.modalities.cgm.readers import detect_format
-from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, MGDL_PER_MMOLL, TIME_UTC, Issues
+from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, TIME_UTC, Issues
 
 LOCAL = "local clock without a time zone (kept, its UTC offset taken as 0)"
 
@@ -80,7 +80,7 @@ def test_clarity_in_german_with_semicolons_and_mmoll(tmp_path):
     path = clarity(tmp_path / "x.csv", [row, low], header)
     assert format_of(path) == "dexcom_clarity"
     (found,) = read([path]).values()
-    np.testing.assert_allclose(values_of(found), [7.1 * MGDL_PER_MMOLL, 39])
+    np.testing.assert_allclose(values_of(found), [128, 39])
 
 
 def test_clarity_without_the_transmitters_seconds_uses_the_clock(tmp_path):
@@ -178,7 +178,7 @@ def test_libreview_in_spanish(tmp_path):
     path, issues = libre(tmp_path / "x.csv", rows), Issues()
     assert format_of(path) == "libreview"
     (found,) = read([path], issues).values()
-    expected = [5.7 * MGDL_PER_MMOLL, 5.9 * MGDL_PER_MMOLL, 6.0 * MGDL_PER_MMOLL, 501]  # history before a scan
+    expected = [103, 106, 108, 501]  # history before a scan
     np.testing.assert_allclose(values_of(found), expected)
     assert utc_of(found) == ["13 08:00", "13 08:05", "13 08:15", "13 08:30"]
     assert events_of(found) == [("13 08:20", BOLUS, 3.5), ("13 08:23", BOLUS, 3.5), ("13 08:24", CARBS, 45)]
@@ -223,7 +223,7 @@ def test_real_libreview_export(shared):
     assert len(found.glucose) == 1339 and issues.counts == {LOCAL: 1339}
     assert found.glucose[TIME_UTC].iloc[0] == pd.Timestamp("2024-04-01 18:13")
     assert found.glucose[TIME_UTC].iloc[-1] == pd.Timestamp("2024-04-15 16:43")
-    assert values_of(found)[:2] == pytest.approx([5.7 * 18.0182, 5.4 * 18.0182])
+    assert values_of(found)[:2] == [103, 97]
     assert 60 < found.glucose[GLUCOSE].median() < 150
 
 
@@ -338,14 +338,15 @@ def test_tidepool(tmp_path):
     path, issues = write(tmp_path / "x.json", json.dumps(records)), Issues()
     assert format_of(path) == "tidepool"
     (found,) = read([path], issues).values()
-    np.testing.assert_allclose(values_of(found), [5.55 * MGDL_PER_MMOLL, 108, 6.5 * MGDL_PER_MMOLL])
+    np.testing.assert_allclose(values_of(found), [100, 108, 117])
     assert found.glucose["utc_offset_min"].tolist() == [-300, -300, -300] and utc_of(found)[0] == "10 08:00"
-    assert events_of(found)[:5] == [
-        ("10 08:00", BOLUS, 3.5), ("10 08:00", CARBS, 45), ("10 08:00", BASAL, 0.8), ("10 08:31", CARBS, 12),
+    assert events_of(found)[:6] == [
+        ("10 08:00", BOLUS, 2.0), ("10 08:00", BOLUS, 1.5), ("10 08:00", CARBS, 45), ("10 08:00", BASAL, 0.8),
+        ("10 08:31", CARBS, 12),
         ("10 09:00", BASAL, 0.0),
     ]  # fmt: skip
-    assert events_of(found)[5][0] == "10 10:00" and np.isnan(events_of(found)[5][2])
-    assert issues.examples["extended bolus (taken at its beginning)"] == ["x.json record 6"]
+    assert events_of(found)[6][0] == "10 10:00" and np.isnan(events_of(found)[6][2])
+    assert issues.examples["extended bolus without a duration (taken at its beginning)"] == ["x.json record 6"]
     assert issues.examples["carbohydrates in exchanges (grams unknown)"] == ["x.json record 8"]
     with pytest.raises(ValueError, match="the file says mmol/L, not mg/dL; leave out --unit"):
         read([path], unit="mg/dL")

@@ -123,10 +123,6 @@ def test_times_that_count_from_1970(tmp_path, per_s):
     ("table", "message"),
     [
         ({"timestamp": 45_000 + np.arange(576) / 288}, r"'timestamp' holds numbers such as 45000\.0, .* write them as"),
-        (
-            {"date": TIMES.astype("datetime64[D]"), "time": [str(t)[11:16] for t in TIMES]},
-            "lie apart: join them into one",
-        ),
         ({"time": [str(t)[11:16] for t in TIMES]}, "times such as '00:00' have no date: write both in one column"),
     ],
 )
@@ -163,3 +159,11 @@ def test_a_short_file_says_how_short_ones_are_kept(tmp_path):
     with pytest.raises(ValueError, match="found 1 subjects with 20 readings") as error:
         snapshot(tmp_path, path)
     assert snapshot(tmp_path, path, options=advice(error)).manifest["counts"]["points"] == 20
+
+
+def test_a_date_and_a_clock_apart_are_joined(tmp_path):
+    table = {"date": TIMES.astype("datetime64[D]"), "time": [str(t)[11:16] for t in TIMES], "sgv": MGDL}
+    pd.DataFrame(table).to_csv(tmp_path / "x.csv", index=False)
+    prepared = snapshot(tmp_path, tmp_path / "x.csv")
+    assert prepared.manifest["counts"]["readings"] == 576 and prepared.manifest["card"]["columns"]["date"] == "date"
+    assert prepared.recordings("x")[0].start_utc == TIMES[0].astype("datetime64[s]")

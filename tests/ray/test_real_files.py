@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from raycadian.cli.main import main
-from raycadian.types import MGDL_PER_MMOLL
 
 pytestmark = pytest.mark.ray
 CARDS = Path(__file__).parents[2] / "datasets"
@@ -50,8 +49,8 @@ def test_libreview_is_converted_to_mgdl(prepare):
     assert found["counts"]["recordings"] == 1
     measured = found["quality"]["libreview-1"]
     assert measured["interval_min"] == 15
-    assert measured["min_mgdl"] == pytest.approx(3.2 * MGDL_PER_MMOLL, abs=1e-3)
-    assert measured["max_mgdl"] == pytest.approx(7.7 * MGDL_PER_MMOLL, abs=1e-3)
+    assert measured["min_mgdl"] == 58
+    assert measured["max_mgdl"] == 139
 
 
 def test_iglu(prepare):

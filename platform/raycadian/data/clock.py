@@ -6,6 +6,7 @@ offset). Where it doesn't, the clock is local to the card's time zone; without o
 """
 
 import itertools
+import re
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from functools import cache
 from zoneinfo import ZoneInfo
@@ -20,7 +21,9 @@ from raycadian.config.units import known_zone
 YEARS = np.datetime64("1990-01-01"), np.datetime64("2100-01-01")  # a clock that was never set is outside
 WILD = "time outside 1990-2099"
 _OFFSET = r":\d{2}(?:[.,]\d+)?\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
-EPOCHS_MS = {"epoch_s": 1000.0, "epoch_ms": 1.0}  # formats of times that are numbers, with their milliseconds
+EPOCHS_MS = {"epoch_s": 1000.0, "epoch_ms": 1.0, "epoch_us": 1e-3, "epoch_ns": 1e-6}
+"""Formats of times that are numbers, with their milliseconds."""
+_CLOCK_PARTS = re.compile(r"[ T]*%[HI].*$")  # of a format of times: what a midnight may lack
 DAY_S = 86_400
 CHANGED = "reading before a change of the clock within the context (its local hour taken by the present clock)"
 _DISORDERED = 0.1  # of steps against the order of rows that still have one
@@ -31,8 +34,8 @@ _BACK = np.timedelta64(15, "m")  # what is seen of a clock set back by 30 min (L
 def parse_times(text: pd.Series, time_format: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Clocks (N,) datetime64[ns], NaT where not understood, and offsets (N,) in minutes, NaN where none is stated.
 
-    ISO 8601 unless a strptime `time_format` is given (then only its %z is an offset); `epoch_s` and `epoch_ms` count
-    from 1970 in UTC.
+    ISO 8601 unless a strptime `time_format` is given (then only its %z is an offset); `epoch_s`, `epoch_ms`, `epoch_us`
+    and `epoch_ns` count from 1970 in UTC. A date alone is midnight: some programs leave its clock out.
     """
     if time_format in EPOCHS_MS:
         epoch_ms = EPOCHS_MS[time_format] * pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
@@ -41,12 +44,21 @@ def parse_times(text: pd.Series, time_format: str | None) -> tuple[np.ndarray, n
     text, style = trimmed.to_pandas(), time_format or "ISO8601"
     with_offset = "%z" in style if time_format else pc.any(pc.match_substring_regex(trimmed, _OFFSET)).as_py()
     if not with_offset:
-        return pd.to_datetime(text, format=style, errors="coerce").to_numpy("datetime64[ns]"), _unknown(len(text))
+        return _midnights(text, style, pd.to_datetime(text, format=style, errors="coerce")), _unknown(len(text))
     offset_min = _offset_min(text.str.extract(_OFFSET, expand=False))
     known = ~np.isnan(offset_min)
     utc = pd.to_datetime(text.where(known), format=style, errors="coerce", utc=True).dt.tz_localize(None)
     local = pd.to_datetime(text.mask(known), format=style, errors="coerce").to_numpy("datetime64[ns]")
     return np.where(known, shift(utc.to_numpy("datetime64[ns]"), offset_min), local), offset_min
+
+
+def _midnights(text: pd.Series, style: str, clock: pd.Series) -> np.ndarray:
+    """The clocks (N,), with those of dates that lack their 00:00."""
+    date_alone = _CLOCK_PARTS.sub("", style)
+    odd = clock.isna().to_numpy()
+    if odd.any() and date_alone not in ("", style):
+        clock = clock.fillna(pd.to_datetime(text.where(odd), format=date_alone, errors="coerce"))
+    return clock.to_numpy("datetime64[ns]")
 
 
 def is_wild(clock: np.ndarray, first: np.datetime64 = YEARS[0]) -> np.ndarray:
@@ -80,8 +92,9 @@ def repeated(clock: np.ndarray, zone: str) -> np.ndarray:
 
 def second_time(clock: np.ndarray, repeated: np.ndarray, before: tuple[np.datetime64, bool] | None) -> np.ndarray:
     """Which repeated clocks (N,) are their second time, told from the order of one subject's rows: those after the
-    clock jumped back within the repeated hour. Where no jump shows, the first time is taken. `before` is the clock and
-    the answer of the row before, if that was in a repeated hour."""
+    clock jumped back within the repeated hour. Rows that were sorted by the clock show no jump but have most clocks
+    of the hour twice: then the second row of each is the second time. Where neither shows, the first time is taken.
+    `before` is the clock and the answer of the row before, if that was in a repeated hour."""
     if before is None:
         before = (np.datetime64("NaT", "ns"), False)
     clock = np.concatenate([[before[0]], clock])
@@ -91,7 +104,20 @@ def second_time(clock: np.ndarray, repeated: np.ndarray, before: tuple[np.dateti
     entered = inside & ~np.concatenate([[False], inside[:-1]])
     start = np.maximum.accumulate(np.where(entered, np.arange(len(clock)), 0))
     at_start = jumps[start] - jumped[start]
-    return (inside & (jumps > at_start))[1:]
+    second = inside & (jumps > at_start)
+    return (second | _sorted_twice(clock, inside, start, second))[1:]
+
+
+def _sorted_twice(clock: np.ndarray, inside: np.ndarray, start: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The second row of each clock (N,) in repeated hours whose clocks mostly stand there twice, one behind the
+    other."""
+    twice = np.zeros(len(clock), dtype=bool)
+    for begin in np.unique(start[inside]):
+        hour = np.flatnonzero(inside & (start == begin))
+        clocks, counts = np.unique(clock[hour], return_counts=True)
+        if len(clocks) > 1 and (counts == 2).mean() > 0.5 and not second[hour].any():
+            twice[hour[1:][np.diff(clock[hour]) == np.timedelta64(0)]] = True
+    return twice
 
 
 def second_time_in_order(clock: np.ndarray, zone: str) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,14 @@ NESTED = "nested too deeply for a file of readings; export it again"
 DEEPEST = 64  # elements of XML in one another
 _SUFFIXES = re.compile(r"(\.(csv|tsv|txt|json|ndjson|xml|parquet|gz))+$", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_UNMARKED = {(1,): "utf-16-le", (0,): "utf-16-be", (1, 2, 3): "utf-32-le", (0, 1, 2): "utf-32-be"}
+"""Of text in Latin letters: where among the bytes of each letter the zeros are, two or four to a letter."""
+_MOST_PREAMBLE = 40  # lines before a table's header
+_LOOKED_AT = 200  # lines of a table that say how many fields its rows have
 _FOREIGN = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it or save the sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
@@ -163,10 +170,13 @@ class Source:
 
     @cached_property
     def encoding(self) -> str:
-        """By byte-order mark; else UTF-8; else Windows-1252, what old exports in Western languages use."""
+        """By byte-order mark; else UTF-16 or 32 by the zeros of its letters; else UTF-8; else Windows-1252, what old
+        exports in Western languages use."""
         for mark, name in _BOMS:
             if self.head.startswith(mark):
                 return name
+        if (name := _unmarked(self.head)) is not None:
+            return name
         if _CONTROL.search(self.head):
             raise ValueError(f"{self.path}: neither text nor Parquet (it begins with {self.head[:8]!r})")
         for name in ("utf-8", "cp1252"):
@@ -187,6 +197,17 @@ class Source:
         """The head's whole lines; the last may be cut and is left out where others exist."""
         lines = self.text.splitlines()
         return lines[:-1] if len(self.head) == HEAD_BYTES and len(lines) > 1 else lines
+
+
+def _unmarked(head: bytes) -> str | None:
+    """UTF-16 or 32 without a mark."""
+    head = head[:4096]
+    for width in (4, 2):
+        shares = [part.count(0) / max(len(part), 1) for part in (head[i::width] for i in range(width))]
+        name = _UNMARKED.get(tuple(i for i, share in enumerate(shares) if share > 0.8))
+        if name is not None and name.endswith(("16-le", "16-be")) == (width == 2):
+            return name
+    return None
 
 
 def require_distinct(names: Sequence[str], path: Path, what: str = "columns") -> None:
@@ -212,11 +233,28 @@ def split(line: str, delimiter: str) -> list[str]:
 
 
 def header_at(source: Source) -> int:
-    """Number of lines before the header: the first line that is neither blank nor a # comment. Raises ValueError."""
-    for number, line in enumerate(source.lines):
-        if line.strip() and not line.startswith("#"):
-            return number
-    raise ValueError(f"{source.path}: no header found in its first {len(source.lines)} lines")
+    """Number of lines before the header: the first line that is neither blank nor a # comment; below a preamble the
+    first that has as many fields as the rows do. Raises ValueError."""
+    numbers = [n for n, line in enumerate(source.lines) if line.strip() and not line.startswith("#")]
+    if not numbers:
+        raise ValueError(f"{source.path}: no header found in its first {len(source.lines)} lines")
+    return _below_preamble(source.lines, numbers[:_LOOKED_AT])
+
+
+def _below_preamble(lines: Sequence[str], numbers: Sequence[int]) -> int:
+    delimiter = _most_frequent([delimiter_of(lines[n]) for n in numbers])
+    fields = [len(split(lines[n], delimiter)) for n in numbers]
+    usual = _most_frequent(fields)
+    if usual < 2 or fields[0] == usual or len(numbers) < 3:
+        return numbers[0]
+    of_rows = [n for n, count in zip(numbers[:_MOST_PREAMBLE], fields, strict=False) if count == usual]
+    header = of_rows[0] if of_rows else numbers[0]
+    named = sum(not re.search(r"\d", name) for name in split(lines[header], delimiter) if name)
+    return header if named > usual / 2 else numbers[0]
+
+
+def _most_frequent(values: Sequence[Any]) -> Any:
+    return max(dict.fromkeys(values), key=values.count)
 
 
 def header_of(source: Source) -> list[str]:
@@ -232,6 +270,16 @@ def header_of(source: Source) -> list[str]:
     return names
 
 
+def n_fields(source: Source, start: int) -> int:
+    """Fields of the rows below the header in line `start`: as many as it has names, and more where nearly every row
+    ends in separators with nothing behind them."""
+    delimiter = delimiter_of(source.lines[start])
+    names = len(split(source.lines[start], delimiter))
+    rows = [split(line, delimiter) for line in source.lines[start + 1 : start + _LOOKED_AT] if line.strip()]
+    usual = _most_frequent([len(row) for row in rows]) if rows else names
+    return usual if usual > names and all(not any(row[names:]) for row in rows) else names
+
+
 def first_rows(source: Source) -> dict[str, list[str]]:
     """The rows of a table's first 64 KiB (Parquet: its first 5,000 rows), a list of texts a column, '' where empty.
     Raises ValueError."""
@@ -239,7 +287,8 @@ def first_rows(source: Source) -> dict[str, list[str]]:
         return _first_of_parquet(source)
     start = header_at(source)
     header, delimiter = header_of(source), delimiter_of(source.lines[start])
-    rows = [row for row in csv.reader(source.lines[start + 1 :], delimiter=delimiter) if len(row) == len(header)]
+    whole = (len(header), n_fields(source, start))
+    rows = [row for row in csv.reader(source.lines[start + 1 :], delimiter=delimiter) if len(row) in whole]
     return {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
 
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import numpy as np
+
 from raycadian.data.clock import EPOCHS_MS
 from raycadian.data.source import shown
 from raycadian.modalities.guesses import Choice, Given, Guess, Question, option
@@ -16,9 +18,9 @@ TIMES = {
 }  # fmt: skip
 SUBJECTS = {
     "subject", "subject_id", "subjectid", "patient", "patient_id", "patientid", "participant", "participant_id",
-    "person", "person_id", "user", "user_id", "pid", "id", "seqn", "ptid",
+    "person", "person_id", "user", "user_id", "pid", "id", "seqn", "ptid", "pt_id", "mesaid", "nsrrid", "usubjid",
 }  # fmt: skip
-_TIME_TOKENS = {"ts", "time", "timestamp", "datetime"}
+_TIME_TOKENS = {"ts", "time", "timestamp", "datetime", "dttm", "tm"}
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|_?(mg_?dl|mmol_?l)$", re.IGNORECASE)
 _FROM_MS, _UNTIL_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
@@ -26,12 +28,15 @@ _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:?\d{2}.*)?")
 _EXAMPLE = "2026-01-05 08:00"
 _DATE_ALONE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\.?( 0{1,2}:00(:00)?)?")
 _CLOCK_ALONE = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[AaPp][Mm])?")
+_DAY = re.compile(r"-?\d{1,4}(\.0+)?")  # a number of days
+DAY_0 = np.datetime64("2000-01-01")
 _DATE = re.compile(r"(\d{1,4})([/.\-])(\d{1,2})\2(\d{2,4})[ T,]+(\d{1,2}:\d{2})(:\d{2})?( ?[AaPp][Mm])?")
 
 
 def plain(name: str) -> str:
     """glucose_value of 'Glucose Value (mg/dL)': lower case, without the unit."""
-    words = re.sub(r"[^a-z0-9]+", "_", _UNIT.sub("", name.strip()).lower()).strip("_")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", _UNIT.sub("", name.strip())).lower()
+    words = re.sub(r"[^a-z0-9]+", "_", words).strip("_")
     return _UNIT.sub("", words).strip("_")
 
 
@@ -52,21 +57,58 @@ def time_columns(columns: Columns) -> list[str]:
     return [c for c in alike if not (columns[c] and numeric(columns[c])) or epoch_format(columns[c])]
 
 
+def like_times(columns: Columns) -> list[str]:
+    """The columns that are times by their name or by what they hold: whole ones, else clocks without a date."""
+    whole = [c for c in columns if _all(_ISO, columns[c]) or _all(_DATE, columns[c])]
+    return time_columns(columns) or whole or clocks_alone(columns)
+
+
+def clocks_alone(columns: Columns) -> list[str]:
+    """The columns of clocks without a date: 08:05:00."""
+    return [c for c in columns if _all(_CLOCK_ALONE, columns[c])]
+
+
+def date_column(columns: Columns, given: Given) -> Choice:
+    """The column of the date, where it lies apart from the clock: of dates, or of days since something."""
+    name = "columns.date"
+    if name in given or "columns.time" in given or not clocks_alone(columns):
+        return Choice(given.get(name))
+    if whole := [
+        c for c in time_columns(columns) if not _all(_DATE_ALONE, columns[c]) and not _all(_CLOCK_ALONE, columns[c])
+    ]:
+        return Choice(None) if len(whole) == 1 else choose("columns.time", whole, given, "the time")
+    dates = [c for c in columns if _all(_DATE_ALONE, columns[c])]
+    days = [c for c in columns if _all(_DAY, columns[c]) and _called_days(c)]
+    return choose(name, dates or days, given, "the date")
+
+
 def time_column(columns: Columns, given: Given) -> Choice:
-    """The column of times, or what is unclear about it."""
+    """The column of times (of clocks, where the date lies apart), or what is unclear about it."""
     name = "columns.time"
     candidates = time_columns(columns)
     if name not in given:
-        dates, clocks = ([c for c in columns if _all(form, columns[c])] for form in (_DATE_ALONE, _CLOCK_ALONE))
-        if dates and clocks:
-            join = f"join them into one column, such as {columns[dates[0]][0]} {columns[clocks[0]][0]}"
-            return Choice(
-                question=Question(name, f"the date ({dates[0]!r}) and the clock ({clocks[0]!r}) lie apart: {join}")
-            )
+        if date_column(columns, given).column is not None:
+            return choose(name, clocks_alone(columns), given, "the clock")
         numbers = [c for c in named(columns, TIMES) if c not in candidates]
         if numbers and not candidates:
             return Choice(question=Question(name, f"{numbers[0]!r} holds {_no_times(columns[numbers[0]][0])}"))
     return choose(name, candidates, given, "the time")
+
+
+def joined(columns: Columns, date: str | None, time: str | None) -> list[str]:
+    """The texts of a column of times; of date and clock apart, both in one."""
+    times = list(columns.get(time or "", ()))
+    dates = columns.get(date or "", ())
+    return [f"{day_text(d)} {t}" for d, t in zip(dates, times, strict=True) if d and t] if dates else times
+
+
+def day_text(text: str) -> str:
+    """A date as it is; of a number of days, as studies that hide dates give them, the day after 2000-01-01."""
+    return str(DAY_0 + np.timedelta64(int(float(text)), "D")) if _DAY.fullmatch(text) else text
+
+
+def _called_days(name: str) -> bool:
+    return "day" in plain(name)
 
 
 def _all(form: re.Pattern[str], texts: Sequence[str]) -> bool:
@@ -144,6 +186,8 @@ def time_format(texts: Sequence[str], given: Given) -> Choice:
     """The format of a column of times, strptime's or epoch_s, epoch_ms; none where it is ISO 8601. Raises ValueError
     where no format reads them. Day and month: by days after the 12th, else what makes the times follow one another."""
     filled = [text for text in texts if text]
+    dated = [text for text in filled if not _DATE_ALONE.fullmatch(text)]
+    filled = dated or filled  # a date alone among them is midnight
     if "time_format" in given or not filled or all(_ISO.fullmatch(text) for text in filled[:100]):
         return Choice(given.get("time_format"))
     if epoch := epoch_format(filled):
@@ -160,7 +204,7 @@ def time_format(texts: Sequence[str], given: Given) -> Choice:
             "(strptime)"
         )
     if len(formats) > 1:
-        formats = _continuous(formats, filled)
+        formats = _distinct(_continuous(formats, filled), filled)
     if len(formats) > 1:
         either = " or ".join(option("time_format", f) for f in formats)
         message = f"{filled[0]!r} may be day first or month first, and no row tells: {either}"
@@ -186,6 +230,16 @@ def _reads(form: str, texts: Sequence[str]) -> bool:
     import pandas as pd
 
     return bool(pd.to_datetime(pd.Series(texts), format=form, errors="coerce").notna().mean() > 0.98)
+
+
+def _distinct(formats: list[str], texts: Sequence[str]) -> list[str]:
+    """One of those that read the same times: 06/06/2024 is the same day first or month first."""
+    import pandas as pd
+
+    first: dict[tuple, str] = {}
+    for form in formats:
+        first.setdefault(tuple(pd.to_datetime(pd.Series(texts), format=form, errors="coerce")), form)
+    return list(first.values())
 
 
 def _continuous(formats: list[str], texts: Sequence[str]) -> list[str]:

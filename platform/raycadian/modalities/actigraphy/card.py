@@ -10,7 +10,8 @@ from raycadian.modalities.base import BaseCard
 
 
 class ActivityColumns(Schema):
-    """Names of the columns of a table. Without time and minute, a person's rows are minutes from midnight."""
+    """Names of the columns of a table. Without time and minute the column of times is looked for; where there is
+    none, a person's rows are minutes from midnight."""
 
     subject: str | None = None
     """Column of the subject id; none where a file holds one person (named by `subject` or by the file)."""
@@ -19,7 +20,13 @@ class ActivityColumns(Schema):
     """Number of the minute, from 1 at the midnight that begins the first day."""
     activity: str = "activity"
     worn: str | None = None
-    """1 where the device was worn, 0 where not."""
+    """1 (true, yes, w) where the device was worn, 0 (false, no, nw) where not."""
+    off_wrist: str | None = None
+    """The opposite: 1 where it was not worn."""
+    date: str | None = None
+    """Column of the date, where `time` holds the clock alone."""
+    weekday: str | None = None
+    """Column of the weekday, from 1 on Sunday, where nothing gives a date."""
 
 
 class ActigraphyCard(BaseCard):
@@ -34,11 +41,17 @@ class ActigraphyCard(BaseCard):
     subject: str | None = None
     """Subject id for a file that names none; the file's stem otherwise."""
     time_format: str | None = None
-    """strptime format of the time column, or epoch_s, epoch_ms: numbers since 1970 in UTC; ISO 8601 otherwise."""
+    """strptime format of the time column, or epoch_s, epoch_ms, epoch_us, epoch_ns: since 1970 in UTC; ISO 8601
+    otherwise."""
     timezone: str | None = None
     """IANA name of the zone of a local clock. None: the clock is kept as local time, its UTC offset taken as 0."""
-    wear: Literal["choi", "troiano"] = "choi"
-    """Rule for when counts mean that the device was worn, where it doesn't say so itself."""
+    site: Literal["hip", "wrist"] | None = None
+    """Where the device is worn, where its file doesn't say so: counts of hip and wrist are different quantities."""
+    wear: Literal["auto", "none", "choi", "troiano", "wrist"] = "auto"
+    """Rule for when counts mean that the device was worn, where it doesn't say so itself. auto: at the wrist `wrist`
+    (two hours without movement), else `choi`; none: always."""
+    sleep_source: str | None = None
+    """Of Apple Health: whose account of a night is taken, by its name there; else that which tells most."""
     dt_s: Positive = 60.0
     min_valid_hours: Positive = 10.0
     """Hours that a day is worn to count."""

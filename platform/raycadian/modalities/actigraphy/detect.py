@@ -5,11 +5,13 @@ from pathlib import Path
 from raycadian.data.clock import EPOCHS_MS
 from raycadian.data.source import Source, first_rows, shown
 from raycadian.modalities.actigraphy import nhanes
-from raycadian.modalities.actigraphy.formats.devices import NHANES_COLUMNS
+from raycadian.modalities.actigraphy.formats.activity_tables import OFF_NAMES, known_columns
 from raycadian.modalities.actigraphy.readers import MINUTES, detect_format
 from raycadian.modalities.columns import (
     choose,
+    date_column,
     file_is_one_person,
+    joined,
     named,
     not_read,
     numeric,
@@ -26,7 +28,7 @@ _ACTIVITY = {
 }  # fmt: skip
 _WORN = {"worn", "wear", "wearing", "is_worn"}
 _MINUTE = {"minute", "minute_index", "index", "paxn"}
-_WHOSE = {"awd", "agd", "respironics", "apple_health"}  # a file of one person
+_WHOSE = {"awd", "agd", "actilife", "respironics", "apple_health"}  # a file of one person
 
 
 def detect(path: Path, given: Given) -> Detection | None:
@@ -55,20 +57,21 @@ def _local_clock(given: Given) -> Choice:
 
 def _table(source: Source, given: Given) -> Detection | None:
     columns = first_rows(source)
-    if set(NHANES_COLUMNS) <= set(columns):
-        why = "NHANES's columns SEQN, PAXINTEN: minutes from the midnight that begins the first day"
+    if (known := known_columns(list(columns))) is not None:
+        why = f"a known study's columns: {', '.join(known.values())}"
         return Detection.of("actigraphy", "table", [_format(why)])
     candidates = [c for c in named(columns, _ACTIVITY) if numeric(columns[c])]
     if not candidates and "columns.activity" not in given:
         return None
-    worn = [c for c in named(columns, _WORN) if set(columns[c]) <= {"0", "1", ""}]
-    subject, time = subject_column(columns, given), time_column(columns, given)
+    worn, off = (named(columns, names) for names in (_WORN, OFF_NAMES))
+    subject, date, time = subject_column(columns, given), date_column(columns, given), time_column(columns, given)
     chosen = [
         choose("columns.activity", candidates, given, "the activity"),
         choose("columns.worn", worn, given, "worn"),
-        subject, time, _minute(columns, time, given),
+        choose("columns.off_wrist", [] if worn else off, given, "off-wrist"),
+        subject, date, time, _minute(columns, time, given),
     ]  # fmt: skip
-    written = time_format(columns.get(time.column or "", ()), given)
+    written = time_format(joined(columns, date.column, time.column), given)
     choices = [_format("a table with an epoch a row"), *chosen, written]
     if time.column:
         choices.append(zone_of_utc(given) if written.column in EPOCHS_MS else _local_clock(given))

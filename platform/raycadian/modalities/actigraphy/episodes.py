@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data.clock import parse_times
-from raycadian.data.source import Source, delimiter_of, split
+from raycadian.data.source import Source, header_of
 from raycadian.files import written_whole
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.apple_health import parse_export, sleep_episodes
 from raycadian.modalities.actigraphy.readers import detect_format
 from raycadian.modalities.cards import load_card
+from raycadian.modalities.cells import parse_column
 from raycadian.modalities.cgm.formats.tables import read_small
 from raycadian.physiology.rhythms.sleep import COLUMNS, Episodes, episodes_of, mood_indices, rest
 from raycadian.physiology.rhythms.wear import by_day
@@ -34,7 +35,8 @@ def read_episodes(path: Path, card: ActigraphyCard | None, issues: Issues) -> Ep
     that can't be are left out and counted. Raises ValueError."""
     kind = detect_format(path)
     if kind == "apple_health":
-        episodes = _episodes(sleep_episodes(parse_export(path, issues), zone=card.timezone if card else None))
+        zone, source = (card.timezone, card.sleep_source) if card else (None, None)
+        episodes = _episodes(sleep_episodes(parse_export(path, issues, source), zone=zone))
     elif kind == "table" and _lists_episodes(path):
         episodes = _of_table(path, card.time_format if card else None, issues)
     else:
@@ -65,8 +67,7 @@ def write_indices(table: pd.DataFrame, out: Path) -> None:
 
 
 def _lists_episodes(path: Path) -> bool:
-    lines = Source.of(path).lines
-    return "sleep_start" in split(lines[0], delimiter_of(lines[0]))
+    return "sleep_start" in header_of(Source.of(path))
 
 
 def _of_table(path: Path, time_format: str | None, issues: Issues) -> Episodes:
@@ -78,7 +79,8 @@ def _of_table(path: Path, time_format: str | None, issues: Issues) -> Episodes:
             f"{', '.join(_COLUMNS)}"
         )
     clock = {name: parse_times(table[name], time_format)[0] for name in _COLUMNS[:2]}
-    rows = pd.DataFrame({**clock, "minutes_sleep": pd.to_numeric(table["minutes_sleep"], errors="coerce")})
+    minutes, _ = parse_column(table["minutes_sleep"], f"{path}: minutes_sleep")
+    rows = pd.DataFrame({**clock, "minutes_sleep": minutes})
     unclear = rows.isna().any(axis=1).to_numpy()
     for line in np.flatnonzero(unclear) + 2:
         issues.add("row not understood (left out)", f"{path.name}:{line}")

@@ -16,7 +16,7 @@ from raycadian.data import storage
 from raycadian.data.blocks import BlockWriter
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import from_table, head_columns, read_table, to_table, write_table
-from raycadian.data.source import Source, delimiter_of, split
+from raycadian.data.source import Source, header_of
 from raycadian.data.writer import head_of, write_subject
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.card import ActigraphyCard, ActivityColumns
@@ -153,10 +153,9 @@ def _card_of(path: Path, like: ActigraphyCard) -> ActigraphyCard:
     """How a file is read that no card describes: a table by its columns time, activity, worn."""
     columns = ActivityColumns()
     if detect_format(path) == "table":
-        lines = Source.of(path).lines
-        header = split(lines[0], delimiter_of(lines[0])) if lines else []
+        header = header_of(Source.of(path))
         columns = ActivityColumns(**{name: name for name in ("time", "worn") if name in header})
-    return ActigraphyCard(name="recording", files=(path.name,), columns=columns, wear=like.wear)
+    return ActigraphyCard(name="recording", files=(path.name,), columns=columns, wear=like.wear, site=like.site)
 
 
 def _worn(recording: Recording) -> np.ndarray:

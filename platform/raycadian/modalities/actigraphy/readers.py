@@ -5,7 +5,7 @@ files the whole. People's labels come from NHANES's other tables among the same 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,21 +16,22 @@ from raycadian.data.clock import is_wild, offset_at, repeated, second_time, shif
 from raycadian.data.source import MAX_POINTS, Source, check_count
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.modalities.actigraphy.formats.actilife import is_actilife, read_actilife
+from raycadian.modalities.actigraphy.formats.activity_tables import read_table
 from raycadian.modalities.actigraphy.formats.apple_health import is_apple_health, read_apple_health
 from raycadian.modalities.actigraphy.formats.devices import (
     SQLITE,
     Epochs,
     is_awd,
-    is_respironics,
     read_agd,
     read_awd,
-    read_respironics,
-    read_table,
     read_wear_flags,
 )
-from raycadian.modalities.actigraphy.formats.nhanes_minutes import WEAR, minutes_reader, people_rows
+from raycadian.modalities.actigraphy.formats.nhanes_minutes import minutes_reader, people_rows
+from raycadian.modalities.actigraphy.formats.respironics import is_respironics, read_respironics
 from raycadian.modalities.actigraphy.formats.xpt import Xpt
 from raycadian.modalities.conflicts import require_one_person
+from raycadian.physiology.rhythms.wear import rule_of
 from raycadian.types import WORN, Issues, Recording
 
 MINUTES = ("minutes_counts", "minutes_mims")
@@ -63,6 +64,7 @@ _EPOCHS: dict[str, Reader] = {
     "awd": _of_source(read_awd),
     "agd": read_agd,
     "respironics": _of_source(read_respironics),
+    "actilife": _of_source(read_actilife),
     "wear_flags": read_wear_flags,
     "table": _of_source(read_table),
 }
@@ -70,7 +72,8 @@ _EPOCHS: dict[str, Reader] = {
 
 
 def detect_format(path: str | Path) -> str:
-    """The kind of a file by its content: one of nhanes.KINDS, awd, agd, respironics, wear_flags, apple_health or table.
+    """The kind of a file by its content: one of nhanes.KINDS, awd, agd, actilife, respironics, wear_flags,
+    apple_health or table.
     Raises ValueError."""
     path = Path(path)
     if not path.is_file():
@@ -86,9 +89,8 @@ def detect_format(path: str | Path) -> str:
     if path.suffix.lower() == ".npz" and head.startswith(b"PK"):
         return "wear_flags"
     source = Source.of(path)
-    if is_awd(source):
-        return "awd"
-    return "respironics" if is_respironics(source) else "table"
+    tests = {"awd": is_awd, "actilife": is_actilife, "respironics": is_respironics}
+    return next((kind for kind, fits in tests.items() if fits(source)), "table")
 
 
 def parts(paths: list[Path], issues: Issues) -> list[Part]:
@@ -224,7 +226,7 @@ def _rows(epochs: Epochs, chosen: np.ndarray | slice) -> Epochs:
         name: None if (a := getattr(epochs, name)) is None else a[chosen]
         for name in ("clock", "values", "off", "offset_min")
     }
-    return Epochs(epochs.subject, epoch_s=epochs.epoch_s, channel=epochs.channel, even=epochs.even, **parts)
+    return replace(epochs, **parts)
 
 
 def _utc(epochs: Epochs, card: ActigraphyCard) -> tuple[np.ndarray, np.ndarray]:
@@ -270,5 +272,5 @@ def _gridded(
     elif epochs.off is not None:
         observed = whole & ~(np.bincount(minute, epochs.off)[:n] > 0)
     else:
-        observed = WEAR[wear](filled)
+        observed = rule_of(wear, epochs.site)(filled)
     return start_s.astype("datetime64[s]"), offset_min, filled, observed

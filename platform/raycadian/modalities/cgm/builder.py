@@ -9,6 +9,7 @@ and either, wide,
 or, long, an event a row: kind, value (a basal rate of NaN: unknown from here on).
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data import clock
+from raycadian.modalities.cells import parse_numbers, require_numbers
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.plausible import MIXED_UNITS, OutOfRange
+from raycadian.modalities.cgm.repeats import Devices, doses_again, steady_offsets, stored_again, told_again
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import (
     BASAL,
@@ -36,39 +39,13 @@ from raycadian.types import (
 
 MGDL, MMOLL = "mg/dL", "mmol/L"
 LOW_MGDL, HIGH_MGDL = 39.0, 401.0  # "Low" is below 40, "High" above 400 (Dexcom): the nearest whole value outside
+REPEAT_S = 30.0  # between two accounts of one reading, or dose
 LOCAL_CLOCK = "local clock without a time zone (kept, its UTC offset taken as 0)"
 _EVENT_MAX = {CARBS: 1000.0, BOLUS: 100.0, BASAL: 50.0}  # beyond any pump's or person's
 _MMOLL_BELOW, _MGDL_FROM = 30.0, 40.0  # medians: mmol/L lies in 2..25, mg/dL in 50..400
 _CONTRADICTS_MMOLL = GLUCOSE_MAX_MGDL / MGDL_PER_MMOLL
 _JUDGED = 12  # values needed before their median is held against the unit
-# what sensors write for values outside their range, in the languages of their exports
-_LOW_WORDS = (
-    "low", "lo", "niedrig", "tief", "bas", "bajo", "bajo/a", "basso", "baixo", "laag", "lav", "låg", "lågt", "matala",
-    "niski", "nízká", "alacsony", "düşük",
-)  # fmt: skip
-_HIGH_WORDS = (
-    "high", "hi", "hoch", "haut", "élevé", "alto", "alta", "hoog", "høj", "høy", "hög", "högt", "korkea", "wysoki",
-    "vysoká", "magas", "yüksek",
-)  # fmt: skip
 _MARKED_MISSING = ("-", "--", "---", "n/a", "N/A", "null", "NULL")  # empty cells are counted by nobody: rows of events
-_EMPTY_WORDS = ("", "nan", "na", "n/a", "null", "none", "-", "--", "---")
-
-
-def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Values (N,) float64 and which are malformed. "Low" and "<40" are -inf, "High" and ">400" +inf; empty cells and
-    malformed ones NaN. A comma is a decimal sign."""
-    values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, copy=True)
-    malformed = np.isinf(values)
-    odd = np.flatnonzero(np.isnan(values))
-    if len(odd):
-        words = text.iloc[odd].astype(str).str.strip().str.lower()
-        numbers = pd.to_numeric(words.str.replace(",", ".", n=1, regex=False), errors="coerce").to_numpy(np.float64)
-        values[odd] = numbers
-        values[odd[words.isin(_LOW_WORDS) | words.str.startswith("<")]] = -np.inf
-        values[odd[words.isin(_HIGH_WORDS) | words.str.startswith(">")]] = np.inf
-        malformed[odd] = np.isnan(values[odd]) & ~words.isin(_EMPTY_WORDS).to_numpy()
-    values[malformed] = np.nan
-    return values, malformed
 
 
 class ReadingsBuilder:
@@ -76,10 +53,11 @@ class ReadingsBuilder:
 
     def __init__(
         self, path: Path, card: CGMCard, issues: Issues, unit: str | None = None, place: str = ":",
-        high_mgdl: float = HIGH_MGDL, events_suffice: bool = False,
+        high_mgdl: float = HIGH_MGDL, events_suffice: bool = False, serials: bool = True,
     ):  # fmt: skip
         """`unit`: the one that the format or the header states. `place`: between a file's name and a row's number.
-        `high_mgdl`: what "High" stands for. `events_suffice`: the file may hold events and no reading.
+        `high_mgdl`: what "High" stands for. `events_suffice`: the file may hold events and no reading. `serials`: a
+        row's `device`, where it has one, is a sensor; else a program that uploads.
         Raises ValueError where the card names another unit."""
         if unit and card.unit and unit != card.unit:
             raise ValueError(
@@ -88,10 +66,13 @@ class ReadingsBuilder:
         self.path, self.card, self.issues = path, card, issues
         self._unit, self._stated = unit or card.unit, "the file" if unit else "the card"
         self._place, self._high_mgdl, self._events_suffice = place, high_mgdl, events_suffice
+        self._devices = Devices(path, serials)
         self._in_repeated_hour: dict[str, tuple[np.datetime64, bool]] = {}
         self._rows = self._untimed = self._readings = self._events = self._excluded = self._local = self._nowhere = 0
         self._unnamed = 0
         self._beyond = 0  # readings of "Low" and "High"
+        self._numbers: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))  # malformed ones, and others
+        self._odd_number: dict[str, str] = {}
         self._odd_time, self._judged, self._out_of_range = "", False, OutOfRange()
 
     def note(self, kind: str, lines: np.ndarray | pd.Series) -> None:
@@ -103,6 +84,9 @@ class ReadingsBuilder:
     def numbers(self, text: pd.Series, lines: pd.Series, name: str) -> np.ndarray:
         """`parse_numbers` with the malformed counted."""
         values, malformed = parse_numbers(text)
+        if malformed.any():
+            self._odd_number.setdefault(name, str(text.iloc[int(np.flatnonzero(malformed)[0])])[:40])
+        self._numbers[name] += np.array([malformed.sum(), np.count_nonzero(~np.isnan(values))])
         self.note(f"{name} is not a number", lines[malformed])
         self.note(f"{name} is marked as missing", lines[text.isin(_MARKED_MISSING).to_numpy()])
         return values
@@ -120,18 +104,23 @@ class ReadingsBuilder:
 
         An offset of 0 is read as UTC that says nothing about local time, unless `offsets_certain`.
         """
-        rows = self._timed(self._of_subjects(rows))
+        rows = self._timed(self._of_device(self._of_subjects(rows)))
         codes, subjects = pd.factorize(rows[SUBJECT])
         order = np.argsort(codes, kind="stable")  # each subject's rows together, in the file's order
         rows, codes = rows.iloc[order].reset_index(drop=True), codes[order]
         utc, offset_min = self._instants(rows, codes, subjects, offsets_certain)
         self._note_disorder(utc, codes, rows["line"].to_numpy())
-        mgdl = self._mgdl(rows) if "glucose" in rows else np.full(len(rows), np.nan)
+        mgdl = self._mgdl(rows, codes) if "glucose" in rows else np.full(len(rows), np.nan)
         events, of_row = self._events_of(rows)
         read = rows["glucose"].notna().to_numpy() if "glucose" in rows else np.zeros(len(rows), dtype=bool)
+        read = read & ~self._stored_again(rows, codes, utc, mgdl, read)
+        if "device" in rows:
+            who = subjects.to_numpy()[codes[read]]
+            self._devices.add(who, rows["device"].to_numpy()[read], _seconds(utc[read]), mgdl[read])
         columns = codes[read], utc[read], mgdl[read], offset_min[read]
-        glucose, conflicting = _unique_glucose(*columns, subjects, self.issues)
-        events = _unique_events(codes[of_row], utc[of_row], *events, subjects, self.issues)
+        within_s = self.card.repeat_s
+        glucose, conflicting = _unique_glucose(*columns, subjects, self.issues, within_s)
+        events = _unique_events(codes[of_row], utc[of_row], *events, subjects, self.issues, within_s)
         yield from _by_subject(glucose, events, subjects, conflicting)
 
     def events(self, rows: pd.DataFrame, column: str, kind: str, offsets_certain: bool = False) -> Iterator[Readings]:
@@ -145,8 +134,11 @@ class ReadingsBuilder:
         if self._untimed * 2 > self._rows:
             self._refuse_times()
         self._out_of_range.require_few(self.path, self._unit, self._place)
+        self._devices.require_one_at_a_time()
         if not (self._events and self._events_suffice) and not self._excluded:
             self._require_readings()
+        for kind, (malformed, others) in self._numbers.items():
+            require_numbers(int(malformed), int(others), self._odd_number.get(kind, ""), f"{self.path}: {kind}")
         name = self.path.name
         self.issues.add(LOCAL_CLOCK, name, self._local)
         self.issues.add(
@@ -178,6 +170,29 @@ class ReadingsBuilder:
         """What was counted in this file, for the message."""
         mine = {k: [p for p in places if p.startswith(self.path.name)] for k, places in self.issues.examples.items()}
         return "; ".join(f"{kind} ({places[0]})" for kind, places in mine.items() if places) or "none"
+
+    def _of_device(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Those of the device that the card names, where rows say which they are of."""
+        if self.card.device is None or "device" not in rows:
+            return rows
+        other = rows["device"].notna().to_numpy() & (rows["device"].astype(str).str.strip() != self.card.device)
+        self.note("reading of another device than the card's (left out)", rows["line"][other])
+        return rows[~other]
+
+    def _stored_again(
+        self, rows: pd.DataFrame, codes: np.ndarray, utc: np.ndarray, mgdl: np.ndarray, read: np.ndarray
+    ) -> np.ndarray:
+        """Which readings (N,) are a copy of their subject's others, hours apart."""
+        copies, line, time_s = np.zeros(len(rows), dtype=bool), rows["line"].to_numpy(), _seconds(utc)
+        if not self.card.repeat_s:
+            return copies
+        usable = read & np.isfinite(mgdl)
+        for code in np.unique(codes):
+            own = np.flatnonzero(usable & (codes == code)) if codes[0] != codes[-1] else np.flatnonzero(usable)
+            copy, shift_s = stored_again(time_s[own], mgdl[own], line[own], self.card.repeat_s)
+            copies[own[copy]] = True
+            self.note(f"series stored again {shift_s / 3600:g} h apart (one copy kept)", line[own[copy]])
+        return copies
 
     def _of_subjects(self, rows: pd.DataFrame) -> pd.DataFrame:
         unnamed = rows[SUBJECT].isin(["", "nan", "None", "<NA>"]).to_numpy()
@@ -255,6 +270,8 @@ class ReadingsBuilder:
         clocks, stated = rows["clock"].to_numpy("datetime64[ns]"), rows["offset_min"].to_numpy(np.float64)
         local, zone = np.isnan(stated), self.card.timezone
         utc = clock.shift(clocks, -stated)
+        if not offsets_certain:
+            stated = self._steady(rows, codes, utc, stated)
         self._local += 0 if zone else int(local.sum())
         if zone and local.any():
             utc[local] = self._localised(rows["line"].to_numpy()[local], clocks[local], codes[local], subjects)
@@ -262,6 +279,19 @@ class ReadingsBuilder:
         self._nowhere += 0 if zone else int((elsewhere & ~local).sum())
         offset_min = np.where(elsewhere, clock.offset_at(utc, zone) if zone else 0, np.nan_to_num(stated))
         return utc.astype("datetime64[s]").astype("datetime64[ns]"), offset_min.astype(np.int64)
+
+    def _steady(self, rows: pd.DataFrame, codes: np.ndarray, utc: np.ndarray, stated: np.ndarray) -> np.ndarray:
+        """The stated offsets (N,) in minutes, without those that flip between two programs that upload."""
+        said = stated[~np.isnan(stated)]
+        if not len(said) or (said == said[0]).all():
+            return stated
+        steady = stated.copy()
+        for code in np.unique(codes):
+            own = np.flatnonzero((codes == code) & ~np.isnan(stated))
+            steady[own] = steady_offsets(_seconds(utc[own]), stated[own])
+        changed = (steady != stated) & ~np.isnan(stated)
+        self.note("UTC offset that flips between programs (the steady one kept)", rows["line"][changed])
+        return steady
 
     def _localised(self, lines: np.ndarray, clocks: np.ndarray, codes: np.ndarray, subjects: pd.Index) -> np.ndarray:
         """UTC of clocks that are local to the card's zone."""
@@ -291,12 +321,13 @@ class ReadingsBuilder:
         trend = np.bincount(codes[1:], steps, minlength=1) if len(steps) else np.zeros(1)
         self.note("row out of time order (sorted)", lines[1:][steps * np.where(trend < 0, -1, 1)[codes[1:]] < 0])
 
-    def _mgdl(self, rows: pd.DataFrame) -> np.ndarray:
+    def _mgdl(self, rows: pd.DataFrame, codes: np.ndarray) -> np.ndarray:
         """Glucose (N,) in mg/dL; NaN outside 20-600."""
         unit = self._unit_of(rows)
         values, lines = rows["glucose"].to_numpy(np.float64), rows["line"].to_numpy()
-        mgdl = values * (MGDL_PER_MMOLL if unit == MMOLL else 1.0)
-        mgdl = np.where(values == -np.inf, LOW_MGDL, np.where(values == np.inf, self._high_mgdl, mgdl))
+        mgdl = mgdl_of(values) if unit == MMOLL else values
+        if np.isinf(values).any():
+            mgdl = _beyond_limits(mgdl, codes, LOW_MGDL, self._high_mgdl)
         self.note("low", lines[values == -np.inf])
         self.note("high", lines[values == np.inf])
         outside = self._out_of_range.add(values, mgdl, lines, rows["clock"].to_numpy("datetime64[ns]"))
@@ -327,6 +358,24 @@ class ReadingsBuilder:
         return (kind[kept], value[kept]), of_row[kept]
 
 
+def mgdl_of(mmoll: np.ndarray) -> np.ndarray:
+    """Whole mg/dL of mmol/L, as sensors measure: 10.0 mmol/L is 180 mg/dL and in range wherever it is looked at."""
+    return np.round(mmoll * MGDL_PER_MMOLL)
+
+
+def _beyond_limits(mgdl: np.ndarray, codes: np.ndarray, low_mgdl: float, high_mgdl: float) -> np.ndarray:
+    """Glucose (N,), "Low" (-inf) and "High" (inf) as the device's own limits, and never on the wrong side of the
+    readings beside them: some devices measure further."""
+    finite = pd.Series(np.where(np.isinf(mgdl), np.nan, mgdl))
+    before, after = finite.groupby(codes).ffill().to_numpy(), finite.groupby(codes).bfill().to_numpy()
+    lowest, highest = np.fmin(np.fmin(before, after), low_mgdl), np.fmax(np.fmax(before, after), high_mgdl)
+    return np.where(mgdl == -np.inf, lowest, np.where(mgdl == np.inf, highest, mgdl))
+
+
+def _seconds(utc: np.ndarray) -> np.ndarray:
+    return utc.astype("datetime64[s]").astype(np.int64)
+
+
 def unit_of_median(median: float) -> str | None:
     """The unit that a median of glucose leaves no doubt of; None where it fits neither."""
     if _MMOLL_BELOW <= median < _MGDL_FROM:
@@ -339,11 +388,12 @@ def contradicts(unit: str | None, median: float) -> bool:
     return median < _MMOLL_BELOW if unit == MGDL else median >= _CONTRADICTS_MMOLL
 
 
-def merge(parts: list[Readings], issues: Issues) -> Readings:
+def merge(parts: list[Readings], issues: Issues, repeat_s: float = REPEAT_S) -> Readings:
     """All of one subject's readings (at least one part) as one, sorted by time, each second once.
 
     Of readings at the same second the first finite one is kept; the others are counted, those with another value as
-    conflicting. Identical events (same second, kind and value) are kept once.
+    conflicting. Readings of the same value, and events of the same kind and amount, at most `repeat_s` apart are one
+    that was told twice, and kept once.
     """
     subject = parts[0].subject
     assert all(part.subject == subject for part in parts), "merge joins the readings of one subject"
@@ -352,9 +402,9 @@ def merge(parts: list[Readings], issues: Issues) -> Readings:
     values, offset_min = _joined(glucose, GLUCOSE, np.float64), _joined(glucose, "utc_offset_min", np.int64)
     kinds, amounts = _joined(eaten, "kind", object), _joined(eaten, "value", np.float64)
     code, code_of_event = np.zeros(len(time), np.int64), np.zeros(len(when), np.int64)
-    unique, conflicting = _unique_glucose(code, time, values, offset_min, names, issues)
+    unique, conflicting = _unique_glucose(code, time, values, offset_min, names, issues, repeat_s)
     conflicting += sum(part.conflicting for part in parts)
-    events = _unique_events(code_of_event, when, kinds, amounts, names, issues)
+    events = _unique_events(code_of_event, when, kinds, amounts, names, issues, repeat_s)
     return next(_by_subject(unique, events, names, conflicting))
 
 
@@ -366,9 +416,11 @@ Coded = tuple[np.ndarray, pd.DataFrame]  # the subject's code of each row, sorte
 
 
 def _unique_glucose(
-    code: np.ndarray, time: np.ndarray, value: np.ndarray, offset_min: np.ndarray, subjects: pd.Index, issues: Issues
-) -> tuple[Coded, np.ndarray]:
-    """Each subject's readings, each second once; how many of each subject (S,) contradicted the one that is kept."""
+    code: np.ndarray, time: np.ndarray, value: np.ndarray, offset_min: np.ndarray, subjects: pd.Index, issues: Issues,
+    within_s: float,
+) -> tuple[Coded, np.ndarray]:  # fmt: skip
+    """Each subject's readings, each second once, and once where told again within seconds; how many of each subject
+    (S,) contradicted the one that is kept."""
     order = np.lexsort([np.isnan(value), time, code])  # stable: ties keep the order of the rows
     code, time, value, offset_min = code[order], time[order], value[order], offset_min[order]
     first = np.ones(len(time), dtype=bool)
@@ -380,19 +432,32 @@ def _unique_glucose(
         ("duplicate time, conflicting value (first kept)", ~first & ~same),
     ):
         _note_times(issues, kind, subjects[code[at]], time[at])
-    columns = {TIME_UTC: time[first], GLUCOSE: value[first], "utc_offset_min": offset_min[first]}
     conflicting = np.bincount(code[~first & ~same], minlength=len(subjects))
-    return (code[first], pd.DataFrame(columns)), conflicting
+    once = np.flatnonzero(first)
+    again = told_again(code[once], _seconds(time[once]), value[once], within_s)
+    _note_times(issues, "reading told again within seconds (kept once)", subjects[code[once[again]]], time[once[again]])
+    once = once[~again]
+    columns = {TIME_UTC: time[once], GLUCOSE: value[once], "utc_offset_min": offset_min[once]}
+    return (code[once], pd.DataFrame(columns)), conflicting
 
 
 def _unique_events(
-    code: np.ndarray, time: np.ndarray, kind: np.ndarray, value: np.ndarray, subjects: pd.Index, issues: Issues
-) -> Coded:
+    code: np.ndarray, time: np.ndarray, kind: np.ndarray, value: np.ndarray, subjects: pd.Index, issues: Issues,
+    within_s: float,
+) -> Coded:  # fmt: skip
     order = np.lexsort([time, code])
-    events = pd.DataFrame({TIME_UTC: time[order], "kind": kind[order], "value": value[order]})
-    again = events.assign(code=code[order]).duplicated().to_numpy()
-    _note_times(issues, "duplicate event (kept once)", subjects[code[order][again]], time[order][again])
-    return code[order][~again], events[~again]
+    code, time = code[order], time[order]
+    events = pd.DataFrame({TIME_UTC: time, "kind": kind[order], "value": value[order]})
+    again = events.assign(code=code).duplicated().to_numpy()
+    _note_times(issues, "duplicate event (kept once)", subjects[code[again]], time[again])
+    once = np.flatnonzero(~again)
+    group = (
+        events.iloc[once].assign(code=code[once]).groupby(["code", "kind", "value"], dropna=False).ngroup().to_numpy()
+    )
+    near = doses_again(group, _seconds(time[once]), within_s) & (events["kind"].to_numpy()[once] != BASAL)
+    _note_times(issues, "dose told again within seconds (kept once)", subjects[code[once[near]]], time[once[near]])
+    once = once[~near]
+    return code[once], events.iloc[once]
 
 
 def _by_subject(glucose: Coded, events: Coded, subjects: pd.Index, conflicting: np.ndarray) -> Iterator[Readings]:

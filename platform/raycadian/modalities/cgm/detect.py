@@ -8,13 +8,16 @@ import pandas as pd
 
 from raycadian.data.clock import EPOCHS_MS, parse_times
 from raycadian.data.source import Source, first_rows, shown
-from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts, parse_numbers, unit_of_median
+from raycadian.modalities.cells import parse_numbers
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts, unit_of_median
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, unit_named
 from raycadian.modalities.cgm.readers import recognised_format
 from raycadian.modalities.columns import (
     choose,
+    date_column,
     file_is_one_person,
+    joined,
     named,
     not_read,
     numeric,
@@ -26,17 +29,21 @@ from raycadian.modalities.columns import (
 )
 from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
 
-_GLUCOSE = {"glucose", "gl", "bg", "sgv", "egv", "cgm"}
+_GLUCOSE = {"glucose", "gl", "bg", "sgv", "egv", "cgm", "cgms", "glucosa", "glukose", "glycemie", "glicemia"}
+_SENSOR = {"cgm", "cgms", "sgv", "egv", "sensor"}
 _NOT_GLUCOSE = {"time", "ts", "timestamp", "trend", "rate", "fasting", "unit", "units", "finger", "fingerstick", "smbg"}
 _EVENTS = {
-    "carbs_g": ({"carbs", "carbs_g", "carb", "carbohydrates", "carbohydrate", "carb_g"}, "carbohydrates in grams"),
+    "carbs_g": (
+        {"carbs", "carbs_g", "carb", "carbohydrates", "carbohydrate", "carb_g", "ch_gr"},
+        "carbohydrates in grams",
+    ),
     "bolus_u": ({"bolus", "bolus_u", "bolus_dose", "bolus_insulin"}, "boluses in units"),
     "basal_uph": ({"basal_uph", "basal_rate"}, "the basal rate in units an hour"),
 }
 _NAMES_SUBJECT = {"glucobench", "ohio_t1dm", "pump_v2"}  # formats that say whose the readings are
-_STATES_UNIT = {"dexcom_clarity", "libreview"}  # formats whose header names the unit
+_STATES_UNIT = {"dexcom_clarity", "libreview", "carelink"}  # formats whose header names the unit
 _IN_UTC = {"pump_v2"}  # formats of UTC alone
-_LOCAL = {"dexcom_clarity", "libreview", "ohio_t1dm", "glucobench"}  # formats of a local clock
+_LOCAL = {"dexcom_clarity", "libreview", "ohio_t1dm", "glucobench", "carelink"}  # formats of a local clock
 _OFFSET = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*[+-]\d{2}:?\d{2}\b|\"(utcOffset|timezoneOffset)\"\s*:\s*-?[1-9]")
 _CLOCK = re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})\b")
 _ROWS = 500  # looked at for the time between readings
@@ -100,13 +107,13 @@ def _table(source: Source, given: Given) -> Detection | None:
     if not source.is_parquet and source.text.lstrip().startswith(("<", "[", "{")):
         return None
     columns = first_rows(source)
-    candidates = [c for c in columns if _is_glucose(c) and _numeric_or_low(columns[c])]
+    candidates = _of_sensor([c for c in columns if _is_glucose(c) and _numeric_or_low(columns[c])], columns)
     if not candidates and "columns.glucose" not in given:
         return None
     glucose = choose("columns.glucose", candidates, given, "glucose")
-    time, subject = _time(columns, given), subject_column(columns, given)
-    chosen = [glucose, time, subject, *_events(columns, given)]
-    times = columns.get(time.column or "", [])
+    date, time, subject = date_column(columns, given), _time(columns, given), subject_column(columns, given)
+    chosen = [glucose, date, time, subject, *_events(columns, given)]
+    times = joined(columns, date.column, time.column)
     whose = [] if subject.column or subject.question else [file_is_one_person(source.stem)]
     written = time_format(times, given)
     zone = zone_of_utc(given) if written.column in EPOCHS_MS else _clock(" ".join(times[:200]), "", given)
@@ -127,6 +134,12 @@ def _as_clock(times: list[str], form: str | None) -> list[str]:
 def _is_glucose(name: str) -> bool:
     words = set(plain(name).split("_"))
     return bool(words & _GLUCOSE) and not words & _NOT_GLUCOSE
+
+
+def _of_sensor(candidates: list[str], columns: dict[str, list[str]]) -> list[str]:
+    """Of several columns of glucose those that hold any, and of these the sensor's, where one is called so."""
+    filled = [c for c in candidates if any(columns[c])] or candidates
+    return [c for c in filled if set(plain(c).split("_")) & _SENSOR] or filled if len(filled) > 1 else filled
 
 
 def _numeric_or_low(texts: list[str]) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class CGM(Modality):
     name = "cgm"
     Card = CGMCard
-    version = 1
+    version = 2
     columns = (TIME_UTC, GLUCOSE)
 
     def items(self, preparation: Preparation) -> list[Item]:
@@ -32,7 +32,7 @@ class CGM(Modality):
         from raycadian.data.grid import to_recordings
         from raycadian.modalities.cgm.prepare import read_item
 
-        return iter(to_recordings(read_item(item, issues), card.grid, issues))
+        return iter(to_recordings(read_item(item, card, issues), card.grid, issues))
 
     def write(self, item: Item, blocks: "BlockWriter", card: CGMCard) -> Row:
         from raycadian.modalities.cgm.prepare import write

@@ -39,16 +39,16 @@ def items(job: Preparation) -> list[Item]:
     ]
 
 
-def read_item(item: Item, issues: Issues) -> Readings:
+def read_item(item: Item, card: CGMCard, issues: Issues) -> Readings:
     """All readings of a subject, from its parts."""
-    whole = merge(_unspill(item[SUBJECT], storage.resolve_path(item["spill"])), issues)
+    whole = merge(_unspill(item[SUBJECT], storage.resolve_path(item["spill"])), issues, card.repeat_s)
     return replace(whole, conflicting=whole.conflicting + item["conflicting"])
 
 
 def write(item: Item, blocks: BlockWriter, card: CGMCard) -> Row:
     """Merge a subject's parts, grid and write them."""
     subject, issues = item[SUBJECT], Issues()
-    readings = read_item(item, issues)
+    readings = read_item(item, card, issues)
     recordings = to_recordings(readings, card.grid, issues)
     events = readings.events.sort_values(TIME_UTC, kind="stable").reset_index(drop=True)
     figures = quality(readings, recordings, card.grid)

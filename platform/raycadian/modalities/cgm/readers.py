@@ -18,6 +18,7 @@ from defusedxml import DefusedXmlException
 from raycadian.data.source import DECLARES, NESTED, Source, header_of, stem_of
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGM_FORMATS, CGMCard
+from raycadian.modalities.cgm.formats.carelink import is_carelink, read_carelink
 from raycadian.modalities.cgm.formats.json_exports import json_format, read_nightscout, read_tidepool
 from raycadian.modalities.cgm.formats.ohio import read_ohio
 from raycadian.modalities.cgm.formats.tables import GLUCOBENCH, read_generic, read_glucobench
@@ -45,6 +46,7 @@ _READERS: dict[str, Reader] = {
     "tidepool": read_tidepool,
     "ohio_t1dm": read_ohio,
     "pump_v2": read_pump,
+    "carelink": read_carelink,
 }
 assert set(_READERS) == set(CGM_FORMATS), "a reader a format"
 
@@ -88,7 +90,7 @@ def read_people(path: Path, card: CGMCard, issues: Issues) -> dict[str, Readings
     parts: dict[str, list[Readings]] = {}
     for readings in read_files([path], card, issues):
         parts.setdefault(readings.subject, []).append(readings)
-    people = {subject: merge(own, issues) for subject, own in parts.items()}
+    people = {subject: merge(own, issues, card.repeat_s) for subject, own in parts.items()}
     for subject, whole in people.items():
         n = len(whole.glucose) + whole.conflicting
         require_one_person(subject, whole.conflicting, n, [path], card.columns.model_dump())
@@ -146,10 +148,11 @@ def recognised_format(source: Source, card: CGMCard) -> str | None:
 def _table_format(source: Source, card: CGMCard) -> str | None:
     names = set(header_of(source))
     tests = {
-        "generic": {card.columns.time, card.columns.glucose} <= names,
+        "generic": {card.columns.time, card.columns.glucose} <= names and not is_carelink(source),
         "glucobench": {GLUCOBENCH.subject, GLUCOBENCH.time, GLUCOBENCH.glucose} <= names,
         "dexcom_clarity": clarity_header(source) is not None,
         "libreview": libreview_header(source) is not None,
+        "carelink": is_carelink(source),
     }
     return next((kind for kind, fits in tests.items() if fits), None)
 
@@ -159,7 +162,7 @@ def _unknown(source: Source) -> str:
     columns = f"; columns found: {', '.join(map(repr, header_of(source)[:20]))}" if is_table else ""
     return (
         f"{source.path}: not a CGM format that is known (Dexcom Clarity, LibreView, Nightscout, Tidepool, OhioT1DM, "
-        "pump v2.0, GlucoBench, or a table with the columns that the card names); it begins with "
+        "pump v2.0, CareLink, GlucoBench, or a table with the columns that the card names); it begins with "
         f"{source.text.strip()[:60]!r}. For a table set `columns` in the card, for a known format `format`{columns}"
     )
 

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from raycadian.config.units import known_zone
 from raycadian.data import clock
 from raycadian.data.grid import seconds
-from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts, mgdl_of
 from raycadian.modalities.request import ANSWER, STRICT, RequestSchema
 from raycadian.types import (
     BASAL,
@@ -29,7 +29,6 @@ from raycadian.types import (
     GLUCOSE,
     GLUCOSE_MAX_MGDL,
     GLUCOSE_MIN_MGDL,
-    MGDL_PER_MMOLL,
     TIME_UTC,
     Issues,
     Readings,
@@ -298,7 +297,7 @@ def to_mgdl(glucose: np.ndarray, unit: str, issues: Issues) -> np.ndarray:
         raise ValueError(
             f"unit says {unit}, but the readings have a median of {median:.4g}: plainly {other}; correct unit"
         )
-    mgdl = glucose * (MGDL_PER_MMOLL if unit == MMOLL else 1.0)
+    mgdl = mgdl_of(glucose) if unit == MMOLL else glucose
     outside = (mgdl < GLUCOSE_MIN_MGDL) | (mgdl > GLUCOSE_MAX_MGDL)
     issues.add("glucose outside 20-600 mg/dL (set missing)", n=int(outside.sum()))
     return np.where(outside, np.nan, mgdl)

@@ -2,8 +2,13 @@
 
 Choi et al. 2011, Med Sci Sports Exerc 43:357 (the rule of R's PhysicalActivity); Troiano et al. 2008, Med Sci Sports
 Exerc 40:181 (the rule of NHANES 2003-06). Both: long stretches without movement are non-wear, short interruptions
-forgiven; they differ in what is long, short and forgiven. Missing minutes are never worn, and move nothing.
+forgiven; they differ in what is long, short and forgiven. Both were made for the hip. At the wrist an hour and a
+half of zeros is deep sleep as often as not: there nothing short of two hours without any movement is non-wear (the
+mask of inactivity of pyActigraphy, Hammad et al. 2021, PLoS Comput Biol 17:e1009514; shorter stretches can't be told
+from immobility, Pilz et al. 2022, Sleep 45:zsac118). Missing minutes are never worn, and move nothing.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -32,6 +37,27 @@ def troiano(counts: np.ndarray, window_min: int = 60, spike_min: int = 2, most_c
     highest = np.maximum.reduceat(rows.ravel(), start)
     forgiven = moving & (length <= spike_min) & (highest <= most_counts) & ~first & ~last
     return _worn(counts, rows.shape, forgiven, length, moving, window_min)
+
+
+def wrist(counts: np.ndarray, window_min: int = 120) -> np.ndarray:
+    """Worn (..., N) bool. Non-wear: at least `window_min` of zeros, none of them forgiven."""
+    rows, _, length, moving = _stretches(_movement(counts))
+    return _worn(counts, rows.shape, np.zeros(len(length), dtype=bool), length, moving, window_min)
+
+
+def always(counts: np.ndarray) -> np.ndarray:
+    """Worn (..., N) bool wherever something was counted: zeros too."""
+    return ~np.isnan(counts)
+
+
+RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": always, "choi": choi, "troiano": troiano, "wrist": wrist,
+}  # fmt: skip
+
+
+def rule_of(name: str, site: str | None) -> Callable[[np.ndarray], np.ndarray]:
+    """The rule that a card names; `auto`: by where the device is worn, hip or wrist, the hip where nobody says."""
+    return RULES[name] if name != "auto" else wrist if site == "wrist" else choi
 
 
 def valid_days(worn: np.ndarray, min_hours: float = 10.0) -> np.ndarray:

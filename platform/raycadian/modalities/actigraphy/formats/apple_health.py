@@ -3,9 +3,11 @@ streamed.
 
 The XML is parsed by defusedxml as it is unpacked, with limits on both; a tail that is cut off or broken is reported,
 and what came before it kept. Phone and watch count the same steps: of several sources a minute takes the one that
-counted most.
+counted most. Of several apps that tell of one night, one account is kept: that of most records, which tells stages and
+waking apart.
 """
 
+import re
 import zipfile
 import zlib
 from array import array
@@ -42,6 +44,9 @@ _GAP_S = 86_400  # a longer one without any record ends a recording
 _NEAR_MIN = 15  # a minute counts as worn this close to a record
 _CHUNK = 1024**2
 _ENCRYPTED = 0x1  # of an entry's flags
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_CONTROL = bytes(n for n in range(32) if chr(n) not in "\t\n\r")  # XML 1.0 allows none of them
+_CONTROL_REFERENCE = re.compile(rb"&#(?:0*(?:[0-8]|1[124-9]|2\d|3[01])|[xX]0*(?:[0-8bBcCeEfF]|1[0-9a-fA-F]));")
 
 
 @dataclass
@@ -56,6 +61,10 @@ class Intervals:
 
     def __len__(self) -> int:
         return len(self.columns[0])
+
+    def where(self, chosen: np.ndarray) -> "Intervals":
+        """Those of the records that are chosen (R,)."""
+        return Intervals(tuple(array("d", column[chosen].tobytes()) for column in self.arrays()))
 
     def arrays(self) -> list[np.ndarray]:
         return [np.frombuffer(column, np.float64) if len(column) else np.empty(0) for column in self.columns]
@@ -81,7 +90,7 @@ def read_apple_health(path: Path, card: ActigraphyCard, issues: Issues) -> list[
     """One person's recordings of minutes: steps, active_energy_kcal (0 where none was counted), heart_rate_bpm (mean of
     the minute) and asleep (1, 0; NaN without any record of sleep). `observed` within 15 minutes of any record. A day
     without any record, or a change of the UTC offset, ends a recording. Raises ValueError."""
-    health = parse_export(path, issues)
+    health = parse_export(path, issues, card.sleep_source)
     start_s, end_s, offset_min = _extent(health, card.timezone)
     moved = np.diff(offset_min) != 0
     issues.add("change of the UTC offset (DST or travel)", path.name, int(moved.sum()))
@@ -127,15 +136,16 @@ def sleep_episodes(health: Health, join_min: float = 30.0, zone: str | None = No
     return table[minutes > 0].reset_index(drop=True)
 
 
-def parse_export(path: Path, issues: Issues) -> Health:
-    """Every record that is wanted. Raises ValueError where the file is no export, holds none, or is a bomb."""
+def parse_export(path: Path, issues: Issues, sleep_source: str | None = None) -> Health:
+    """Every record that is wanted, of sleep one source's account of each night: of `sleep_source`, else of the one that
+    tells most. Raises ValueError where the file is no export, holds none, or is a bomb."""
     handler = _Records(issues, path)
     parser = make_parser()
     parser.forbid_dtd = False  # Apple's export has one; entities and external references stay forbidden
     parser.setContentHandler(handler)
     try:
         with _xml(path) as stream:
-            while chunk := stream.read(_CHUNK):
+            for chunk in _mended(stream, path, issues):
                 parser.feed(chunk)
             parser.close()
     except SAXParseException as error:
@@ -152,7 +162,48 @@ def parse_export(path: Path, issues: Issues) -> Health:
         raise ValueError(f"{path}: not an Apple Health export: {DECLARES}") from None
     if not handler.kept:
         raise ValueError(f"{path}: no record of steps, energy, heart rate or sleep in it; is it Apple Health's export?")
-    return handler.health
+    return one_account(handler.health, handler.number_of(sleep_source), path, issues)
+
+
+def _mended(stream: BinaryIO, path: Path, issues: Issues) -> Iterator[bytes]:
+    """The document without what makes it no XML: the broken DTD that iOS 16 writes, and control characters."""
+    chunk = _without_dtd(stream.read(_CHUNK) + stream.readline(_CHUNK))
+    plain = not chunk.startswith(_UTF_16)
+    while chunk:
+        kept = _CONTROL_REFERENCE.sub(b"", chunk.translate(None, _CONTROL)) if plain else chunk
+        issues.add("control character in an export (dropped)", path.name, int(len(kept) < len(chunk)))
+        yield kept
+        chunk = stream.read(_CHUNK) + stream.readline(_CHUNK)  # whole lines: no reference is cut
+
+
+def _without_dtd(chunk: bytes) -> bytes:
+    """Without the declaration of its document type, which says nothing that is needed; one with entities stays, to be
+    refused. As many lines as before."""
+    begin, end = chunk.find(b"<!DOCTYPE"), chunk.find(b"<HealthData")
+    if not 0 <= begin < end or b"<!ENTITY" in chunk[begin:end]:
+        return chunk
+    return chunk[:begin] + b"\n" * chunk.count(b"\n", begin, end) + chunk[end:]
+
+
+def one_account(health: Health, preferred: int | None, path: Path, issues: Issues) -> Health:
+    """Sleep by one source a night: of those whose records of a night meet, the preferred one, else that of most records
+    of sleep and waking. What others say of that night is left out, and counted; time in bed is kept."""
+    asleep, awake = health[ASLEEP].arrays(), health["awake"].arrays()
+    start_s, end_s, source = (np.concatenate([asleep[i], awake[i]]) for i in (0, 1, 4))
+    if len(np.unique(source)) < 2:
+        return health
+    first_s, _ = _united(start_s, end_s)
+    n_asleep = len(asleep[0])
+    night = np.searchsorted(first_s, start_s, side="right") - 1
+    kept = np.ones(len(start_s), dtype=bool)
+    for one in np.unique(night[:n_asleep]):
+        sleepers = source[:n_asleep][night[:n_asleep] == one]
+        records = {s: int(np.count_nonzero(source[night == one] == s)) for s in np.unique(sleepers)}
+        chosen = preferred if preferred in records else max(records, key=records.__getitem__)
+        kept[(night == one) & (source != chosen)] = False
+    issues.add("sleep told by another app too (one account kept)", path.name, int((~kept).sum()))
+    parts = {ASLEEP: kept[:n_asleep], "awake": kept[n_asleep:]}
+    return health | {name: health[name].where(chosen) for name, chosen in parts.items()}
 
 
 class _Records(ContentHandler):
@@ -164,6 +215,15 @@ class _Records(ContentHandler):
         self.kept, self._issues, self._path = 0, issues, path
         self._sources: dict[str, int] = {}
         self._days: dict[str, int] = {}
+
+    def number_of(self, source: str | None) -> int | None:
+        """Of a source by its name. Raises ValueError where the export has none that is called so."""
+        if source is not None and source not in self._sources:
+            raise ValueError(
+                f"{self._path}: no source {source!r}; it has {', '.join(map(repr, self._sources))}: "
+                "correct sleep_source"
+            )
+        return None if source is None else self._sources[source]
 
     def startElement(self, name: str, attrs) -> None:
         if name != "Record":

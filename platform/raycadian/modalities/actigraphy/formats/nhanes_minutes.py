@@ -18,7 +18,7 @@ import numpy as np
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.formats.xpt import BLOCK_ROWS, Xpt
 from raycadian.modalities.actigraphy.nhanes import subject_ids
-from raycadian.physiology.rhythms.wear import choi, troiano
+from raycadian.physiology.rhythms.wear import rule_of
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, Issues, Recording
 
 SUNDAY = np.datetime64("2000-01-02T00:00:00", "s")
@@ -27,7 +27,6 @@ COUNT_MINUTES = 10_080
 MOST_COUNTS = 32_767.0  # the monitor's counter is full: a fault, not movement
 SAMPLES_A_MINUTE = 4_800  # 80 Hz
 MOST_MIMS_MINUTES = 10 * 1_440
-WEAR = {"choi": choi, "troiano": troiano}
 _COUNTS = ("SEQN", "PAXSTAT", "PAXCAL", "PAXDAY", "PAXN", "PAXINTEN")
 _MIMS = ("SEQN", "PAXSSNMP", "PAXMTSM", "PAXPREDM", "PAXQFM")
 _MONITORS = ("SEQN", "PAXFDAY", "PAXFTIME", "PAXLDAY", "PAXETLDY")
@@ -55,7 +54,7 @@ def read_counts(xpt: Xpt, wear: str, issues: Issues, begin: int = 0, end: int | 
         if np.isnan(counts[-1]):
             issues.add("recording of fewer than 10,080 minutes", f"SEQN {subject}")
         start = weekday_start(_first_weekday(rows["PAXDAY"], minute, f"{xpt.path.name}: SEQN {subject}"))
-        yield from _recording(subject, start, ACTIVITY_COUNTS, counts, WEAR[wear](counts), issues)
+        yield from _recording(subject, start, ACTIVITY_COUNTS, counts, rule_of(wear, "hip")(counts), issues)
 
 
 def read_mims(xpt: Xpt, monitors: Xpt, issues: Issues, begin: int = 0, end: int | None = None) -> Iterator[Recording]:

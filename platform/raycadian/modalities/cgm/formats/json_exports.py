@@ -12,14 +12,17 @@ from raycadian.data.clock import clock_of_epoch_ms, parse_times, shift
 from raycadian.data.source import Source, check_count, read_whole
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.formats.doses import NO_DURATION, given_over
+from raycadian.modalities.cgm.repeats import names_of
 from raycadian.types import BASAL, BOLUS, CARBS, MGDL_PER_MMOLL, SUBJECT, Issues, Readings
 
 MAX_JSON_BYTES = 512 * 1024**2
 _TIDEPOOL = re.compile(
-    r'"type"\s*:\s*"(cbg|smbg|basal|bolus|wizard|food|upload|pumpSettings|cgmSettings|deviceEvent|physicalActivity)"'
+    r'"type"\s*:\s*"(cbg|smbg|basal|bolus|wizard|food|insulin|upload|pumpSettings|cgmSettings|deviceEvent|physicalActivity)"'
 )
 _NIGHTSCOUT = re.compile(r'"(sgv|eventType|dateString|created_at)"\s*:')
 _NIGHTSCOUT_TIMES = ("dateString", "created_at", "timestamp", "sysTime", "date")
+_TREATMENT = ("carbs", "insulin", "enteredinsulin", "splitExt", "absolute", "rate", "duration")
 _APART = np.timedelta64(90, "s")  # a rate that ends this near to the next is taken over by it
 
 
@@ -40,27 +43,47 @@ def read_nightscout(source: Source, card: CGMCard, issues: Issues) -> Iterator[R
     ValueError.
     """
     records = _records(source, issues)
-    builder = ReadingsBuilder(source.path, card, issues, MGDL, place=" record ", events_suffice=True)
+    builder = ReadingsBuilder(source.path, card, issues, MGDL, place=" record ", events_suffice=True, serials=False)
     subject = card.subject or _nightscout_subject(source)
     entries = [i for i, r in enumerate(records) if "sgv" in r or r.get("type") == "sgv"]
     finger = [i + 1 for i, r in enumerate(records) if r.get("type") == "mbg"]
     builder.note("finger-stick or calibration (not a CGM reading)", np.array(finger))
-    rows = _nightscout_rows(records, entries, ("sgv",), subject, builder)
+    rows = _nightscout_rows(records, entries, ("sgv", "device"), subject, builder)
     rows["glucose"] = builder.numbers(rows["sgv"], rows["line"], "glucose")
+    rows["device"] = names_of(rows["device"])
     builder.note("row without a glucose value", rows["line"][rows["sgv"].isna()])
     yield from builder.readings(rows)
-    treated = [i for i, r in enumerate(records) if "eventType" in r and r.get("isValid") is not False]
-    rows = _nightscout_rows(records, treated, ("carbs", "insulin", "absolute", "rate", "duration"), subject, builder)
-    for field, kind in (("carbs", CARBS), ("insulin", BOLUS)):
-        yield from builder.events(rows, field, kind)
+    treated = [i for i, r in enumerate(records) if "eventType" in r]
+    deleted = [i for i in treated if records[i].get("isValid") is False]
+    builder.note("treatment that its source marks deleted (left out)", np.array(deleted, dtype=np.int64) + 1)
+    treated = [i for i in treated if i not in set(deleted)]
+    rows = _nightscout_rows(records, treated, _TREATMENT, subject, builder)
+    minutes = np.nan_to_num(builder.numbers(rows["duration"], rows["line"], "duration"))
+    carbs = builder.numbers(rows["carbs"], rows["line"], CARBS)
+    yield from given_over(rows, CARBS, carbs, minutes * rows["carbs"].notna(), builder)
+    now, later = _nightscout_insulin(rows, builder)
+    yield from given_over(rows, BOLUS, now, np.zeros(len(rows)), builder)
+    yield from given_over(rows, BOLUS, later, minutes, builder)
     yield from builder.readings(_nightscout_basal(rows, builder))
     builder.finish()
 
 
+def _nightscout_insulin(rows: pd.DataFrame, builder: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
+    """Units (N,) given at once, and over the duration of a combo bolus: its `insulin` is the part given at once."""
+    now, entered, share = (
+        builder.numbers(rows[field], rows["line"], BOLUS) for field in ("insulin", "enteredinsulin", "splitExt")
+    )
+    combo = rows["eventType"].eq("Combo Bolus").to_numpy() & (share > 0) & (entered > 0)
+    return np.where(combo & np.isnan(now), entered * (1 - share / 100), now), np.where(
+        combo, entered * share / 100, np.nan
+    )
+
+
 def _nightscout_subject(source: Source) -> str:
-    """entries_anna.json and treatments_anna.json are anna's; anna/entries.json too."""
-    rest = re.sub(r"(?i)[-_. ]*(nightscout|entries|treatments)[-_. ]*", "", source.stem)
-    return rest or source.path.absolute().parent.name
+    """entries_anna.json and treatments_anna.json are anna's; anna/entries.json too, and anna/entries_2023.json."""
+    undated = re.sub(r"(?<!\d)(19|20)\d{2}([-_.]?\d{2}([-_.]?\d{2})?)?(?!\d)", "", source.stem)
+    rest = re.sub(r"(?i)(?<![a-z])(nightscout|entries|treatments|to|from|until)(?![a-z])", "", undated)
+    return re.sub(r"[-_. ]+", "_", rest).strip("_") or source.path.absolute().parent.name
 
 
 def _nightscout_rows(
@@ -95,21 +118,25 @@ def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     """cbg, bolus, wizard and food (carbohydrates), basal. Units: in each record, mmol/L if not. Raises ValueError."""
     records = _records(source, issues)
     types = [r.get("type") for r in records]
-    in_mgdl = [str(records[i].get("units")).lower() == "mg/dl" for i in _of_type(types, "cbg")]
-    unit = MGDL if in_mgdl and all(in_mgdl) else MMOLL
-    builder = ReadingsBuilder(source.path, card, issues, unit, place=" record ")
+    at = _of_type(types, "cbg")
+    in_mgdl = np.array([str(records[i].get("units")).lower() == "mg/dl" for i in at], dtype=bool)
+    unit = MGDL if len(in_mgdl) and in_mgdl.all() else MMOLL
+    builder = ReadingsBuilder(source.path, card, issues, unit, place=" record ", serials=False)
     subject = card.subject or source.stem
     builder.note("finger-stick or calibration (not a CGM reading)", _of_type(types, "smbg") + 1)
-    rows = _tidepool_rows(records, _of_type(types, "cbg"), ("value", "units"), subject, builder)
+    rows = _tidepool_rows(records, at, ("value", "units", "deviceId"), subject, builder)
     builder.note("row without a glucose value", rows["line"][rows["value"].isna()])
     glucose = builder.numbers(rows["value"], rows["line"], "glucose")
     if unit == MMOLL:
         glucose = np.where(in_mgdl, glucose / MGDL_PER_MMOLL, glucose)
-    yield from builder.readings(rows.assign(glucose=glucose))
-    rows = _tidepool_rows(records, _of_type(types, "bolus"), ("normal", "extended"), subject, builder)
+    yield from builder.readings(rows.assign(glucose=glucose, device=names_of(rows["deviceId"])))
+    rows = _tidepool_rows(records, _of_type(types, "bolus"), ("normal", "extended", "duration"), subject, builder)
     now, later = (builder.numbers(rows[field], rows["line"], BOLUS) for field in ("normal", "extended"))
-    builder.note("extended bolus (taken at its beginning)", rows["line"][later > 0])
-    yield from builder.readings(rows.assign(kind=BOLUS, value=np.nan_to_num(now) + np.nan_to_num(later)))
+    minutes = np.nan_to_num(builder.numbers(rows["duration"], rows["line"], "duration")) / 60000
+    builder.note(NO_DURATION, rows["line"][(later > 0) & (minutes <= 0)])
+    yield from given_over(rows, BOLUS, now, np.zeros(len(rows)), builder)
+    yield from given_over(rows, BOLUS, later, minutes, builder)
+    yield from _tidepool_pens(records, types, subject, builder)
     yield from _tidepool_carbs(records, types, subject, builder)
     rows = _tidepool_rows(records, _of_type(types, "basal"), ("rate", "duration", "deliveryType"), subject, builder)
     rate = builder.numbers(rows["rate"], rows["line"], BASAL)
@@ -121,19 +148,31 @@ def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     builder.finish()
 
 
+def _tidepool_pens(records: list[dict], types: list, subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:
+    """Doses of pens: those that act rapidly are boluses."""
+    rows = _tidepool_rows(records, _of_type(types, "insulin"), ("dose", "formulation"), subject, builder)
+    rows["units"] = pd.Series([_within(dose, "total") for dose in rows["dose"]], dtype=object)
+    acting = [str(_within(f, "simple", "actingType") or "rapid") for f in rows["formulation"]]
+    rapid = np.array([kind in ("rapid", "short") for kind in acting], dtype=bool)
+    builder.note("insulin other than fast-acting (neither a bolus nor a rate)", rows["line"][~rapid])
+    yield from builder.events(rows[rapid], "units", BOLUS)
+
+
 def _tidepool_carbs(records: list[dict], types: list, subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:
     rows = _tidepool_rows(records, _of_type(types, "wizard"), ("carbInput", "carbUnits"), subject, builder)
     exchanges = rows["carbUnits"].eq("exchanges").to_numpy(bool)
     builder.note("carbohydrates in exchanges (grams unknown)", rows["line"][exchanges])
     yield from builder.events(rows[~exchanges], "carbInput", CARBS)
     rows = _tidepool_rows(records, _of_type(types, "food"), ("nutrition",), subject, builder)
-    rows["grams"] = pd.Series([_net_carbs(n) for n in rows["nutrition"]], dtype=object)
+    rows["grams"] = pd.Series([_within(n, "carbohydrate", "net") for n in rows["nutrition"]], dtype=object)
     yield from builder.events(rows, "grams", CARBS)
 
 
-def _net_carbs(nutrition: Any) -> Any:
-    carbohydrate = nutrition.get("carbohydrate") if isinstance(nutrition, dict) else None
-    return carbohydrate.get("net") if isinstance(carbohydrate, dict) else None
+def _within(record: Any, *names: str) -> Any:
+    """A field inside of objects; None where one of them is none."""
+    for name in names:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
 
 
 def _tidepool_rows(

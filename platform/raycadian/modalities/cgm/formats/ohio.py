@@ -12,15 +12,16 @@ from defusedxml.ElementTree import iterparse
 from raycadian.data.source import DEEPEST, NESTED, Source, check_count, open_bytes
 from raycadian.modalities.cgm.builder import MGDL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.formats.doses import given_over
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
 
 _TIME_FORMAT = "%d-%m-%Y %H:%M:%S"
-_ATTRIBUTES = ("ts", "ts_begin", "ts_end", "value", "carbs", "dose")
+_ATTRIBUTES = ("ts", "ts_begin", "ts_end", "value", "carbs", "dose", "type")
 _SECTIONS = ("glucose_level", "basal", "temp_basal", "bolus", "meal", "finger_stick")
 
 
 def read_ohio(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
-    """One patient's file. An extended bolus counts at its beginning. Raises ValueError."""
+    """One patient's file. A square bolus is spread over its time. Raises ValueError."""
     patient, sections = _events(source)
     subject = patient or card.subject or source.stem
     builder = ReadingsBuilder(source.path, card, issues, MGDL, place=" event ")
@@ -28,9 +29,14 @@ def read_ohio(source: Source, card: CGMCard, issues: Issues) -> Iterator[Reading
     levels["glucose"] = builder.numbers(levels["value"], levels["line"], "glucose")
     builder.note("finger-stick or calibration (not a CGM reading)", np.array([n for n, _ in sections["finger_stick"]]))
     yield from builder.readings(levels)
-    for section, field, kind in (("meal", "carbs", CARBS), ("bolus", "dose", BOLUS)):
-        events = _rows(sections[section], subject, "ts_begin" if section == "bolus" else "ts", builder)
-        yield from builder.events(events, field, kind)
+    yield from builder.events(_rows(sections["meal"], subject, "ts", builder), "carbs", CARBS)
+    boluses = _rows(sections["bolus"], subject, "ts_begin", builder)
+    ends, _ = builder.times(boluses["ts_end"], _TIME_FORMAT)
+    minutes = (ends - boluses["clock"].to_numpy("datetime64[ns]")) / np.timedelta64(1, "m")
+    square = boluses["type"].str.contains("square", case=False).to_numpy(bool)
+    yield from given_over(
+        boluses, BOLUS, builder.numbers(boluses["dose"], boluses["line"], BOLUS), np.where(square, minutes, 0), builder
+    )
     yield from builder.readings(_basal(sections, subject, builder))
     builder.finish()
 

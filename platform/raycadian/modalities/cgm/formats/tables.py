@@ -21,10 +21,14 @@ from raycadian.data.source import (
     delimiter_of,
     header_at,
     header_of,
+    n_fields,
     open_bytes,
 )
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard, Columns
+from raycadian.modalities.cgm.repeats import names_of
+from raycadian.modalities.columns import day_text
+from raycadian.modalities.text_tables import read_text
 from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
 
 GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
@@ -51,14 +55,7 @@ def read_small(path: Path, what: str) -> pd.DataFrame:
     source = Source.of(path)
     if (n_bytes := path.stat().st_size) > MOST_SMALL_BYTES:
         raise ValueError(f"{path}: {n_bytes:,} bytes; a table of {what} has at most {MOST_SMALL_BYTES:,}")
-    how = {"sep": delimiter_of(source.lines[0]), "encoding": source.encoding, "dtype": str, "keep_default_na": False}
-    with open_bytes(path) as stream:
-        try:
-            table = pd.read_csv(stream, **how)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: can't be understood: {error}") from None
-    table.columns = [str(name).strip() for name in table.columns]
-    return table
+    return read_text(source)
 
 
 def csv_chunks(
@@ -156,7 +153,8 @@ def unit_named(text: str) -> str | None:
 
 def _positions(source: Source, header: Sequence[str], columns: Columns) -> dict[str, int]:
     """Our name -> position of the columns that the card names. Raises ValueError."""
-    named = {SUBJECT: columns.subject, "time": columns.time, "glucose": columns.glucose}
+    named = {SUBJECT: columns.subject, "date": columns.date, "time": columns.time, "glucose": columns.glucose}
+    named |= {"device": columns.device}
     named |= {CARBS: columns.carbs_g, BOLUS: columns.bolus_u, BASAL: columns.basal_uph}
     wanted = {ours: theirs for ours, theirs in named.items() if theirs is not None}
     absent = [theirs for theirs in wanted.values() if theirs not in header]
@@ -182,7 +180,7 @@ def _text_chunks(
 ) -> Iterator[pd.DataFrame]:
     start = header_at(source)
     delimiter = delimiter_of(source.lines[start])
-    yield from csv_chunks(source, builder, start + 1, n_columns, delimiter, wanted)
+    yield from csv_chunks(source, builder, start + 1, n_fields(source, start), delimiter, wanted)
 
 
 def _parquet_chunks(
@@ -203,12 +201,21 @@ def _parquet_chunks(
 def _typed(rows: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFrame:
     """Rows as builder.py wants them."""
     typed = {SUBJECT: _ids(rows[SUBJECT]), "line": rows["line"]}
-    typed["clock"], typed["offset_min"] = _clocks(rows["time"], builder)
+    times = _with_dates(rows) if "date" in rows else rows["time"]
+    typed["clock"], typed["offset_min"] = _clocks(times, builder)
+    if "device" in rows:
+        typed["device"] = names_of(rows["device"])
     for name in ("glucose", *EVENT_CHANNELS):
         if name in rows:
             typed[name] = builder.numbers(rows[name], rows["line"], name)
     builder.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
     return pd.DataFrame(typed)
+
+
+def _with_dates(rows: pd.DataFrame) -> pd.Series:
+    """Times of a date, or a number of days, and a clock that lie apart."""
+    days = {day: day_text(str(day).strip()) for day in rows["date"].unique()}
+    return rows["date"].map(days).astype(str) + " " + rows["time"].astype(str).str.strip()
 
 
 def _empty(values: pd.Series) -> np.ndarray:

@@ -11,17 +11,21 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data.clock import offset_by_elapsed
-from raycadian.data.source import Source, delimiter_of, split
-from raycadian.modalities.cgm.builder import LOCAL_CLOCK, MGDL, ReadingsBuilder, parse_numbers
+from raycadian.data.source import Source, delimiter_of, n_fields, split
+from raycadian.modalities.cells import parse_numbers
+from raycadian.modalities.cgm.builder import LOCAL_CLOCK, MGDL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.formats import words
 from raycadian.modalities.cgm.formats.tables import csv_chunks, csv_rows, unit_named
+from raycadian.modalities.cgm.repeats import names_of
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
 
 _CLARITY = {"time": 1, "type": 2, "subtype": 3, "glucose": 7, "insulin": 8, "carbs": 9}
 _CLARITY_SENSOR = {"elapsed": 12, "sensor": 13}
 _LIBRE = {
-    "time": 2, "type": 3, "history": 4, "scan": 5, "insulin_mark": 6, "insulin": 7, "food_mark": 8, "carbs": 9,
+    "serial": 1, "time": 2, "type": 3, "history": 4, "scan": 5, "insulin_mark": 6, "insulin": 7, "food_mark": 8,
+    "carbs": 9,
     "long_acting": 12,
 }  # fmt: skip
 _LIBRE_PARTS = {"meal": 16, "correction": 17, "change": 18}  # of a bolus that the reader's calculator advised
@@ -62,20 +66,39 @@ def read_clarity(source: Source, card: CGMCard, issues: Issues) -> Iterator[Read
     builder = ReadingsBuilder(source.path, card, issues, unit_named(names[7]))
     wanted = _CLARITY | {name: i for name, i in _CLARITY_SENSOR.items() if i < len(names)}
     skip = start + 1 + _patient_lines(source, start + 1)
-    rows = csv_rows(source, builder, skip, len(names), delimiter, wanted)
-    rows = rows[(rows["time"].str.strip() != "") | (rows["type"] == "EGV")].reset_index(drop=True)
+    rows = csv_rows(source, builder, skip, n_fields(source, start), delimiter, wanted)
+    rows["type"] = rows["type"].str.strip().str.lower()
+    rows = rows[(rows["time"].str.strip() != "") | rows["type"].isin(words.SENSOR)].reset_index(drop=True)
     rows[SUBJECT] = card.subject or source.stem
     rows["clock"], rows["offset_min"] = builder.times(rows["time"])
+    rows["egv"] = egv = _is_egv(rows, builder)
     by_sensor = _offsets_by_sensor(rows, builder) if set(_CLARITY_SENSOR) <= set(rows) else False
-    egv = (rows["type"] == "EGV").to_numpy()
-    yield from builder.readings(_glucose_rows(builder, rows[egv], "glucose"), offsets_certain=by_sensor)
-    builder.note("finger-stick or calibration (not a CGM reading)", rows["line"][~egv & (rows["glucose"] != "")])
+    yield from builder.readings(_glucose_rows(builder, rows[egv], "glucose", "sensor"), offsets_certain=by_sensor)
+    stick = ~egv & (rows["glucose"] != "") & rows["type"].isin(words.CALIBRATION)
+    builder.note("finger-stick or calibration (not a CGM reading)", rows["line"][stick])
     insulin = rows[rows["insulin"] != ""]
-    fast = insulin["subtype"].str.contains("fast", case=False)
-    builder.note("insulin other than fast-acting (neither a bolus nor a rate)", insulin["line"][~fast])
-    yield from builder.events(insulin[fast], "insulin", BOLUS, offsets_certain=by_sensor)
+    kind = insulin["subtype"].map(words.insulin_kind)
+    builder.note("insulin other than fast-acting (neither a bolus nor a rate)", insulin["line"][kind == "slow"])
+    for word in insulin["subtype"][kind.isna()].unique():
+        lines = insulin["line"][insulin["subtype"] == word]
+        builder.note(f"insulin of a kind that is not known, {word!r} (left out)", lines)
+    yield from builder.events(insulin[kind == "fast"], "insulin", BOLUS, offsets_certain=by_sensor)
     yield from builder.events(rows[rows["carbs"] != ""], "carbs", CARBS, offsets_certain=by_sensor)
     builder.finish()
+
+
+def _is_egv(rows: pd.DataFrame, builder: ReadingsBuilder) -> np.ndarray:
+    """Which rows are the sensor's, by their type in the export's language. A type that is not known and has glucose is
+    the sensor's where the transmitter's seconds stand beside every one of them, and counted by its name either way."""
+    egv = rows["type"].isin(words.SENSOR).to_numpy()
+    known = words.SENSOR | words.CALIBRATION | words.OTHER
+    for word in rows["type"][(rows["glucose"] != "") & ~rows["type"].isin(known)].unique():
+        own = (rows["type"] == word).to_numpy()
+        ticking = "elapsed" in rows and bool((rows["elapsed"][own] != "").all())
+        what = "read as the sensor's, which the transmitter's seconds say" if ticking else "left out"
+        builder.note(f"type of row that is not known, {word!r} ({what})", rows["line"][own])
+        egv |= own & ticking
+    return egv
 
 
 def _patient_lines(source: Source, start: int) -> int:
@@ -86,7 +109,7 @@ def _patient_lines(source: Source, start: int) -> int:
 
 def _offsets_by_sensor(rows: pd.DataFrame, builder: ReadingsBuilder) -> bool:
     """Set `offset_min` by the transmitter's seconds; False, and nothing set, where these say nothing."""
-    egv = rows[(rows["type"] == "EGV") & rows["clock"].notna()]
+    egv = rows[rows["egv"] & rows["clock"].notna()]
     elapsed_s, _ = parse_numbers(egv["elapsed"])
     if not len(egv) or not np.isfinite(elapsed_s).all():
         return False
@@ -135,13 +158,13 @@ def read_libreview(source: Source, card: CGMCard, issues: Issues) -> Iterator[Re
     names = split(header, delimiter)
     builder = ReadingsBuilder(source.path, card, issues, unit_named(" ".join(names[4:6])), high_mgdl=_LIBRE_HIGH_MGDL)
     wanted = _LIBRE | {name: i for name, i in _LIBRE_PARTS.items() if i < len(names)}
-    rows = csv_rows(source, builder, start + 1, len(names), delimiter, wanted)
+    rows = csv_rows(source, builder, start + 1, n_fields(source, start), delimiter, wanted)
     rows[SUBJECT] = card.subject or source.stem
     rows["clock"], rows["offset_min"] = _libre_times(rows["time"], source.path, card, builder)
     kind = rows["type"].str.strip()
     # history first: where a scan falls on the same minute, it is kept
-    yield from builder.readings(_glucose_rows(builder, rows[kind == "0"], "history"))
-    yield from builder.readings(_glucose_rows(builder, rows[kind == "1"], "scan"))
+    yield from builder.readings(_glucose_rows(builder, rows[kind == "0"], "history", "serial"))
+    yield from builder.readings(_glucose_rows(builder, rows[kind == "1"], "scan", "serial"))
     builder.note("finger-stick or calibration (not a CGM reading)", rows["line"][kind == "2"])
     builder.note("row of an unknown record type", rows["line"][~kind.isin(list("0123456"))])
     yield from _libre_events(rows[kind.isin(["4", "5"])], builder)
@@ -203,7 +226,7 @@ def read_pump(source: Source, card: CGMCard, issues: Issues) -> Iterator[Reading
             f"{source.path}: no `# pump_serial:` line and no folder pump_SERIAL; set `subject` in the card"
         )
     builder = ReadingsBuilder(source.path, card, issues, MGDL)
-    for rows in csv_chunks(source, builder, start + 1, len(names), delimiter, wanted):
+    for rows in csv_chunks(source, builder, start + 1, n_fields(source, start), delimiter, wanted):
         yield from builder.readings(_pump_rows(rows, subject, builder))
     builder.finish()
 
@@ -269,8 +292,10 @@ def _flagged(flags: pd.Series) -> np.ndarray:
 # --- both ----------------------------------------------------------------------------------------------------------
 
 
-def _glucose_rows(builder: ReadingsBuilder, rows: pd.DataFrame, column: str) -> pd.DataFrame:
+def _glucose_rows(builder: ReadingsBuilder, rows: pd.DataFrame, column: str, device: str) -> pd.DataFrame:
+    """Rows for the builder, with the glucose of a column, and whose sensor's it is where a column says."""
     builder.note("row without a glucose value", rows["line"][rows[column] == ""])
-    return rows[[SUBJECT, "line", "clock", "offset_min"]].assign(
+    typed = rows[[SUBJECT, "line", "clock", "offset_min"]].assign(
         glucose=builder.numbers(rows[column], rows["line"], "glucose")
     )
+    return typed.assign(device=names_of(rows[device])) if device in rows else typed
