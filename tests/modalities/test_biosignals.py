@@ -324,7 +324,7 @@ def test_irregular_rows_are_numerics(tmp_path):
         ("r 1 100 1000\n../secret.dat 16 100/mmHg 16 0 0 0 0 ART\n", "r.hea: truncated, corrupted or not"),
         ("r 1 100 1000\nabsent.dat 16 100/mmHg 16 0 0 0 0 ART\n", "r.hea: truncated, corrupted or not"),
         ("r 1 100 999999999999\nr.dat 16 100/mmHg 16 0 0 0 0 ART\n", "samples, at most"),
-        ("r/2 1 100 1000\nr_1 500\nr_2 500\n", "several segments"),
+        ("r/2 1 100 1000\nr_1 500\nr_2 500\n", "No such file"),
         ("nonsense\n", "r.hea: truncated, corrupted or not"),
         ("r 2 100 1000\nr.dat 16 100/mmHg 16 0 0 0 0 ART\nr.dat 16 100/mmHg 16 0 0 0 0 ART\n", "several signals"),
         ("r 0 100 1000\n", "no track with samples"),

@@ -104,12 +104,12 @@ def one_by_one(values: np.ndarray, peaks: np.ndarray, feet: np.ndarray) -> list[
     """The signal abnormality index, a beat at a time."""
     normal = []
     for i, (p, f) in enumerate(zip(peaks, feet, strict=True)):
-        ok = values[p] <= 300 and values[f] >= 20 and values[p] - values[f] >= 20
+        ok = values[p] <= 300 and values[f] >= 20 and values[p] - values[f] >= LIMITS.abp_pulse_mmhg
         if i + 1 < len(feet):
             beat = values[f : feet[i + 1]]
             fall = np.diff(values[f : feet[i + 1] + 1])
             slope = fall[fall < 0].mean() if (fall < 0).any() else 0
-            ok &= 30 <= beat.mean() <= 200 and 0.3 <= len(beat) / 125 <= 3 and slope > -3
+            ok &= LIMITS.abp_mean_mmhg <= beat.mean() <= 200 and 0.3 <= len(beat) / 125 <= 3 and slope > -3
         if i:
             ok &= abs(values[p] - values[peaks[i - 1]]) <= 20 and abs(values[f] - values[feet[i - 1]]) <= 20
         if 0 < i < len(feet) - 1:

@@ -23,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]

@@ -1,6 +1,6 @@
 """What a stretch of a waveform has to be: a section of a card, and what physiology/waveforms/quality.py judges by."""
 
-from raycadian.config.schema import Count, Fraction, Positive, Schema
+from raycadian.config.schema import Count, Fraction, NotNegative, Positive, Schema
 
 
 class SignalQuality(Schema):
@@ -24,3 +24,7 @@ class SignalQuality(Schema):
     ppg_edges: Positive = 3.0  # times the steepest slope of the median pulse
     ppg_skewness: Fraction = 0.8  # share of the pieces of 3 s that are skewed to the right
     abp_normal: Fraction = 0.8  # share of beats
+    abp_pulse_mmhg: NotNegative = 10.0
+    """Pulse pressure of a beat, at least. The published 20 rejects patients in shock, whose pulse is low, not wrong."""
+    abp_mean_mmhg: NotNegative = 25.0
+    """Mean pressure of a beat, at least; published 30."""

@@ -50,6 +50,11 @@ class BiosignalCard(BaseCard):
     rails: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """Of `filters: causal`: channel -> the lowest and the highest value that its recorder can give, in the channel's
     unit. Left out, they are found once a track has stopped at one three times."""
+    upright: tuple[str, ...] = ()
+    """Channels of an ECG that are turned over where their QRS points down: of recorders whose electrodes were swapped.
+    Hearts point down too, after an infarct: what nobody names is left as it was recorded."""
+    rate_hz: Positive | None = None
+    """Of tables and archives that say no rate, and have no times."""
     quality: SignalQuality = SignalQuality()
     clinical: Clinical | None = None
     cohort: str | None = None
@@ -73,6 +78,14 @@ class BiosignalCard(BaseCard):
             raise ValueError("rails are for filters: causal; zero_phase finds them in the whole track: leave them out")
         if odd := [c for c, (low, high) in self.rails.items() if c not in self.waveforms or not low < high]:
             raise ValueError(f"rails {odd}: expected a channel of `waveforms`, and its lowest below its highest value")
+        return self
+
+    @model_validator(mode="after")
+    def _turned(self) -> "BiosignalCard":
+        if odd := [c for c in self.upright if c not in self.waveforms or waveform_kind(c) != "ecg"]:
+            raise ValueError(f"upright {odd}: expected ECG channels of `waveforms`")
+        if self.upright and self.filters == "causal":
+            raise ValueError("upright is for filters: zero_phase; a stream can't know how the whole track points")
         return self
 
     @field_validator("waveforms", "numerics")

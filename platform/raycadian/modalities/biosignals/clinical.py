@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from raycadian.data.source import Source, delimiter_of, open_bytes, require_distinct, split
-from raycadian.modalities.biosignals.tracks import matches
+from raycadian.modalities.biosignals.tracks import matches, without_ending
 from raycadian.types import Issues
 
 CASE, SUBJECT_ID = "caseid", "subjectid"
@@ -43,7 +43,7 @@ def read_clinical(path: Path, issues: Issues, case: str = CASE, subject: str = S
         issues.add(what, n=max(0, int(empty.sum()) - 5))
         rows = rows[~empty]
     table = pd.concat([_typed(rows[name], f"{path.name}: {name}", issues) for name in rows], axis=1)
-    index = pd.Index(rows[case].map(_whole), name="case")
+    index = pd.Index(rows[case].map(_whole).map(without_ending), name="case")  # cases are named without their endings
     if index.has_duplicates:
         twice = index[index.duplicated()].unique()
         raise ValueError(

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from raycadian.data.source import Source, header_of
-from raycadian.modalities.biosignals.formats.waveform_tables import TIMES, units_of
+from raycadian.modalities.biosignals.formats.waveform_tables import has_times, units_of
 from raycadian.modalities.biosignals.readers import detect_format, track_names
 from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
 
@@ -40,7 +39,7 @@ def _format(path: Path) -> str | None:
         kind = detect_format(path)
     except ValueError:
         return None
-    is_of_tracks = {"npz": _is_archive_of_tracks, "table": _has_times}.get(kind)
+    is_of_tracks = {"npz": _is_archive_of_tracks, "table": has_times}.get(kind)
     return kind if is_of_tracks is None or is_of_tracks(path) else None
 
 
@@ -103,11 +102,6 @@ def _is_archive_of_tracks(path: Path) -> bool:
 
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return not {"SEQN", "wear"} <= set(archive.files)
-
-
-def _has_times(path: Path) -> bool:
-    names = header_of(Source.of(path))
-    return any(name.strip().lower() in TIMES for name in names)
 
 
 def _units(path: Path, waveforms: dict[str, list[str]]) -> Choice:

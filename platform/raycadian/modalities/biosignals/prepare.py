@@ -19,20 +19,15 @@ from raycadian.data.parquet import EVENT_SCHEMA, ContentHash, events_table, qual
 from raycadian.data.writer import head_of
 from raycadian.modalities.base import Item, Row, Rows
 from raycadian.modalities.biosignals.card import BiosignalCard, Subset
-from raycadian.modalities.biosignals.readers import VITALDB, check_unique, read_case
+from raycadian.modalities.biosignals.formats.wfdb_records import segments_of
+from raycadian.modalities.biosignals.readers import VITALDB, check_unique, patient_of, read_case, states_rate
 from raycadian.modalities.biosignals.tracks import case_of, check_length
 from raycadian.physiology.waveforms import pipeline as waveforms
 from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
 
 DT_S = 1 / waveforms.RATE_HZ
 START = np.datetime64("2000-01-01T00:00:00", "s")  # of a subject's first case; sources hide the date
-_POINTS_UP = (
-    "",
-    "i",
-    "ii",
-    "v5",
-    "v6",
-)  # leads whose QRS points up in nearly every heart; in V1 to V4, III, aVR it may not
+_POINTS_UP = ("", "i", "ii", "v5", "v6")  # leads whose QRS points up in most hearts; an infarct may turn it
 _AFTER_S = 3600.0  # numerics may go on for so long after the waveforms: labels look ahead
 _DAY = np.timedelta64(1, "D")  # between a subject's cases: who reads times sees that they are no dates
 
@@ -92,7 +87,7 @@ def _prepared(
     """The channel from the case's start to `until_s`, missing where its track is silent."""
     kind, rate_hz = waveform_kind(channel), case.tracks[channel].rate_hz
     causal = card.filters == "causal"
-    turned = kind == "ecg" and not causal and _lead(channel) in _POINTS_UP
+    turned = kind == "ecg" and channel in card.upright
     if rate_hz is None:
         raise ValueError(f"case {case.case}: {channel} has times of its own, like a numeric; a waveform has a rate")
     check_length(until_s * rate_hz, f"case {case.case}: {channel}")
@@ -108,7 +103,9 @@ def _prepared(
         )
     except ValueError as error:
         raise ValueError(f"case {case.case}: {channel}: {error}") from None
-    issues.add("ECG upside down (turned over)", case.case, int(turned and prepared.beats.inverted))
+    downwards = kind == "ecg" and prepared.beats.inverted and (turned or _lead(channel) in _POINTS_UP)
+    done = "turned over" if turned else "left as it is; `upright` turns it over"
+    issues.add(f"ECG whose QRS points down ({done}): {channel}", case.case, int(downwards))
     for reason, count in prepared.samples.items():
         issues.add(f"sample {reason}: {channel}", case.case, count)
     return prepared
@@ -166,11 +163,13 @@ def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) -> list[Item]:
     """What is to be read, a subject a piece: its cases in the order of their names. Raises ValueError."""
-    files = [(case_of(p), str(p.absolute())) for p in paths]
+    segments = {s for p in paths if p.suffix.lower() == ".hea" for s in segments_of(p)}
+    issues.add("segment of a record (read with it)", n=sum(path in segments for path in paths))
+    files = [(case_of(p), str(p.absolute())) for p in paths if p not in segments]
     check_unique(files)
     people: dict[str, list[dict[str, Any]]] = {}
     for case, source, row in _selected(card, dict(files), folder, issues):
-        subject = _name(row[card.clinical.subject]) if card.clinical else case
+        subject = _name(row[card.clinical.subject]) if card.clinical else _patient(case, source)
         if subject not in card.exclude_subjects:
             people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _json_row(row)})
     if card.subset is not None:
@@ -185,6 +184,11 @@ def _item(subject: str, cases: list[dict[str, Any]]) -> Item:
         return item
     files = {Path(case["source"]) for case in cases}
     return item | {"bytes": sum(file.stat().st_size for file in files | samples_of(sorted(files)))}
+
+
+def _patient(case: str, source: str) -> str:
+    """Whom the file of a case names, else the case: a person's files are one subject's."""
+    return case if source.startswith(VITALDB) else patient_of(Path(source)) or case
 
 
 def _drawn(people: Mapping[str, list[dict[str, Any]]], subset: Subset) -> dict[str, list[dict[str, Any]]]:
@@ -262,6 +266,9 @@ def write(item: Item, blocks: BlockWriter, card: BiosignalCard) -> Row:
         del recording
     for reason, n in sorted(kept.rejected.items()):
         issues.add(f"window rejected: {reason}", subject, n)
+    if kept.windows and not kept.good:
+        most = max(kept.rejected, key=kept.rejected.__getitem__)
+        issues.add(f"person of whom every window is rejected, most for: {most} (see `quality` of the card)", subject)
     quality = {
         "cases": len(item["cases"]), "read": len(kept.marks), "windows": kept.windows, "good": kept.good,
         "rejected": kept.rejected,
@@ -341,15 +348,17 @@ def _read_and_clean(
 ) -> Cleaned:
     tracks = {**card.waveforms, **card.numerics}
     units = {c: unit for c in tracks if (unit := unit_of(c))}
+    rate_hz = None if card.rate_hz is None or states_rate(source) else card.rate_hz
     case = read_case(
-        source, tracks=tracks, units=units, optional=card.numerics, subject=subject, clinical=clinical, issues=issues
-    )
+        source, tracks=tracks, units=units, optional=card.numerics, subject=subject, clinical=clinical, issues=issues,
+        rate_hz=rate_hz,
+    )  # fmt: skip
     return clean(case, card, number, issues, spend=True)
 
 
 def recordings_of_person(path: Path, card: BiosignalCard, issues: Issues) -> list[Recording]:
     """The recording of the case in a file. Raises ValueError."""
-    return [_read_and_clean(path, case_of(path), card, issues, 0, {}).recording]
+    return [_read_and_clean(path, _patient(case_of(path), str(path)), card, issues, 0, {}).recording]
 
 
 def counts(rows: Rows, usable: Rows) -> dict[str, int]:

@@ -28,13 +28,17 @@ class _Reader(NamedTuple):
     read: Callable[..., Case]
     track_names: Callable[[Path], list[str]]
     states_rate: bool = True
+    patient: Callable[[Path], str] = lambda path: ""
+    """Whom a file names, without reading its samples; '' for nobody."""
 
 
 _READERS = {
     "vital": _Reader(vital_files.read_vital, vital_files.track_names),
     "wfdb": _Reader(wfdb_records.read_wfdb, wfdb_records.track_names),
-    "edf": _Reader(edf.read_edf, edf.track_names),
-    "npz": _Reader(waveform_tables.read_npz, waveform_tables.track_names, states_rate=False),
+    "edf": _Reader(edf.read_edf, edf.track_names, patient=edf.patient_of),
+    "npz": _Reader(
+        waveform_tables.read_npz, waveform_tables.track_names, states_rate=False, patient=waveform_tables.patient_of
+    ),
     "table": _Reader(waveform_tables.read_table, waveform_tables.track_names, states_rate=False),
 }
 
@@ -83,6 +87,20 @@ def track_names(source: str | Path, format: Format = "auto") -> list[str]:
     path = _local(source)
     with explained(path):
         return _READERS[detect_format(path) if format == "auto" else format].track_names(path)
+
+
+def patient_of(path: Path) -> str:
+    """Whom a file names (EDF's patient code, an archive's `subject`); '' for nobody, or a file that can't be read."""
+    try:
+        with explained(path):
+            return _READERS[detect_format(path)].patient(path)
+    except ValueError:
+        return ""
+
+
+def states_rate(source: str | Path) -> bool:
+    """Whether the format of a file says its rates itself."""
+    return _of_vitaldb(source) or _READERS[detect_format(Path(source))].states_rate
 
 
 def detect_format(path: Path) -> Format:

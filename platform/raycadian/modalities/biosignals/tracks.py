@@ -15,6 +15,7 @@ MAX_SAMPLES = (
 )
 MAX_FILE_SAMPLES = 500_000_000  # of all tracks that are read: 2 GB
 MAX_RATE_HZ = 50_000.0
+_ENDINGS = re.compile(r"(\.(vital|edf|bdf|hea|dat|mat|npz|csv|tsv|txt|parquet|gz))+$", re.IGNORECASE)
 
 # unit (lower case) -> the unit it is counted in, and how many of that it is
 _UNITS = {
@@ -105,7 +106,12 @@ def explained(path: Path) -> Iterator[None]:
 
 def case_of(path: Path) -> str:
     """A case's name where its file does not say one: the file's, without the endings of its format."""
-    return re.sub(r"(\.(vital|edf|bdf|npz|csv|tsv|txt|parquet|gz))+$", "", path.name, flags=re.IGNORECASE) or path.name
+    return without_ending(path.name)
+
+
+def without_ending(name: str) -> str:
+    """A file's name without the endings of formats of signals."""
+    return _ENDINGS.sub("", name) or name
 
 
 class Room:

@@ -76,7 +76,7 @@ def assess(
             skewness = _skewed_share(filled, bad, starts, length)
             reasons |= _flag(~(skewness >= limits.ppg_skewness), Reason.SKEWNESS)
         case "abp":
-            index = _share(normal_pressure_beats(filled, beats, bad), low, high)
+            index = _share(normal_pressure_beats(filled, beats, bad, limits), low, high)
             reasons |= _flag(~(index >= limits.abp_normal), Reason.PRESSURE)
         case _:
             raise ValueError(f"no quality index for {kind!r}: expected ecg, ppg or abp")
@@ -180,11 +180,14 @@ def _skewness(values: np.ndarray, bad: np.ndarray, starts: np.ndarray, length: i
         return np.where(variance > 1e-9 * m2, central / variance.clip(1e-300) ** 1.5, np.nan)
 
 
-def normal_pressure_beats(values: np.ndarray, beats: Beats, bad: np.ndarray) -> np.ndarray:
+def normal_pressure_beats(
+    values: np.ndarray, beats: Beats, bad: np.ndarray, limits: SignalQuality = LIMITS
+) -> np.ndarray:
     """(M,) True where an arterial beat is normal by the signal abnormality index; a beat lasts from its foot to the
     next one.
 
-    Systolic <= 300, diastolic >= 20, mean 30 to 200, pulse pressure >= 20 mmHg; 20 to 200 beats a minute; mean of the
+    Systolic <= 300, diastolic >= 20, mean 25 to 200, pulse pressure >= 10 mmHg (published: 30 and 20, by which no beat of
+    a patient in shock is one; keys of the card); 20 to 200 beats a minute; mean of the
     falling slopes above -375 mmHg/s (-3 a sample at 125 Hz); changes from the beat before <= 20 mmHg (systolic,
     diastolic) and <= 0.5 s. The last beat of a track and those around masked samples have no end and count as the
     others but for mean, slope and period.
@@ -192,7 +195,7 @@ def normal_pressure_beats(values: np.ndarray, beats: Beats, bad: np.ndarray) -> 
     if not len(beats):
         return np.empty(0, bool)
     systolic, diastolic = values[beats.peaks], values[beats.feet]
-    normal = (systolic <= 300) & (diastolic >= 20) & (systolic - diastolic >= 20)
+    normal = (systolic <= 300) & (diastolic >= 20) & (systolic - diastolic >= limits.abp_pulse_mmhg)
     if len(beats) > 1:
         start, end = beats.feet[:-1], beats.feet[1:]
         whole = _between(np.cumsum(bad), start, end) == 0
@@ -204,7 +207,7 @@ def normal_pressure_beats(values: np.ndarray, beats: Beats, bad: np.ndarray) -> 
         )
         apart = period / RATE_HZ
         steady = (np.abs(np.diff(systolic)) <= 20) & (np.abs(np.diff(diastolic)) <= 20)
-        shape = (mean >= 30) & (mean <= 200) & (apart >= 0.3) & (apart <= 3.0) & (slope > -3.0)
+        shape = (mean >= limits.abp_mean_mmhg) & (mean <= 200) & (apart >= 0.3) & (apart <= 3.0) & (slope > -3.0)
         normal[:-1] &= shape | ~whole
         normal[1:] &= steady | ~whole
         normal[1:-1] &= (np.abs(np.diff(apart)) <= 0.5) | ~(whole[1:] & whole[:-1])

@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from raycadian.data.clock import EPOCHS_MS, clock_of_epoch_ms
 from raycadian.data.source import (
     Source,
     check_table,
     check_unpacked,
     delimiter_of,
+    first_rows,
     header_at,
     header_of,
     open_bytes,
@@ -36,6 +38,7 @@ from raycadian.modalities.biosignals.tracks import (
     waveform,
     with_samples,
 )
+from raycadian.modalities.columns import epoch_format, like_times
 from raycadian.types import Case, Issues, Track
 
 TIMES = ("time_s", "time", "t", "seconds", "timestamp", "datetime")  # what a column of times may be called, in any case
@@ -44,6 +47,8 @@ _ABOUT = ("rate_hz", "times_s", "unit", "start_s")
 _WHOLE = ("rate_hz", "subject", "case", "start_utc")
 _MISSING = ["", "nan", "NaN", "NA", "null", "-nan(ind)"]
 _SAME_RATE = 1e-3
+_SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
+_TIME_UNIT = re.compile(r"_(s|sec|ms|us|ns)$")
 
 
 def read_table(
@@ -56,12 +61,12 @@ def read_table(
     source = Source.of(path)
     header = header_of(source)
     require_distinct(header, path)
-    times = next((name for name in header if name.strip().lower() in TIMES), None)
+    times = _times_of(header, source)
     named = {_split_unit(name)[0]: name for name in header if name != times}
     names = present(named, wanted)
     columns = _columns(source, [named[name] for name in names], times, len(header) > 1)
     clock = columns.pop(times) if times else None
-    start, seconds = _seconds(clock, path)
+    start, seconds = _seconds(clock, path, _unit_of_times(times or ""))
     tracks, room = {}, Room()
     for name in names:
         unit, where = _split_unit(named[name])[1] or units.get(name, ""), f"{path}: {name}"
@@ -93,7 +98,15 @@ def track_names(path: Path) -> list[str]:
     if zipfile.is_zipfile(path):
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return _names(archive.files)
-    return [_split_unit(name)[0] for name in header_of(Source.of(path)) if name.strip().lower() not in TIMES]
+    source = Source.of(path)
+    header = header_of(source)
+    return [_split_unit(name)[0] for name in header if name != _times_of(header, source)]
+
+
+def patient_of(path: Path) -> str:
+    """The `subject` of an archive; '' where it names nobody. Raises ValueError."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return str(_scalar(archive["subject"], f"{path}: subject")) if "subject" in archive.files else ""
 
 
 def units_of(path: Path) -> dict[str, str]:
@@ -105,12 +118,33 @@ def units_of(path: Path) -> dict[str, str]:
     return dict(_split_unit(name) for name in header_of(Source.of(path)))
 
 
+def has_times(path: Path) -> bool:
+    """Whether a table has a column of times. Raises ValueError."""
+    source = Source.of(path)
+    return _times_of(header_of(source), source) is not None
+
+
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
 def _split_unit(name: str) -> tuple[str, str]:
     match = _NAME_AND_UNIT.match(name.strip())
     return (match[1], match[2].strip()) if match else (name.strip(), "")
+
+
+def _times_of(header: Sequence[str], source: Source) -> str | None:
+    """The column of times: called so, with or without a unit, or else the one that holds timestamps."""
+    called = next((name for name in header if _TIME_UNIT.sub("", _split_unit(name)[0].lower()) in TIMES), None)
+    if called is not None or source.is_parquet:
+        return called
+    return next(iter(like_times({name: texts for name, texts in first_rows(source).items() if name})), None)
+
+
+def _unit_of_times(name: str) -> str:
+    """ms of 'Time [ms]' and of time_ms; '' where the name states none."""
+    plain, unit = _split_unit(name)
+    suffix = _TIME_UNIT.search(plain.lower())
+    return unit or (suffix[1] if suffix else "")
 
 
 def _columns(source: Source, names: list[str], times: str | None, skip_blank: bool) -> dict[str, pa.ChunkedArray]:
@@ -128,9 +162,17 @@ def _columns(source: Source, names: list[str], times: str | None, skip_blank: bo
                 stream,
                 read_options=pacsv.ReadOptions(skip_rows=start, encoding=source.encoding.removesuffix("-sig")),
                 parse_options=pacsv.ParseOptions(delimiter=delimiter, ignore_empty_lines=skip_blank),
-                convert_options=pacsv.ConvertOptions(include_columns=_as_written(source, wanted), null_values=_MISSING),
+                convert_options=pacsv.ConvertOptions(
+                    include_columns=_as_written(source, wanted), null_values=_MISSING,
+                    decimal_point="," if delimiter != "," and _has_decimal_commas(source) else ".",
+                ),
             ).rename_columns(wanted)
     return {name: table[name] for name in wanted}
+
+
+def _has_decimal_commas(source: Source) -> bool:
+    cells = [text for texts in first_rows(source).values() for text in texts[:50]]
+    return any(re.fullmatch(r"-?\d+,\d+", text) for text in cells)
 
 
 def _as_written(source: Source, wanted: list[str]) -> list[str]:
@@ -156,14 +198,14 @@ def _is_number(text: Any) -> bool:
         return False
 
 
-def _seconds(clock: pa.ChunkedArray | None, path: Path) -> tuple[np.datetime64 | None, np.ndarray | None]:
-    """When the table begins, if it says so, and the seconds (N,) since then."""
+def _seconds(clock: pa.ChunkedArray | None, path: Path, unit: str) -> tuple[np.datetime64 | None, np.ndarray | None]:
+    """When the table begins, if it says so, and the seconds (N,) since then. `unit`: of numbers, where one is stated;
+    those that count from 1970 tell it themselves."""
     if clock is None:
         return None, None
     times = clock.to_pandas()
     if pd.api.types.is_numeric_dtype(times):
-        seconds = times.to_numpy(np.float64, na_value=np.nan)
-        start = None
+        start, seconds = _counted(times, unit)
     else:
         stamps = pd.to_datetime(times, utc=True, format="ISO8601", errors="coerce").dt.tz_localize(None)
         first = stamps.min()
@@ -172,12 +214,24 @@ def _seconds(clock: pa.ChunkedArray | None, path: Path) -> tuple[np.datetime64 |
     if not np.isfinite(seconds).all():
         row = int(np.flatnonzero(~np.isfinite(seconds))[0]) + 1
         raise ValueError(f"{path}: row {row} has no time that can be read (expected seconds, or ISO 8601 timestamps)")
-    if len(seconds) and (np.diff(seconds) <= 0).any():
-        row = int(np.flatnonzero(np.diff(seconds) <= 0)[0]) + 2
+    if len(seconds) and (np.diff(seconds) < 0).any():  # equal ones may be rounded alike
+        row = int(np.flatnonzero(np.diff(seconds) < 0)[0]) + 2
         raise ValueError(
             f"{path}: time does not increase at row {row} ({seconds[row - 1]:g} after {seconds[row - 2]:g} s); sort it"
         )
     return start, seconds
+
+
+def _counted(times: pd.Series, unit: str) -> tuple[np.datetime64 | None, np.ndarray]:
+    """Numbers of seconds, or of the unit that is stated, as they are; those that count from 1970 from their first on."""
+    known = times.dropna()
+    form = epoch_format([str(known.iloc[i]) for i in (0, -1)]) if len(known) and not unit else None
+    if form is None:
+        return None, times.to_numpy(np.float64, na_value=np.nan) * _SECONDS.get(unit.lower(), 1.0)
+    first = known.min()
+    start = clock_of_epoch_ms(np.array([float(first) * EPOCHS_MS[form]]))[0]
+    since = (times - first).to_numpy(np.float64, na_value=np.nan)  # whole numbers: float64 would blur nanoseconds
+    return start.astype("datetime64[ms]"), since * EPOCHS_MS[form] / 1000
 
 
 def _column(
@@ -211,13 +265,17 @@ def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
     if len(seconds) < 3:
         return None
     steps = np.diff(seconds)
-    gaps = steps > 1.5 * np.median(steps)
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if not usual or (steps == 0).mean() > 0.5:
+        return None
+    gaps = steps > 1.5 * usual
     rate = 1 / steps[~gaps].mean()
     first = np.flatnonzero(np.append(True, gaps))  # of each stretch without a gap
     stretch = np.cumsum(np.append(0, gaps))
     within = np.arange(len(seconds)) - first[stretch]
     off = (seconds - seconds[first][stretch]) * rate - within
-    if gaps.mean() > 0.1 or not (np.abs(off) <= 0.6).all() or np.ptp(seconds) * rate > 2**53:  # 0.6: of rounding too
+    rounded = 0.5 * usual * rate if (steps == 0).any() else 0.0  # times that repeat are rounded to more than a sample
+    if gaps.mean() > 0.1 or not (np.abs(off) <= 0.6 + rounded).all() or np.ptp(seconds) * rate > 2**53:  # 0.6: of rounding too
         return None
     rate = _nearest_simple_rate(rate, (2 * np.abs(off).max() * len(first) + 1e-6) / (~gaps).sum())
     begins = np.round((seconds[first] - seconds[0]) * rate).astype(np.int64)
