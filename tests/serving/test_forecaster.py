@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from raycadian.cli.main import main
 from raycadian.config import CMA, CMAMechanism, Ridge
 from raycadian.evaluation.forecast.event_probability import EventCalibration, probabilities, write_calibrations
-from raycadian.modalities.cgm.request import History
+from raycadian.modalities.cgm.request import ForecastRequest, History
 from raycadian.physiology.cma.meals import Meal
 from raycadian.serving.forecaster import Forecaster, Recent, read_history
 from raycadian.training.pipeline import read_predictions
@@ -311,3 +311,14 @@ def test_gains_of_each_meal_train_and_serve(readings, history, tmp_path):
         forecast = forecaster.answer(History.of(served.until(readings[p.subject[i]], p.time_utc[i])))
         np.testing.assert_allclose(forecast.quantiles, p.quantiles[i], rtol=0, atol=1e-5)
     assert with_meals(forecaster, history, []).what_if.difference.max() <= 0
+
+
+@pytest.mark.parametrize("name", ["request_offsets.json", "request_timezone.json"])
+def test_the_clocks_changed_within_the_context(forecaster, shared, name):
+    """Folder S01 of the troublesome inputs."""
+    path = shared.parent / "trouble" / "S01_forecast_after_dst" / name
+    if not path.is_file():
+        pytest.skip(f"troublesome files not here: {path} is absent")
+    history = ForecastRequest.model_validate_json(path.read_text("utf-8")).data()
+    (answer,) = forecaster.predict([history])
+    assert not isinstance(answer, ValueError) and np.isfinite(answer.quantiles).all()

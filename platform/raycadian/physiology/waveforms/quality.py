@@ -186,8 +186,8 @@ def normal_pressure_beats(
     """(M,) True where an arterial beat is normal by the signal abnormality index; a beat lasts from its foot to the
     next one.
 
-    Systolic <= 300, diastolic >= 20, mean 25 to 200, pulse pressure >= 10 mmHg (published: 30 and 20, by which no beat of
-    a patient in shock is one; keys of the card); 20 to 200 beats a minute; mean of the
+    Systolic <= 300, diastolic >= 20, mean 25 to 200, pulse pressure >= 10 mmHg (published: 30 and 20, by which no
+    beat of a patient in shock is one; keys of the card); 20 to 200 beats a minute; mean of the
     falling slopes above -375 mmHg/s (-3 a sample at 125 Hz); changes from the beat before <= 20 mmHg (systolic,
     diastolic) and <= 0.5 s. The last beat of a track and those around masked samples have no end and count as the
     others but for mean, slope and period.

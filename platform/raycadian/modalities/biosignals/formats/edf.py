@@ -111,7 +111,8 @@ def read_edf(path: Path, wanted: Sequence[str] | None, issues: Issues) -> Case:
     patient code. Raises ValueError."""
     header = Header.of(path)
     require_distinct(header.labels, path, "signals")
-    data = np.memmap(path, np.uint8, "r", header.begin, (header.records, header.record_bytes)) if header.records else None
+    shape = header.records, header.record_bytes
+    data = np.memmap(path, np.uint8, "r", header.begin, shape) if header.records else None
     onset_s = _onsets(header, data, issues) if header.is_interrupted else None
     room, tracks = Room(), {}
     for name in present(header.labels, wanted):
@@ -175,7 +176,7 @@ def _onsets(header: Header, data: np.ndarray | None, issues: Issues) -> np.ndarr
     """When each record began, in seconds after the start: the first of its annotations says so. Raises ValueError."""
     at = next((i for i, label in enumerate(header.fields["label"]) if label in _ANNOTATIONS), None)
     if at is None or data is None:
-        raise ValueError(f"{header.path}: an interrupted file (EDF+D) without annotations, which say when; export it again")
+        raise ValueError(f"{header.path}: interrupted (EDF+D) without annotations, which say when; export it again")
     begin = header.width * sum(header.samples[:at])
     texts = [bytes(row) for row in data[:, begin : begin + header.width * header.samples[at]]]
     matches = [_ONSET.match(text) for text in texts]

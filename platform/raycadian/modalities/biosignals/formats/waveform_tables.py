@@ -163,7 +163,8 @@ def _columns(source: Source, names: list[str], times: str | None, skip_blank: bo
                 read_options=pacsv.ReadOptions(skip_rows=start, encoding=source.encoding.removesuffix("-sig")),
                 parse_options=pacsv.ParseOptions(delimiter=delimiter, ignore_empty_lines=skip_blank),
                 convert_options=pacsv.ConvertOptions(
-                    include_columns=_as_written(source, wanted), null_values=_MISSING,
+                    include_columns=_as_written(source, wanted),
+                    null_values=_MISSING,
                     decimal_point="," if delimiter != "," and _has_decimal_commas(source) else ".",
                 ),
             ).rename_columns(wanted)
@@ -223,7 +224,8 @@ def _seconds(clock: pa.ChunkedArray | None, path: Path, unit: str) -> tuple[np.d
 
 
 def _counted(times: pd.Series, unit: str) -> tuple[np.datetime64 | None, np.ndarray]:
-    """Numbers of seconds, or of the unit that is stated, as they are; those that count from 1970 from their first on."""
+    """Numbers of seconds, or of the unit that is stated, as they are; those that count from 1970 from their first
+    on."""
     known = times.dropna()
     form = epoch_format([str(known.iloc[i]) for i in (0, -1)]) if len(known) and not unit else None
     if form is None:
@@ -274,8 +276,9 @@ def _even(seconds: np.ndarray) -> tuple[float, np.ndarray] | None:
     stretch = np.cumsum(np.append(0, gaps))
     within = np.arange(len(seconds)) - first[stretch]
     off = (seconds - seconds[first][stretch]) * rate - within
-    rounded = 0.5 * usual * rate if (steps == 0).any() else 0.0  # times that repeat are rounded to more than a sample
-    if gaps.mean() > 0.1 or not (np.abs(off) <= 0.6 + rounded).all() or np.ptp(seconds) * rate > 2**53:  # 0.6: of rounding too
+    # 0.6: of rounding too; times that repeat are rounded to more than a sample
+    most = 0.6 + (0.5 * usual * rate if (steps == 0).any() else 0.0)
+    if gaps.mean() > 0.1 or not (np.abs(off) <= most).all() or np.ptp(seconds) * rate > 2**53:
         return None
     rate = _nearest_simple_rate(rate, (2 * np.abs(off).max() * len(first) + 1e-6) / (~gaps).sum())
     begins = np.round((seconds[first] - seconds[0]) * rate).astype(np.int64)

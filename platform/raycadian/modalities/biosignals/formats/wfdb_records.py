@@ -1,5 +1,5 @@
-"""WFDB records (PhysioNet): a header .hea and its signals, each at its own rate, by the package wfdb; records of several
-segments as one, NaN in the gaps between them."""
+"""WFDB records (PhysioNet): a header .hea and its signals, each at its own rate, by the package wfdb; records of
+several segments as one, NaN in the gaps between them."""
 
 from collections.abc import Sequence
 from pathlib import Path
