@@ -96,8 +96,7 @@ class Header:
     @property
     def start(self) -> np.datetime64 | None:
         """When it began, if that is a time; years from 1985 to 2084."""
-        numbers = [int(part) for part in re.findall(r"\d+", _text(self.head[168:184]).replace(".", " "))]
-        date, clock = numbers[:3], numbers[3:6]
+        date, clock = ([int(n) for n in re.findall(r"\d+", _text(self.head[a : a + 8]))] for a in (168, 176))
         try:
             year = date[2] + (1900 if date[2] >= 85 else 2000)
             day = f"{year}-{date[1]:02d}-{date[0]:02d}"
