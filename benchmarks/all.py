@@ -200,6 +200,16 @@ def train_rows(found: list[dict[str, Any]]) -> list[Row]:
     ]  # fmt: skip
 
 
+def streaming_rows(found: list[dict[str, Any]]) -> list[Row]:
+    return [
+        at_least(
+            "streaming", f"windows per second, {row['what']}", f"{row['windows_per_s']:,}",
+            f"{row['peer']}: {row['peer_windows_per_s']:,}", row["ratio"], row["target"],
+        )
+        for row in found
+    ]  # fmt: skip
+
+
 def sweep_rows(found: dict[str, Any]) -> list[Row]:
     trials, start = found["trials"], found["trial_start_s"]
     return [
@@ -310,6 +320,7 @@ ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "serve": serve_rows,
     "memory": memory_rows,
     "train": train_rows,
+    "streaming": streaming_rows,
     "sweep": sweep_rows,
     "waveforms": waveforms_rows,
     "label_inference": label_inference_rows,

@@ -147,7 +147,7 @@ def ours(snapshot: Snapshot) -> float:
 
     windows, _ = windows_of(snapshot, CUT, "streamed")
     feed = Streamed(windows, Training(batch_size=BATCH), Process(), read_on_ray)
-    return rate(parts[0][0] for parts in feed.epoch(1))
+    return rate(parts[0][0] for parts in feed.epoch(1, 1))
 
 
 def rows_of_pandas(snapshot: Snapshot) -> float:

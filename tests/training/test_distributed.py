@@ -75,9 +75,9 @@ def test_two_workers_train_on_what_two_streams_show(ray_local, tmp_path):
     settings = cases.settings()
     dealt = deal(len(train), 2, settings.batch_size)
 
-    def side_by_side(windows, order, epoch, groups):
+    def side_by_side(windows, order, epochs):
         ranks = [replace(order, deal=dealt, rank=rank) for rank in (0, 1)]
-        streams = [read_here(windows, one, epoch, list(one.groups(epoch))) for one in ranks]
+        streams = [read_here(windows, one, epochs) for one in ranks]
         for one, other in zip(*streams, strict=True):
             yield {name: torch.cat([value, other[name]]) for name, value in one.items()}
 

@@ -113,7 +113,7 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch(windows):
         session = loop._Session(model, *windows, config(accumulate=parts, clip_norm=None), Process())
         session.engine.step = lambda: None  # look at the gradient, don't step
         model.zero_grad()
-        session._step(next(session.feed.epoch(1)))
+        session._step(next(session.feed.epoch(1, 1)))
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.allclose(*found, rtol=1e-4, atol=1e-7)
 
@@ -124,7 +124,7 @@ def test_clipping_bounds_the_gradient(windows):
         model, *windows, config(clip_norm=1e-3, lr=1.0, schedule="constant", warmup_steps=0), Process()
     )
     session.engine.optimizer.zero_grad = lambda **options: None  # look at the gradient after the step
-    session._step(next(session.feed.epoch(1)))
+    session._step(next(session.feed.epoch(1, 1)))
     assert torch.cat([p.grad.flatten() for p in model.parameters()]).norm() <= 1e-3 * 1.001
 
 

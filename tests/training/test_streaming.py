@@ -82,7 +82,7 @@ def test_ray_data_shows_what_this_process_reads(ray_local, snapshots, known):
     train = task_of(own).cut(data, own).train
     for rank in (0, 1):
         feeds = [Streamed(train, own.training, Process(rank, 2), read) for read in (read_here, read_on_ray)]
-        for ((one, _),), ((other, _),) in zip(*(feed.epoch(1) for feed in feeds), strict=True):
+        for ((one, _),), ((other, _),) in zip(*(feed.epoch(1, 1) for feed in feeds), strict=True):
             assert one.keys() == other.keys() >= {"mechanism", "known", "past"}
             for name, value in one.items():
                 assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(other[name])), name
@@ -153,7 +153,7 @@ def test_batches_mix_people_even_where_there_are_two_shards(snapshots):
     windows = windows_of(own, snapshots)
     assert len(windows.series.shards) <= 3
     feed = Streamed(windows, own.training, Process(), read_here)
-    for ((batch, _),) in feed.epoch(1):
+    for ((batch, _),) in feed.epoch(1, 1):
         assert len(batch["subject"].unique()) >= 4  # of the five who train
 
 
@@ -162,7 +162,7 @@ def test_micro_batches_are_the_batch(snapshots):
     windows = windows_of(own, snapshots)
     whole = Streamed(windows, own.training.model_copy(update={"accumulate": 1}), Process(), read_here)
     for parts, ((batch, n),) in zip(
-        Streamed(windows, own.training, Process(), read_here).epoch(2), whole.epoch(2), strict=True
+        Streamed(windows, own.training, Process(), read_here).epoch(2, 2), whole.epoch(2, 2), strict=True
     ):
         assert sum(count for _, count in parts) == n == 64
         assert torch.equal(torch.cat([part["time_s"] for part, _ in parts]), batch["time_s"])

@@ -5,8 +5,8 @@ at or before its last context point. Until a person has `min_days` of readings, 
 """
 
 import logging
-from collections.abc import MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,15 +54,11 @@ class Mechanism:
         named = {"mechanism": self.curves} | {SIGNAL + name: curves for name, curves in self.signals.items()}
         return {name: curves.unfold(1, length, 1)[torch.from_numpy(row), phase] for name, curves in named.items()}
 
-    def of(self, spans: Sequence[tuple[int, int]]) -> "Mechanism":
-        """What windows within these spans of the series need, in order: whole recordings each; no records."""
-        edges = np.searchsorted(self.first, np.array(spans))
-        rows = np.concatenate([np.arange(*pair) for pair in edges])
-        signals = {name: curves[rows] for name, curves in self.signals.items()}
-        return replace(
-            self, curves=self.curves[rows], begin=self.begin[rows], first=self.first[rows], fit_of=self.fit_of[rows],
-            records=[], signals=signals,
-        )  # fmt: skip
+    def __reduce__(self) -> tuple[Callable[..., "Mechanism"], tuple[Any, ...]]:
+        """The curves as arrays: processes of a node that are sent the same share one copy."""
+        arrays = {name: curves.numpy() for name, curves in self.signals.items()}
+        rest = (self.begin, self.first, self.fit_of, self.records, self.points_a_day, arrays)
+        return _received, (self.curves.numpy(), *rest)
 
     @property
     def population(self) -> dict[str, Any]:
@@ -72,6 +68,11 @@ class Mechanism:
     def diagnostics(self) -> dict[str, Any]:
         """What the fits are worth, JSON-able: see `diagnose`."""
         return diagnose(self.records)
+
+
+def _received(curves: np.ndarray, *rest: Any) -> Mechanism:
+    *others, signals = rest
+    return Mechanism(torch.from_numpy(curves), *others, {name: torch.from_numpy(c) for name, c in signals.items()})
 
 
 def diagnose(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

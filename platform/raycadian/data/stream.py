@@ -45,8 +45,7 @@ class ShardedSeries(Series):
     """The index of a series; `table` (rows, 0) and `observed` (0,) are empty: `values`, `measured` and `gather` read.
 
     flips (F,) positions at which `observed` changes, from False before the first point · shards: in the order of the
-    series · shuffle_bytes: of the shards whose windows
-    are shuffled together; twice that is held in memory.
+    series · shuffle_bytes: of the shards whose windows are shuffled together; twice that is held in memory.
     """
 
     flips: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import chain, islice, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from raycadian.config import Training
 from raycadian.data.stream import ShardedSeries
 from raycadian.training.engines import Process
-from raycadian.training.order import Deal, Group, Order, StreamOrder, deal
+from raycadian.training.order import Deal, Order, StreamOrder, deal
 from raycadian.types import Batch
 
 Step = list[tuple[Batch, int]]
@@ -28,8 +29,11 @@ class Feed(ABC):
     """By this process, in all epochs, where it is counted."""
 
     @abstractmethod
-    def epoch(self, number: int) -> Iterator[Step]:
-        """The steps of epoch `number`, from 1."""
+    def epoch(self, number: int, last: int) -> Iterator[Step]:
+        """The steps of epoch `number`, from 1, after which those up to `last` follow, unless training ends before."""
+
+    def close(self) -> None:  # noqa: B027 most have nothing to close
+        """No epoch follows: nothing is read ahead any more."""
 
 
 class Mapped(Feed):
@@ -41,7 +45,7 @@ class Mapped(Feed):
         self.steps = int(min(math.ceil(len(windows) / size), config.max_steps_per_epoch or math.inf))
         self.windows = min(self.steps * size, len(windows))
 
-    def epoch(self, number: int) -> Iterator[Step]:
+    def epoch(self, number: int, last: int) -> Iterator[Step]:
         size = self._config.batch_size
         order = Order(len(self._windows), self._config.seed, number, self._process)
         for step in range(self.steps):
@@ -50,9 +54,9 @@ class Mapped(Feed):
 
 
 class Reader(Protocol):
-    """How a process gets the windows of groups, in order, in batches of `share`."""
+    """How a process gets its windows of some epochs, one after the other, in batches of the order's share."""
 
-    def __call__(self, windows: Any, order: StreamOrder, epoch: int, groups: list[Group]) -> Iterator[Batch]: ...
+    def __call__(self, windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch]: ...
 
 
 class Streamed(Feed):
@@ -64,21 +68,30 @@ class Streamed(Feed):
         self.deal: Deal = deal(len(windows), process.world, config.batch_size, config.max_steps_per_epoch)
         self.steps, self.windows = self.deal.steps, self.deal.used
         edges = windows.begun_before(series.edges)
+        self._batches: Iterator[Batch] | None = None
+        self._next = 0
         self.order = StreamOrder(edges, series.sizes, series.shuffle_bytes, self.deal, config.seed, process.rank)
 
-    def epoch(self, number: int) -> Iterator[Step]:
-        groups = list(self.order.groups(number))
-        self.bytes_read += sum(int(self.order.sizes[shard]) for group in groups for shard, _, _ in group.pieces)
-        for batch in self._read(self._windows, self.order, number, groups):
+    def epoch(self, number: int, last: int) -> Iterator[Step]:
+        """What follows is read ahead while this epoch's windows are trained on and validation runs."""
+        if self._batches is None or number != self._next:
+            self.close()
+            self._batches = self._read(self._windows, self.order, range(number, last + 1))
+        self._next = number + 1
+        self.bytes_read += sum(int(self.order.sizes[list(group.shards)].sum()) for group in self.order.groups(number))
+        for batch in islice(self._batches, self.steps):
             parts = torch.arange(self.deal.share).tensor_split(self._config.accumulate)
             yield [(_rows(batch, part), len(part)) for part in parts]
 
+    def close(self) -> None:
+        self._batches = None
 
-def read_here(windows: Any, order: StreamOrder, epoch: int, groups: list[Group]) -> Iterator[Batch]:
+
+def read_here(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch]:
     """In this process: the next group's shards are read, in threads, while windows of this one are cut."""
     parts: list[Batch] = []
     room = order.deal.share
-    for index in _indices(windows, order, epoch, groups):
+    for index in _indices(windows, order, epochs):
         while len(index):
             parts.append(windows.batch(index[:room]))
             room, index = room - len(index[:room]), index[room:]
@@ -87,10 +100,10 @@ def read_here(windows: Any, order: StreamOrder, epoch: int, groups: list[Group])
                 parts, room = [], order.deal.share
 
 
-def _indices(windows: Any, order: StreamOrder, epoch: int, groups: list[Group]) -> Iterator[Tensor]:
-    for group, following in zip(groups, [*groups[1:], None], strict=True):
-        pieces = group.pieces if following is None else group.pieces + following.pieces
-        windows.series.parts.hold(shard for shard, _, _ in pieces)
+def _indices(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Tensor]:
+    groups = chain(order.all_groups(epochs), [None])
+    for (epoch, group), following in pairwise(groups):
+        windows.series.parts.hold(group.shards + (following[1].shards if following else ()))
         yield order.windows(epoch, group)
 
 
@@ -111,7 +124,7 @@ def never_empty(index: Tensor) -> Tensor:
 
 
 def make_feed(windows: Any, config: Training, process: Process, read: Reader = read_here) -> Feed:
-    """By where the windows' series lies. Raises ValueError where a process would have no window."""
+    """By where the windows' series lies. Raises TrainingRefused where a process would have no window."""
     if isinstance(windows.series, ShardedSeries):
         return Streamed(windows, config, process, read)
     return Mapped(windows, config, process)

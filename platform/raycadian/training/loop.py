@@ -29,6 +29,7 @@ from raycadian.models.base import Model
 from raycadian.runs import patiently
 from raycadian.training.engines import Engine, Process, make
 from raycadian.training.feed import Feed, Reader, Step, make_feed, never_empty, read_here
+from raycadian.training.refused import TrainingRefused
 from raycadian.types import Batch, truth_of
 
 log = logging.getLogger(__name__)
@@ -36,11 +37,6 @@ Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
 OnStep = Callable[[int, int, int], None]  # epoch, windows done, windows of the epoch
 _STATE = "state.pt"
-
-
-class TrainingRefused(ValueError):
-    """What every process stops for and another try can't heal: the user has to change something. A class of its own,
-    since torch says in a plain ValueError that a process group is gone."""
 
 
 class NonFiniteLoss(TrainingRefused):
@@ -179,7 +175,8 @@ class _Session:
         self.engine.module.train()
         sums = np.zeros(3)  # loss x points, points, windows
         clock, read, total = _Clock(), self.feed.bytes_read, self.feed.windows
-        for step, parts in enumerate(clock.waiting(self.feed.epoch(number)), start=1):
+        last = len(self.earlier) + self.config.epochs
+        for step, parts in enumerate(clock.waiting(self.feed.epoch(number, last)), start=1):
             sums += self._step(parts)
             on_step(number, min(step * self.config.batch_size, total), total)
         read = self.feed.bytes_read - read
@@ -275,6 +272,7 @@ class _Session:
             progress.stale += 1
 
     def finish(self) -> Trained:
+        self.feed.close()
         if self.process.world == 1 and self.engine.how["engine"] == "in-process":
             self.model.load_state_dict(self.best_state)
             self.model.eval()

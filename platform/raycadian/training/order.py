@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raycadian.training.engines import Process
+from raycadian.training.refused import TrainingRefused
 
 SHARDS = 64  # the order of mapped windows is made of as many at least
 
@@ -66,10 +67,10 @@ class Deal:
 
 def deal(windows: int, world: int, batch_size: int, most_steps: int | None = None) -> Deal:
     """As many steps as there are whole ones, the same in every process; one where there are fewer windows than a step
-    takes. Raises ValueError where a process would have none."""
+    takes. Raises TrainingRefused where a process would have none."""
     share = min(batch_size, windows) // world
     if not share:
-        raise ValueError(
+        raise TrainingRefused(
             f"training.workers={world} need a window each in every step: there are {windows} training windows and "
             f"training.batch_size is {batch_size}; lower workers or raise batch_size"
         )
@@ -83,6 +84,10 @@ class Group:
 
     number: int
     pieces: tuple[tuple[int, int, int], ...]
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        return tuple(shard for shard, _, _ in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,10 @@ class StreamOrder:
             pieces.append(piece)
             held += size
         yield Group(number, tuple(pieces))
+
+    def all_groups(self, epochs: range) -> Iterator[tuple[int, Group]]:
+        """Each with its epoch."""
+        return ((epoch, group) for epoch in epochs for group in self.groups(epoch))
 
     def _pieces(self, epoch: int) -> Iterator[tuple[int, int, int]]:
         """This process's stretch of the shards' windows laid end to end."""

@@ -5,11 +5,10 @@ tasks reserve no CPU: the workers may hold all there are, and who waits for one 
 `_AT_ONCE` of a worker's run at a time, and Ray Data stops them while what they cut is not taken.
 """
 
+import json
 import logging
-import pickle
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,56 +16,53 @@ import numpy as np
 import torch
 
 from raycadian.cluster import connect
-from raycadian.data.mechanism import Mechanism
 from raycadian.training.order import Group, StreamOrder
 from raycadian.types import Batch
 
 _AT_ONCE = 2  # tasks of a worker: one reads while another one's windows are trained on
 _AHEAD = 2  # batches
+_MOST_GROUPS = 1000  # of a pipeline: a plan of all of a long training's would be long itself
+_SHARE_OF_STORE = 0.5  # of Ray's memory for objects that cut windows may take, of all workers
 _BLOCK_BYTES = 8 << 20  # small, so that the first windows come early
 _NOT_WRITABLE = "The given NumPy array is not writable"  # shared memory; nobody writes
 _EMPTY = "empty_"  # before the name of a tensor without channels, which Arrow can't hold: its points
 
 
-def read_on_ray(windows: Any, order: StreamOrder, epoch: int, groups: list[Group]) -> Iterator[Batch]:
-    """The windows of groups, in order, in batches of the order's share."""
+def read_on_ray(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch]:
+    """One pipeline for as many epochs as make `_MOST_GROUPS`: what the next begins with is read as one ends."""
+    each = max(1, _MOST_GROUPS // len(list(order.groups(epochs.start))))
+    for first in range(0, len(epochs), each):
+        yield from _pipeline(windows, order, epochs[first : first + each])
+
+
+def _pipeline(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch]:
     ray = connect()
     warnings.filterwarnings("ignore", message=_NOT_WRITABLE)
-    items = [{"group": pickle.dumps((group, _mechanism(windows, group)))} for group in groups]
+    groups = order.all_groups(epochs)
+    items = [{"epoch": epoch, "group": json.dumps([group.number, group.pieces])} for epoch, group in groups]
     data = ray.data.from_items(items, override_num_blocks=len(items))
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # else a plan an epoch and worker
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # else a plan of each pipeline
     data.context.execution_options.preserve_order = True
+    data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=_SHARE_OF_STORE * ray.cluster_resources().get("object_store_memory", 0) / order.deal.world
+    )
     data.context.enable_progress_bars = False
     data.context.target_max_block_size = _BLOCK_BYTES
-    cut = partial(_cut, windows=_with(windows, None), order=order, epoch=epoch)
     at_once = ray.data.TaskPoolStrategy(size=min(_AT_ONCE, len(items)))
-    batches = data.map_batches(cut, batch_size=1, num_cpus=0, compute=at_once).iter_batches(
-        batch_size=order.deal.share, batch_format="numpy", prefetch_batches=_AHEAD
-    )
+    cut = data.map_batches(partial(_cut, windows=windows, order=order), batch_size=1, num_cpus=0, compute=at_once)
+    batches = cut.iter_batches(batch_size=order.deal.share, batch_format="numpy", prefetch_batches=_AHEAD)
     return (unpacked(columns) for columns in batches)
 
 
-def _cut(rows: dict[str, np.ndarray], *, windows: Any, order: StreamOrder, epoch: int) -> Iterator[dict[str, Any]]:
+def _cut(rows: dict[str, np.ndarray], *, windows: Any, order: StreamOrder) -> Iterator[dict[str, Any]]:
     """A group's windows, a batch at a time: one of Ray Data's tasks."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=_NOT_WRITABLE)
-    group, mechanism = pickle.loads(rows["group"][0])
-    windows = _with(windows, mechanism)
-    windows.series.parts.hold(shard for shard, _, _ in group.pieces)
-    for index in order.windows(epoch, group).split(order.deal.share):
+    number, pieces = json.loads(rows["group"][0])
+    group = Group(number, tuple(map(tuple, pieces)))
+    windows.series.parts.hold(group.shards)
+    for index in order.windows(int(rows["epoch"][0]), group).split(order.deal.share):
         yield packed(windows.batch(index))
-
-
-def _mechanism(windows: Any, group: Group) -> Mechanism | None:
-    """The curves of a group's people: no task is sent those of all."""
-    if getattr(windows, "mechanism", None) is None:
-        return None
-    shards = [windows.series.shards[number] for number in sorted(shard for shard, _, _ in group.pieces)]
-    return windows.mechanism.of([(shard.begin, shard.stop) for shard in shards])
-
-
-def _with(windows: Any, mechanism: Mechanism | None) -> Any:
-    return windows if getattr(windows, "mechanism", None) is mechanism else replace(windows, mechanism=mechanism)
 
 
 def packed(batch: Batch) -> dict[str, np.ndarray]:
