@@ -15,8 +15,11 @@ from raycadian.cohort import forecast_everybody
 from raycadian.config import Evaluation, Recipe, Residual, Ridge, Tracking, Training, Window
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.modalities.prepare import prepare
+from raycadian.models import checkpoint
 from raycadian.quickstart import champion_name
 from raycadian.serving.forecaster import Forecaster, read_history
+from raycadian.tasks import over, task_of
+from raycadian.tasks.forecast import fit_mechanism_of, predict
 from raycadian.training.pipeline import load_data, read_predictions, train_run
 
 MODELS = {"ridge": Ridge(lags=6), "residual": Residual(inner=Ridge(lags=6))}
@@ -151,6 +154,25 @@ def test_the_verb_takes_a_card_or_a_snapshot(place, runs, snapshot, tmp_path):
         assert "5 windows of 5 people by ridge-" in done.output and "no forecast of short: " in done.output
     again = CliRunner().invoke(main, ["forecast", str(snapshot.path), "--person", "p1", *map(str, options)])
     assert again.exit_code == 2 and "--out forecasts everybody" in again.output
+
+
+@pytest.mark.ray
+def test_parts_of_the_windows_on_ray_are_the_run_to_the_last_digit(ray_local, runs, snapshot, monkeypatch):
+    """As scoring goes where it takes long: the same windows, in order, whoever forecasts them."""
+    run = runs["residual"]
+    task, data = task_of(run.recipe), task_of(run.recipe).load(run.recipe, snapshot)
+    model = checkpoint.load(run.path / "checkpoint")
+    mechanism = fit_mechanism_of(data, run.recipe)
+    windows = task.windows(data, run.recipe, "test", mechanism)
+    asked = []
+    monkeypatch.setattr(over.cluster, "pays", lambda seconds: asked.append(seconds) or True)
+    there = predict(model, windows, set(), batch_size=40)
+    assert len(asked) == 1 and asked[0] > 0 and len(there) == len(windows) > 200
+    here = read_predictions(run)
+    for name in ("subject", "time_utc", "truth"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
+    np.testing.assert_allclose(there.quantiles, here.quantiles, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(there.parts["mechanism"], here.parts["mechanism"], rtol=0, atol=1e-9)
 
 
 @pytest.mark.ray

@@ -1,9 +1,10 @@
 """The next values of a channel as quantiles: its windows, its forecasts, its scores and report."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from raycadian.physiology.cma.insights import Insight, insights
 from raycadian.runs import Run, open_run, predictions_file
 from raycadian.tasks.base import Cut, Data, Task
 from raycadian.tasks.canary import Canary, rows_of, spread
+from raycadian.tasks.over import over
 from raycadian.types import ID, OOD, Batch
 
 log = logging.getLogger(__name__)
@@ -166,9 +168,9 @@ class ForecastTask(Task[ForecastData]):
             kept = [subject for subject in data.series.subjects if subject not in refused]
             data = replace(data, series=_series_of(recipe, snapshot.part(kept)))
         mechanism = _latest_mechanism(run, data.series)
-        batches = [latest(data.series, recipe.window, mechanism)]
-        model = self._model(run, recipe, data.series.dt_s)
-        return _predictions(model, data.series, batches, held_out(data)), refused
+        model = _exact(self._model(run, recipe, data.series.dt_s))
+        forecasts = _forecast(model, latest(data.series, recipe.window, mechanism))
+        return _predictions(forecasts, data.series, model.spec.quantiles, held_out(data)), refused
 
     def score(
         self, folder: Path, recipe: Recipe, predictions: Mapping[str, Predictions], history: list[dict[str, float]]
@@ -305,22 +307,28 @@ def fit_mechanism_of(data: ForecastData, recipe: Recipe, correction_mgdl: np.nda
 
 
 def predict(model: Model, windows: Windows, strangers: set[str], batch_size: int = 1024) -> Predictions:
-    """Forecast every window, in order. `strangers`: subjects of scope ood."""
-    return _predictions(model, windows.series, windows.batches(batch_size), strangers)
+    """Forecast every window, in order, on Ray where that takes less time. `strangers`: subjects of scope ood."""
+    table = over(windows, partial(_forecast, _exact(model)), batch_size)
+    return _predictions(table, windows.series, model.spec.quantiles, strangers)
+
+
+def _exact(model: Model) -> Model:
+    """In float64 no forecast depends on its batch: the served one is the same."""
+    return deepcopy(model).double().eval()
 
 
 @torch.inference_mode()
-def _predictions(model: Model, series: Series, batches: Iterable[Batch], strangers: set[str]) -> Predictions:
-    model = deepcopy(model).double().eval()  # in float64 no forecast depends on its batch: the served one is the same
-    columns: dict[str, list[np.ndarray]] = {}
-    for batch in batches:
-        forecast = model(batch)
-        rows = {name: batch[name] for name in ("subject", "time_s", "local_h", "target")}
-        rows |= {"past": batch["past"][:, :, 0], "quantiles": forecast.quantiles}
-        rows |= {f"part:{name}": part for name, part in forecast.parts.items()}
-        for name, value in rows.items():
-            columns.setdefault(name, []).append(value.numpy())
-    table = {name: np.concatenate(values) for name, values in columns.items()}
+def _forecast(model: Model, batch: Batch) -> dict[str, np.ndarray]:
+    forecast = model(batch)
+    rows = {name: batch[name] for name in ("subject", "time_s", "local_h", "target")}
+    rows |= {"past": batch["past"][:, :, 0], "quantiles": forecast.quantiles}
+    rows |= {f"part:{name}": part for name, part in forecast.parts.items()}
+    return {name: value.numpy() for name, value in rows.items()}
+
+
+def _predictions(
+    table: Mapping[str, np.ndarray], series: Series, levels: Sequence[float], strangers: set[str]
+) -> Predictions:
     subject = np.array(series.subjects)[table["subject"]]
     return Predictions(
         subject=subject,
@@ -328,7 +336,7 @@ def _predictions(model: Model, series: Series, batches: Iterable[Batch], strange
         local_h=table["local_h"],
         truth=table["target"],
         quantiles=table["quantiles"],
-        levels=np.array(model.spec.quantiles),
+        levels=np.array(levels),
         parts={name[5:]: value for name, value in table.items() if name.startswith("part:")},
         dt_min=series.dt_s / 60,
         scope=np.where(np.isin(subject, sorted(strangers)), OOD, "id"),

@@ -1,6 +1,7 @@
 """Labels of windows: whether, as a calibrated probability (classify), or how much (regress)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from raycadian import manifest
 from raycadian.config import Evaluation, Recipe, model_name
-from raycadian.data.label_windows import LabelledWindows, cut_labelled
+from raycadian.data.label_windows import cut_labelled
 from raycadian.data.mechanism import Mechanism
 from raycadian.evaluation.bootstrap import SubjectBootstrap
 from raycadian.evaluation.label import classification, compare, report
@@ -23,8 +24,9 @@ from raycadian.models.base import Model
 from raycadian.runs import Run, predictions_file
 from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.tasks.forecast import subtitle_of
+from raycadian.tasks.over import over
 from raycadian.tasks.signal import SignalData, SignalTask, places
-from raycadian.types import SPLITS
+from raycadian.types import SPLITS, Batch
 
 _BATCH_VALUES = 4_000_000  # of inputs predicted at once
 
@@ -179,7 +181,8 @@ def _predict(data: SignalData, recipe: Recipe, split: str, model: Model) -> Iter
     windows = cut_labelled(series, index, recipe.window)
     subject = np.array(series.subjects)[series.subject_of[index.recording]]
     end_s = series.start_s[index.recording] + (index.point + windows.context) * series.dt_s
-    scores, labels = np.concatenate(list(_scores(model, windows))), index.label.astype(np.float64)
+    size = max(1, _BATCH_VALUES // (windows.context * len(series.channels)))
+    scores, labels = over(windows, partial(_score, model.eval()), size)["score"], index.label.astype(np.float64)
     for label, score in zip(labels.reshape(len(index), -1).T, scores.reshape(len(index), -1).T, strict=True):
         at = np.isfinite(label)
         yield LabelPredictions(
@@ -190,11 +193,8 @@ def _predict(data: SignalData, recipe: Recipe, split: str, model: Model) -> Iter
 
 
 @torch.inference_mode()
-def _scores(model: Model, windows: LabelledWindows) -> Iterator[np.ndarray]:
-    model = model.eval()
-    size = max(1, _BATCH_VALUES // (windows.context * len(windows.series.channels)))
-    for batch in windows.batches(size):
-        yield model(batch).score.double().numpy()
+def _score(model: Model, batch: Batch) -> dict[str, np.ndarray]:
+    return {"score": model(batch).score.double().numpy()}
 
 
 def _summary(table: pd.DataFrame) -> dict[str, Any]:
