@@ -83,11 +83,11 @@ def test_a_mistake_in_an_edited_file_is_told(one_person):
 
 def test_a_forecast_reads_a_file_by_the_card_of_its_result(one_person):
     frame = pd.read_csv("mine.csv", parse_dates=["time"])
-    frame.assign(time=frame.time.dt.strftime("%d %B %Y %H:%M")).to_csv("mine.csv", index=False)
+    frame.assign(time=frame.time.dt.strftime("%H:%M on %d %B %Y")).to_csv("mine.csv", index=False)
     lines: list[str] = []
     with pytest.raises(ValueError, match="in no known form"):
         history(Path("mine.csv"), CardOptions(), Path("snapshots"))
-    options = ["--set", "time_format=%d %B %Y %H:%M", "--timezone", "Asia/Kolkata"]
+    options = ["--set", "time_format=%H:%M on %d %B %Y", "--timezone", "Asia/Kolkata"]
     assert invoke("prepare", "mine.csv", *options).exit_code == 0
     read = history(Path("mine.csv"), CardOptions(), Path("snapshots"), lines.append)
     assert lines == ["read by the card snapshots/mine.yaml, as `run` and `prepare` do"]

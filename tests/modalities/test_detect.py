@@ -10,6 +10,7 @@ import pytest
 
 from raycadian.config.schema import assignment
 from raycadian.modalities.cards import load_card
+from raycadian.modalities.columns import time_format
 from raycadian.modalities.detect import card_yaml, make_card
 from raycadian.modalities.prepare import prepare, prepare_card
 from raycadian.types import CARBS, GLUCOSE
@@ -335,3 +336,25 @@ def test_cells_that_are_marked_as_missing_are_counted(tmp_path):
     pd.DataFrame({"time": times, "glucose": glucose}).to_csv(tmp_path / "dashes.csv", index=False)
     snapshot = prepare_card(make_card([tmp_path / "dashes.csv"])[0], tmp_path, tmp_path / "out", on_ray=False)
     assert snapshot.manifest["issues"]["glucose is marked as missing"]["count"] == 6
+
+
+FORMS = (
+    "%d.%m.%Y %H:%M", "%d.%m.%Y. %H:%M", "%d.%m.%Y %H.%M", "%d. %m. %Y %H:%M:%S", "%d-%m-%Y %Hh%M", "%d.%m.%y;%H:%M",
+    "%d/%m/%Y - %I:%M:%S %p", "%m_%d_%y %H:%M", "%Y.%m.%d. %H:%M", "%d %b %Y %H:%M", "%d-%B-%Y, %I:%M%p",
+    "%Y%m%d %H%M", "%d.%m.%Y klo %H.%M", "%Y/%m/%d %H:%M:%S.%f",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_times_in_the_forms_of_many_places_are_recognised(form):
+    """25.01.2024. 08:05 was refused with a format that does not read it."""
+    times = pd.date_range("2024-01-25 08:05", periods=40, freq="4h")
+    texts = list(times.strftime(form))
+    chosen = time_format(texts, {}).column
+    assert (pd.to_datetime(pd.Series(texts), format=chosen) == times).all(), chosen
+
+
+@pytest.mark.parametrize("text", ["25.01.2024", "8:05 25.01.2024", "week 3", "25.13.20245 08:05", "%d.01.2024 08:05"])
+def test_what_no_form_reads_is_told_how_it_may_be_written(text):
+    with pytest.raises(ValueError, match="(write them as|in one column, such as) 2026-01-05 08:00"):
+        time_format([text] * 5, {})

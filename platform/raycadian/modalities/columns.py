@@ -200,8 +200,8 @@ def time_format(texts: Sequence[str], given: Given) -> Choice:
     formats = [f for f in _formats(filled[0]) if _reads(f, filled)]
     if not formats:
         raise ValueError(
-            f"times such as {filled[0]!r} are in no known form; add {option('time_format', '%d/%m/%Y %H:%M')} "
-            "(strptime)"
+            f"times such as {filled[0]!r} are in no known form; write them as {_EXAMPLE}, or say what they are as "
+            f"strptime has it, such as {option('time_format', '%d/%m/%Y %H:%M')}"
         )
     if len(formats) > 1:
         formats = _distinct(_continuous(formats, filled), filled)
@@ -216,7 +216,7 @@ def time_format(texts: Sequence[str], given: Given) -> Choice:
 def _formats(text: str) -> list[str]:
     match = _DATE.fullmatch(text.strip())
     if match is None:
-        return []
+        return _formats_of_shape(text.strip())
     first, mark, last, half = match[1], match[2], match[4], match[7]
     clock = "%I:%M" if half else "%H:%M"
     clock += (":%S" if match[6] else "") + ({" ": " %p"}.get(half[0], "%p") if half else "")
@@ -224,6 +224,32 @@ def _formats(text: str) -> list[str]:
     year = "%Y" if max(len(first), len(last)) == 4 else "%y"
     orders = [(year, "%m", "%d")] if len(first) == 4 else [("%d", "%m", year), ("%m", "%d", year)]
     return [mark.join(order) + between + clock for order in orders]
+
+
+_DATE_SHAPES = (  # numbers or a month's name with any marks between them, or none: 25. 1. 2024, 25 Jan 24, 20240125
+    (re.compile(r"(\d{4})(\D{1,3})(\d{1,2})(\D{1,3})(\d{1,2})"), ("%Y|%m|%d",)),
+    (re.compile(r"(\d{1,2})(\D{1,3})(\d{1,2})(\D{1,3})(\d{4})"), ("%d|%m|%Y", "%m|%d|%Y")),
+    (re.compile(r"(\d{1,2})(\D{1,3})(\d{1,2})(\D{1,3})(\d{2})"), ("%d|%m|%y", "%m|%d|%y")),
+    (re.compile(r"(\d{1,2})([^\w]{1,2})([A-Za-z]{3,9})([^\w]{1,2})(\d{4})"), ("%d|%b|%Y", "%d|%B|%Y")),
+    (re.compile(r"(\d{4})()(\d{2})()(\d{2})"), ("%Y|%m|%d",)),
+)
+_CLOCK_SHAPE = re.compile(r"(\D{1,6})(\d{1,2})(\D?)(\d{2})(?:(\D)(\d{2}))?([.,]\d+)?( ?[AaPp][Mm])?")
+
+
+def _formats_of_shape(text: str) -> list[str]:
+    """Of a date and a clock with other marks between their parts: 25.01.2024. 08:05, 25-01-2024 08h05."""
+    return [
+        order.replace("|", date[2], 1).replace("|", date[4], 1) + _clock_format(clock)
+        for shape, orders in _DATE_SHAPES
+        if "%" not in text and (date := shape.match(text)) and (clock := _CLOCK_SHAPE.fullmatch(text, date.end()))
+        for order in orders
+    ]
+
+
+def _clock_format(match: re.Match[str]) -> str:
+    between, _, mark, _, mark_2, seconds, fraction, half = match.groups()
+    form = between + ("%I" if half else "%H") + f"{mark}%M" + (f"{mark_2}%S" if seconds else "")
+    return form + (f"{fraction[0]}%f" if fraction else "") + (half.replace(half.strip(), "%p") if half else "")
 
 
 def _reads(form: str, texts: Sequence[str]) -> bool:
