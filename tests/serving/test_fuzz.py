@@ -39,7 +39,7 @@ def application(run, folder):
 def settings_of(examples):
     """All checks. What a schema allows a model may refuse (422: too little history, another unit), and what it forbids
     may be too long to be read (413)."""
-    refused = [400, 401, 403, 404, 405, 413, 422, 429]
+    refused = [400, 401, 403, 404, 405, 413, 415, 422, 429]
     return schemathesis.Config.from_dict({
         "headers": AUTH, "seed": 1,
         "generation": {"max-examples": examples, "deterministic": True, "database": "none"},

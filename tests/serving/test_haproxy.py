@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -50,6 +52,35 @@ def test_haproxy_takes_the_configuration_with_limits(rays, tmp_path):
         checked = subprocess.run([haproxy._program(), "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True)
         assert checked.returncode == 0, checked.stderr.decode()
         assert haproxy.limited(limited, {}, 1) == limited  # a reload of what is limited already
+
+
+def test_what_is_asked_of_no_path_is_a_bad_request(rays, tmp_path):
+    """`GET *` had no backend, and was told to come again."""
+    limited = haproxy.limited(rays["127.0.0.1"], haproxy._error_files(tmp_path), 100)
+    (tmp_path / "haproxy.cfg").write_text(limited.replace(":8123", f":{(port := environment.free_port())}"))
+    process = subprocess.Popen([haproxy._program(), "-db", "-f", tmp_path / "haproxy.cfg"], stderr=subprocess.DEVNULL)
+    try:
+        for line in ("GET *", "OPTIONS *", "GET ?a"):
+            head, _, body = _asked(port, f"{line} HTTP/1.1\r\nHost: x\r\n\r\n").partition("\r\n\r\n")
+            assert head.startswith("HTTP/1.1 400 ") and json.loads(body)["error"] == "bad_request", line
+        assert _asked(port, "GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n").startswith("HTTP/1.1 503 ")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _asked(port, text):
+    for _ in range(50):
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(text.encode())
+                answer = b""
+                while b"}" not in answer:
+                    answer += connection.recv(4000) or b"}"
+                return answer.decode()
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise AssertionError("HAProxy did not start")
 
 
 def test_what_the_limits_are(rays, tmp_path):

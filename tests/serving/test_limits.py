@@ -1,6 +1,7 @@
 """A few clients stop nobody: bodies that never end, sockets that say nothing, large bodies, headers sent twice."""
 
 import asyncio
+import gzip
 import json
 import time
 from contextlib import ExitStack
@@ -165,6 +166,35 @@ def test_whoever_sends_too_much_is_heard_out_and_told(app, size):
     for headers in (list(AUTH.items()), [*AUTH.items(), ("content-length", str(size))]):
         status, _, body = asyncio.run(ask(app, FORECAST, chunks, headers=headers))
         assert status == 413 and Problem.model_validate_json(body).error == "too_large"
+
+
+def test_whoever_announces_more_than_is_heard_out_is_refused_at_once(app):
+    headers = [*AUTH.items(), ("content-length", str(10**10))]
+    status, answered, body = asyncio.run(asyncio.wait_for(ask(app, FORECAST, (5.0, b" "), headers=headers), 2))
+    assert status == 413 and answered[b"connection"] == b"close"
+    assert Problem.model_validate_json(body).error == "too_large"
+
+
+@pytest.mark.slow
+def test_bodies_that_are_too_large_hold_their_share_while_they_are_heard_out(app, monkeypatch):
+    monkeypatch.setattr(limits, "_DRAINED_S", 0.3)
+    headers = [*AUTH.items(), ("content-length", str(30 * MAX_BYTES))]
+
+    async def attack():
+        return await asyncio.gather(*(ask(app, FORECAST, (b" ", 5.0, b" "), headers=headers) for _ in range(100)))
+
+    statuses = [status for status, *_ in asyncio.run(attack())]
+    assert statuses.count(413) == 64 and statuses.count(429) == 36
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+def test_a_body_that_is_packed_is_refused(app, encoding):
+    """It was read as if it were not: `invalid JSON` to whoever packed a good request."""
+    packed = gzip.compress(BODY)
+    headers = [*AUTH.items(), ("content-encoding", encoding)]
+    status, _, body = asyncio.run(ask(app, FORECAST, [packed], headers=headers))
+    assert status == 415 and Problem.model_validate_json(body).error == "unsupported_encoding"
+    assert asyncio.run(ask(app, FORECAST, [BODY], headers=[*AUTH.items(), ("content-encoding", "identity")]))[0] == 200
 
 
 def test_keys_sent_twice_are_refused(app):

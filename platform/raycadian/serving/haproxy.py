@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 
 _GONE = ("restarting", "no replica took the request, or the one that did ended; send it again")
 ERRORS: Mapping[int, tuple[int, str, str]] = {
-    400: (400, "bad_request", "this is no HTTP request"),
+    400: (400, "bad_request", "this is no HTTP request, or asks for no path"),
     408: (408, "too_slow", f"headers are waited for {HEADER_S} s, and for a next byte of a body {IDLE_S} s"),
     429: (429, "too_many", "this address holds as many connections as one may; close some"),
     500: (503, *_GONE),
@@ -38,6 +38,7 @@ ERRORS: Mapping[int, tuple[int, str, str]] = {
     504: (503, "timeout", "the answer took too long; ask again, or send less"),
 }
 """HAProxy's code of an answer of its own: the status sent in its place, a word for machines, what to do."""
+_LATER = (429, 503)
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -87,7 +88,7 @@ def answer_of(code: int) -> str:
     status, error, detail = ERRORS[code]
     body = json.dumps({"error": error, "detail": detail})
     head = [f"HTTP/1.1 {status} {_REASONS[status]}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-    head += ["Cache-Control: no-cache", "Connection: close"] + (["Retry-After: 1"] if status in (429, 503) else [])
+    head += ["Cache-Control: no-cache", "Connection: close"] + (["Retry-After: 1"] if status in _LATER else [])
     return "\r\n".join([*head, "", body])
 
 
@@ -97,10 +98,12 @@ def _defaults(errors: Mapping[int, str]) -> list[str]:
 
 
 def _frontend(most: int) -> list[str]:
-    """Who holds half of all connections gets no more; the address that the endpoint sees is the client's."""
+    """Who holds half of all connections gets no more; what is asked of no path, `*` say, is no request; the address
+    that the endpoint sees is the client's."""
     return [
         "    tcp-request connection track-sc0 src table raycadian_clients",
         f"    tcp-request connection reject if {{ sc0_conn_cur gt {round(most * OF_CLIENT)} }}",
+        f"{_returned(400)} if !{{ path_beg / }}",
         "    http-request track-sc1 src table raycadian_sockets if { hdr(upgrade) -i websocket }",
         f"{_returned(429)} if {{ hdr(upgrade) -i websocket }} {{ sc1_conn_cur gt {SOCKETS_OF_CLIENT} }}",
         "    http-request set-header x-forwarded-for %[src]",
@@ -117,7 +120,8 @@ def _tables() -> list[str]:
 def _returned(code: int) -> str:
     status, error, detail = ERRORS[code]
     body = json.dumps({"error": error, "detail": detail}).replace('"', '\\"')
-    return f'    http-request return status {status} content-type application/json hdr Retry-After 1 string "{body}"'
+    again = " hdr Retry-After 1" if status in _LATER else ""
+    return f'    http-request return status {status} content-type application/json{again} string "{body}"'
 
 
 def _replaced(text: str, pattern: str, by: str) -> str:

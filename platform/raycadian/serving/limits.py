@@ -63,17 +63,19 @@ class Limits:
 
     async def body(self, request: Request, most: int, enough: str) -> bytes:
         """The body, at most `most` bytes. Raises Refused: 413 for more, after what is still sent was read, so that the
-        answer is seen; 408 where it comes too slowly."""
-        announced = request.headers.get("content-length", "")
-        body = bytearray()
+        answer is seen, or at once where that is too much too; 408 where it comes too slowly; 415 where it is packed."""
+        _require_plain(request)
+        announced, body = _announced(request), bytearray()
         try:
-            if announced.isdecimal() and int(announced) > most:
-                raise _TooMuch(f"{int(announced):,}", more=True)
+            if announced > most:
+                raise _TooMuch(f"{announced:,}", more=True)
             if not await _within(_QUICK_S, _read(request, body, most)):
                 await self._slow_body(request, body, most)
         except _TooMuch as error:
-            if error.more and "expect" not in request.headers:  # which sends nothing before it is asked for
-                await _drained(request, len(body))
+            # who expects an answer sends nothing before it
+            if error.more and announced <= _DRAINED_BYTES and "expect" not in request.headers:
+                with self.slow.taken(client_of(request)):
+                    await _drained(request, len(body))
             detail = f"the body may have {most:,} bytes, found {error.sent}; {enough}"
             raise Refused(413, "too_large", detail, {"Connection": "close"}) from None
         return bytes(body)
@@ -123,6 +125,19 @@ def busy(status: int, detail: str) -> Refused:
 def client_of(connection: HTTPConnection) -> str:
     """The address that is asking; HAProxy before us says it."""
     return connection.client.host if connection.client else ""
+
+
+def _require_plain(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        detail = f"Content-Encoding {encoding[:40]!r} is not read; send the JSON as it is"
+        raise Refused(415, "unsupported_encoding", detail, {"Accept-Encoding": "identity", "Connection": "close"})
+
+
+def _announced(request: Request) -> int:
+    """Bytes of the body by its header, 0 where that says nothing."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
 
 
 class _TooMuch(Exception):

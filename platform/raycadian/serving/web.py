@@ -90,7 +90,7 @@ def _as_head(answer: Callable[[], Awaitable[dict[str, str]]]) -> Callable[[Reque
 
 
 def _add_guarded_paths(app: FastAPI, service: Service, key_sha256: str, limits: Limits) -> None:
-    codes = (401, 403, 408, 413, 422, 429, 503)
+    codes = (401, 403, 408, 413, 415, 422, 429, 503)
     problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in codes}
     for schema in REQUESTS:
         _add_post(app, service, key_sha256, schema, problems, limits)
