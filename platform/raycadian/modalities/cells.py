@@ -80,8 +80,10 @@ def thousands_mark(text: pd.Series) -> str | None:
 def parse_column(text: pd.Series, where: str, thousands: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """`parse_numbers` of a whole column, its thousands' mark told from it. `where`: of a message. Raises ValueError
     where most of what it holds is no number."""
-    mark = thousands_mark(text) if thousands and not pd.api.types.is_numeric_dtype(text) else None
-    values, malformed = parse_numbers(text, mark)
+    values, malformed = parse_numbers(text)
+    may_be_groups = malformed.any() or np.isnan(values).any() or (values % 1 != 0).any()
+    if thousands and may_be_groups and not pd.api.types.is_numeric_dtype(text):
+        values, malformed = parse_numbers(text, thousands_mark(text.astype(str)))
     require_numbers(int(malformed.sum()), int(np.count_nonzero(~np.isnan(values))), _first(text, malformed), where)
     return values, malformed
 
@@ -98,7 +100,8 @@ def require_numbers(malformed: int, numbers: int, example: str, where: str) -> N
 def parse_flags(text: pd.Series, where: str, words: Collection[str] = ()) -> np.ndarray:
     """1 (yes) and 0 (no) (N,) float64 of words or numbers, NaN where empty. `words`: more of them, for yes. Raises
     ValueError for a word that is neither, and for numbers other than 1 and 0."""
-    names, codes = np.unique(text.astype(str).str.strip().str.lower(), return_inverse=True)
+    codes, cells = pd.factorize(text, use_na_sentinel=False)  # few distinct ones
+    names = [str(cell).strip().lower() for cell in cells]
     flags = np.array([_flag(name, words) for name in names])
     unknown = [name for name, flag in zip(names, flags, strict=True) if np.isinf(flag)]
     if unknown:

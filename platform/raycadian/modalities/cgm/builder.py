@@ -44,6 +44,7 @@ LOCAL_CLOCK = "local clock without a time zone (kept, its UTC offset taken as 0)
 _EVENT_MAX = {CARBS: 1000.0, BOLUS: 100.0, BASAL: 50.0}  # beyond any pump's or person's
 _MMOLL_BELOW, _MGDL_FROM = 30.0, 40.0  # medians: mmol/L lies in 2..25, mg/dL in 50..400
 _CONTRADICTS_MMOLL = GLUCOSE_MAX_MGDL / MGDL_PER_MMOLL
+_SHOWN = 1e-6  # of a hundredth: what float leaves of a number of two decimals
 _JUDGED = 12  # values needed before their median is held against the unit
 _MARKED_MISSING = ("-", "--", "---", "n/a", "N/A", "null", "NULL")  # empty cells are counted by nobody: rows of events
 
@@ -359,8 +360,10 @@ class ReadingsBuilder:
 
 
 def mgdl_of(mmoll: np.ndarray) -> np.ndarray:
-    """Whole mg/dL of mmol/L, as sensors measure: 10.0 mmol/L is 180 mg/dL and in range wherever it is looked at."""
-    return np.round(mmoll * MGDL_PER_MMOLL)
+    """mg/dL of mmol/L. Of at most two decimals, as devices show it, the whole mg/dL that the sensor measured: 10.0
+    mmol/L is 180 mg/dL, and in range wherever it is looked at."""
+    mgdl, hundredths = mmoll * MGDL_PER_MMOLL, np.where(np.isfinite(mmoll), mmoll, 0) * 100
+    return np.where(np.abs(hundredths - np.round(hundredths)) < _SHOWN, np.round(mgdl), mgdl)
 
 
 def _beyond_limits(mgdl: np.ndarray, codes: np.ndarray, low_mgdl: float, high_mgdl: float) -> np.ndarray:
@@ -445,6 +448,8 @@ def _unique_events(
     code: np.ndarray, time: np.ndarray, kind: np.ndarray, value: np.ndarray, subjects: pd.Index, issues: Issues,
     within_s: float,
 ) -> Coded:  # fmt: skip
+    if not len(time):
+        return code, pd.DataFrame({TIME_UTC: time, "kind": kind, "value": value})
     order = np.lexsort([time, code])
     code, time = code[order], time[order]
     events = pd.DataFrame({TIME_UTC: time, "kind": kind[order], "value": value[order]})

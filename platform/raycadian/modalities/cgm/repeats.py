@@ -4,6 +4,7 @@ M readings or doses of one file; `code` (M,) is the number of the subject.
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ def stored_again(time_s: np.ndarray, value: np.ndarray, line: np.ndarray, within
     shift in seconds (0: no copy). Of both the one that the file has later goes. Looked for where readings lie denser
     than their sensor's interval, those told again within seconds (`within_s`) left aside."""
     copy = np.zeros(len(time_s), dtype=bool)
+    if not _is_dense(time_s if (time_s[1:] >= time_s[:-1]).all() else np.sort(time_s)):
+        return copy, 0
     order = np.argsort(time_s, kind="stable")
     order = order[~told_again(np.zeros(len(order)), time_s[order], value[order], within_s)]
     t, v = time_s[order], value[order]
@@ -66,8 +69,10 @@ def stored_again(time_s: np.ndarray, value: np.ndarray, line: np.ndarray, within
 
 def _is_dense(t: np.ndarray) -> bool:
     steps = np.diff(t)
-    usual = np.median(steps[steps > _NEAR_S]) if (steps > _NEAR_S).any() else 0
-    return bool(len(steps) >= 2 * _FEWEST and (steps < _DENSE * usual).mean() > _DENSE_SHARE)
+    if len(steps) < 2 * _FEWEST:
+        return False
+    usual = np.partition(steps, len(steps) * 3 // 4)[len(steps) * 3 // 4]  # of copies every other step is short
+    return np.count_nonzero(steps < _DENSE * usual) > _DENSE_SHARE * len(steps)
 
 
 def _pairs(t: np.ndarray, v: np.ndarray, shift: int, every_s: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,15 +108,18 @@ class Devices:
         """Raises ValueError where two devices gave readings of one person over the same hours."""
         if not self._parts:
             return
-        for subject, rows in pd.concat(self._parts).groupby("subject", sort=False):
-            own = [
-                (str(name), part.sort_values("time_s")) for name, part in rows.groupby("device") if str(name).strip()
-            ]
-            for i, one in enumerate(own):
-                for other in own[i + 1 :]:
-                    self._require_apart(str(subject), one, other)
+        rows = pd.concat(self._parts, ignore_index=True)
+        if rows["device"].nunique() < 2:
+            return
+        spans = rows.groupby(["subject", "device"], sort=True)["time_s"].agg(["min", "max"])
+        for subject, own in spans.groupby(level="subject", sort=False):
+            for one, other in combinations(own.itertuples(), 2):
+                if max(one.min, other.min) <= min(one.max, other.max):
+                    self._require_apart(rows, str(subject), one.Index[1], other.Index[1])
 
-    def _require_apart(self, subject: str, one: tuple[str, pd.DataFrame], other: tuple[str, pd.DataFrame]) -> None:
+    def _require_apart(self, rows: pd.DataFrame, subject: str, *devices: str) -> None:
+        own = rows[rows["subject"] == subject]
+        one, other = ((name, own[own["device"] == name].sort_values("time_s")) for name in devices)
         begin = max(part["time_s"].iloc[0] for _, part in (one, other))
         end = min(part["time_s"].iloc[-1] for _, part in (one, other))
         both = [part[part["time_s"].between(begin, end)] for _, part in (one, other)]
@@ -163,4 +171,5 @@ def spread(rows: pd.DataFrame, amount: np.ndarray, minutes: np.ndarray, every_mi
 
 def names_of(devices: Sequence[object]) -> np.ndarray:
     """Devices (M,) as text, None where nobody is named."""
-    return np.array([None if d is None or d != d or not str(d).strip() else str(d).strip() for d in devices], object)
+    codes, names = pd.factorize(pd.Series(devices, dtype=object))
+    return np.array([*(str(name).strip() or None for name in names), None], object)[codes]

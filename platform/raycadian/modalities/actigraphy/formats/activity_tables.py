@@ -60,7 +60,9 @@ def read_table(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator
     check_count(len(table), source.path, devices.MAX_EPOCHS, "rows")
     table = pd.DataFrame({ours: table[theirs] for ours, theirs in named.items()})
     whose = table["subject"] if "subject" in table else pd.Series(card.subject or source.stem, index=table.index)
-    for subject, rows in table.groupby(whose.str.strip(), sort=False):
+    codes, names = pd.factorize(whose)
+    stripped = pd.Series([str(name).strip() for name in names])
+    for subject, rows in table.groupby(stripped.to_numpy()[codes], sort=False):
         yield _person(str(subject), rows, source.path, card, form, issues)
 
 
@@ -124,12 +126,12 @@ def _off(rows: pd.DataFrame, path: Path) -> np.ndarray | None:
 
 
 def _timed(subject: str, rows: pd.DataFrame, values: np.ndarray, form: str | None, about: dict) -> Epochs:
-    text = rows["time"].str.strip()
+    text = rows["time"]
     if "date" in rows:
         days = {day: day_text(day.strip()) for day in rows["date"].unique()}
-        text = rows["date"].map(days) + " " + text
+        text = rows["date"].map(days) + " " + text.str.strip()
     elif _are_clocks(text):
-        clock = _over_midnights(text, _nominal_start(rows))
+        clock = _over_midnights(text.str.strip(), _nominal_start(rows))
         return Epochs(subject, clock, values, _step_s(clock), **about)
     clock, offset_min = parse_times(text, form)
     clock = clock.astype("datetime64[s]")
@@ -137,7 +139,7 @@ def _timed(subject: str, rows: pd.DataFrame, values: np.ndarray, form: str | Non
 
 
 def _are_clocks(text: pd.Series) -> bool:
-    return bool(clocks_alone({"time": text.head(100).tolist()}))
+    return bool(clocks_alone({"time": text.head(100).str.strip().tolist()}))
 
 
 def _over_midnights(text: pd.Series, start: np.datetime64) -> np.ndarray:

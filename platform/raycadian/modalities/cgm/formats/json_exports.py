@@ -10,7 +10,7 @@ import pandas as pd
 
 from raycadian.data.clock import clock_of_epoch_ms, parse_times, shift
 from raycadian.data.source import Source, check_count, read_whole
-from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder, mgdl_of
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.doses import NO_DURATION, given_over
 from raycadian.modalities.cgm.repeats import names_of
@@ -23,6 +23,7 @@ _TIDEPOOL = re.compile(
 _NIGHTSCOUT = re.compile(r'"(sgv|eventType|dateString|created_at)"\s*:')
 _NIGHTSCOUT_TIMES = ("dateString", "created_at", "timestamp", "sysTime", "date")
 _TREATMENT = ("carbs", "insulin", "enteredinsulin", "splitExt", "absolute", "rate", "duration")
+_TIDEPOOL_MGDL = 18.01559  # a mmol/L, by Tidepool
 _APART = np.timedelta64(90, "s")  # a rate that ends this near to the next is taken over by it
 
 
@@ -128,7 +129,7 @@ def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     builder.note("row without a glucose value", rows["line"][rows["value"].isna()])
     glucose = builder.numbers(rows["value"], rows["line"], "glucose")
     if unit == MMOLL:
-        glucose = np.where(in_mgdl, glucose / MGDL_PER_MMOLL, glucose)
+        glucose = np.where(in_mgdl, glucose, _as_measured(glucose)) / MGDL_PER_MMOLL
     yield from builder.readings(rows.assign(glucose=glucose, device=names_of(rows["deviceId"])))
     rows = _tidepool_rows(records, _of_type(types, "bolus"), ("normal", "extended", "duration"), subject, builder)
     now, later = (builder.numbers(rows[field], rows["line"], BOLUS) for field in ("normal", "extended"))
@@ -146,6 +147,12 @@ def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
         _held(rows.assign(value=rate, end=shift(rows["clock"].to_numpy("datetime64[ns]"), minutes)))
     )
     builder.finish()
+
+
+def _as_measured(mmoll: np.ndarray) -> np.ndarray:
+    """mg/dL of Tidepool's mmol/L: 9.99135 was 180 mg/dL before it was stored."""
+    mgdl = mmoll * _TIDEPOOL_MGDL
+    return np.where(np.abs(mgdl - np.round(mgdl)) < 0.02, np.round(mgdl), mgdl_of(mmoll))
 
 
 def _tidepool_pens(records: list[dict], types: list, subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:

@@ -67,7 +67,7 @@ def read_clarity(source: Source, card: CGMCard, issues: Issues) -> Iterator[Read
     wanted = _CLARITY | {name: i for name, i in _CLARITY_SENSOR.items() if i < len(names)}
     skip = start + 1 + _patient_lines(source, start + 1)
     rows = csv_rows(source, builder, skip, n_fields(source, start), delimiter, wanted)
-    rows["type"] = rows["type"].str.strip().str.lower()
+    rows["type"] = rows["type"].map({word: word.strip().lower() for word in rows["type"].unique()})
     rows = rows[(rows["time"].str.strip() != "") | rows["type"].isin(words.SENSOR)].reset_index(drop=True)
     rows[SUBJECT] = card.subject or source.stem
     rows["clock"], rows["offset_min"] = builder.times(rows["time"])
