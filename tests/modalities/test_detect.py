@@ -358,3 +358,44 @@ def test_times_in_the_forms_of_many_places_are_recognised(form):
 def test_what_no_form_reads_is_told_how_it_may_be_written(text):
     with pytest.raises(ValueError, match="(write them as|in one column, such as) 2026-01-05 08:00"):
         time_format([text] * 5, {})
+
+
+def columns_of(**forms):
+    """A table whose times are written in columns by format; `value` stands for readings."""
+    times = pd.date_range("2024-01-02 08:05", periods=60, freq="5min")
+    values = {"value": (120 + np.arange(60) % 17).astype(str), "unclear": np.full(60, "30.5"), "id": np.repeat("a", 60)}
+    return pd.DataFrame({name: values.get(form, times.strftime(form)) for name, form in forms.items()})
+
+
+ASKED = {
+    "date and clock": {"Datum": "%d.%m.%Y", "Uhrzeit": "%H:%M", "glucose": "value"},
+    "joined beside them": {"Datum": "%d.%m.%Y", "Uhrzeit": "%H:%M", "time": "%d.%m.%Y %H:%M", "glucose": "value"},
+    "joined under any name": {"Datum": "%d.%m.%Y", "Uhrzeit": "%H:%M", "Zeit": "%d.%m.%Y %H:%M", "glucose": "value"},
+    "two dates": {"birth": "%d.%m.%Y", "day": "%d.%m.%Y", "clock": "%H:%M", "glucose": "value"},
+    "two clocks": {"day": "%d.%m.%Y", "sleep": "%H:%M", "clock": "%H:%M", "glucose": "value"},
+    "day or month": {"day": "%d/%m/%Y", "clock": "%H:%M", "glucose": "value"},
+    "two times": {"time": "%Y-%m-%d %H:%M", "timestamp": "%d.%m.%Y %H:%M", "glucose": "value"},
+    "two values": {"time": "%Y-%m-%d %H:%M", "glucose": "value", "glucose_2": "value"},
+    "in UTC": {"time": "%Y-%m-%dT%H:%M:%SZ", "glucose": "value"},
+    "unit": {"time": "%Y-%m-%d %H:%M", "glucose": "unclear"},
+    "two ids": {"time": "%Y-%m-%d %H:%M", "patient": "id", "participant": "id", "glucose": "value"},
+}
+SETTING = re.compile(r"--(?:set ('[^']+'|\S+?)|(timezone|unit) (\S+?))(?=[,;)\s]|$)")
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_whoever_follows_what_is_asked_gets_a_card(name, tmp_path):
+    """Whoever joined date and clock as advised was asked the same again."""
+    path = tmp_path / "mine.csv"
+    columns_of(**ASKED[name]).to_csv(path, index=False)
+    said: list[str] = []
+    for _ in range(4):
+        try:
+            card, _ = make_card([path], overrides=tuple(said))
+            break
+        except ValueError as error:
+            setting, option, value = SETTING.search(str(error)).groups()
+            added = shlex.split(setting)[0] if setting else f"{option}={value}"
+            assert added not in said, f"asked again: {error}"
+            said.append(added)
+    assert len(prepare_card(card, tmp_path, tmp_path / "out").subjects) == 1

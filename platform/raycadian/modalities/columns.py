@@ -70,14 +70,12 @@ def clocks_alone(columns: Columns) -> list[str]:
 
 def date_column(columns: Columns, given: Given) -> Choice:
     """The column of the date, where it lies apart from the clock: of dates, or of days since something."""
-    name = "columns.date"
-    if name in given or "columns.time" in given or not clocks_alone(columns):
+    name, clocks, time = "columns.date", clocks_alone(columns), given.get("columns.time")
+    if name in given or not clocks or (time is not None and time not in clocks):
         return Choice(given.get(name))
-    if whole := [
-        c for c in time_columns(columns) if not _all(_DATE_ALONE, columns[c]) and not _all(_CLOCK_ALONE, columns[c])
-    ]:
-        return Choice(None) if len(whole) == 1 else choose("columns.time", whole, given, "the time")
     dates = [c for c in columns if _all(_DATE_ALONE, columns[c])]
+    if time is None and (whole := [c for c in time_columns(columns) if c not in (*dates, *clocks)]):
+        return Choice(None) if len(whole) == 1 else choose("columns.time", whole, given, "the time")
     days = [c for c in columns if _all(_DAY, columns[c]) and _called_days(c)]
     return choose(name, dates or days, given, "the date")
 
@@ -98,7 +96,7 @@ def time_column(columns: Columns, given: Given) -> Choice:
 def joined(columns: Columns, date: str | None, time: str | None) -> list[str]:
     """The texts of a column of times; of date and clock apart, both in one."""
     times = list(columns.get(time or "", ()))
-    dates = columns.get(date or "", ())
+    dates = columns.get(date or "", ()) if times else ()  # which of several clocks is asked first
     return [f"{day_text(d)} {t}" for d, t in zip(dates, times, strict=True) if d and t] if dates else times
 
 
