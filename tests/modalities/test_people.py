@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raycadian.modalities.conflicts import ALIKE, alike
+from raycadian.modalities.actigraphy.card import ActigraphyCard
+from raycadian.modalities.actigraphy.readers import read_activity
+from raycadian.modalities.conflicts import ALIKE, UNNAMED, alike
 from raycadian.quickstart import CardOptions, prepare, sources_of
+from raycadian.types import Issues
 
 
 def table(**columns):
@@ -57,6 +60,18 @@ def test_rows_of_nobody_are_counted_and_a_table_of_nobody_is_refused(tmp_path):
 
 
 LAYOUTS = {"comma": {}, "German": {"sep": ";", "encoding": "utf-16"}, "parquet": None}
+
+
+def test_rows_of_nobody_in_a_table_of_activity_too(tmp_path):
+    """One such row refused the table, without saying what to do."""
+    path, issues = tmp_path / "mine.csv", Issues()
+    card = ActigraphyCard(name="x", files=("mine.csv",), columns={"subject": "who", "activity": "n", "minute": "at"})
+    frame = pd.DataFrame({"who": ["a", "a", " ", ""], "n": 1, "at": [1, 2, 1, 2]})
+    frame.to_csv(path, index=False)
+    assert {r.subject for r in read_activity([path], card, issues)} == {"a"} and issues.counts[UNNAMED] == 2
+    frame.assign(who="").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="none of 4 rows says whose it is: 'who' is empty; take that column out"):
+        list(read_activity([path], card, issues))
 
 
 def of_sites(site_column, days_apart=0):

@@ -44,6 +44,18 @@ def require_one_person(
     )
 
 
+UNNAMED = "row without a subject"
+
+
+def require_named(unnamed: int, rows: int, path: Path, column: str | None) -> None:
+    """Some rows of a table may name nobody, and are left out and counted. Raises ValueError where all do."""
+    if rows and unnamed == rows:
+        raise ValueError(
+            f"{path}: none of {rows:,} rows says whose it is: {column!r} is empty; take that column out of the file if "
+            f"all are one person's, or {how_to_set('columns.subject', 'NAME')}"
+        )
+
+
 def tell_apart(
     table: "pd.DataFrame", used: Collection[str | None], time: str, within: str | None = None
 ) -> list[tuple[str, int]]:

@@ -21,6 +21,7 @@ from raycadian.modalities.cells import parse_numbers, require_numbers
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.plausible import MIXED_UNITS, OutOfRange
 from raycadian.modalities.cgm.repeats import Devices, doses_again, steady_offsets, stored_again, told_again
+from raycadian.modalities.conflicts import UNNAMED, require_named
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import (
     BASAL,
@@ -149,12 +150,7 @@ class ReadingsBuilder:
     def _require_readings(self) -> None:
         if not self._rows:
             raise ValueError(f"{self.path}: no row below its header; export days on which the sensor was worn")
-        if self._unnamed == self._rows:
-            column = self.card.columns.subject
-            raise ValueError(
-                f"{self.path}: none of {self._rows:,} rows says whose it is: {column!r} is empty; take that column "
-                f"out of the file if all are one person's, or {how_to_set('columns.subject', 'NAME')}"
-            )
+        require_named(self._unnamed, self._rows, self.path, self.card.columns.subject)
         if not self._readings:
             raise ValueError(
                 f"{self.path}: no glucose reading in {self._rows} rows: expected values of "
@@ -197,7 +193,7 @@ class ReadingsBuilder:
 
     def _of_subjects(self, rows: pd.DataFrame) -> pd.DataFrame:
         unnamed = rows[SUBJECT].isin(["", "nan", "None", "<NA>"]).to_numpy()
-        self.note("row without a subject", rows["line"][unnamed])
+        self.note(UNNAMED, rows["line"][unnamed])
         self._unnamed += int(unnamed.sum())
         excluded = rows[SUBJECT].isin(self.card.exclude_subjects).to_numpy()
         self.note("row of a subject that the card excludes", rows["line"][excluded])

@@ -14,6 +14,7 @@ from raycadian.modalities.actigraphy.formats.devices import Epochs
 from raycadian.modalities.actigraphy.formats.nhanes_minutes import SUNDAY, weekday_start
 from raycadian.modalities.cells import parse_column, parse_flags
 from raycadian.modalities.columns import clocks_alone, date_column, day_text, like_times, plain, time_format
+from raycadian.modalities.conflicts import UNNAMED, require_named
 from raycadian.modalities.guesses import how_to_set
 from raycadian.modalities.text_tables import read_text
 from raycadian.types import Issues
@@ -61,8 +62,11 @@ def read_table(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator
     table = pd.DataFrame({ours: table[theirs] for ours, theirs in named.items()})
     whose = table["subject"] if "subject" in table else pd.Series(card.subject or source.stem, index=table.index)
     codes, names = pd.factorize(whose)
-    stripped = pd.Series([str(name).strip() for name in names])
-    for subject, rows in table.groupby(stripped.to_numpy()[codes], sort=False):
+    subjects = np.array([str(name).strip() for name in names], dtype=object)[codes]
+    unnamed = int((subjects == "").sum())
+    require_named(unnamed, len(subjects), source.path, named.get("subject"))
+    issues.add(UNNAMED, source.path.name, unnamed)
+    for subject, rows in table[subjects != ""].groupby(subjects[subjects != ""], sort=False):
         yield _person(str(subject), rows, source.path, card, form, issues)
 
 
@@ -101,8 +105,6 @@ def _with_times(
 def _person(
     subject: str, rows: pd.DataFrame, path: Path, card: ActigraphyCard, form: str | None, issues: Issues
 ) -> Epochs:
-    if not subject:
-        raise ValueError(f"{path}: {len(rows):,} rows without a subject")
     values, malformed = parse_column(rows["activity"], f"{path}: {card.columns.activity}")
     issues.add("activity is not a number", f"{path.name}: subject {subject!r}", int(malformed.sum()))
     values[np.isinf(values)] = np.nan
