@@ -4,7 +4,7 @@ A TTM of width 16, hardly trained (its arithmetic is what counts), over simulate
 process of its own with one thread: `loop`, a person read from the snapshot and given to `Forecaster.answer`, one after
 another · `last`, the same people through `forecast_everybody` in one process · `ray N`, every window of everybody on N
 of Ray Data's actors, counted once the cluster and its actors are warm.
-`python benchmarks/cohort.py [--people 64] [--days 8] [--json]`
+`python benchmarks/cohort.py [--people 512] [--days 8] [--json]`
 """
 
 import argparse
@@ -27,7 +27,7 @@ WAYS = ("loop", "last", "ray 1", "ray 2")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=int, default=64)
+    parser.add_argument("--people", type=int, default=512)
     parser.add_argument("--days", type=int, default=8)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

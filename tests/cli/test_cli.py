@@ -51,7 +51,23 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
         | {"--out", "--windows"},
     ),
     "calibrate": ([], CALIBRATE_FLAGS),
-    "predict": ([], {"--subject", "--recording", "--day", "--card", "--people", "--runs", "--json"}),
+    "predict": (
+        ["file"],
+        {
+            "--subject",
+            "--recording",
+            "--day",
+            "--card",
+            "--out",
+            "--windows",
+            "--run",
+            "--champion",
+            "--people",
+            "--runs",
+            "--snapshots",
+            "--json",
+        },
+    ),
     "forget": ([], {"--subject", "--people", "--json"}),
     "indices": (["file"], {"--card", "--out", "--json"}),
     "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
@@ -323,7 +339,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(card, tmp_path):
         ["train", str(recipe)], ["score", "none"], ["compare", "none", "other"], ["promote", "none"],
         ["export", "none", "--to", "x"], ["serve", "--run", "none"], ["forecast", "none.csv"], [*calibrate, "none.csv"],
         ["forecast", str(recipe), "--run", "none"], [*calibrate, str(recipe), "--run", "none"],
-        ["predict", "--subject", "a", "--recording", "none.csv"],
+        ["predict", "--subject", "a", "--recording", "none.csv"], ["predict", "none.yaml", "--day", "2026-01-01"],
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", MISTAKEN, json.dumps(mistakes)], capture_output=True, text=True, cwd=tmp_path
@@ -331,7 +347,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(card, tmp_path):
     told = json.loads(done.stdout)
     assert f"did you mean '{card}'?" in told[0]["message"]
     for arguments, answer in zip(mistakes, told, strict=True):
-        assert ("none" in answer["message"] or "tny" in answer["message"]) and answer["heavy"] == [], (
+        assert any(word in answer["message"] for word in ("none", "tny", "FILE")) and answer["heavy"] == [], (
             arguments,
             answer,
         )

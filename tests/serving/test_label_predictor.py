@@ -7,18 +7,22 @@ from dataclasses import replace
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 import served
 import served_signals
+import yaml
 from starlette.testclient import TestClient
 
 from raycadian import manifest
+from raycadian.cohort import forecast_everybody
 from raycadian.evaluation.label.decision import Decision
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.modalities.biosignals.readers import read_case
 from raycadian.modalities.biosignals.request import MAX_SAMPLES, BiosignalRequest, Signals, Stored
 from raycadian.modalities.biosignals.simulate import make_case, make_person, write_vital
 from raycadian.modalities.cgm.request import ForecastRequest
+from raycadian.modalities.prepare import prepare
 from raycadian.modalities.request import MAX_SIGNAL_BYTES, BiosignalResponse
 from raycadian.personal.store import digest
 from raycadian.serving import web
@@ -29,6 +33,7 @@ from raycadian.types import Track
 
 KEY = "a key that tests know"
 PATH = "/v1/biosignal"
+UNITS = {"ecg_mv": "mV", "abp_mmhg": "mmHg"}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,23 @@ def test_a_served_case_has_the_probabilities_that_were_scored(run, classifier):
         ends = (own.time_utc - np.datetime64("2000-01-01")).astype(int)
         np.testing.assert_array_equal(estimate.end_s[good].astype(int), ends)
         assert [bool(r) for r in estimate.rejected] == (~good).tolist()
+
+
+@pytest.mark.slow
+def test_a_cohort_from_files_is_told_what_the_endpoint_says(run, classifier, tmp_path):
+    for i in range(2):
+        tracks, _ = make_case(make_person(np.random.default_rng([5, i])), 360, 250.0, np.random.default_rng([6, i]))
+        write_vital(tmp_path / f"{i}.vital", tracks)
+    card = {"name": "few", "modality": "biosignals", "files": ["*.vital"]}
+    card["waveforms"] = {channel: [track] for channel, track in served_signals.TRACKS.items()}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(card))
+    done = forecast_everybody(run, prepare(tmp_path / "few.yaml", tmp_path), tmp_path / "out", on_ray=False)
+    table = pd.read_parquet(tmp_path / "out" / "part-00000.parquet")
+    assert done.people == 2 and not done.refused and len(table) == done.windows > 20
+    for subject, own in table.groupby("subject"):
+        case = read_case(tmp_path / f"{subject}.vital", tracks=served_signals.TRACKS, units=UNITS, subject="x")
+        value = classifier.answer(Signals(None, case.tracks)).value
+        np.testing.assert_allclose(own["probability"], value[~np.isnan(value)], atol=1e-6)
 
 
 def test_units_and_rates_are_the_senders(classifier):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import served_signals
 import torch
@@ -43,6 +45,8 @@ from raycadian.modalities.biosignals.prepare import clean
 from raycadian.modalities.biosignals.readers import read_case
 from raycadian.modalities.cards import card_of
 from raycadian.modalities.prepare import prepare
+from raycadian.runs import Run
+from raycadian.tasks import task_of
 from raycadian.tasks.signal import SignalData
 from raycadian.tasks.window_index import find_windows, strata
 from raycadian.tracking import registry
@@ -86,6 +90,24 @@ def runs(people, tmp_path_factory) -> Path:
     )
     train_run(of, data(people, of), runs=folder, against=[peer])
     return folder
+
+
+@pytest.mark.slow
+def test_a_cohort_is_told_what_the_run_was_and_windows_without_a_label_too(people, runs, tmp_path):
+    run = Run(next(path for path in runs.iterdir() if path.name.startswith("labels-") and "last" not in path.name))
+    task = task_of(run.recipe)
+    every, refused = task.everybody(run, people, last=False)
+    assert not refused and set(every.subject) == set(people.subjects)
+    scored = task.frame(run.path, run.recipe)
+    both = every.frame.merge(scored, on=["subject", "case", "time_utc"], suffixes=("", "_scored"))
+    assert len(both) == len(scored) < len(every)
+    np.testing.assert_allclose(both["probability"], both["probability_scored"], atol=1e-4)
+    last, _ = task.everybody(run, people, last=True)
+    assert last.subject.tolist() == people.subjects
+    ends = every.frame.groupby("subject")["time_utc"].max()
+    assert (last.frame.set_index("subject")["time_utc"] == ends).all()
+    last.write_parquet(tmp_path / "part.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "part.parquet"), last.frame, check_dtype=False)
 
 
 @pytest.mark.slow
@@ -297,9 +319,12 @@ def test_a_snapshot_of_cases(card, tmp_path, ray_local):
     assert (np.diff(times) > 0).all() and 40 < np.median(values) < 120
     snapshot.verify()
     assert prepare(card, tmp_path).id == snapshot.id
-    attributes = json.loads((snapshot.path / "attributes.json").read_text())
-    attributes["10"][0]["old"] = 1
-    (snapshot.path / "attributes.json").write_text(json.dumps(attributes, sort_keys=True))
+    (file,) = snapshot.path.glob("subjects-*.parquet")
+    rows, schema = pq.read_table(file).to_pylist(), pq.read_schema(file)
+    rows[0]["attributes"] = rows[0]["attributes"].replace('"old": 0', '"old": 1')
+    pq.write_table(pa.Table.from_pylist(rows, schema), file)
+    body = snapshot.manifest | {"files": snapshot.manifest["files"] | {file.name: file.stat().st_size}}
+    (snapshot.path / "manifest.json").write_text(json.dumps(body))
     with pytest.raises(ValueError, match="are not what was written"):
         Snapshot.open(snapshot.path).verify()
 

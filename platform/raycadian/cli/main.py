@@ -85,7 +85,7 @@ VERBS = {  # in the order of work
     "calibrate": Verb(_personal, "Adapt a run's model to one person, from their own export; prints their key, once."),
     "predict": Verb(
         _personal,
-        "What the model says of a person who calibrated: the risk of each day, or the forecast from the last reading.",
+        "What a model says of a person who calibrated, or of everybody of FILE with --out.",
     ),
     "forget": Verb(
         _personal, "Delete everything that is kept of a person who calibrated: adapter, baseline, labels, key."

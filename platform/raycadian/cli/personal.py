@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycadian.cli.options import CHAMPION, JSON, PEOPLE, RUNS, SUBJECT, YAML, chosen_run, run_option
+from raycadian.cli.cohort import cohort_options, everybody
+from raycadian.cli.options import CHAMPION, JSON, PEOPLE, RUNS, SNAPSHOTS, SUBJECT, YAML, chosen_run, run_option
 from raycadian.cli.terminal import show_json, show_table
 
 if TYPE_CHECKING:
+    from raycadian.cohort import Which
     from raycadian.personal.calibrate import Calibrated
     from raycadian.personal.store import Store
+    from raycadian.runs import Run
 
 CARD = click.option("--card", type=YAML, help="Data-set card that says how to read the recording.")
 
@@ -108,17 +111,50 @@ def _show_calibrated(calibrated: Calibrated, folder: Path, as_json: bool) -> Non
 
 
 @click.command()
-@SUBJECT
-@click.option("--recording", required=True, type=click.Path(path_type=Path), help="The person's export.")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--subject", metavar="ID", help="Who calibrated.")
+@click.option("--recording", type=click.Path(path_type=Path), help="The person's export.")
 @click.option("--day", metavar="YYYY-MM-DD", help="Only this day; all days of the recording if left out.")
 @CARD
+@cohort_options
+@run_option("ask, of a cohort")
+@CHAMPION
 @PEOPLE
 @RUNS
+@SNAPSHOTS
 @JSON
 def predict(
+    file: Path | None, subject: str | None, recording: Path | None, day: str | None, card: Path | None,
+    out: str | None, windows: Which, run_name: str | None, champion_name: str | None, people: Path, runs: Path,
+    snapshots: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """What a model says of a person who calibrated, or of everybody of FILE with --out.
+
+    With --subject and --recording: the risk of each day, or the forecast from the last reading. With FILE (a card, a
+    snapshot or data files) and --out: a whole cohort into Parquet; interrupted, the same command goes on where it was.
+    docs/howto/cohort.md
+    """
+    of_one = {"--subject": subject, "--recording": recording, "--day": day, "--card": card}
+    of_many = {"FILE": file, "--out": out, "--run": run_name, "--champion": champion_name}
+    mixed = [name for name, value in of_one.items() if value and any(of_many.values())]
+    if mixed or not (file and out if any(of_many.values()) else subject and recording):
+        given = ", ".join(name for name, value in (of_one | of_many).items() if value) or "nothing"
+        raise ValueError(f"give --subject and --recording of one person, or FILE and --out of a cohort; found {given}")
+    if file is not None and out is not None:
+        _predict_everybody(file, out, windows, chosen_run(run_name, champion_name, runs), snapshots, as_json)
+    elif subject is not None and recording is not None:
+        _predict_one(subject, recording, day, card, people, runs, as_json)
+
+
+def _predict_everybody(file: Path, out: str, windows: Which, run: Run, snapshots: Path, as_json: bool) -> None:
+    from raycadian.quickstart import CardOptions
+
+    everybody(file, CardOptions(), run, snapshots, out, windows, as_json)
+
+
+def _predict_one(
     subject: str, recording: Path, day: str | None, card: Path | None, people: Path, runs: Path, as_json: bool
 ) -> None:
-    """What the model says of a person who calibrated: the risk of each day, or the forecast from the last reading."""
     _require_there(recording)
     store = _store(people)
     person = store.read(subject)

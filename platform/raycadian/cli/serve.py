@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raycadian.cli.cohort import cohort_options, everybody
 from raycadian.cli.options import (
     CHAMPION,
     JSON,
@@ -17,9 +18,8 @@ from raycadian.cli.options import (
     card_options,
     chosen_run,
     run_option,
-    written_to,
 )
-from raycadian.cli.terminal import console, preparing, show_json, show_table
+from raycadian.cli.terminal import console, show_json, show_table
 
 if TYPE_CHECKING:
     from raycadian.cohort import Which
@@ -78,14 +78,7 @@ def serve(
     help="What if the meals after the last reading were these? E.g. --meal 20:00 or, half the usual, --meal 20:00x0.5.",
 )
 @click.option("--no-meals", is_flag=True, help="What if nothing were eaten after the last reading?")
-@click.option(
-    "--out", type=click.Path(), callback=written_to,
-    help="Folder or URL: forecast everybody of FILE, a card, a snapshot or data files, into Parquet there.",
-)  # fmt: skip
-@click.option(
-    "--windows", type=click.Choice(["every", "last"]), default="every", show_default=True,
-    help="With --out: from every window, beside what came true, or from the end of each person's record.",
-)  # fmt: skip
+@cohort_options
 @RUNS
 @SNAPSHOTS
 @JSON
@@ -114,7 +107,7 @@ def forecast(
     if out is not None:
         if card or person or meals or no_meals:
             raise ValueError("--out forecasts everybody: leave out --card (name the card as FILE), --person and meals")
-        _forecast_everybody(file, options, chosen(), snapshots, out, windows, as_json)
+        everybody(file, options, chosen(), snapshots, out, windows, as_json)
         return
     if run_name or champion_name:
         chosen()
@@ -126,29 +119,6 @@ def forecast(
     forecaster = Forecaster.load(chosen().path)
     answer = forecaster.answer(replace(history, what_if=what_if))
     show_json(answer.as_dict()) if as_json else show_table(answer.as_frame(), answer.title)
-
-
-def _forecast_everybody(
-    file: Path, options: CardOptions, run: Run, snapshots: Path, out: str, windows: Which, as_json: bool
-) -> None:
-    from raycadian import quickstart
-    from raycadian.cohort import forecast_everybody
-
-    with preparing(str(file)) as progress:
-        sources = quickstart.sources_of([file])
-        snapshot = quickstart.prepare(sources, options, snapshots, progress, console.print).snapshot
-    with preparing(f"forecasts of {snapshot.id}") as progress:
-        cohort = forecast_everybody(run, snapshot, out, windows, progress=progress)
-    if as_json:
-        show_json({**vars(cohort), "folder": str(cohort.folder), "run": run.name, "snapshot": snapshot.id})
-        return
-    for subject, reason in list(cohort.refused.items())[:10]:
-        click.echo(f"  no forecast of {subject}: {reason}")
-    rate = f", {cohort.windows / cohort.seconds:,.0f} windows/s" if cohort.resumed < cohort.shards else ""
-    kept = f" ({cohort.resumed} of {cohort.shards} shards were there)" if cohort.resumed else ""
-    click.echo(f"{cohort.folder}: {cohort.windows:,} windows of {cohort.people} people by {run.name}{kept}{rate}")
-    if cohort.refused:
-        click.echo(f"{len(cohort.refused)} people without a forecast: {cohort.folder}/_forecast.json says why")
 
 
 VERBS = {"serve": serve, "forecast": forecast}

@@ -1,32 +1,59 @@
 """Labels of windows: whether, as a calibrated probability (classify), or how much (regress)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from raycadian import manifest
 from raycadian.config import Evaluation, Recipe, model_name
-from raycadian.data.label_windows import cut_labelled
+from raycadian.data.label_windows import WindowIndex, cut_labelled
+from raycadian.data.marks import context_points
 from raycadian.data.mechanism import Mechanism
+from raycadian.data.series import Series, build_series
+from raycadian.data.snapshot import Snapshot
 from raycadian.evaluation.bootstrap import SubjectBootstrap
+from raycadian.evaluation.forecast.predictions import write_table
 from raycadian.evaluation.label import classification, compare, report
 from raycadian.evaluation.label.decision import Decided, Decision, fit_decision, joined
 from raycadian.evaluation.label.predictions import LabelPredictions
 from raycadian.evaluation.label.report import longest_case, scatter
 from raycadian.evaluation.report import write_report
 from raycadian.files import write_json
+from raycadian.models import checkpoint
 from raycadian.models.base import Model
 from raycadian.runs import Run, predictions_file
 from raycadian.tasks.canary import Canary, rows_of, spread
 from raycadian.tasks.forecast import subtitle_of
 from raycadian.tasks.over import over
-from raycadian.tasks.signal import SignalData, SignalTask, places
+from raycadian.tasks.signal import SignalData, SignalTask, on_grid, places
+from raycadian.tasks.window_index import NoGoodWindow, find_windows
 from raycadian.types import SPLITS, Batch
+
+
+@dataclass(frozen=True)
+class CohortTable:
+    """What is said of the windows of a cohort, a row each: subject, case, time_utc of the last point, then by label."""
+
+    frame: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def subject(self) -> np.ndarray:
+        return self.frame["subject"].to_numpy()
+
+    def write_parquet(self, path: Path) -> None:
+        """Whole or not at all."""
+        write_table(path, pa.Table.from_pandas(self.frame, preserve_index=False), {})
+
 
 _BATCH_VALUES = 4_000_000  # of inputs predicted at once
 
@@ -82,6 +109,36 @@ class LabelTask(SignalTask):
 
     def test_on(self, run: Run, recipe: Recipe, data: SignalData) -> Decided:
         raise ValueError(f"{run.name}: a model of a label is tested on the data set of its recipe; train one there")
+
+    def everybody(self, run: Run, snapshot: Snapshot, *, last: bool) -> tuple["CohortTable | None", dict[str, str]]:
+        """Of every good window on the grid of test windows, whether or not its label is known."""
+        recipe, series = run.recipe, build_series(snapshot, run.recipe.window.past)
+        model = checkpoint.load(run.path / "checkpoint")
+        if (spec := self.spec(recipe, series.dt_s)) != model.spec:
+            raise ValueError(f"{run.name} reads {model.spec}, of {snapshot.id} it would read {spec}")
+        why = f"no window of {recipe.window.length_s:g} s is good in {', '.join(recipe.window.past)}"
+        try:
+            index = on_grid(find_windows(snapshot, series, recipe.window, None), recipe, series, "test")
+        except NoGoodWindow:
+            return None, dict.fromkeys(series.subjects, why)
+        table = self._table(run, series, index, _scored(model, series, index, recipe))
+        if last:
+            table = table[~table.duplicated("subject", keep="last")]
+        without = sorted(set(series.subjects) - set(table["subject"]))
+        return CohortTable(table.reset_index(drop=True)), dict.fromkeys(without, why)
+
+    def _table(self, run: Run, series: Series, index: WindowIndex, score: np.ndarray) -> pd.DataFrame:
+        """A row a window: of classify a probability and an alarm by label, of regress its estimate."""
+        subject, case, time_utc = _whose(series, index, context_points(run.recipe.window, series.dt_s))
+        table = pd.DataFrame({"subject": subject, "case": case, "time_utc": time_utc})
+        for label, own in zip(run.recipe.task.labels, score.reshape(len(index), -1).T, strict=True):
+            decision = self.decision(run.path, label)
+            if decision is None:
+                table[part_of("estimate", label)] = own
+                continue
+            table[part_of("probability", label)] = probability = decision.probability(own, case)
+            table[part_of("alarm", label)] = probability > decision.threshold
+        return table
 
     def fit_decision(self, recipe: Recipe, predictions: LabelPredictions) -> Decision | None:
         """What validation windows decide: how log odds become a probability and an alarm."""
@@ -178,18 +235,28 @@ def decision_file(label: str) -> str:
 def _predict(data: SignalData, recipe: Recipe, split: str, model: Model) -> Iterator[LabelPredictions]:
     """Of each label, at the windows of which it is known."""
     series, index = data.series, places(data, recipe, split)
-    windows = cut_labelled(series, index, recipe.window)
-    subject = np.array(series.subjects)[series.subject_of[index.recording]]
-    end_s = series.start_s[index.recording] + (index.point + windows.context) * series.dt_s
-    size = max(1, _BATCH_VALUES // (windows.context * len(series.channels)))
-    scores, labels = over(windows, partial(_score, model.eval()), size)["score"], index.label.astype(np.float64)
+    subject, case, time_utc = _whose(series, index, context_points(recipe.window, series.dt_s))
+    scores, labels = _scored(model, series, index, recipe), index.label.astype(np.float64)
     for label, score in zip(labels.reshape(len(index), -1).T, scores.reshape(len(index), -1).T, strict=True):
         at = np.isfinite(label)
         yield LabelPredictions(
-            subject=subject[at], case=np.array(index.cases)[index.recording[at]],
-            time_utc=np.floor(end_s[at]).astype("datetime64[s]"), label=label[at], score=score[at],
+            subject=subject[at], case=case[at], time_utc=time_utc[at], label=label[at], score=score[at],
             weight=index.weight[at], lead_s=index.lead_s[at], kind=recipe.task.kind, step_s=recipe.window.eval_step_s,
         )  # fmt: skip
+
+
+def _whose(series: Series, index: WindowIndex, context: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """subject, case, and time of the last point of each window."""
+    end_s = series.start_s[index.recording] + (index.point + context) * series.dt_s
+    subject = np.array(series.subjects)[series.subject_of[index.recording]]
+    return subject, np.array(index.cases)[index.recording], np.floor(end_s).astype("datetime64[s]")
+
+
+def _scored(model: Model, series: Series, index: WindowIndex, recipe: Recipe) -> np.ndarray:
+    """Log odds or the label's unit of each window, (W,), of several labels (W, labels)."""
+    windows = cut_labelled(series, index, recipe.window)
+    size = max(1, _BATCH_VALUES // (windows.context * len(series.channels)))
+    return over(windows, partial(_score, model.eval()), size)["score"]
 
 
 @torch.inference_mode()

@@ -96,12 +96,16 @@ class SignalTask(Task[SignalData]):
 
 def places(data: SignalData, recipe: Recipe, split: str) -> WindowIndex:
     """Where the windows of one part begin that are trained on, or scored. Raises ValueError where there is none."""
-    step_s = recipe.window.step_s if split == "train" else recipe.window.eval_step_s
-    every = points_of(step_s, data.series.dt_s, "window.step_s")
-    index = data.index.within(data.split, data.series, split).every(every)
+    index = on_grid(data.index.within(data.split, data.series, split), recipe, data.series, split)
     if not len(index):
         raise ValueError(f"{split}: no window; raise its share of subjects or lower window.step_s")
     return index
+
+
+def on_grid(index: WindowIndex, recipe: Recipe, series: Series, split: str) -> WindowIndex:
+    """Those that begin where windows of a part do."""
+    step_s = recipe.window.step_s if split == "train" else recipe.window.eval_step_s
+    return index.every(points_of(step_s, series.dt_s, "window.step_s"))
 
 
 def window_counts(data: SignalData, recipe: Recipe) -> dict[str, dict[str, Any]]:

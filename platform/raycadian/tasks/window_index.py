@@ -23,10 +23,15 @@ Labels = tuple[np.ndarray, np.ndarray]
 """label (M,) and lead_s (M,), NaN is unknown."""
 
 
+class NoGoodWindow(ValueError):
+    """No window is good in all channels and has a known label."""
+
+
 def find_windows(
-    source: Snapshot, series: Series, window: LabelWindow, task: LabelTask | Pretraining, seed: int = 0
+    source: Snapshot, series: Series, window: LabelWindow, task: LabelTask | Pretraining | None, seed: int = 0
 ) -> WindowIndex:
-    """Every place that a window may begin at, every step or eval_step. Raises ValueError where there is none.
+    """Every place that a window may begin at, every step or eval_step; without a task whether or not a label is known.
+    Raises NoGoodWindow where there is none.
 
     The marks of `_AHEAD` subjects are held at a time.
     """
@@ -41,7 +46,7 @@ def find_windows(
     index = WindowIndex(**joined, cases=tuple(cases))
     index = index.take(np.argsort(index.recording, kind="stable"))
     if not len(index):
-        raise ValueError(
+        raise NoGoodWindow(
             f"{source.id}: no window of {window.length_s:g} s is good in {', '.join(window.past)} and has a known "
             "label; look at the snapshot's counts of rejections (`raycadian inspect`), take shorter windows, or raise "
             "max_missing"
@@ -73,7 +78,7 @@ def _all_marks(source: Snapshot, subjects: list[str]) -> Iterator[Marks]:
 
 
 def _of_recording(
-    marks: Marks, position: int, series: Series, window: LabelWindow, task: LabelTask | Pretraining
+    marks: Marks, position: int, series: Series, window: LabelWindow, task: LabelTask | Pretraining | None
 ) -> WindowIndex:
     observed = series.measured(int(series.offsets[position]), int(series.offsets[position + 1]))
     steps = {window.step_s, window.eval_step_s}
@@ -86,7 +91,7 @@ def _of_recording(
 
 
 def _labelled(
-    marks: Marks, ends_s: np.ndarray, task: LabelTask | Pretraining, window_s: float
+    marks: Marks, ends_s: np.ndarray, task: LabelTask | Pretraining | None, window_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """label (M,) or (M, labels), lead_s (M,), weight (M,). A task without a label has 0 everywhere."""
     if not hasattr(task, "label"):
