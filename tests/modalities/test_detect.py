@@ -383,6 +383,7 @@ ASKED = {
 SETTING = re.compile(r"--(?:set ('[^']+'|\S+?)|(timezone|unit) (\S+?))(?=[,;)\s]|$)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASKED)
 def test_whoever_follows_what_is_asked_gets_a_card(name, tmp_path):
     """Whoever joined date and clock as advised was asked the same again."""

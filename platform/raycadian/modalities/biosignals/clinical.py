@@ -177,6 +177,13 @@ def _selected(table: pd.DataFrame, query: str) -> pd.Series:
     return chosen
 
 
+_WORDS = {ast.Call: "a call", ast.Attribute: "a part of a column", ast.Pow: "a power"}
+
+
+def _in_words(node: ast.AST) -> str:
+    return _WORDS.get(type(node)) or (repr(ast.unparse(node)) if isinstance(node, ast.expr) else "such an operator")
+
+
 def _check_query(table: pd.DataFrame, query: str) -> None:
     if len(query) > MAX_QUERY:
         raise ValueError(f"query: {len(query):,} characters, at most {MAX_QUERY:,}")
@@ -187,8 +194,8 @@ def _check_query(table: pd.DataFrame, query: str) -> None:
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
             raise ValueError(
-                f"query {query!r}: {type(node).__name__} is not allowed; compare columns with values, joined by and, "
-                "or, not"
+                f"query {query!r}: {_in_words(node)} is not allowed; compare columns with values, joined by and, or, "
+                "not"
             )
         if isinstance(node, ast.Name) and node.id not in table:
             raise ValueError(

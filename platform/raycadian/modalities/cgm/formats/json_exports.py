@@ -10,6 +10,7 @@ import pandas as pd
 
 from raycadian.data.clock import clock_of_epoch_ms, parse_times, shift
 from raycadian.data.source import Source, check_count, read_whole
+from raycadian.files import kind_of
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder, mgdl_of
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.doses import NO_DURATION, given_over
@@ -212,7 +213,7 @@ def _records(source: Source, issues: Issues) -> list[dict]:
         lists = [value for value in records.values() if isinstance(value, list)]
         records = [record for value in lists for record in value] if lists else [records]
     if not isinstance(records, list):
-        raise ValueError(f"{source.path}: expected a JSON list of records, found {type(records).__name__}")
+        raise ValueError(f"{source.path}: expected a JSON list of records, found {kind_of(records)}")
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             issues.add("record that is not an object", f"{source.path.name} record {number}")
