@@ -25,6 +25,7 @@ BOLUS = "bolus_u"  # insulin units delivered as bolus on the grid point
 BASAL = "basal_uph"  # basal insulin rate in force, units an hour
 EVENT_CHANNELS = (CARBS, BOLUS, BASAL)
 ACTIVITY_COUNTS = "activity_counts"  # movement of a minute, in a device's own counts
+ACTIVITY_WRIST = "activity_counts_wrist"  # the same at the wrist: another quantity than at the hip
 ACTIVITY_MIMS = "activity_mims"  # movement of a minute, monitor-independent units (John et al. 2019)
 WORN = "worn"  # 1 worn, 0 not: where wear is all that is known; else a recording of activity has `observed` for it
 

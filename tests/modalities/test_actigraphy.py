@@ -19,7 +19,7 @@ from raycadian.modalities.actigraphy.readers import (
     to_recordings,
 )
 from raycadian.physiology.rhythms.wear import choi
-from raycadian.types import ACTIVITY_COUNTS, WORN, Issues
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, WORN, Issues
 
 DAY = 1440
 
@@ -93,7 +93,7 @@ def test_awd(tmp_path, code, a_minute):
     assert detect_format(path) == "awd"
     (recording,), issues = read(path)
     assert recording.subject == "example" and str(recording.start_utc) == "2018-01-23T13:58:00"
-    assert np.array_equal(recording.channels[ACTIVITY_COUNTS], counts.reshape(-1, a_minute).sum(axis=1))
+    assert np.array_equal(recording.channels[ACTIVITY_WRIST], counts.reshape(-1, a_minute).sum(axis=1))
     assert recording.observed.all() and not issues
 
 
@@ -140,7 +140,7 @@ def test_respironics(tmp_path, style):
     assert detect_format(path) == "respironics"
     (recording,), issues = read(path)
     assert recording.subject == "R-7" and str(recording.start_utc) == "2024-02-11T22:00:00"
-    values = recording.channels[ACTIVITY_COUNTS]
+    values = recording.channels[ACTIVITY_WRIST]
     assert np.array_equal(values[:-1], counts.reshape(-1, 2).sum(axis=1)[:-1]) and np.isnan(values[-1])
     assert np.flatnonzero(~recording.observed).tolist() == [*range(300, 360), 2 * DAY - 1]
     assert not issues
@@ -303,7 +303,7 @@ def test_real_awd(shared):
     (recording,), issues = read(shared / "nhanes" / "example_01.AWD")
     assert (recording.subject, len(recording)) == ("example_01", 18_401)
     assert str(recording.start_utc) == "1918-01-23T13:58:00"  # as the file has it
-    counts = recording.channels[ACTIVITY_COUNTS]
+    counts = recording.channels[ACTIVITY_WRIST]
     assert counts[:6].tolist() == [0, 0, 0, 149, 144, 57] and counts.sum() == 2_596_555
     assert not issues
 

@@ -8,8 +8,10 @@ from test_actigraphy import DAY, read
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.apple_health import parse_export, read_apple_health, sleep_episodes
 from raycadian.modalities.actigraphy.readers import detect_format, read_activity
+from raycadian.modalities.actigraphy.request import Activity
+from raycadian.modalities.prepare import prepare
 from raycadian.physiology.rhythms.wear import choi, wrist
-from raycadian.types import ACTIVITY_COUNTS, Issues
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, Issues
 
 N = 120
 TIME = pd.date_range("2024-06-06 18:00", periods=N, freq="1min").strftime("%Y-%m-%dT%H:%M:%S")
@@ -21,7 +23,7 @@ def table(path, sep=",", **columns):
 
 
 def counts(recordings):
-    return np.concatenate([r.channels[ACTIVITY_COUNTS] for r in recordings])
+    return np.concatenate([r.channels.get(ACTIVITY_COUNTS, r.channels.get(ACTIVITY_WRIST)) for r in recordings])
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -184,6 +186,24 @@ def test_deep_sleep_at_the_wrist_is_no_nonwear(tmp_path):
     hip = table(tmp_path / "y.csv", time=TIME, activity=[0] * 100 + [1] * 20)
     assert not read(hip, columns={"time": "time"})[0][0].observed[:100].any()
     assert read(hip, columns={"time": "time"}, site="wrist")[0][0].observed.all()
+
+
+def test_counts_of_hip_and_wrist_are_different_channels(tmp_path):
+    wrist_file = awd(tmp_path / "x.AWD", lines=["5"] * 3000)
+    hip_file = table(tmp_path / "y.csv", time=TIME, activity=range(N))
+    columns = {"time": "time"}
+    assert list(read(wrist_file)[0][0].channels) == [ACTIVITY_WRIST]
+    assert list(read(wrist_file, site="hip")[0][0].channels) == [ACTIVITY_COUNTS]
+    assert list(read(hip_file, columns=columns, site="wrist")[0][0].channels) == [ACTIVITY_WRIST]
+    card = tmp_path / "c.yaml"
+    card.write_text("name: c\nmodality: actigraphy\nfiles: [x.AWD, y.csv]\ncolumns: {time: time}\n")
+    with pytest.raises(ValueError, match=r"counts of the wrist and of the hip.* add --set site=wrist"):
+        prepare(card, tmp_path / "s", on_ray=False)
+    sent = Activity("a", ACTIVITY_WRIST, np.datetime64("2024-01-01T00:00:00"), 60.0, np.full(3000, 5.0))
+    with pytest.raises(
+        ValueError, match=r"reads activity_counts, found activity_counts_wrist \(counts of hip and wrist"
+    ):
+        sent.stretches(ActigraphyCard(name="x", files=("x",)), (ACTIVITY_COUNTS,), Issues())
 
 
 # --- Apple Health ---------------------------------------------------------------------------------------------------

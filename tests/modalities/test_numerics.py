@@ -107,3 +107,15 @@ def test_what_only_glucose_has_is_refused(changes, words):
     Recipe.model_validate(raw)
     with pytest.raises(ValueError, match=words):
         Recipe.model_validate(raw | changes)
+
+
+def test_a_cuff_is_held_or_refused_with_what_leads_on():
+    times_s = np.arange(0, 1200, 300.0)
+    sparse = Snapshot({"a": [case("a", map_mmhg=(times_s, 60.0 + np.arange(4)))]})
+    message = r"map_mmhg is measured at 20% of the points.* typically every 300 s: add --set hold_s=300"
+    with pytest.raises(ValueError, match=message):
+        open_numerics(sparse, ("map_mmhg",))
+    held = Snapshot(sparse.marked, manifest={"card": CARD | {"hold_s": 300}})
+    np.testing.assert_array_equal(open_numerics(held, ("map_mmhg",)).table[0], 60.0 + np.arange(20) // 5)
+    wide = Snapshot(sparse.marked, manifest={"card": CARD | {"numerics_every_s": 300}})
+    np.testing.assert_array_equal(open_numerics(wide, ("map_mmhg",)).table[0], 60.0 + np.arange(4))

@@ -18,7 +18,7 @@ from raycadian.modalities.cgm.quality import quality
 from raycadian.modalities.cgm.readers import read_files
 from raycadian.modalities.detect import make_card
 from raycadian.modalities.prepare import prepare, source_files
-from raycadian.types import ACTIVITY_COUNTS, BOLUS, CARBS, GLUCOSE, TIME_UTC, Issues
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, BOLUS, CARBS, GLUCOSE, TIME_UTC, Issues
 
 FOLDER = Path(__file__).parents[3] / "shared" / "trouble"
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def activity(paths, card=None, issues=None):
 
 
 def counts(recordings):
-    return np.concatenate([r.channels[ACTIVITY_COUNTS] for r in recordings])
+    return np.concatenate([r.channels.get(ACTIVITY_COUNTS, r.channels.get(ACTIVITY_WRIST)) for r in recordings])
 
 
 def carded(folder, name="card.yaml"):

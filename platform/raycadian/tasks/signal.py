@@ -98,14 +98,19 @@ def places(data: SignalData, recipe: Recipe, split: str) -> WindowIndex:
     """Where the windows of one part begin that are trained on, or scored. Raises ValueError where there is none."""
     index = on_grid(data.index.within(data.split, data.series, split), recipe, data.series, split)
     if not len(index):
-        raise ValueError(f"{split}: no window; raise its share of subjects or lower window.step_s")
+        raise ValueError(f"{split}: no window; raise its share of subjects or lower {_step_key(split)}")
     return index
 
 
 def on_grid(index: WindowIndex, recipe: Recipe, series: Series, split: str) -> WindowIndex:
     """Those that begin where windows of a part do."""
     step_s = recipe.window.step_s if split == "train" else recipe.window.eval_step_s
-    return index.every(points_of(step_s, series.dt_s, "window.step_s"))
+    return index.every(points_of(step_s, series.dt_s, _step_key(split)))
+
+
+def _step_key(split: str) -> str:
+    """What the recipe calls the step between windows of a part."""
+    return "window.step_s" if split == "train" else "window.eval_step_s"
 
 
 def window_counts(data: SignalData, recipe: Recipe) -> dict[str, dict[str, Any]]:

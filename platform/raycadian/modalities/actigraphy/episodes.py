@@ -16,7 +16,7 @@ from raycadian.modalities.cells import parse_column
 from raycadian.modalities.cgm.formats.tables import read_small
 from raycadian.physiology.rhythms.sleep import COLUMNS, Episodes, episodes_of, mood_indices, rest
 from raycadian.physiology.rhythms.wear import by_day
-from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, Issues
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, ACTIVITY_WRIST, Issues
 
 _COLUMNS = ("sleep_start", "sleep_end", "minutes_sleep")
 
@@ -99,7 +99,9 @@ def _of_activity(path: Path, card: ActigraphyCard | None, issues: Issues) -> Epi
     usual = ActigraphyCard(name="recording", files=(path.name,))
     parts = []
     for recording in recordings_of_person(path, card, usual, issues):
-        name = next((name for name in (ACTIVITY_COUNTS, ACTIVITY_MIMS) if name in recording.channels), None)
+        name = next(
+            (name for name in (ACTIVITY_COUNTS, ACTIVITY_WRIST, ACTIVITY_MIMS) if name in recording.channels), None
+        )
         if name is None:
             raise ValueError(
                 f"{path}: {', '.join(recording.channels)} by the minute doesn't tell sleep; give activity, or sleep "

@@ -180,13 +180,26 @@ def _laid_aside(whole: list[Part], job: Preparation) -> list[Item]:
     if whole:
         storage.make_folder(folder)
     recordings = (recording for part in whole for recording in read_part(part, job.card, job.issues))
+    channels: set[str] = set()
     for n, recording in enumerate(recordings):
+        channels |= set(recording.channels)
         path = folder / f"{n:07d}.parquet"
         n_bytes[recording.subject] += write_table(to_table([recording]), path)
         people[recording.subject].append({"path": str(path), "head": [recording.subject, *head_of(recording)]})
         if (n + 1) % 100 == 0:
             job.progress("recordings read", n + 1, None)
+    _require_one_site(channels, job.card)
     return [{SUBJECT: s, "spill": spilled, "bytes": n_bytes[s]} for s, spilled in people.items()]
+
+
+def _require_one_site(channels: set[str], card: ActigraphyCard) -> None:
+    """Raises ValueError where some counts are of the hip (or of nobody knows where) and some of the wrist."""
+    if {ACTIVITY_COUNTS, ACTIVITY_WRIST} <= channels:
+        raise ValueError(
+            f"card {card.name!r}: counts of the wrist and of the hip, or of devices that don't say where they were "
+            "worn: different quantities; make a card for each, or, if all are of the wrist, "
+            f"{how_to_set('site', 'wrist')}"
+        )
 
 
 def _taken_up(item: dict[str, Any]) -> list[Recording]:

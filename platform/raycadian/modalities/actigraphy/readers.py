@@ -166,7 +166,7 @@ def to_recordings(epochs: Epochs, card: ActigraphyCard, issues: Issues, paths: S
         for span in _stretches(utc_s, offset_min, where, issues)
     ]
     return [
-        Recording(epochs.subject, i, start, offset, 60.0, {epochs.channel: values}, observed)
+        Recording(epochs.subject, i, start, offset, 60.0, {epochs.measured: values}, observed)
         for i, (start, offset, values, observed) in enumerate(gridded)
     ]
 

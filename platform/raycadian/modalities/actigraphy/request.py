@@ -15,11 +15,13 @@ from raycadian.modalities.actigraphy.formats.devices import Epochs
 from raycadian.modalities.actigraphy.prepare import whole_days
 from raycadian.modalities.actigraphy.readers import to_recordings
 from raycadian.modalities.request import LABEL_ANSWER, MAX_SIGNAL_BYTES, BiosignalResponse, RequestSchema, Stretch
-from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, WORN, Issues, Recording
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, ACTIVITY_WRIST, WORN, Issues, Recording
 
 PATH = "/v1/actigraphy"
 MAX_EPOCHS = 400_000  # nine months of minutes
-CHANNELS = {"counts": ACTIVITY_COUNTS, "mims": ACTIVITY_MIMS, "worn": WORN, "steps": STEPS}
+CHANNELS = {
+    "counts": ACTIVITY_COUNTS, "counts_wrist": ACTIVITY_WRIST, "mims": ACTIVITY_MIMS, "worn": WORN, "steps": STEPS,
+}  # fmt: skip
 EXAMPLE = {
     "subject": "anyone",
     "unit": "counts",
@@ -49,7 +51,8 @@ class Activity:
         if self.channel == STEPS and self.off is None:  # an export tells wear from all of its records, not from steps
             raise ValueError("steps don't say when nothing was worn: expected `worn` beside them, found none; send it")
         clock = self.start + (self.epoch_s * np.arange(len(self.values))).astype("timedelta64[s]")
-        epochs = Epochs("request", clock, self.values, self.epoch_s, self.channel, self.off)
+        site = "wrist" if self.channel == ACTIVITY_WRIST else "hip"
+        epochs = Epochs("request", clock, self.values, self.epoch_s, self.channel, self.off, site=site)
         zone = card.model_copy(update={"timezone": None})  # the clock that was sent is the local one
         return whole_days(to_recordings(epochs, zone, issues), issues)
 
@@ -58,7 +61,9 @@ class Activity:
     ) -> list[Stretch]:
         """As LabelRequest says. Raises ValueError."""
         if (self.channel,) != channels:
-            raise ValueError(f"the model reads {', '.join(channels)}, found {self.channel}; send that unit")
+            counts = {self.channel, *channels} == {ACTIVITY_COUNTS, ACTIVITY_WRIST}
+            why = " (counts of hip and wrist are different quantities)" if counts else ""
+            raise ValueError(f"the model reads {', '.join(channels)}, found {self.channel}{why}; send that unit")
         days = self.days(card, issues)
         after_s = [float((r.start_utc - self.start) / np.timedelta64(1, "s")) for r in days]
         marks = [Marks("request", r.index, len(r), r.dt_s) for r in days]
@@ -104,9 +109,10 @@ class ActigraphyRequest(RequestSchema):
         worn = {"worn": [True] * len(values)} if unit == "steps" else {}
         return EXAMPLE | {"unit": unit, "values": values.tolist()} | worn
 
-    unit: Literal["counts", "mims", "worn", "steps"]
-    """counts: of a device · mims: monitor-independent units · worn: 1 worn, 0 not, of a model that knows nothing else ·
-    steps: of a model of them, or of a person who calibrated by them."""
+    unit: Literal["counts", "counts_wrist", "mims", "worn", "steps"]
+    """counts: of a device at the hip, or nobody knows where · counts_wrist: at the wrist · mims: monitor-independent
+    units · worn: 1 worn, 0 not, of a model that knows nothing else · steps: of a model of them, or of a person who
+    calibrated by them."""
     start: str = Field(pattern=r"^(19|20)\d{2}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}$")
     """The wearer's clock at the first epoch, without an offset: 2026-03-02T00:00:00."""
     epoch_s: float = Field(60.0, gt=0, le=60)

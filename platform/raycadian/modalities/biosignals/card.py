@@ -45,6 +45,9 @@ class BiosignalCard(BaseCard):
     """The same for values every second or two, e.g. map_mmhg: [Solar8000/ART_MBP]."""
     numerics_every_s: Positive = 60.0
     """Where a numeric is forecast: seconds of a point, which is the mean of what was measured in them."""
+    hold_s: Positive | None = None
+    """Seconds that a numeric holds until the next one where it is forecast: of a cuff, which measures every few
+    minutes. None: points between its values are missing."""
     filters: Literal["zero_phase", "causal"] = "zero_phase"
     """causal: as a stream has to be filtered."""
     rails: dict[str, tuple[float, float]] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.nhanes_minutes import weekday_start
 from raycadian.modalities.actigraphy.nhanes import subject_ids
 from raycadian.modalities.cells import with_month_number
-from raycadian.types import ACTIVITY_COUNTS, WORN, Issues
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, WORN, Issues
 
 SQLITE = b"SQLite format 3\x00"
 _AWD_HEADER = 7  # lines: name, date, time, epoch code, age, serial number, sex
@@ -48,6 +48,11 @@ class Epochs:
     offset_min: np.ndarray | None = None
     even: bool = True
     site: str | None = None
+
+    @property
+    def measured(self) -> str:
+        """The channel: counts of the wrist are another than those of the hip."""
+        return ACTIVITY_WRIST if self.channel == ACTIVITY_COUNTS and self.site == "wrist" else self.channel
 
 
 # --- Actiwatch ------------------------------------------------------------------------------------------------------
