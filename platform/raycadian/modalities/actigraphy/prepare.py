@@ -30,8 +30,9 @@ from raycadian.modalities.actigraphy.readers import (
     read_part,
 )
 from raycadian.modalities.base import Item, Preparation, Row, Rows
+from raycadian.modalities.guesses import how_to_set
 from raycadian.physiology.rhythms.wear import DAY_MIN, by_day, valid_days
-from raycadian.types import OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
+from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
 
 _ROW_BYTES = 40  # of a minute in a file of NHANES's, roughly
 
@@ -51,7 +52,8 @@ def items(job: Preparation) -> list[Item]:
         {SUBJECT: part.subject, "part": asdict(part), "bytes": _ROW_BYTES * ((part.end or 0) - part.begin)}
         for part in own
     ]
-    made += _laid_aside([part for part in given if part.kind not in kinds], job)
+    at_hip = {ACTIVITY_COUNTS} if "minutes_counts" in kinds else set()
+    made += _laid_aside([part for part in given if part.kind not in kinds], job, at_hip)
     if len({item[SUBJECT] for item in made}) < len(made):
         raise ValueError(f"card {card.name!r}: a person is in a file of NHANES's and in another; keep one")
     table = labels(job.paths, card.most_missing)
@@ -172,17 +174,17 @@ def _json_row(row: dict[str, Any]) -> dict[str, Any]:
 # --- files that are no XPT ------------------------------------------------------------------------------------------
 
 
-def _laid_aside(whole: list[Part], job: Preparation) -> list[Item]:
-    """The recordings of whole files in a Parquet file each, items by person; a person in several files has them all."""
+def _laid_aside(whole: list[Part], job: Preparation, channels: set[str]) -> list[Item]:
+    """The recordings of whole files in a Parquet file each, items by person; a person in several files has them all.
+    `channels`: that the card's other files have. Raises ValueError where they don't go together."""
     people: dict[str, list[dict[str, Any]]] = defaultdict(list)
     n_bytes: Counter[str] = Counter()
     folder = job.work / "spill"
     if whole:
         storage.make_folder(folder)
     recordings = (recording for part in whole for recording in read_part(part, job.card, job.issues))
-    channels: set[str] = set()
     for n, recording in enumerate(recordings):
-        channels |= set(recording.channels)
+        channels = channels | set(recording.channels)
         path = folder / f"{n:07d}.parquet"
         n_bytes[recording.subject] += write_table(to_table([recording]), path)
         people[recording.subject].append({"path": str(path), "head": [recording.subject, *head_of(recording)]})
