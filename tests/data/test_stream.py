@@ -51,6 +51,15 @@ def test_the_index_and_what_was_measured_are_those_of_the_table(both):
     assert np.array_equal(sharded.measured(0, len(mapped)), mapped.observed)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_scans_the_same(ray_local, snapshot, both):
+    origin, people = both[1].origin, [list(shard.subjects) for shard in both[1].shards]
+    here, there = stream._scan_here(snapshot, origin, people), stream.scan_on_ray(snapshot, origin, people)
+    for one, other in zip(here, there, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+
+
 @pytest.mark.parametrize("kind", ["hybrid", "time", "subject"])
 @pytest.mark.parametrize("anchor", ["any", "midnight", "estimated_meal"])
 def test_the_same_windows_in_the_same_order(both, kind, anchor):
@@ -74,6 +83,21 @@ def test_fits_statistics_and_ranges_are_the_same(both):
     sent = pickle.loads(pickle.dumps(other))
     require_equal(sent.batch(torch.arange(500)), other.batch(torch.arange(500)))
     assert TrainingRange.of(both[0], split.of("train")) == TrainingRange.of(both[1], split.of("train"))
+
+
+def test_shards_that_are_held_are_one_table(both):
+    mapped, sharded = both[0], replace(both[1])
+    train = make_split(mapped.lengths, Split(kind="time")).of("train")
+    windows = [cut_windows(series, train, WINDOW, 2) for series in (mapped, sharded)]
+    before, after = windows[1].begun_before(sharded.edges[[2, 3]]), windows[1].begun_before(sharded.edges[[6, 7]])
+    index = torch.tensor(np.random.default_rng(3).permutation(np.r_[slice(*before), slice(*after)]))
+    sharded.parts.hold((6, 2), (4,))
+    require_equal(windows[0].batch(index), windows[1].batch(index))
+    table = sharded.parts.joined(np.array([2, 6])).table
+    assert all(np.shares_memory(sharded.parts[number].table, table) for number in (6, 2))  # held once
+    begin = int(sharded.edges[6])
+    assert np.array_equal(sharded.values(begin, begin + 9), mapped.values(begin, begin + 9), equal_nan=True)
+    require_equal(windows[0].batch(torch.arange(300)), windows[1].batch(torch.arange(300)))  # others beside them
 
 
 def test_memory_holds_what_fits_and_another_process_begins_with_none(both):

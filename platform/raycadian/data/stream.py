@@ -5,17 +5,20 @@ the snapshot tells them, once; each node keeps them beside its tables. Everythin
 same windows from this one, in the same order; where the windows are asked for in order, each shard is read once.
 """
 
+import json
+import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 
+from raycadian import cluster
 from raycadian.data.series import Origin, Recordings, Series, Take, build_series, is_forecast, opened
 from raycadian.data.shards import people_in_shards
 from raycadian.data.snapshot import Snapshot
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _TOGETHER = 8  # shards whose windows are shuffled together
 _AHEAD = 2  # shards read at once
+_POINTS_PER_S = 2e6  # that a core scans, roughly, to know whether a cluster pays
 _ARRAYS = ("offsets", "subject_of", "number_of", "start_s", "utc_offset_min", "flips")
 
 
@@ -88,6 +92,8 @@ class ShardedSeries(Series):
 
     def gather(self, starts: "Tensor", length: int, take: Take) -> Batch:
         numbers = self._shards_of(starts.numpy())
+        if (joined := self.parts.joined(numbers)) is not None:
+            return take(joined.table, joined.observed, starts + starts.new_tensor(joined.shift[numbers]))
         parts = [self._take(number, starts, numbers, take) for number in np.unique(numbers).tolist()]
         return parts[0] if len(parts) == 1 else _joined(parts, np.argsort(np.argsort(numbers, kind="stable")))
 
@@ -116,6 +122,8 @@ class Parts:
         self._read: OrderedDict[int, Future[Series]] = OrderedDict()
         self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(_AHEAD, thread_name_prefix="shards")
         self._held: set[int] = set()
+        self._current: tuple[int, ...] = ()
+        self._joined: Joined | None = None
 
     def __getitem__(self, number: int) -> Series:
         """Raises ValueError, OSError for what can't be read."""
@@ -126,12 +134,33 @@ class Parts:
                 self._read.pop(number, None)  # another try reads it anew
             raise
 
-    def hold(self, numbers: Iterable[int]) -> None:
-        """Hold these shards, which are asked for next, and no others; begin to read them."""
-        numbers = list(numbers)
-        self._held = set(numbers)
-        for number in numbers:
+    def hold(self, current: tuple[int, ...], following: tuple[int, ...] = ()) -> None:
+        """Hold the shards that windows are cut from now and those that follow, no others; begin to read them."""
+        self._held, self._current, self._joined = {*current, *following}, current, None
+        for number in (*current, *following):
             self._asked(number)
+
+    def joined(self, numbers: np.ndarray) -> "Joined | None":
+        """The shards that windows are cut from now as one table, where `numbers` (B,) are all of them."""
+        if len(self._current) < 2 or not np.isin(numbers, self._current).all():
+            return None
+        if self._joined is None:
+            self._joined = self._join([self[number] for number in self._current])
+        return self._joined
+
+    def _join(self, parts: list[Series]) -> "Joined":
+        """Each shard becomes part of the table: nothing is held twice."""
+        table = np.concatenate([part.table for part in parts], axis=1)
+        observed = np.concatenate([part.observed for part in parts])
+        shift, begin = np.zeros(len(self._series.shards), np.int64), 0
+        for number, part in zip(self._current, parts, strict=True):
+            shift[number] = begin - self._series.shards[number].begin
+            own, begin = slice(begin, begin + len(part)), begin + len(part)
+            view: Future[Series] = Future()
+            view.set_result(replace(part, table=table[:, own], observed=observed[own]))
+            with self._lock:
+                self._read[number] = view
+        return Joined(table, observed, shift)
 
     def _asked(self, number: int) -> "Future[Series]":
         with self._lock:
@@ -163,6 +192,14 @@ class Parts:
                 "run `raycadian prepare` again"
             )
         return part
+
+
+class Joined(NamedTuple):
+    """Several shards' values, and what their positions in the series are shifted by in them: (S,), of each shard."""
+
+    table: np.ndarray
+    observed: np.ndarray
+    shift: np.ndarray
 
 
 def read_people(
@@ -232,8 +269,8 @@ def _scanned(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> dic
     """Raises ValueError where a channel is nobody's, or nobody has a recording."""
     if not people:
         raise ValueError(f"{snapshot.id}: no recordings; see its issues in manifest.json")
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        parts = list(pool.map(lambda own: _scan_people(snapshot, own, origin), people))
+    points = sum(map(sum, snapshot.lengths.values()))
+    parts = (scan_on_ray if cluster.pays(points / _POINTS_PER_S) else _scan_here)(snapshot, origin, people)
     if missing := set.intersection(*(part["missing"] for part in parts)):
         raise ValueError(f"window.past names {sorted(missing)}, which no recording of {snapshot.id} has; remove them")
     lengths = np.concatenate([part["lengths"] for part in parts])
@@ -250,7 +287,26 @@ def _scanned(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> dic
     }  # fmt: skip
 
 
-def _scan_people(snapshot: Snapshot, subjects: list[str], origin: Origin) -> dict[str, Any]:
+def _scan_here(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        return list(pool.map(lambda own: _scan_people(snapshot, origin, own), people))
+
+
+def scan_on_ray(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> list[dict[str, Any]]:
+    """The same by tasks of Ray Data, wherever they run."""
+    ray = cluster.connect()
+    items = [{"number": number, "subjects": json.dumps(own)} for number, own in enumerate(people)]
+    data = ray.data.from_items(items, override_num_blocks=len(items)).map(_scan_item, fn_kwargs={"origin": origin})
+    scans = {row["number"]: pickle.loads(row["scan"]) for row in data.iter_rows()}  # of our own tasks, over Ray
+    return [scans[number] for number in range(len(people))]
+
+
+def _scan_item(item: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    scan = _scan_people(_snapshot(origin), origin, json.loads(item["subjects"]))
+    return {"number": item["number"], "scan": pickle.dumps(scan)}
+
+
+def _scan_people(snapshot: Snapshot, origin: Origin, subjects: list[str]) -> dict[str, Any]:
     part = snapshot.part(subjects)
     recordings: list[Recording] = [r for _, own in part.each() for r in own]
     series = build_series(Recordings.of(recordings, snapshot.id), origin.channels, origin.forecast)

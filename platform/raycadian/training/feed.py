@@ -103,7 +103,7 @@ def read_here(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch
 def _indices(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Tensor]:
     groups = chain(order.all_groups(epochs), [None])
     for (epoch, group), following in pairwise(groups):
-        windows.series.parts.hold(group.shards + (following[1].shards if following else ()))
+        windows.series.parts.hold(group.shards, following[1].shards if following else ())
         yield order.windows(epoch, group)
 
 

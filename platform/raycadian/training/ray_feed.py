@@ -1,8 +1,9 @@
 """Streamed windows through Ray Data: its tasks read shards and cut windows, each worker of Ray Train gets its own.
 
 Every worker runs a pipeline of its own, since which shards it reads, in which order, is of its rank and the epoch. The
-tasks reserve no CPU: the workers may hold all there are, and who waits for one that they hold waits for ever. At most
-`_AT_ONCE` of a worker's run at a time, and Ray Data stops them while what they cut is not taken.
+tasks reserve no CPU: the workers may hold all there are, and who waits for one that they hold waits for ever. They run
+on the worker's node, so that no cut window crosses the network and no other node needs memory for it; at most
+`_AT_ONCE` of a worker's at a time, and Ray Data stops them while what they cut is not taken.
 """
 
 import json
@@ -22,9 +23,12 @@ from raycadian.types import Batch
 _AT_ONCE = 2  # tasks of a worker: one reads while another one's windows are trained on
 _AHEAD = 2  # batches
 _MOST_GROUPS = 1000  # of a pipeline: a plan of all of a long training's would be long itself
-_SHARE_OF_STORE = 0.5  # of Ray's memory for objects that cut windows may take, of all workers
+_CUT_BYTES = 256 << 20  # of windows that lie ready for a worker
+_SHARE_OF_STORE = 0.5  # of Ray's memory for objects, at most, that windows of all workers take
+_CHUNK_BYTES = 4 << 20
 _BLOCK_BYTES = 8 << 20  # small, so that the first windows come early
 _NOT_WRITABLE = "The given NumPy array is not writable"  # shared memory; nobody writes
+_NODE = "ray.io/node-id"  # the label that Ray gives each
 _EMPTY = "empty_"  # before the name of a tensor without channels, which Arrow can't hold: its points
 
 
@@ -43,32 +47,42 @@ def _pipeline(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch
     data = ray.data.from_items(items, override_num_blocks=len(items))
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else a plan of each pipeline
     data.context.execution_options.preserve_order = True
+    store = ray.cluster_resources().get("object_store_memory", 0) / order.deal.world
     data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-        object_store_memory=_SHARE_OF_STORE * ray.cluster_resources().get("object_store_memory", 0) / order.deal.world
+        object_store_memory=min(_CUT_BYTES, _SHARE_OF_STORE * store)
     )
     data.context.enable_progress_bars = False
     data.context.target_max_block_size = _BLOCK_BYTES
     at_once = ray.data.TaskPoolStrategy(size=min(_AT_ONCE, len(items)))
-    cut = data.map_batches(partial(_cut, windows=windows, order=order), batch_size=1, num_cpus=0, compute=at_once)
+    here = {_NODE: ray.get_runtime_context().get_node_id()}
+    job = partial(_cut, windows=windows, order=order)
+    cut = data.map_batches(job, batch_size=1, num_cpus=0, compute=at_once, label_selector=here)
     batches = cut.iter_batches(batch_size=order.deal.share, batch_format="numpy", prefetch_batches=_AHEAD)
     return (unpacked(columns) for columns in batches)
 
 
 def _cut(rows: dict[str, np.ndarray], *, windows: Any, order: StreamOrder) -> Iterator[dict[str, Any]]:
-    """A group's windows, a batch at a time: one of Ray Data's tasks."""
+    """A group's windows, some `_CHUNK_BYTES` at a time: one of Ray Data's tasks."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=_NOT_WRITABLE)
     number, pieces = json.loads(rows["group"][0])
     group = Group(number, tuple(map(tuple, pieces)))
     windows.series.parts.hold(group.shards)
-    for index in order.windows(int(rows["epoch"][0]), group).split(order.deal.share):
-        yield packed(windows.batch(index))
+    index = order.windows(int(rows["epoch"][0]), group)
+    yield from (packed(windows.batch(part)) for part in index.split(_chunk(windows, index)))
+
+
+def _chunk(windows: Any, index: torch.Tensor) -> int:
+    """Windows that are cut at once: Arrow takes as long for few as for many."""
+    one = windows.batch(index[:1])
+    return max(1, _CHUNK_BYTES // sum(value.nbytes for value in one.values()))
 
 
 def packed(batch: Batch) -> dict[str, np.ndarray]:
     """A batch as columns for Arrow. The mask is one of all channels (windows.past_of)."""
     columns = {name: value for name, value in batch.items() if value.numel()}
-    columns["past_mask"] = batch["past_mask"][..., 0].to(torch.uint8)  # booleans would be packed into bits
+    mask = batch["past_mask"][..., 0].contiguous()
+    columns["past_mask"] = mask.view(torch.uint8)  # booleans would be packed into bits
     empty = {name: value for name, value in batch.items() if not value.numel()}
     points = {_EMPTY + name: np.full(len(value), value.shape[1]) for name, value in empty.items()}
     return {name: value.contiguous().numpy() for name, value in columns.items()} | points
@@ -80,6 +94,6 @@ def unpacked(columns: dict[str, np.ndarray]) -> Batch:
     for name in [name for name in batch if name.startswith(_EMPTY)]:
         points = batch.pop(name)
         batch[name.removeprefix(_EMPTY)] = torch.empty(len(points), int(points[0]), 0)
-    mask = batch["past_mask"].bool().unsqueeze(-1)
+    mask = batch["past_mask"].view(torch.bool).unsqueeze(-1)
     batch["past_mask"] = mask.expand(-1, -1, batch["past"].shape[-1])
     return {name: value.pin_memory() for name, value in batch.items()} if torch.cuda.is_available() else batch
