@@ -1,9 +1,12 @@
 """The one way to a Ray cluster: the one that is there, else one on this machine."""
 
+import errno
+import json
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +138,48 @@ def keep_private(path: Path) -> None:
         log.warning(
             "%s could be read by others of this machine: it is yours alone now; replace it if they may have", path
         )
+
+
+# --- what a task answers ----------------------------------------------------------------------------------------------
+
+
+def attempt(number: int, work: Callable[[], Any]) -> dict[str, Any]:
+    """What `work` returns, as JSON; an error that the user can mend travels as a value, without Ray's traceback.
+    number: of the piece of work, by which `outcomes` puts the answers in order."""
+    try:
+        return _answer(number, json.dumps(work()))
+    except ValueError as error:
+        return _answer(number, message=str(error))
+    except ConnectionError as error:  # of an API of cases; those of object storage have another class
+        return _answer(number, code=errno.ECONNABORTED, message=str(error))
+    except OSError as error:
+        message = f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
+        return _answer(number, code=error.errno or errno.EIO, message=message)
+
+
+def _answer(number: int, body: str = "", code: int = 0, message: str = "") -> dict[str, Any]:
+    return {"number": number, "body": body, "errno": code, "error": message}
+
+
+def outcomes(answers: Iterable[dict[str, Any]]) -> Iterator[Any]:
+    """What `attempt` answered, by its number from 0 on, however the answers come. Raises at once what one tells of."""
+    early: dict[int, Any] = {}
+    following = 0
+    for answer in answers:
+        early[answer["number"]] = _outcome(answer)
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _outcome(answer: dict[str, Any]) -> Any:
+    if answer["errno"] == errno.ECONNABORTED:
+        raise ConnectionError(answer["error"])
+    if answer["errno"]:
+        raise OSError(answer["errno"], answer["error"])
+    if answer["error"]:
+        raise ValueError(answer["error"])
+    return json.loads(answer["body"])
 
 
 # --- is it worth a cluster? -------------------------------------------------------------------------------------------

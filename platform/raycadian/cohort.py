@@ -109,28 +109,21 @@ def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Shard]:
 
 def _on_ray(job: Callable[[Shard], Shard], shards: list[Shard]) -> Iterator[Shard]:
     ray = cluster.connect()
-    sent = [{"shard": json.dumps(shard)} for shard in shards]
+    sent = [{"number": number, "shard": json.dumps(shard)} for number, shard in enumerate(shards)]
     data = ray.data.from_items(sent, override_num_blocks=max(len(sent), 1))
     workers = max(1, min(len(shards), cluster.cpus()))
     answers = data.map(_Worker, fn_constructor_args=(job,), concurrency=(1, workers), num_cpus=1)
-    for row in answers.iter_rows():
-        if row["error"]:
-            raise ValueError(row["error"])
-        yield json.loads(row["answer"])
+    return cluster.outcomes(answers.iter_rows())
 
 
 class _Worker:
-    """One of Ray Data's actors: imports and the run's files are read once. An error that the user can mend travels as a
-    value, without Ray's traceback."""
+    """One of Ray Data's actors: imports and the run's files are read once."""
 
     def __init__(self, job: Callable[[Shard], Shard]):
         self._job = job
 
-    def __call__(self, sent: dict[str, str]) -> dict[str, str]:
-        try:
-            return {"answer": json.dumps(self._job(json.loads(sent["shard"]))), "error": ""}
-        except ValueError as error:
-            return {"answer": "", "error": str(error)}
+    def __call__(self, sent: dict[str, Any]) -> dict[str, Any]:
+        return cluster.attempt(sent["number"], lambda: self._job(json.loads(sent["shard"])))
 
 
 def _forecast_shard(shard: Shard, *, run: Run, snapshot: Snapshot, which: Which, folder: Path) -> Shard:

@@ -188,7 +188,7 @@ def test_a_second_prepare_reads_nothing(tmp_path, monkeypatch):
     card, out, said = make_card(tmp_path / "data", people()), tmp_path / "snapshots", []
     first = prepare(card, out)
     with monkeypatch.context() as patch:
-        patch.setattr(cgm, "read_files", lambda *_: pytest.fail("the files were read again"))
+        patch.setattr(cgm, "_read_one", lambda *_: pytest.fail("the files were read again"))
         os.utime(tmp_path / "data" / "part0.csv", (0, 0))  # a new date is no new content
         again = prepare(card, out, lambda *told: said.append(told))
     assert again.manifest == first.manifest and "reused" in said[0][0]

@@ -28,7 +28,7 @@ def prepare(files: tuple[str, ...], options: CardOptions, snapshots: Path, as_js
     """
     dataset = _prepared(files, options, snapshots)
     if as_json:
-        show_json(_dataset_body(dataset) | dataset.snapshot.manifest | {"quality": dataset.snapshot.quality})
+        show_json(_dataset_body(dataset) | _in_full(dataset.snapshot))
     else:
         _show_snapshot(dataset.snapshot)
 
@@ -75,6 +75,12 @@ def inspect(files: tuple[str, ...], options: CardOptions, out: Path | None, snap
     out = out or Path(f"{snapshot.id}-quality.html")
     out.write_text(quality_page(snapshot), encoding="utf-8")
     click.echo(out)
+
+
+def _in_full(snapshot: Snapshot) -> dict[str, Any]:
+    """The manifest, and of each subject the points of its recordings and its figures."""
+    people = {subject: {"points": points} for subject, points in snapshot.lengths.items()}
+    return snapshot.manifest | {"subjects": people, "quality": snapshot.quality}
 
 
 def _quality_body(snapshot: Snapshot) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class Simulation:
 @dataclass(frozen=True)
 class Preparation:
     """What a modality's driver works with: a card, the files that it names, the folder that they are relative to, a
-    folder for what is laid aside (gone afterwards), and where to count and to tell."""
+    folder for what is laid aside (gone afterwards), where to count and to tell, and whether Ray's workers read (where
+    it isn't said, if that takes less time)."""
 
     card: Any
     paths: list[Path]
@@ -86,6 +87,7 @@ class Preparation:
     work: Path
     issues: Issues
     progress: Progress
+    on_ray: bool | None = False
 
 
 class Modality(ABC):

@@ -5,14 +5,13 @@ quick, else on Ray Data. On several nodes the snapshots' folder lies on storage 
 or object storage (data/storage.py), where everything is first written below `.preparing-...` too.
 """
 
-import errno
 import glob
 import hashlib
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def prepare_card(
         progress(f"{snapshot.id}: files, card and version are unchanged; reused", 1, 1)
         return snapshot
     with workspace(out) as work, SpooledRows() as rows:
-        job = Preparation(card, paths, folder, work, Issues(), progress)
+        job = Preparation(card, paths, folder, work, Issues(), progress, on_ray)
         files = _write_subjects(modality, job, rows, on_ray)
         manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows))
         return publish(work / "snapshot", out / manifest["id"], manifest)
@@ -118,8 +117,8 @@ def _write_subjects(modality: Modality, job: Preparation, rows: SpooledRows, on_
         on_ray = cluster.worthwhile(modality.n_bytes(job.card, job.paths), len(items))
     groups = _groups(items, modality.effort)
     files: dict[str, int] = {}
-    for answer in (_on_ray if on_ray else _here)(modality, job, groups) if groups else iter(()):
-        own, written = _answered(answer)
+    answers = (_on_ray if on_ray else _here)(modality, job, groups) if groups else iter(())
+    for own, written in cluster.outcomes(answers):
         files |= written
         for row in own:
             _require_one_person(row, job)
@@ -153,54 +152,19 @@ def _here(modality: Modality, job: Preparation, groups: list[list[Item]]) -> Ite
 
 
 def _on_ray(modality: Modality, job: Preparation, groups: list[list[Item]]) -> Iterator[dict[str, Any]]:
-    """In the order of the groups."""
     ray = cluster.connect()
     sent = [{"number": number, "items": json.dumps(items)} for number, items in enumerate(groups)]
     data = ray.data.from_items(sent, override_num_blocks=len(sent))
     settings = {"modality": modality, "snapshot": str(job.work / "snapshot"), "card": job.card}
-    return in_order(data.map(_attempt, fn_kwargs=settings).iter_rows(), key=lambda answer: answer["number"])
-
-
-def in_order(answers: Iterator[dict[str, Any]], key: Callable[[dict[str, Any]], int]) -> Iterator[dict[str, Any]]:
-    """What comes as it is ready, by its number from 0 on; an error comes at once."""
-    early: dict[int, dict[str, Any]] = {}
-    following = 0
-    for answer in answers:
-        early[key(answer)] = answer
-        if answer["error"]:
-            yield answer
-        while following in early:
-            yield early.pop(following)
-            following += 1
+    return data.map(_attempt, fn_kwargs=settings).iter_rows()
 
 
 def _attempt(sent: dict[str, Any], modality: Modality, snapshot: str, card: BaseCard) -> dict[str, Any]:
-    """A group's rows and files as JSON; an error that the user can mend travels as a value, without Ray's traceback."""
-    number = sent["number"]
-    try:
-        with BlockWriter(storage.resolve_path(snapshot), number) as blocks:
+    """A group's rows and files."""
+
+    def write() -> list[Any]:
+        with BlockWriter(storage.resolve_path(snapshot), sent["number"]) as blocks:
             rows = [modality.write(item, blocks, card) for item in json.loads(sent["items"])]
-        return _answer(number, written=json.dumps([rows, blocks.files]))
-    except ValueError as error:
-        return _answer(number, message=str(error))
-    except ConnectionError as error:  # of an API of cases; those of object storage have another class
-        return _answer(number, code=errno.ECONNABORTED, message=str(error))
-    except OSError as error:
-        message = f"{error.strerror or error}: {error.filename or snapshot}"
-        return _answer(number, code=error.errno or 0, message=message)
+        return [rows, blocks.files]
 
-
-def _answer(number: int, written: str = "", code: int = 0, message: str = "") -> dict[str, Any]:
-    return {"number": number, "written": written, "errno": code, "error": message}
-
-
-def _answered(answer: dict[str, Any]) -> tuple[list[Row], dict[str, int]]:
-    """The rows of an answer and the files that they lie in. Raises what it tells of."""
-    if answer["errno"] == errno.ECONNABORTED:
-        raise ConnectionError(answer["error"])
-    if answer["errno"]:
-        raise OSError(answer["errno"], answer["error"])
-    if answer["error"]:
-        raise ValueError(answer["error"])
-    rows, files = json.loads(answer["written"])
-    return rows, files
+    return cluster.attempt(sent["number"], write)

@@ -3,24 +3,26 @@ each subject's parts are merged, gridded and written.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from raycadian import cluster
 from raycadian.data import storage
 from raycadian.data.blocks import BlockWriter
 from raycadian.data.grid import to_recordings
 from raycadian.data.parquet import read_table, write_table
-from raycadian.data.writer import write_subject
+from raycadian.data.writer import issues_of, write_subject
 from raycadian.modalities.base import Item, Preparation, Progress, Row, Rows
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.quality import quality
-from raycadian.modalities.cgm.readers import read_files, read_person
+from raycadian.modalities.cgm.readers import Files, Spans, read_person
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
@@ -30,18 +32,65 @@ _SPILLED = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "v
 
 
 def items(job: Preparation) -> list[Item]:
-    """Every subject with the folder of its readings. Raises ValueError."""
-    with closing(read_files(job.paths, job.card, job.issues)) as chunks:  # an error or Ctrl-C closes the file at once
-        spilled = _spill(chunks, job.work / "spill", job.progress)
-    return [
-        {SUBJECT: subject, "spill": str(job.work / "spill" / str(n))} | about
-        for n, (subject, about) in enumerate(spilled.items())
-    ]
+    """Every subject with the folders of its readings, one a file that they are in. Raises ValueError."""
+    files = Files.of(job.paths, job.card, job.issues)
+    storage.make_folder(job.work / "spill")
+    on_ray = job.on_ray
+    if on_ray is None:
+        on_ray = cluster.worthwhile(sum(path.stat().st_size for path in files.formats), len(files.formats))
+    made: dict[str, Item] = {}
+    for path, told in (_read_on_ray if on_ray else _read_here)(files, job):
+        files.take_up(path, told["spans"])
+        job.issues.merge(issues_of(told["issues"]))
+        for subject, spilled in told["subjects"].items():
+            item = made.setdefault(subject, {SUBJECT: subject, "spill": [], "conflicting": 0, "bytes": 0})
+            item["spill"].append(spilled["spill"])
+            item["conflicting"] += spilled["conflicting"]
+            item["bytes"] += spilled["bytes"]
+    files.conclude(job.issues)
+    return list(made.values())
+
+
+def _read_here(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
+    read = 0
+    for number, path in enumerate(files.formats):
+        told = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
+        read += told["readings"]
+        yield path, told
+
+
+def _read_on_ray(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """In the order of the files."""
+    ray = cluster.connect()
+    paths = list(files.formats)
+    sent = [{"number": n, "path": str(path), "kind": files.formats[path]} for n, path in enumerate(paths)]
+    data = ray.data.from_items(sent, override_num_blocks=min(len(sent), max(64, 4 * cluster.cpus())))
+    answers = data.map(_attempt, fn_kwargs={"card": job.card, "folder": str(job.work / "spill")}).iter_rows()
+    read = 0
+    for path, told in zip(paths, cluster.outcomes(answers), strict=True):
+        read += told["readings"]
+        job.progress("readings read (on Ray)", read, None)
+        yield path, told
+
+
+def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]:
+    path = Path(sent["path"])
+    own, to = Files(card, {path: sent["kind"]}, Spans()), storage.resolve_path(folder) / str(sent["number"])
+    return cluster.attempt(sent["number"], lambda: _read_one(own, path, to, lambda *_: None, 0))
+
+
+def _read_one(own: Files, path: Path, folder: Path, progress: Progress, before: int) -> dict[str, Any]:
+    """Lay a file's readings aside; what is known of its subjects. before: readings of the files before it."""
+    issues = Issues()
+    with closing(own.read(path, issues)) as chunks:  # an error or Ctrl-C closes the file at once
+        spilled, readings = _spill(chunks, folder, progress, before)
+    return {"subjects": spilled, "spans": own.spans_of(path), "issues": issues.as_dict(), "readings": readings}
 
 
 def read_item(item: Item, card: CGMCard, issues: Issues) -> Readings:
     """All readings of a subject, from its parts."""
-    whole = merge(_unspill(item[SUBJECT], storage.resolve_path(item["spill"])), issues, card.repeat_s)
+    parts = [part for spill in item["spill"] for part in _unspill(item[SUBJECT], storage.resolve_path(spill))]
+    whole = merge(parts, issues, card.repeat_s)
     return replace(whole, conflicting=whole.conflicting + item["conflicting"])
 
 
@@ -101,26 +150,28 @@ def recordings_of_person(path: Path, card: CGMCard | None, like: CGMCard, issues
 # --- spilled readings -----------------------------------------------------------------------------------------------
 
 
-def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress) -> dict[str, dict[str, int]]:
-    """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. Returns the subjects, of which n is the
-    position, with their conflicting readings and the bytes of a table of the others."""
+def _spill(
+    chunks: Iterable[Readings], folder: Path, progress: Progress, before: int
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. The subjects, of which n is the position,
+    with their folder, their conflicting readings and the bytes of a table of the others; and the number of readings."""
     storage.make_folder(folder)
-    number: dict[str, int] = {}
-    spilled: dict[str, dict[str, int]] = {}
+    spilled: dict[str, dict[str, Any]] = {}
     parts: Counter[str] = Counter()
     n_readings = 0
     for chunk in chunks:
-        part = folder / str(number.setdefault(chunk.subject, len(number)))
+        own = folder / str(len(spilled))
+        about = spilled.setdefault(chunk.subject, {"spill": str(own), "conflicting": 0, "bytes": 0})
+        part = storage.resolve_path(about["spill"])
         storage.make_folder(part)
         _write_frame(chunk.glucose, part / f"{parts[chunk.subject]:06d}-glucose.parquet")
         _write_frame(chunk.events, part / f"{parts[chunk.subject]:06d}-events.parquet")
         parts[chunk.subject] += 1
-        about = spilled.setdefault(chunk.subject, {"conflicting": 0, "bytes": 0})
         about["conflicting"] += chunk.conflicting
         about["bytes"] += _READING_BYTES * (len(chunk.glucose) + len(chunk.events))
         n_readings += len(chunk.glucose)
-        progress("readings read", n_readings, None)
-    return spilled
+        progress("readings read", before + n_readings, None)
+    return spilled, n_readings
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:

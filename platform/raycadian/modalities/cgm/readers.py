@@ -6,7 +6,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
@@ -59,20 +59,54 @@ def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Rea
     Raises ValueError for a file that can't be understood, holds no reading, or contradicts its unit; after the last
     one, for files that disagree about a subject where they overlap. What was yielded before is then not to be used.
     """
-    paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
-    if not paths:
-        raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
-    formats = _formats(paths, card, issues)
-    spans = _Spans()
-    for path, kind in formats.items():
-        for readings in _read(path, kind, card, issues):
-            spans.add(readings, path)
+    files = Files.of(paths, card, issues)
+    for path in files.formats:
+        yield from files.read(path, issues)
+    files.conclude(issues)
+
+
+@dataclass
+class Files:
+    """The files of a card, with the format of each, and what those that were read say of whom: wherever that was."""
+
+    card: CGMCard
+    formats: dict[Path, str]
+    spans: "Spans"
+
+    @staticmethod
+    def of(paths: list[Path], card: CGMCard, issues: Issues) -> "Files":
+        """Raises ValueError where there is none, or one is of no format that is known."""
+        paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
+        if not paths:
+            raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
+        return Files(card, _formats(paths, card, issues), Spans())
+
+    def only(self, path: Path) -> "Files":
+        """One of them, to be read elsewhere."""
+        return Files(self.card, {path: self.formats[path]}, Spans())
+
+    def read(self, path: Path, issues: Issues) -> Iterator[Readings]:
+        for readings in _read(path, self.formats[path], self.card, issues):
+            self.spans.add(readings, path)
             yield readings
-    if not spans.by_subject:
-        raise ValueError(f"{', '.join(map(str, paths[:5]))}: no glucose reading, only events; add the entries' file")
-    _check_stems(spans, card)
-    _check_overlaps(spans, formats, card)
-    _note_repeats(spans, issues)
+
+    def spans_of(self, path: Path) -> dict[str, list[int]]:
+        """subject -> what the file says of them, as `take_up` takes it; JSON holds it."""
+        return {s: list(astuple(own[path])) for s, own in self.spans.by_subject.items() if path in own}
+
+    def take_up(self, path: Path, spans: dict[str, list[int]]) -> None:
+        """What was read elsewhere."""
+        for subject, span in spans.items():
+            self.spans.by_subject[subject][path] = _Span(*span)
+
+    def conclude(self, issues: Issues) -> None:
+        """After the last. Raises ValueError where no file has a reading, or files contradict one another."""
+        if not self.spans.by_subject:
+            named = ", ".join(map(str, list(self.formats)[:5]))
+            raise ValueError(f"{named}: no glucose reading, only events; add the entries' file")
+        _check_stems(self.spans, self.card)
+        _check_overlaps(self.spans, self.formats, self.card)
+        _note_repeats(self.spans, issues)
 
 
 def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
@@ -205,7 +239,9 @@ class _Span:
 
 
 @dataclass
-class _Spans:
+class Spans:
+    """What files say about subjects."""
+
     by_subject: dict[str, dict[Path, _Span]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, readings: Readings, path: Path) -> None:
@@ -231,7 +267,7 @@ def _digest(time_s: np.ndarray, values: np.ndarray) -> int:
     return int(hashed.sum(dtype=np.uint64))
 
 
-def _check_stems(spans: _Spans, card: CGMCard) -> None:
+def _check_stems(spans: Spans, card: CGMCard) -> None:
     """Two files that name nobody and are called alike may be two people."""
     for subject, files in spans.by_subject.items():
         alike = [p for p in files if stem_of(p) == subject and card.subject is None and card.columns.subject is None]
@@ -242,7 +278,7 @@ def _check_stems(spans: _Spans, card: CGMCard) -> None:
             )
 
 
-def _check_overlaps(spans: _Spans, formats: dict[Path, str], card: CGMCard) -> None:
+def _check_overlaps(spans: Spans, formats: dict[Path, str], card: CGMCard) -> None:
     """Files that overlap in one subject's time hold the same readings there, or are an error."""
     overlaps = list(_overlaps(spans))
     digests = {
@@ -268,7 +304,7 @@ def _hint(card: CGMCard) -> str:
 Overlap = tuple[str, Path, Path, int, int]  # subject, files, first and last second that both cover
 
 
-def _overlaps(spans: _Spans) -> Iterator[Overlap]:
+def _overlaps(spans: Spans) -> Iterator[Overlap]:
     for subject, files in spans.by_subject.items():
         for (one, a), (other, b) in itertools.combinations(files.items(), 2):
             begin, end = max(a.first, b.first), min(a.last, b.last)
@@ -291,7 +327,7 @@ def _digests_within(path: Path, kind: str, card: CGMCard, overlaps: list[Overlap
     return digests
 
 
-def _note_repeats(spans: _Spans, issues: Issues) -> None:
+def _note_repeats(spans: Spans, issues: Issues) -> None:
     """Subjects in several files, and the same readings under two names, are counted."""
     known: dict[tuple[int, int], str] = {}
     for subject, files in spans.by_subject.items():
