@@ -156,7 +156,10 @@ class Endless:
 
 @pytest.mark.parametrize(
     ("log", "message"),
-    [([b'{"logs": "waiting"}'], "announced no archive in 0.02 s"), (itertools.repeat(b"x" * 2**20), "more than 4,194")],
+    [
+        ([b'{"logs": "waiting"}'], "(announced no archive in|not come within) 0.02 s"),
+        (itertools.repeat(b"x" * 2**20), "more than 4,194"),
+    ],
     ids=["waits", "grows"],
 )
 def test_a_cluster_that_never_ends_is_left(log, message, monkeypatch):

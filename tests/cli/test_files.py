@@ -62,6 +62,7 @@ def test_no_file_is_overwritten(one_person):
     assert load_card("snapshots/mine-3.yaml").subject == "p01"
 
 
+@pytest.mark.slow
 def test_why_a_card_or_recipe_is_numbered_is_said(one_person):
     (one_person / "elsewhere").mkdir()
     (one_person / "elsewhere" / "mine.csv").write_bytes((one_person / "mine.csv").read_bytes())
@@ -156,6 +157,7 @@ def test_what_is_named_is_told_apart(one_person):
     assert kinds == ["card", "recipe", "snapshot", "files"]
 
 
+@pytest.mark.slow
 def test_readings_that_are_all_the_same_are_told_before_training(one_person):
     """It took 40 s: persistence had been trained and scored before ridge found no solution."""
     pd.read_csv("mine.csv").assign(glucose_mgdl=120).to_csv("same.csv", index=False)

@@ -497,6 +497,7 @@ def test_a_damaged_snapshot_is_not_reused(damage, copy, caplog):
     assert damage == "cut" or "a damaged snapshot is prepared again: " in caplog.text
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot_is_replaced(tmp_path):
     """It was reused where no size had changed, and what read it said: prepare again."""
     card, out = make_card(tmp_path / "data", people()), tmp_path / "snapshots"
