@@ -1,5 +1,7 @@
 """Streamed training: what an epoch has, whatever the shards, the processes and the batch; the same models as mapped."""
 
+import shutil
+
 import helpers
 import numpy as np
 import pytest
@@ -86,6 +88,22 @@ def test_ray_data_shows_what_this_process_reads(ray_local, snapshots, known):
             assert one.keys() == other.keys() >= {"mechanism", "known", "past"}
             for name, value in one.items():
                 assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(other[name])), name
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_ray_datas_tasks_cannot_read_is_told_in_one_line(ray_local, snapshots, tmp_path):
+    from raycadian.training.ray_feed import read_on_ray
+
+    shutil.copytree(snapshots.parent, tmp_path / "copy")
+    snapshots = tmp_path / "copy" / "snapshots"
+    own = recipe(snapshots)
+    feed = Streamed(windows_of(own, snapshots), own.training, Process(), read_on_ray)
+    for path in snapshots.rglob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"tiny.*run `raycadian prepare` again.*") as told:
+        list(feed.epoch(1, 1))
+    assert "\n" not in str(told.value)
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,10 @@ def _pipeline(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch
     job = partial(_cut, windows=windows, order=order)
     cut = data.map_batches(job, batch_size=1, num_cpus=0, compute=at_once, label_selector=here)
     batches = cut.iter_batches(batch_size=order.deal.share, batch_format="numpy", prefetch_batches=_AHEAD)
-    return (unpacked(columns) for columns in batches)
+    try:
+        yield from (unpacked(columns) for columns in batches)
+    except ray.exceptions.RayTaskError as error:  # around the line for the user are tracebacks and advice on Ray Data
+        raise ValueError(str(error.cause).splitlines()[0]) from None
 
 
 def _cut(rows: dict[str, np.ndarray], *, windows: Any, order: StreamOrder) -> Iterator[dict[str, Any]]:
