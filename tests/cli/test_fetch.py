@@ -155,17 +155,17 @@ class Endless:
 
 
 @pytest.mark.parametrize(
-    ("log", "message"),
+    ("log", "limit_s", "message"),
     [
-        ([b'{"logs": "waiting"}'], "(announced no archive in|not come within) 0.02 s"),
-        (itertools.repeat(b"x" * 2**20), "more than 4,194"),
+        ([b'{"logs": "waiting"}'], 0.02, "(announced no archive in|not come within) 0.02 s"),
+        (itertools.repeat(b"x" * 2**20), 3600, "more than 4,194,304 bytes"),
     ],
     ids=["waits", "grows"],
 )
-def test_a_cluster_that_never_ends_is_left(log, message, monkeypatch):
+def test_a_cluster_that_never_ends_is_left(log, limit_s, message, monkeypatch):
     cluster = Endless(log)
     monkeypatch.setattr(submit, "_answer", cluster.answer)
-    monkeypatch.setattr(submit, "FETCH_S", 0.02)
+    monkeypatch.setattr(submit, "FETCH_S", limit_s)
     monkeypatch.setattr(submit.time, "sleep", lambda s: None)
     with pytest.raises(ValueError, match=message):
         submit._packed(cluster, "fetch-1")
