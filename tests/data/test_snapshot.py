@@ -221,6 +221,22 @@ def test_on_ray_the_result_is_the_same_to_the_byte(ray_local, original, tmp_path
     assert ours == theirs
 
 
+@pytest.mark.ray
+def test_what_a_worker_does_not_see_the_driver_reads(ray_local, tmp_path, monkeypatch):
+    card = make_card(tmp_path / "data", people())
+    here = prepare(card, tmp_path / "here")
+    attempt = cgm._attempt
+
+    def elsewhere(sent, card, folder):
+        return attempt(sent | {"path": f"/elsewhere{sent['path']}"}, card, folder)
+
+    monkeypatch.setattr(cgm, "_attempt", elsewhere)
+    said = []
+    there = prepare(card, tmp_path / "there", lambda *told: said.append(told), on_ray=True)
+    assert ("readings read", 90, None) in said and there.id == here.id
+    assert there.manifest["issues"] == here.manifest["issues"]
+
+
 @pytest.mark.slow
 def test_prepare_of_one_person_loads_neither_ray_nor_torch(tmp_path):
     card = make_card(tmp_path / "data", [rows("ann")])

@@ -60,14 +60,19 @@ def _read_here(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str,
 
 
 def _read_on_ray(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """In the order of the files."""
+    """In the order of the files. What a worker's node doesn't see, this process reads."""
     ray = cluster.connect()
     paths = list(files.formats)
-    sent = [{"number": n, "path": str(path), "kind": files.formats[path]} for n, path in enumerate(paths)]
+    sent = [
+        {"number": n, "path": str(path.absolute()), "bytes": path.stat().st_size, "kind": files.formats[path]}
+        for n, path in enumerate(paths)
+    ]
     data = ray.data.from_items(sent, override_num_blocks=min(len(sent), max(64, 4 * cluster.cpus())))
     answers = data.map(_attempt, fn_kwargs={"card": job.card, "folder": str(job.work / "spill")}).iter_rows()
     read = 0
-    for path, told in zip(paths, cluster.outcomes(answers), strict=True):
+    for number, (path, told) in enumerate(zip(paths, cluster.outcomes(answers), strict=True)):
+        if told is None:
+            told = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
         read += told["readings"]
         job.progress("readings read (on Ray)", read, None)
         yield path, told
@@ -76,7 +81,12 @@ def _read_on_ray(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[st
 def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]:
     path = Path(sent["path"])
     own, to = Files(card, {path: sent["kind"]}, Spans()), storage.resolve_path(folder) / str(sent["number"])
-    return cluster.attempt(sent["number"], lambda: _read_one(own, path, to, lambda *_: None, 0))
+
+    def read() -> dict[str, Any] | None:
+        seen = path.is_file() and path.stat().st_size == sent["bytes"]
+        return _read_one(own, path, to, lambda *_: None, 0) if seen else None
+
+    return cluster.attempt(sent["number"], read)
 
 
 def _read_one(own: Files, path: Path, folder: Path, progress: Progress, before: int) -> dict[str, Any]:
