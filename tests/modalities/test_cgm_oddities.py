@@ -274,3 +274,21 @@ def test_a_column_of_words_in_place_of_glucose(tmp_path):
     path = write(tmp_path / "x.csv", table(times(6), ["a", "b", "c", "d", 100, 101]))
     with pytest.raises(ValueError, match="glucose: 4 of 6 values are no numbers, such as 'a'"):
         read([path])
+
+
+@pytest.mark.parametrize(
+    ("names", "apart"),
+    [
+        (("anna_2023", "anna_2024"), False), (("export 2023-05-01", "export 2023-06-01"), False),
+        (("2018", "2019"), True), (("anna_2023", "bob_2023"), True), (("S2001", "S2002"), True),
+        (tuple(f"p_{2001 + i}" for i in range(12)), True),
+    ],
+)  # fmt: skip
+def test_files_that_are_called_alike_but_for_a_date(tmp_path, names, apart):
+    paths = [write(tmp_path / f"{name}.csv", table(times(6, 60 * i), CURVE[i : i + 6])) for i, name in enumerate(names)]
+    if apart:
+        assert len(read(paths)) == len(names)
+        return
+    with pytest.raises(ValueError, match="called alike but for a date, and would be 2 subjects.* add --subject NAME"):
+        read(paths)
+    assert list(read(paths, subject="anna")) == ["anna"]

@@ -194,3 +194,12 @@ def test_a_person_of_whom_nothing_is_good_is_named(tmp_path):
     text = "files: ['*.npz']\nwaveforms: {ecg_mv: [ECG]}"
     issues = prepare(card(tmp_path, text), tmp_path / "s", on_ray=False).manifest["issues"]
     assert [k for k in issues if k.startswith("person of whom every window is rejected")]
+
+
+def test_cases_that_are_called_alike_but_for_a_date(tmp_path):
+    for day in ("2024-01-05", "2024-02-06"):
+        arrays = {"ECG": simulated("ecg", 100, 30), "ECG.rate_hz": 100.0, "ECG.unit": "mV"}
+        np.savez(tmp_path / f"p7_{day}.npz", **arrays)
+    path = card(tmp_path, "files: ['*.npz']\nwaveforms: {ecg_mv: [ECG]}")
+    with pytest.raises(ValueError, match="called alike but for a date.*name them in a table of cases"):
+        prepare(path, tmp_path / "s", on_ray=False)

@@ -168,3 +168,24 @@ def _table(path: Path) -> "pd.DataFrame | None":
         except (ValueError, pd.errors.ParserError):
             return None
     return table.rename(columns=lambda name: str(name).strip())
+
+
+_DATED = re.compile(r"(?:^|[-_. ])(19|20)\d{2}(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?(?=$|[-_. ])")
+_MOST_OF_ONE = 10  # files by year; more are numbers of people
+
+
+def require_apart_but_for_dates(names: Iterable[str], how: str) -> None:
+    """Raises ValueError where two of the names that files gave to subjects differ by a date alone: one person's
+    years or visits, who would be in training and in test. `how`: what says whose a file is."""
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        undated = _DATED.sub("", name).strip("-_. ")
+        if undated and undated != name:
+            alike.setdefault(undated.lower(), []).append(name)
+    for undated, several in alike.items():
+        if 1 < len(several) <= _MOST_OF_ONE:
+            raise ValueError(
+                f"files {', '.join(map(repr, several[:3]))} are called alike but for a date, and would be "
+                f"{len(several)} subjects: one person in training and in test. If they are one person's, {how}; if "
+                f"each is another person's, rename them without the date ({undated}-a, {undated}-b)"
+            )

@@ -16,7 +16,7 @@ from raycadian.data import storage
 from raycadian.data.blocks import BlockWriter
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import from_table, head_columns, read_table, to_table, write_table
-from raycadian.data.source import Source, header_of
+from raycadian.data.source import Source, header_of, stem_of
 from raycadian.data.writer import head_of, write_subject
 from raycadian.modalities.actigraphy import nhanes
 from raycadian.modalities.actigraphy.card import ActigraphyCard, ActivityColumns
@@ -30,6 +30,7 @@ from raycadian.modalities.actigraphy.readers import (
     read_part,
 )
 from raycadian.modalities.base import Item, Preparation, Row, Rows
+from raycadian.modalities.conflicts import require_apart_but_for_dates
 from raycadian.modalities.guesses import how_to_set
 from raycadian.physiology.rhythms.wear import DAY_MIN, by_day, valid_days
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
@@ -191,6 +192,8 @@ def _laid_aside(whole: list[Part], job: Preparation, channels: set[str]) -> list
         if (n + 1) % 100 == 0:
             job.progress("recordings read", n + 1, None)
     _require_one_site(channels, job.card)
+    stems = {stem_of(Path(part.path)) for part in whole}
+    require_apart_but_for_dates(sorted(stems.intersection(people)), how_to_set("subject", "NAME"))
     return [{SUBJECT: s, "spill": spilled, "bytes": n_bytes[s]} for s, spilled in people.items()]
 
 

@@ -22,6 +22,7 @@ from raycadian.modalities.biosignals.card import BiosignalCard, Subset
 from raycadian.modalities.biosignals.formats.wfdb_records import segments_of
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, patient_of, read_case, states_rate
 from raycadian.modalities.biosignals.tracks import case_of, check_length
+from raycadian.modalities.conflicts import require_apart_but_for_dates
 from raycadian.physiology.waveforms import pipeline as waveforms
 from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
 
@@ -172,6 +173,9 @@ def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) 
         subject = _name(row[card.clinical.subject]) if card.clinical else _patient(case, source)
         if subject not in card.exclude_subjects:
             people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _json_row(row)})
+    if card.clinical is None and card.vitaldb is None:
+        called = [s for s, own in people.items() if s == own[0]["case"]]
+        require_apart_but_for_dates(called, "name them in a table of cases (`clinical`: caseid, subjectid)")
     if card.subset is not None:
         people = _drawn(people, card.subset)
     return [_item(s, sorted(people[s], key=lambda c: c["case"])) for s in sorted(people)]

@@ -31,7 +31,8 @@ from raycadian.modalities.cgm.formats.vendor_csv import (
     read_pump,
     superseded_pump_files,
 )
-from raycadian.modalities.conflicts import require_one_person
+from raycadian.modalities.conflicts import require_apart_but_for_dates, require_one_person
+from raycadian.modalities.guesses import how_to_set
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 
 __all__ = ["detect_format", "merge", "read_files"]
@@ -268,7 +269,9 @@ def _digest(time_s: np.ndarray, values: np.ndarray) -> int:
 
 
 def _check_stems(spans: Spans, card: CGMCard) -> None:
-    """Two files that name nobody and are called alike may be two people."""
+    """Two files that name nobody and are called alike may be two people; but for a date, one."""
+    called = [s for s, files in spans.by_subject.items() if any(stem_of(p) == s for p in files)]
+    require_apart_but_for_dates([] if card.subject else called, how_to_set("subject", "NAME"))
     for subject, files in spans.by_subject.items():
         alike = [p for p in files if stem_of(p) == subject and card.subject is None and card.columns.subject is None]
         if len(alike) > 1:
