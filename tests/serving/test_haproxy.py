@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from raycadian.serving import environment, haproxy
@@ -126,3 +127,31 @@ def test_the_program_that_ray_starts_becomes_haproxy(rays, tmp_path):
     done = subprocess.run([program, "-c", "-f", config], capture_output=True, env=bare)
     assert done.returncode == 0 and b"haproxy version" in done.stderr, done.stderr
     assert haproxy._MARK in config.read_text()
+
+
+def test_a_killed_haproxy_is_stood_in_for_until_the_next_is_there(rays, tmp_path):
+    """Ray takes five seconds to miss it, in which nothing answered."""
+    config, program, port = tmp_path / "haproxy.cfg", environment._program(tmp_path), environment.free_port()
+    text = re.sub(r"stats socket \S+", f"stats socket {tmp_path}/a.sock", rays["127.0.0.1"])
+    config.write_text(text.replace(":8123", f":{port}"))
+    command, request = [program, "-db", "-f", config, "-dR"], "GET / HTTP/1.1\r\n\r\n"  # as Ray calls it
+    one = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        assert _asked(port, request).startswith("HTTP/1.1 503 ")
+        (watcher,) = psutil.Process(one.pid).children()
+        one.kill()
+        one.wait()
+        killed = time.perf_counter()
+        assert _asked(port, request).startswith("HTTP/1.1 503 ")
+        assert time.perf_counter() - killed < 3 and watcher.is_running()
+        (stand_in,) = watcher.children()
+        config.write_text(text.replace(":8123", f":{port}"))  # as Ray starts the next
+        one = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        _, alive = psutil.wait_procs([watcher, stand_in], timeout=10)
+        assert not alive and _asked(port, request).startswith("HTTP/1.1 503 ")
+    finally:
+        below = psutil.Process(one.pid).children()
+        config.write_text("")  # nothing to stand in with
+        one.kill()
+        one.wait()
+        psutil.wait_procs(below, timeout=10)

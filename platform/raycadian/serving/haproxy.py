@@ -3,7 +3,8 @@ names.
 
 Ray writes HAProxy's configuration and calls this in HAProxy's place. It adds to the file what keeps one client from
 holding everybody's connections, turns HAProxy's own answers into JSON, keeps side ports on this machine, and becomes
-HAProxy. Only the standard library: it runs in a second's fraction on every reload.
+HAProxy. Beside it stays a process that puts another HAProxy in its place should it be killed: Ray takes five seconds.
+Only the standard library: it runs in a second's fraction on every reload.
 """
 
 import ctypes
@@ -11,8 +12,12 @@ import json
 import os
 import re
 import resource
+import select
 import signal
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +31,10 @@ _PIPES = 100  # HAProxy would have a quarter of the connections, of two files ea
 _OTHER_FILES = 600  # that HAProxy needs beside those of connections
 _MARK = "# limits of raycadian"
 _PR_SET_PDEATHSIG = 1
+
+_STAND_IN = "--stand-in"
+_WITH_SERVE_S = 0.2  # in which what started HAProxy ends too, where Serve itself ends
+_MISSED_S, _REPLACED_S = 1.5, 20.0  # Ray needs more to miss HAProxy; and less to have another one
 
 _GONE = ("restarting", "no replica took the request, or the one that did ended; send it again")
 ERRORS: Mapping[int, tuple[int, str, str]] = {
@@ -50,12 +59,70 @@ _REASONS = {
 def main() -> None:
     """Become HAProxy, with limits."""
     arguments = sys.argv[1:]
+    if arguments[:1] == [_STAND_IN]:
+        stand_in(Path(arguments[1]), *map(int, arguments[2:]))
+        return
     if "-f" in arguments:
         config = Path(arguments[arguments.index("-f") + 1])
         config.write_text(limited(config.read_text(), _error_files(config.parent), connections()))
+        if "-db" in arguments and hasattr(os, "pidfd_open"):
+            arguments = [argument for argument in arguments if argument != "-dR"]  # a stand-in shares its ports
+            _watch(config)
     _end_with_parent()
     program = _program()
     os.execv(program, [program, *arguments])
+
+
+def _watch(config: Path) -> None:
+    """Leave `stand_in` for what this process becomes."""
+    place = config.parent / "watched" / config.name  # Ray takes whatever names its file for one of its own
+    arguments = [_STAND_IN, str(place), str(os.getpid()), str(os.getppid())]
+    command = [sys.executable, "-P", __file__, *arguments]
+    nowhere = subprocess.DEVNULL
+    # a session of its own: Ray ends whatever group the process belongs to that started HAProxy
+    subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+
+
+def stand_in(place: Path, proxy: int, actor: int) -> None:
+    """Once the HAProxy of number `proxy` ends, and neither Serve ends with it nor another took its place, run one until
+    Ray's next one is there. `place`: folder/watched/name of the configuration folder/name; `actor`: who started it."""
+    config = place.parent.parent / place.name
+    _ended(proxy)
+    if _ended(actor, _WITH_SERVE_S) or _answers(config):
+        return
+    own = config.with_name("stand-in.cfg")  # without the socket by which Ray would take it for its own
+    own.write_text(re.sub(r"^\s*stats socket .*\n", "", config.read_text(), flags=re.M))
+    process, began = subprocess.Popen([_program(), "-db", "-f", own]), time.monotonic()
+    while process.poll() is None and not _answers(config) and time.monotonic() < began + _REPLACED_S:
+        if _ended(actor, 0.1) and time.monotonic() < began + _MISSED_S:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)  # what it has begun is answered
+
+
+def _ended(pid: int, within_s: float | None = None) -> bool:
+    """Whether a process ends, or has ended; waited for as long as it takes for None."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(None if within_s is None else 1000 * within_s))
+    finally:
+        os.close(descriptor)
+
+
+def _answers(config: Path) -> bool:
+    """Whether a HAProxy of Ray's answers on its socket."""
+    known = re.search(r"stats socket (\S+)", config.read_text())
+    with socket.socket(socket.AF_UNIX) as one:
+        try:
+            one.connect(known[1] if known else "")
+        except OSError:
+            return False
+    return True
 
 
 def limited(config: str, errors: Mapping[int, str], most: int) -> str:
