@@ -73,6 +73,17 @@ def test_a_group_reads_no_more_than_memory_holds():
     assert len(read[0] & read[1]) <= 1  # but for one at the border each reads its own
 
 
+@pytest.mark.parametrize("sizes", [[5, 3, 0, 1, 20], [1] * 9, [8, 8], [3]])
+def test_chunks_of_any_size_make_batches_of_one(sizes):
+    from raycadian.training.ray_feed import in_batches
+
+    rows = torch.arange(sum(sizes))
+    batches = list(in_batches(({"past": part} for part in rows.split(sizes)), 4))
+    assert all(len(batch["past"]) == 4 for batch in batches)
+    together = torch.cat([batch["past"] for batch in batches] or [rows[:0]])
+    assert torch.equal(together, rows[: sum(sizes) // 4 * 4])
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [[], ["hour_sin"]])

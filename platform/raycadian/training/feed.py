@@ -96,7 +96,7 @@ def read_here(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch
             parts.append(windows.batch(index[:room]))
             room, index = room - len(index[:room]), index[room:]
             if not room:
-                yield _joined(parts)
+                yield joined(parts)
                 parts, room = [], order.deal.share
 
 
@@ -107,7 +107,7 @@ def _indices(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Tensor
         yield order.windows(epoch, group)
 
 
-def _joined(parts: list[Batch]) -> Batch:
+def joined(parts: list[Batch]) -> Batch:
     return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

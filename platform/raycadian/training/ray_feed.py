@@ -9,7 +9,7 @@ on the worker's node, so that no cut window crosses the network and no other nod
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,16 +17,17 @@ import numpy as np
 import torch
 
 from raycadian.cluster import connect
+from raycadian.training.feed import joined
 from raycadian.training.order import Group, StreamOrder
 from raycadian.types import Batch
 
 _AT_ONCE = 2  # tasks of a worker: one reads while another one's windows are trained on
-_AHEAD = 2  # batches
+_AHEAD = 2  # chunks
 _MOST_GROUPS = 1000  # of a pipeline: a plan of all of a long training's would be long itself
 _CUT_BYTES = 256 << 20  # of windows that lie ready for a worker
 _SHARE_OF_STORE = 0.5  # of Ray's memory for objects, at most, that windows of all workers take
-_CHUNK_BYTES = 4 << 20
-_BLOCK_BYTES = 8 << 20  # small, so that the first windows come early
+_CHUNK_BYTES = 8 << 20  # that are cut at once: small, so that the first windows come early
+_BLOCK_BYTES = 7 << 20  # a chunk is more, and goes as it is: blocks of several would be copied together
 _NOT_WRITABLE = "The given NumPy array is not writable"  # shared memory; nobody writes
 _NODE = "ray.io/node-id"  # the label that Ray gives each
 _EMPTY = "empty_"  # before the name of a tensor without channels, which Arrow can't hold: its points
@@ -57,9 +58,9 @@ def _pipeline(windows: Any, order: StreamOrder, epochs: range) -> Iterator[Batch
     here = {_NODE: ray.get_runtime_context().get_node_id()}
     job = partial(_cut, windows=windows, order=order)
     cut = data.map_batches(job, batch_size=1, num_cpus=0, compute=at_once, label_selector=here)
-    batches = cut.iter_batches(batch_size=order.deal.share, batch_format="numpy", prefetch_batches=_AHEAD)
+    chunks = cut.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=_AHEAD)
     try:
-        yield from (unpacked(columns) for columns in batches)
+        yield from map(pinned, in_batches(map(unpacked, chunks), order.deal.share))
     except ray.exceptions.RayTaskError as error:  # around the line for the user are tracebacks and advice on Ray Data
         raise ValueError(str(error.cause).splitlines()[0]) from None
 
@@ -92,11 +93,34 @@ def packed(batch: Batch) -> dict[str, np.ndarray]:
 
 
 def unpacked(columns: dict[str, np.ndarray]) -> Batch:
-    """The inverse of `packed`, pinned where there is a GPU to send it to."""
+    """The inverse of `packed`."""
     batch = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in columns.items()}
     for name in [name for name in batch if name.startswith(_EMPTY)]:
         points = batch.pop(name)
         batch[name.removeprefix(_EMPTY)] = torch.empty(len(points), int(points[0]), 0)
     mask = batch["past_mask"].view(torch.bool).unsqueeze(-1)
     batch["past_mask"] = mask.expand(-1, -1, batch["past"].shape[-1])
+    return batch
+
+
+def in_batches(chunks: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The windows of chunks `size` at a time, views where a batch lies in one; what is left at the end is left out."""
+    parts: list[Batch] = []
+    room = size
+    for chunk in chunks:
+        for begin in _begins(len(chunk["past"]), room, size):
+            parts.append({name: value[begin : begin + room] for name, value in chunk.items()})
+            room -= len(parts[-1]["past"])
+            if not room:
+                yield joined(parts)
+                parts, room = [], size
+
+
+def _begins(n: int, room: int, size: int) -> Iterator[int]:
+    """Where the batches begin that a chunk of n is cut into, the first of which has `room` left."""
+    yield from (0, *range(room, n, size)) if n else ()
+
+
+def pinned(batch: Batch) -> Batch:
+    """In memory that a GPU can be sent from while it computes, where there is one."""
     return {name: value.pin_memory() for name, value in batch.items()} if torch.cuda.is_available() else batch
