@@ -198,6 +198,14 @@ class Source:
         lines = self.text.splitlines()
         return lines[:-1] if len(self.head) == HEAD_BYTES and len(lines) > 1 else lines
 
+    @cached_property
+    def header_line(self) -> int:
+        """As `header_at`, looked for once."""
+        numbers = [n for n, line in enumerate(self.lines) if line.strip() and not line.startswith("#")]
+        if not numbers:
+            raise ValueError(f"{self.path}: no header found in its first {len(self.lines)} lines")
+        return _below_preamble(self.lines, numbers[:_LOOKED_AT])
+
 
 def _unmarked(head: bytes) -> str | None:
     """UTF-16 or 32 without a mark."""
@@ -235,10 +243,7 @@ def split(line: str, delimiter: str) -> list[str]:
 def header_at(source: Source) -> int:
     """Number of lines before the header: the first line that is neither blank nor a # comment; below a preamble the
     first that has as many fields as the rows do. Raises ValueError."""
-    numbers = [n for n, line in enumerate(source.lines) if line.strip() and not line.startswith("#")]
-    if not numbers:
-        raise ValueError(f"{source.path}: no header found in its first {len(source.lines)} lines")
-    return _below_preamble(source.lines, numbers[:_LOOKED_AT])
+    return source.header_line
 
 
 def _below_preamble(lines: Sequence[str], numbers: Sequence[int]) -> int:

@@ -17,6 +17,8 @@ def given_over(
 ) -> Iterator[Readings]:
     """Events of the amounts (N,) that are there: at their row's clock, those with a duration in equal parts over it."""
     there = ~np.isnan(amount)
+    if not there.any():
+        return iter(())
     minutes = np.nan_to_num(np.asarray(minutes, dtype=np.float64))
     builder.note(f"{kind} given over a time (spread over it)", rows["line"][there & (minutes > 0) & (amount > 0)])
     base = rows[[SUBJECT, "line", "clock", "offset_min"]][there]

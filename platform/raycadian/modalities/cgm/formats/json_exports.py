@@ -158,7 +158,9 @@ def _as_measured(mmoll: np.ndarray) -> np.ndarray:
 
 def _tidepool_pens(records: list[dict], types: list, subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:
     """Doses of pens: those that act rapidly are boluses."""
-    rows = _tidepool_rows(records, _of_type(types, "insulin"), ("dose", "formulation"), subject, builder)
+    if not len(at := _of_type(types, "insulin")):
+        return
+    rows = _tidepool_rows(records, at, ("dose", "formulation"), subject, builder)
     rows["units"] = pd.Series([_within(dose, "total") for dose in rows["dose"]], dtype=object)
     acting = [str(_within(f, "simple", "actingType") or "rapid") for f in rows["formulation"]]
     rapid = np.array([kind in ("rapid", "short") for kind in acting], dtype=bool)
