@@ -210,6 +210,26 @@ def streaming_rows(found: list[dict[str, Any]]) -> list[Row]:
     ]  # fmt: skip
 
 
+def cohort_rows(found: list[dict[str, Any]]) -> list[Row]:
+    units = ("people/s", "windows/s")
+    return [
+        at_least(
+            "cohort", row["what"].removesuffix(f", {unit}"), f"{row['ours']:,} {unit}", f"{row['peer']:,} {unit}",
+            row["ratio"], row["target"],
+        )
+        for row, unit in zip(found, units, strict=True)
+    ]  # fmt: skip
+
+
+def snapshots_rows(found: list[dict[str, Any]]) -> list[Row]:
+    files, *people = found
+    speed = at_least("snapshots", files["what"], f"{files['ours']} s", f"{files['peer']} s", files["ratio"], 1.7)
+    return [speed] + [
+        at_most("snapshots", row["what"], str(row["ours"]), str(row["peer"]), row["ratio"], row["target"])
+        for row in people
+    ]
+
+
 def sweep_rows(found: dict[str, Any]) -> list[Row]:
     trials, start = found["trials"], found["trial_start_s"]
     return [
@@ -321,6 +341,8 @@ ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "memory": memory_rows,
     "train": train_rows,
     "streaming": streaming_rows,
+    "cohort": cohort_rows,
+    "snapshots": snapshots_rows,
     "sweep": sweep_rows,
     "waveforms": waveforms_rows,
     "label_inference": label_inference_rows,
