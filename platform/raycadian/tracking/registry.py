@@ -305,7 +305,7 @@ def _client(uri: str, runs: Path) -> "MlflowClient":
     own_folder(runs)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # it may have been imported before
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # it may have been imported before
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         _start_database(path, MlflowClient)
