@@ -1,5 +1,6 @@
 """A series of a snapshot travels as its origin: what trials and workers are sent holds no data."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -92,6 +93,47 @@ def test_a_relative_folder_means_the_same_in_another_process(made, tmp_path, mon
 
 
 @pytest.mark.ray
+def scaled(folder):
+    table = np.load(folder / "table.npy")
+    np.save(folder / "table.npy", (table * 0.67).astype(np.float32))
+
+
+def one_byte(folder):
+    with (folder / "table.npy").open("r+b") as file:
+        file.seek(600)
+        file.write(b"\xff")
+
+
+def short(folder):
+    os.truncate(folder / "table.npy", 1000)
+
+
+TOUCHED = {
+    "scaled": scaled, "a byte": one_byte, "short": short,
+    "no object": lambda folder: (folder / "series.json").write_text("[]"),
+    "no index": lambda folder: (folder / "index.npz").write_text("x"),
+    "no mask": lambda folder: (folder / "observed.npy").unlink(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", TOUCHED)
+def test_a_table_that_was_written_to_is_built_again(made, tmp_path, caplog, damage):
+    """Forecasts were made of what lay there, without a word, and a champion of a damaged table."""
+    shutil.copytree(made.path, tmp_path / made.id)
+    snapshot = Snapshot.open(tmp_path / made.id)
+    first = open_series(snapshot, CHANNELS)
+    before = first.table.copy()
+    TOUCHED[damage](first.origin.folder)
+    again = open_series(snapshot, CHANNELS)
+    np.testing.assert_array_equal(again.table, before)
+    assert "is built again" in caplog.text
+    caplog.clear()
+    TOUCHED[damage](first.origin.folder)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(again)).table, before)  # as a worker opens it
+    open_series(snapshot, CHANNELS)
+    assert caplog.text.count("is built again") == 1
+
+
 def test_a_node_that_cannot_see_the_snapshot_says_so(made, tmp_path):
     shutil.copytree(made.path, tmp_path / made.id)
     sent = pickle.dumps(open_series(Snapshot.open(tmp_path / made.id), CHANNELS))

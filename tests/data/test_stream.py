@@ -13,6 +13,7 @@ from raycadian.config import CMAMechanism, Split, Window
 from raycadian.data import stream
 from raycadian.data.mechanism import fit_mechanism
 from raycadian.data.series import open_series
+from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import make_split
 from raycadian.data.stream import open_shards
 from raycadian.data.training_range import TrainingRange
@@ -144,3 +145,19 @@ def test_storage_that_is_away_for_a_moment_is_asked_again(both, monkeypatch):
     monkeypatch.setattr(stream, "read_people", away_at_first)
     assert np.array_equal(sharded.values(0, 100), both[0].values(0, 100), equal_nan=True)
     assert len(tried) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "a byte", "other arrays"])
+def test_a_damaged_scan_is_made_again(snapshot, tmp_path, caplog, damage):
+    shutil.copytree(snapshot.path, tmp_path / snapshot.id)
+    copy = Snapshot.open(tmp_path / snapshot.id)
+    first = open_shards(copy, CHANNELS, shuffle_bytes=30_000)
+    (scan,) = (tmp_path / ".cache").glob("*.scan.npz")
+    body = bytearray(scan.read_bytes())
+    body[len(body) // 3] ^= 0xFF
+    scan.write_bytes(body[:-40] if damage == "cut" else body)
+    if damage == "other arrays":
+        np.savez(scan, other=np.zeros(3))
+    again = open_shards(copy, CHANNELS, shuffle_bytes=30_000)
+    assert np.array_equal(again.flips, first.flips) and np.array_equal(again.offsets, first.offsets)
+    assert "the snapshot is scanned again" in caplog.text

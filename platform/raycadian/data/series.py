@@ -6,6 +6,7 @@ its table from the snapshot once, however many of its processes ask.
 """
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -16,22 +17,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock
 
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
-from raycadian.files import on_disk, own_cache, own_folder
+from raycadian.files import on_disk, own_cache, own_folder, read_json
 from raycadian.types import GLUCOSE, Batch, Recording
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 _AHEAD = 8  # batches read at once: object storage answers late, but many at a time
 _TOGETHER = 65_536  # points of a batch, at least
 Take = Callable[[np.ndarray, np.ndarray, "Tensor"], Batch]
 """(table, observed, starts within it) -> windows."""
+_ABOUT, _FILES = "series.json", ("table.npy", "observed.npy", "index.npz")
 _INDEX = ("offsets", "subject_of", "number_of", "start_s", "utc_offset_min")
 
 
@@ -164,8 +168,8 @@ def open_series(snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | 
 
 def _reopen(origin: Origin) -> Series:
     """The same on the node of this process, which may be another one; the snapshot is read only where it must be."""
-    if origin.folder.is_dir():
-        return replace(_read(origin.folder), origin=origin)
+    if (series := _sound(origin.folder)) is not None:
+        return replace(series, origin=origin)
     return open_series(opened(origin), origin.channels, origin.forecast)
 
 
@@ -181,13 +185,19 @@ def opened(origin: Origin) -> Snapshot:
 
 
 def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, forecast: bool | None = None) -> Series:
-    """A source's series, memory-mapped from `folder`, built by the first process that asks. Raises ValueError."""
-    if not folder.is_dir():
-        own_folder(folder.parent)
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                _write(source, channels, folder, is_forecast(channels) if forecast is None else forecast)
-    return _read(folder)
+    """A source's series, memory-mapped from `folder`, built by the first process that asks, and again where a file of
+    it was changed since. Raises ValueError."""
+    if (series := _sound(folder)) is not None:
+        return series
+    own_folder(folder.parent)
+    with FileLock(f"{folder}.lock"):
+        if (series := _sound(folder)) is not None:
+            return series
+        if folder.is_dir():
+            log.warning("%s is not as it was written, or by an earlier version: it is built again", folder)
+            shutil.rmtree(folder)
+        _write(source, channels, folder, is_forecast(channels) if forecast is None else forecast)
+        return _read(folder, read_json(folder / _ABOUT))
 
 
 def _write(source: Snapshot, channels: tuple[str, ...], folder: Path, target: bool) -> None:
@@ -199,7 +209,8 @@ def _write(source: Snapshot, channels: tuple[str, ...], folder: Path, target: bo
             series = _filled(source, channels, temporary, target)
             np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
             meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
-            (temporary / "series.json").write_text(json.dumps(meta), encoding="utf-8")
+            meta["files"] = {name: _dated(temporary / name) for name in _FILES}
+            (temporary / _ABOUT).write_text(json.dumps(meta), encoding="utf-8")
             _appear(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -245,8 +256,23 @@ def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
-def _read(folder: Path) -> Series:
-    meta = json.loads((folder / "series.json").read_text(encoding="utf-8"))
+def _sound(folder: Path) -> Series | None:
+    """The series in a folder, whose files nobody has written to since it was built; None where there is none."""
+    try:
+        meta = read_json(folder / _ABOUT)
+        same = {name: _dated(folder / name) for name in _FILES} == meta["files"]
+        return _read(folder, meta) if same else None
+    except (ValueError, OSError, LookupError, TypeError, BadZipFile):
+        return None
+
+
+def _dated(file: Path) -> list[int]:
+    """What tells a file that was written to: to read it all would take as long as to build it."""
+    about = file.stat()
+    return [about.st_size, about.st_mtime_ns]
+
+
+def _read(folder: Path, meta: dict[str, Any]) -> Series:
     # copy-on-write: torch wants writable memory, the file is never written
     table, observed = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("table", "observed"))
     with np.load(folder / "index.npz") as index:

@@ -6,6 +6,7 @@ same windows from this one, in the same order; where the windows are asked for i
 """
 
 import json
+import logging
 import pickle
 import threading
 from collections import OrderedDict
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock
@@ -29,6 +32,7 @@ from raycadian.types import Batch, Recording
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 _TOGETHER = 8  # shards whose windows are shuffled together
 _AHEAD = 2  # shards read at once
 _POINTS_PER_S = 2e6  # that a core scans, roughly, to know whether a cluster pays
@@ -251,18 +255,27 @@ def bytes_a_point(channels: tuple[str, ...], target: bool) -> int:
 def _scan(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> dict[str, np.ndarray]:
     """What `ShardedSeries` keeps in memory, from this node's file, which the first process that asks writes."""
     path = origin.folder.with_name(f"{origin.folder.name}.scan.npz")
-    if not path.is_file():
-        own_folder(path.parent)  # health data
-        with FileLock(f"{path}.lock"):
-            if not path.is_file():
-                arrays = _scanned(snapshot, origin, people)
-                with written_whole(path) as temporary, temporary.open("wb") as file:
-                    np.savez(file, **arrays)
+    if (arrays := _kept(path)) is not None:
+        return arrays
+    own_folder(path.parent)  # health data
+    with FileLock(f"{path}.lock"):
+        if (arrays := _kept(path)) is None:
+            arrays = _scanned(snapshot, origin, people)
+            with written_whole(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)
+    return arrays
+
+
+def _kept(path: Path) -> dict[str, np.ndarray] | None:
+    """What an earlier scan left; None where there is nothing, or its checksums find it damaged."""
     try:
         with np.load(path) as kept:
             return {name: kept[name] for name in (*_ARRAYS, "dt_s")}
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it, and it is made again") from None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        log.warning("%s is damaged (%s): the snapshot is scanned again", path, error)
+        return None
 
 
 def _scanned(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> dict[str, np.ndarray]:
