@@ -275,7 +275,7 @@ def _dated(file: Path) -> list[int]:
 def _read(folder: Path, meta: dict[str, Any]) -> Series:
     # copy-on-write: torch wants writable memory, the file is never written
     table, observed = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("table", "observed"))
-    with np.load(folder / "index.npz") as index:
+    with (folder / "index.npz").open("rb") as file, np.load(file) as index:
         arrays = {name: index[name] for name in _INDEX}
     return Series(
         table, observed, **arrays, subjects=tuple(meta["subjects"]), channels=tuple(meta["channels"]), dt_s=meta["dt_s"]

@@ -269,7 +269,7 @@ def _scan(snapshot: Snapshot, origin: Origin, people: list[list[str]]) -> dict[s
 def _kept(path: Path) -> dict[str, np.ndarray] | None:
     """What an earlier scan left; None where there is nothing, or its checksums find it damaged."""
     try:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:  # by its path it would stay open where it is damaged
             return {name: kept[name] for name in (*_ARRAYS, "dt_s")}
     except FileNotFoundError:
         return None
