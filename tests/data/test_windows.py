@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from raycadian.config import PersonDays, Split, Window
 from raycadian.data.series import build_series, map_series
 from raycadian.data.split import Range, make_split
-from raycadian.data.windows import cut_windows, latest
+from raycadian.data.windows import cut_windows, latest, without_context
 from raycadian.types import SPLITS
 
 WINDOW = Window(context=24, horizon=6)
@@ -145,7 +145,7 @@ def test_the_last_window_of_a_history_equals_the_cut_one():
 @pytest.mark.parametrize(
     ("glucose", "message"),
     [
-        (np.full(20, 100.0), "needs 24 points"),
+        (np.full(20, 100.0), r"needs 24 points \(2 h\) without a long gap; the last unbroken stretch has 20 "),
         (np.r_[np.full(30, 100.0), np.nan], "last point of the history"),
         (np.r_[np.full(6, 100.0), np.full(15, np.nan), np.full(9, 100.0)], "of the context is missing"),
     ],
@@ -154,6 +154,11 @@ def test_histories_that_cannot_be_forecast_from(glucose, message):
     series = build_series(helpers.People({"a": [helpers.recording(glucose)]}), ("glucose_mgdl",))
     with pytest.raises(ValueError, match=message):
         latest(series, WINDOW)
+
+
+def test_of_a_data_set_a_change_of_the_clock_ends_a_recording_too():
+    series = build_series(helpers.People({"a": [helpers.recording(np.full(20, 100.0))]}), ("glucose_mgdl",))
+    assert "without a long gap or a change of the clock; the last" in without_context(series, WINDOW)["a"]
 
 
 def test_the_mapped_series_equals_the_one_in_memory(tmp_path):

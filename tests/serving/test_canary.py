@@ -13,7 +13,7 @@ from raycadian import manifest, workflow
 from raycadian.config import CMA, CMAMechanism, Ridge
 from raycadian.errors import CheckpointError
 from raycadian.models import checkpoint
-from raycadian.runs import Run
+from raycadian.runs import Run, write_recipe
 from raycadian.serving import plausible
 from raycadian.serving.canary import require_as_scored
 from raycadian.serving.load import load_predictor
@@ -88,7 +88,15 @@ def rows_beyond(run):
     save_file(tensors | {"rows": tensors["rows"] + 10**9}, file)
 
 
+def another_horizon(run):
+    """It became the champion of forecasts twice as long."""
+    recipe = run.recipe
+    write_recipe(run.path / "recipe.yaml", recipe.model_copy(update={"window": recipe.window.model_copy(
+        update={"horizon": 12})}))  # fmt: skip
+
+
 DAMAGES = {
+    "another recipe": ("ridge", another_horizon, "recipe.yaml asks for forecast .*36 -> 12 .* has .*36 -> 6 "),
     "other weights": ("ridge", other_weights, "does not say what its predictions say"),
     "another grid": ("ridge", other_scale, "."),
     "no population": ("cma", lambda run: rewrite(run, population=None), "population: expected"),

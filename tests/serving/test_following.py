@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import served
 
+from raycadian.cli.main import main
 from raycadian.errors import RegistryError
+from raycadian.files import write_json
 from raycadian.runs import Run
 from raycadian.serving import app
 from raycadian.serving import holder as holders
 from raycadian.serving.follow import Follower
 from raycadian.serving.holder import Holder
+from raycadian.tracking import registry
 from raycadian.tracking.registry import champion
 
 
@@ -60,9 +63,25 @@ def test_a_registry_that_cannot_be_read_is_looked_at_again_with_longer_waits(err
     for _ in range(4):
         follower.look()
         waits.append(follower.wait_s)
-    assert waits == [20, 40, 80, 10] and follower.server.run is NEW
+    assert waits == [20, 30, 30, 10] and follower.server.run is NEW
     assert "old goes on" in lines[0] and lines[-1] == "promoted in place: new" and len(lines) == 3
     assert endpoint.notes[0].startswith("the registry can't be read") and endpoint.notes[1] is None
+
+
+def test_another_champion_beside_it_ends_no_following(tmp_path, monkeypatch):
+    """A second data set's champion did, with `which champion?`: the name is the one that it started with."""
+    for name in ("old", "new", "other"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "metadata.json", {})
+    champions, served_with = {"first-forecast-12": "old"}, {}
+    monkeypatch.setattr(registry, "champions", lambda *a: champions)
+    monkeypatch.setattr(app, "serve_forever", lambda run, **options: served_with.update(options, run=run))
+    main(["serve", "--runs", str(tmp_path)], standalone_mode=False)
+    assert served_with["run"].name == "old"
+    champions |= {"second-forecast-12": "other"}
+    assert served_with["follow"]().name == "old"
+    champions |= {"first-forecast-12": "new"}
+    assert served_with["follow"]().name == "new"
 
 
 def test_a_damaged_database_is_such_a_registry(tmp_path):

@@ -116,6 +116,16 @@ def test_bodies_that_never_end_stop_nobody(app, quick):
     assert one.error == "too_slow"
 
 
+def test_a_slow_body_has_the_time_of_the_bytes_that_it_announces(app, monkeypatch):
+    """2.6 kB had that of the largest body, 21 s in all."""
+    monkeypatch.setattr(limits, "_QUICK_S", 0.01)
+    monkeypatch.setattr(limits, "_PATIENCE_S", 0.03)
+    monkeypatch.setattr(limits, "_SLOWEST_BYTES_PER_S", MAX_BYTES / 100)
+    headers = [*AUTH.items(), ("content-length", "10")]
+    status, _, body = asyncio.run(asyncio.wait_for(ask(app, FORECAST, (b"{", 60.0, b"}"), headers=headers), 2))
+    assert status == 408 and b"1 bytes came in 0.031 s, 10 were announced" in body
+
+
 @pytest.mark.slow
 def test_one_client_holds_its_share_of_slow_bodies(app, quick):
     async def attack():

@@ -236,7 +236,12 @@ def test_nothing_measured(client):
     request = body()
     for reading in request["readings"]:
         reading["glucose"] = 700.0
-    refused(client.post(PATH, json=request), 422, "cannot_forecast", "no glucose reading in 60 rows")
+    refused(
+        client.post(PATH, json=request),
+        422,
+        "cannot_forecast",
+        r"no glucose reading in 60 rows \(60 lie outside 20-600 mg/dL",
+    )
 
 
 def test_too_many_readings(client):

@@ -147,6 +147,20 @@ def test_what_is_not_as_it_was_does_not_become_champion(server, tmp_path):
     assert not server.versions
 
 
+def test_the_champion_is_checked_as_any_other_run(server, tmp_path):
+    """A damaged one was `now the champion: the champion already`."""
+    run = make_run(tmp_path, "a", 30)
+    promote(run)
+    assert promote(run).reason == "the champion already; checked" and len(server.versions) == 1
+
+    def refuse(run):
+        raise CheckpointError("damaged")
+
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match="damaged"):
+            registry.promote(run, check=refuse, runs=tmp_path, force=force)
+
+
 LABEL = {
     "task": {"kind": "classify", "label": {"kind": "column", "name": "ill"}},
     "window": {"kind": "signal", "past": ["activity"]}, "split": {"kind": "subject"},

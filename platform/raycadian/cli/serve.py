@@ -49,10 +49,12 @@ def serve(
     replicas: int | None, people: Path,
 ) -> None:  # fmt: skip
     """Serve forecasts on Ray Serve until interrupted; the API key's place is printed."""
-    from raycadian.tracking.registry import champion
+    from raycadian.tracking import registry
 
-    follow = None if run_name else lambda: champion(champion_name, runs=runs)  # a promoted champion is taken over
+    if run_name is None:
+        champion_name = registry.champion_name(champion_name, runs=runs)  # others may be registered later
     chosen = chosen_run(run_name, champion_name, runs)  # a mistake is told before anything heavy is imported
+    follow = None if run_name else lambda: registry.champion(champion_name, runs=runs)  # a promoted one is taken over
     from raycadian.serving.app import default_replicas, serve_forever
 
     n = replicas or default_replicas()

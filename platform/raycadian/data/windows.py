@@ -277,23 +277,22 @@ def without_context(series: Series, window: Window) -> dict[str, str]:
     last = np.flatnonzero(np.diff(series.subject_of, append=-1))
     refused = {}
     for recording in last:
+        observed = series.observed[series.offsets[recording] : series.offsets[recording + 1]]
         try:
-            require_context(
-                series.observed[series.offsets[recording] : series.offsets[recording + 1]], window, series.dt_s
-            )
+            require_context(observed, window, series.dt_s, "a long gap or a change of the clock")
         except ValueError as error:
             refused[series.subjects[series.subject_of[recording]]] = str(error)
     return refused
 
 
-def require_context(observed: np.ndarray, window: Window, dt_s: float) -> None:
+def require_context(observed: np.ndarray, window: Window, dt_s: float, ends: str = "a long gap") -> None:
     """Raises ValueError where a recording (N,), True where measured, can't be forecast from: it is shorter than the
-    context, its last point was not measured, or too much of the context is missing."""
+    context, its last point was not measured, or too much of the context is missing. `ends`: what ends a recording."""
     have, hours = len(observed), dt_s / 3600
     if have < window.context:
         raise ValueError(
-            f"a forecast needs {window.context} points ({window.context * hours:g} h) without a long gap or a change "
-            f"of the clock; the last unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
+            f"a forecast needs {window.context} points ({window.context * hours:g} h) without {ends}; the last "
+            f"unbroken stretch has {have} ({have * hours:.1f} h); send a longer history"
         )
     context = observed[-window.context :]
     missing = 1 - float(context.mean())

@@ -1,6 +1,7 @@
 """Whether a run, loaded as it will be served, still says what it said when it was scored: asked before it is promoted.
 No Ray, no HTTP."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,12 @@ from raycadian.tasks.canary import Canary, require_same
 
 def require_as_scored(run: Run, snapshots: Path | str) -> str:
     """What was checked, in words. A run of before has no canary: it is made from its snapshot below `snapshots`, where
-    that is still there. Raises CheckpointError where the run is damaged, or its model or what is served of it says
-    something else than its predictions."""
+    that is still there. Raises CheckpointError where the run is damaged, its recipe is of another model, or its model
+    or what is served of it says something else than its predictions."""
     manifest.require_intact(run.path, signed=True)
     with at_boundary(CheckpointError, f"{run.path} must not be promoted", Exception):  # whatever serving would meet
         predictor, model = _loaded(run)
+        _require_of_recipe(run, model)
         canary, absent = _canary_of(run, snapshots)
         if canary is None:
             return f"NOT checked against its predictions: {absent}"
@@ -44,6 +46,17 @@ def _loaded(run: Run) -> tuple[Predictor | None, Model]:
     except NotServed:
         return None, checkpoint.load(run.path / "checkpoint")
     return predictor, predictor.model
+
+
+def _require_of_recipe(run: Run, model: Model) -> None:
+    """What it is champion of, the recipe says. Raises CheckpointError where its model is another one."""
+    asked = task_of(run.recipe).spec(run.recipe, 60 * model.spec.dt_min)
+    asked = replace(asked, dt_min=model.spec.dt_min, balanced=model.spec.balanced)  # the data's; training's alone
+    if asked != model.spec:
+        raise CheckpointError(
+            f"{run.path}/recipe.yaml asks for {asked}; the checkpoint has {model.spec}: one of them is not this run's; "
+            "copy the run again, or train its recipe again"
+        )
 
 
 def _canary_of(run: Run, snapshots: Path | str) -> tuple[Canary | None, str]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from raycadian.runs import Run
 
-_MOST_S = 120.0  # between two looks at a registry that doesn't answer, or two tries of a run that was rejected
+_MOST_S = 30.0  # between two looks at a registry that doesn't answer, or two tries of a run that was rejected
 
 
 class Promotable(Protocol):

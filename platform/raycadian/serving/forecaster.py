@@ -27,6 +27,7 @@ from raycadian.errors import CheckpointError
 from raycadian.evaluation.forecast.event_probability import EventCalibration, probabilities, read_calibrations
 from raycadian.files import read_json
 from raycadian.modalities.cards import load_card
+from raycadian.modalities.cgm.plausible import OUTSIDE
 from raycadian.modalities.cgm.readers import read_person
 from raycadian.modalities.cgm.request import PATH, ForecastRequest, History
 from raycadian.models import checkpoint
@@ -183,7 +184,10 @@ class Forecaster(Predictor):
             self._any_length, issues,
         )  # fmt: skip
         if not recordings:
-            raise ValueError(f"no glucose reading in {len(history.time_s)} rows; send at least {self.window.context}")
+            outside = issues.counts.get(OUTSIDE, 0)
+            why = f" ({outside} lie outside 20-600 mg/dL: check their unit)" if outside else ""
+            n, fewest = len(history.time_s), self.window.context
+            raise ValueError(f"no glucose reading in {n} rows{why}; send at least {fewest}")
         return [r for r in recordings[:-1] if len(r) >= self.grid.min_points] + recordings[-1:]
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from raycadian.serving.schemas import Refused
 
 _QUICK_S = 1.0
 _SLOWEST_BYTES_PER_S = 100_000
-_PATIENCE_S = 10.0  # for a slow body, beside the time that its bytes may take
+_PATIENCE_S = 10.0  # for a slow body in all, beside the time that the bytes which it announces may take
 _DRAINED_BYTES, _DRAINED_S = 64_000_000, 10.0
 HEAVY_BYTES = 300_000
 _HEAVY, _HEAVY_WAITING, _HEAVY_WAIT_S = 2, 32, 45.0
@@ -70,7 +70,7 @@ class Limits:
             if announced > most:
                 raise _TooMuch(f"{announced:,}", more=True)
             if not await _within(_QUICK_S, _read(request, body, most)):
-                await self._slow_body(request, body, most)
+                await self._slow_body(request, body, most, announced)
         except _TooMuch as error:
             # who expects an answer sends nothing before it
             if error.more and announced <= _DRAINED_BYTES and "expect" not in request.headers:
@@ -80,11 +80,13 @@ class Limits:
             raise Refused(413, "too_large", detail, {"Connection": "close"}) from None
         return bytes(body)
 
-    async def _slow_body(self, request: Request, body: bytearray, most: int) -> None:
+    async def _slow_body(self, request: Request, body: bytearray, most: int, announced: int) -> None:
+        """The rest of it. A body that announces no length may be as long as any."""
         with self.slow.taken(client_of(request)):
-            patience_s = _PATIENCE_S + most / _SLOWEST_BYTES_PER_S
-            if not await _within(patience_s, _read(request, body, most)):
-                detail = f"{len(body):,} bytes came in {patience_s:.0f} s; send the body at once"
+            patience_s = _PATIENCE_S + (announced or most) / _SLOWEST_BYTES_PER_S
+            if not await _within(patience_s - _QUICK_S, _read(request, body, most)):
+                expected = f", {announced:,} were announced" if announced else ""
+                detail = f"{len(body):,} bytes came in {patience_s:.3g} s{expected}; send the body at once"
                 raise Refused(408, "too_slow", detail, {"Connection": "close"})
 
     @asynccontextmanager

@@ -72,14 +72,15 @@ def promote(run: Run, *, check: Check, runs: Path = RUNS, force: bool = False) -
     """
     own = Standing.of(run)
     judged = _judge(run, own, runs, force)
-    if judged.promoted and judged.previous != run.name:
-        checked = check(run)
+    if not judged.promoted:
+        return judged
+    checked = check(run)  # the champion too: it may have been damaged since
+    if judged.previous != run.name:
         with exclusive(runs / _LOCK, "promoting", wait_s=_PATIENCE_S):
             judged = _judge(run, own, runs, force)
             if judged.promoted and judged.previous != run.name:
                 judged = _move(run, own, judged, runs, force)
-        judged = replace(judged, reason=f"{judged.reason}; {checked}")
-    return judged
+    return replace(judged, reason=f"{judged.reason}; {checked}")
 
 
 def _judge(run: Run, own: Standing, runs: Path, force: bool) -> Promotion:
@@ -134,17 +135,31 @@ def champion(
 ) -> Any:
     """The champion's run; without a name, the only registered model's. Raises ValueError, RegistryError."""
     registered = champions(runs, tracking or Tracking())
-    if name is None and len(registered) == 1:
-        (name,) = registered
-    if name not in registered:
+    try:
+        name = _name_among(registered, name)
+    except ValueError:
         if missing_ok:
             return None
-        wanted = f"no champion of {name!r}" if name else "which champion? name one by --champion NAME"
-        raise ValueError(f"{wanted}; registered: {', '.join(registered) or 'none: `raycadian run FILE` makes one'}")
+        raise
     path = path_inside(runs, registered[name])
     if not (path / "metadata.json").is_file():
         raise ValueError(f"the champion of {name!r} is {path}, which is gone; promote another run, with --force")
     return Run(path)
+
+
+def champion_name(name: str | None = None, *, runs: Path = RUNS) -> str:
+    """`name`, or the only registered model's: the one to follow, whatever is registered later. Raises ValueError,
+    RegistryError."""
+    return _name_among(champions(runs), name)
+
+
+def _name_among(registered: dict[str, str], name: str | None) -> str:
+    if name is None and len(registered) == 1:
+        return next(iter(registered))
+    if name is None or name not in registered:
+        wanted = f"no champion of {name!r}" if name else "which champion? name one by --champion NAME"
+        raise ValueError(f"{wanted}; registered: {', '.join(registered) or 'none: `raycadian run FILE` makes one'}")
+    return name
 
 
 def champions(runs: Path = RUNS, tracking: Tracking | None = None) -> dict[str, str]:

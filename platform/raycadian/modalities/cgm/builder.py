@@ -19,7 +19,7 @@ import pandas as pd
 from raycadian.data import clock
 from raycadian.modalities.cells import parse_numbers, require_numbers
 from raycadian.modalities.cgm.card import CGMCard
-from raycadian.modalities.cgm.plausible import MIXED_UNITS, OutOfRange
+from raycadian.modalities.cgm.plausible import MIXED_UNITS, OUTSIDE, OutOfRange
 from raycadian.modalities.cgm.repeats import Devices, doses_again, steady_offsets, stored_again, told_again
 from raycadian.modalities.conflicts import UNNAMED, require_named
 from raycadian.modalities.guesses import how_to_set
@@ -328,7 +328,7 @@ class ReadingsBuilder:
         self.note("low", lines[values == -np.inf])
         self.note("high", lines[values == np.inf])
         outside = self._out_of_range.add(values, mgdl, lines, rows["clock"].to_numpy("datetime64[ns]"))
-        self.note("glucose outside 20-600 mg/dL (set missing)", lines[outside])
+        self.note(OUTSIDE, lines[outside])
         self._readings += int(np.isfinite(mgdl[~outside]).sum())
         self._beyond += int(np.isinf(values).sum())
         return np.where(outside, np.nan, mgdl)

@@ -9,6 +9,7 @@ from raycadian.types import GLUCOSE_MAX_MGDL, GLUCOSE_MIN_MGDL, MGDL_PER_MMOLL
 
 MOST_OUT_OF_RANGE = 0.05  # of a file's readings
 _FEWEST = 12  # readings out of range: a few are a sensor's failures
+OUTSIDE = "glucose outside 20-600 mg/dL (set missing)"
 MIXED_UNITS = "the file mixes mg/dL and mmol/L: multiply its mmol/L by 18.0182, or make a file of each unit"
 
 

@@ -21,6 +21,7 @@ from raycadian.config.units import known_zone
 from raycadian.data import clock
 from raycadian.data.grid import seconds
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, contradicts, mgdl_of
+from raycadian.modalities.cgm.plausible import OUTSIDE
 from raycadian.modalities.request import ANSWER, STRICT, RequestSchema
 from raycadian.types import (
     BASAL,
@@ -299,7 +300,7 @@ def to_mgdl(glucose: np.ndarray, unit: str, issues: Issues) -> np.ndarray:
         )
     mgdl = mgdl_of(glucose) if unit == MMOLL else glucose
     outside = (mgdl < GLUCOSE_MIN_MGDL) | (mgdl > GLUCOSE_MAX_MGDL)
-    issues.add("glucose outside 20-600 mg/dL (set missing)", n=int(outside.sum()))
+    issues.add(OUTSIDE, n=int(outside.sum()))
     return np.where(outside, np.nan, mgdl)
 
 
