@@ -195,7 +195,7 @@ def test_driver_task_and_actor_run_the_upload_over_an_older_copy(cluster, tree, 
 def test_a_failing_job_says_why_and_returns_not_zero(cluster, tree):
     job = cluster.submit(tree, "jobs/train.py", "jobs/recipes/tiny.yaml", "--set", "model.knid=ridge")
     assert job.returncode == 1, job.stdout
-    assert "model.persistence.knid: unknown key; did you mean 'kind'?" in job.stdout, job.stdout
+    assert "model.knid: unknown key; did you mean 'kind'?" in job.stdout, job.stdout
     assert "exit code 2" in job.stdout, job.stdout
 
 

@@ -124,7 +124,7 @@ def start(
     cases: folder whose files requests may name in place of samples, on every node that holds a replica; people: that
     of those who calibrated. Raises ValueError where the port is taken, Serve runs already, or the run can't be loaded.
     """
-    server = Server(run, host, port, replicas, "", api_key(), cases, people)
+    server = Server(run, host, port, replicas, "", api_key(), cases=cases, people=people)
     _require_free(host, port)
     prepare_environment()
     ray = connect()
