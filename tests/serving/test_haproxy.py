@@ -141,9 +141,8 @@ def test_a_killed_haproxy_is_stood_in_for_until_the_next_is_there(rays, tmp_path
         (watcher,) = psutil.Process(one.pid).children()
         one.kill()
         one.wait()
-        killed = time.perf_counter()
-        assert _asked(port, request).startswith("HTTP/1.1 503 ")
-        assert time.perf_counter() - killed < 3 and watcher.is_running()
+        assert _asked(port, request).startswith("HTTP/1.1 503 ")  # of the stand-in: nobody has started the next
+        assert watcher.is_running()
         (stand_in,) = watcher.children()
         config.write_text(text.replace(":8123", f":{port}"))  # as Ray starts the next
         one = subprocess.Popen(command, stderr=subprocess.DEVNULL)
