@@ -32,8 +32,9 @@ import psutil
 import torch
 from serve import random_run
 
+from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.modalities.cgm.request import ForecastRequest
-from raycadian.runs import Run, write_json
+from raycadian.runs import Run, predictions_file, write_json
 from raycadian.serving.environment import free_port
 from raycadian.serving.forecaster import Forecaster
 from raycadian.serving.keys import api_key
@@ -115,8 +116,19 @@ def _run(runs: Path, name: str, seed: int) -> Run:
     made = random_run(runs / ".making", seed)
     run = Run(made.rename(runs / f"{name}-20260101T000000-0000000{seed}"))
     headline = run.recipe.task.headline.name
+    _missed_by(20.0, run).write_parquet(run.path / predictions_file("val"))  # what promotion computes its score from
     write_json(run.path / "metrics_summary.json", {"val": {headline: {"value": 20.0}}, "test": {}})
     return run
+
+
+def _missed_by(error_mgdl: float, run: Run, n: int = 50) -> Predictions:
+    """Forecasts of validation windows that nobody made."""
+    steps, levels = run.recipe.window.horizon, np.array(run.recipe.task.quantiles)
+    return Predictions(
+        subject=np.full(n, "somebody"), time_utc=np.datetime64("2026-01-01T00:00:00") + 300 * np.arange(n),
+        local_h=np.zeros(n), truth=np.full((n, steps), 120.0), levels=levels,
+        quantiles=np.full((n, steps, len(levels)), 120.0 + error_mgdl),
+    )  # fmt: skip
 
 
 def _request(run_length: int, seed: int) -> dict[str, Any]:
