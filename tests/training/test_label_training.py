@@ -90,13 +90,10 @@ def test_from_pretraining_to_a_probe(data, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("section", "spec"),
-    [
-        (config.Masked(inner=PAT.model_copy(update={"cycles": ()})), PRETRAIN),
-        pytest.param(PAT, SPEC, marks=pytest.mark.long),
-    ],
+    [(config.Masked(inner=PAT.model_copy(update={"cycles": ()})), PRETRAIN), (PAT, SPEC)],
     ids=["masked", "pat"],
 )
 def test_two_ddp_workers(section, spec, data, ray_local, tmp_path):
