@@ -107,8 +107,9 @@ class Blocks:
         """The table of recordings of each subject; of neighbours each row group is read once."""
         return self._tables("recordings", subjects)
 
-    def events(self, subject: str) -> pa.Table:
-        return next(self._tables("events", [subject]))[1]
+    def events(self, subjects: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """As `recordings`, of subjects that have events."""
+        return self._tables("events", subjects)
 
     def judged(self, subject: str) -> pa.Table:
         return next(self._tables("quality", [subject]))[1]

@@ -51,8 +51,9 @@ class Folders:
         for subject in subjects:
             yield subject, read_table(self._folder(subject) / "part-0.parquet", columns)
 
-    def events(self, subject: str) -> pa.Table:
-        return read_table(self._folder(subject) / "events.parquet", set(EVENT_SCHEMA.names))
+    def events(self, subjects: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        for subject in subjects:
+            yield subject, read_table(self._folder(subject) / "events.parquet", set(EVENT_SCHEMA.names))
 
     def judged(self, subject: str) -> pa.Table:
         return read_table(self._folder(subject) / "quality.parquet", QUALITY_COLUMNS)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from raycadian.data import storage
 from raycadian.data.blocks import SUBJECTS, Blocks
@@ -120,15 +121,15 @@ class Snapshot:
         """Each subject with its recordings, of all or of those named: neighbours are read together. Raises
         ValueError."""
         chosen = self.subjects if subjects is None else [self._known(subject) for subject in subjects]
+        events = self._tables.events([s for s in chosen if self._tables.entries[s].events])
         for subject, table in self._tables.recordings(chosen):
-            events = self.events(subject) if self._tables.entries[subject].events else None
-            yield subject, from_table(self._tables.heads.of(subject), table, events)
+            own = _frame(next(events)[1]) if self._tables.entries[subject].events else None
+            yield subject, from_table(self._tables.heads.of(subject), table, own)
 
     def events(self, subject: str) -> pd.DataFrame:
         """Every event of the subject (time_utc, kind, value), also those outside its recordings."""
         known = self._tables.entries[self._known(subject)].events
-        table = self._tables.events(subject) if known else EVENT_SCHEMA.empty_table()
-        return table.to_pandas(ignore_metadata=True).astype({TIME_UTC: "datetime64[ns]"})
+        return _frame(next(self._tables.events([subject]))[1] if known else EVENT_SCHEMA.empty_table())
 
     def marks(self, subject: str) -> list[Marks]:
         """What is known of the subject's recordings beside their channels, which are not read. Raises ValueError."""
@@ -177,6 +178,10 @@ class Snapshot:
         if subject not in self._tables.entries:
             raise ValueError(f"{self.id} has no subject {subject!r}; it has {', '.join(self.subjects[:5])} ...")
         return subject
+
+
+def _frame(events: pa.Table) -> pd.DataFrame:
+    return events.to_pandas(ignore_metadata=True).astype({TIME_UTC: "datetime64[ns]"})
 
 
 def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:

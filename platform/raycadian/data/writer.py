@@ -80,7 +80,7 @@ class SpooledRows:
 
     def __init__(self) -> None:
         self._file = tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl")  # noqa: SIM115 - left below
-        self._length = 0
+        self._length = self.n_usable = 0
 
     def __enter__(self) -> "SpooledRows":
         return self
@@ -91,6 +91,7 @@ class SpooledRows:
     def add(self, row: Row) -> None:
         self._file.write(json.dumps(row) + "\n")
         self._length += 1
+        self.n_usable += "sha256" in row
 
     def __iter__(self) -> Iterator[Row]:
         self._file.flush()
@@ -115,7 +116,7 @@ class _Usable:
         return (row for row in self.rows if "sha256" in row)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return self.rows.n_usable
 
 
 def finish(folder: Path, rows: SpooledRows, files: dict[str, int], about: dict[str, Any]) -> dict[str, Any]:
@@ -190,16 +191,24 @@ def prepared(out: Path, name: str, key: str) -> Snapshot | None:
 def publish(built: Path, target: Path, manifest: dict[str, Any]) -> Snapshot:
     """The finished folder appears under its id. Equal content that is there already stays, with the newer manifest and
     figures; where it is damaged, or of an earlier format, the new one takes its place."""
-    try:
-        there = Snapshot.open(target)
-        there.verify()
-        if there.manifest["format"] != FORMAT:
-            raise ValueError("of before")
+    if (there := _whole(target)) is not None:
         _renew(built, there, manifest)
-    except ValueError:
+    else:
         storage.remove(target)
         storage.publish(built, target, last="manifest.json")
     return Snapshot.open(target)
+
+
+def _whole(target: Path) -> Snapshot | None:
+    """What is there, where it is of this format and its data are what was written."""
+    try:
+        there = Snapshot.open(target)
+        if there.manifest["format"] != FORMAT:
+            return None
+        there.verify()
+    except ValueError:
+        return None
+    return there
 
 
 def _renew(built: Path, there: Snapshot, manifest: dict[str, Any]) -> None:
