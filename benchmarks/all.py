@@ -191,23 +191,16 @@ def memory_rows(found: dict[str, Any]) -> list[Row]:
 
 
 def train_rows(found: list[dict[str, Any]]) -> list[Row]:
-    return [
-        at_least(
-            "train", f"windows trained on per second, {row['ours']}", f"{row['windows_per_s']:,}",
-            f"{row['peer']}: {row['peer_windows_per_s']:,}", row["ratio"], row["target"],
-        )
-        for row in found
-    ]  # fmt: skip
+    return [_per_second("train", f"windows trained on per second, {row['ours']}", row) for row in found]
 
 
 def streaming_rows(found: list[dict[str, Any]]) -> list[Row]:
-    return [
-        at_least(
-            "streaming", f"windows per second, {row['what']}", f"{row['windows_per_s']:,}",
-            f"{row['peer']}: {row['peer_windows_per_s']:,}", row["ratio"], row["target"],
-        )
-        for row in found
-    ]  # fmt: skip
+    return [_per_second("streaming", f"windows per second, {row['what']}", row) for row in found]
+
+
+def _per_second(benchmark: str, what: str, row: dict[str, Any]) -> Row:
+    peer = f"{row['peer']}: {row['peer_windows_per_s']:,}"
+    return at_least(benchmark, what, f"{row['windows_per_s']:,}", peer, row["ratio"], row["target"])
 
 
 def cohort_rows(found: list[dict[str, Any]]) -> list[Row]:

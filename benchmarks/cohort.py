@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from people import write_people
 
-CARD = "name: many\nfiles: [people.csv]\ntimezone: UTC\nunit: mg/dL\n"
-CARD += "columns: {subject: subject, time: time, glucose: glucose}\n"
 _EVERY = 64  # people of whom every window is forecast: two thousand each
 WAYS = ("loop", "last", "ray 1", "ray 2")
 
@@ -53,18 +52,9 @@ def make(folder: Path, people: int, days: int) -> None:
     from raycadian.config import TTM, Evaluation, Recipe, Tracking, Training, Window
     from raycadian.training.pipeline import load_data, train_run
 
-    rng, n = np.random.default_rng(0), days * 288
-    times = np.datetime64("2026-01-05T00:00:00") + np.arange(n) * np.timedelta64(300, "s")
-    hour = np.arange(n) / 12 % 24
-    meals = sum(60 * np.exp(-(((hour - h) % 24 - 1) ** 2) / 1.5) for h in (7.5, 12.5, 19.0))
-    tables = [
-        pd.DataFrame({"subject": f"p{i:04d}", "time": times, "glucose": (110 + meals + rng.normal(0, 8, n)).round(0)})
-        for i in range(people)
-    ]
-    pd.concat(tables).to_csv(folder / "people.csv", index=False)
-    (folder / "many.yaml").write_text(CARD, encoding="utf-8")
+    card = write_people(folder, people, days)
     recipe = Recipe(
-        name="cohort", dataset=str(folder / "many.yaml"), model=TTM(patch_length=48, d_model=16, layers=2),
+        name="cohort", dataset=str(card), model=TTM(patch_length=48, d_model=16, layers=2),
         window=Window(context=288, horizon=12, stride=48, eval_stride=1), evaluation=Evaluation(bootstrap=10),
         training=Training(device="cpu", precision="fp32", epochs=1, max_steps_per_epoch=5),
         tracking=Tracking(mlflow="off", tensorboard=False),

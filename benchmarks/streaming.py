@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from people import write_people
 
 from raycadian.config import TTM, Split, Training, Window
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.split import make_split
 from raycadian.modalities.prepare import prepare
 
-CARD = "name: many\nfiles: [people.csv]\ntimezone: UTC\nunit: mg/dL\n"
-CARD += "columns: {subject: subject, time: time, glucose: glucose}\n"
 CHANNELS = ("glucose_mgdl",)
 TRAINED, CUT = Window(), Window(context=512, horizon=96, known=())
 BATCH, STEPS, EPOCHS, ROUNDS = 512, 150, 3, 3
@@ -42,27 +41,13 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        snapshot = make(Path(folder), options.people, options.days)
+        card = write_people(Path(folder), options.people, options.days)
+        snapshot = prepare(card, Path(folder) / "snapshots")
         from raycadian.cluster import connect
 
         connect(num_cpus=2)
         rows = [trained(snapshot, Path(folder)), cut(snapshot)]
     print(json.dumps(rows, indent=1) if options.json else pd.DataFrame(rows).to_string(index=False))
-
-
-def make(folder: Path, people: int, days: int) -> Snapshot:
-    """Of people that nobody is."""
-    rng, n = np.random.default_rng(0), days * 288
-    times = np.datetime64("2026-01-05T00:00:00") + np.arange(n) * np.timedelta64(300, "s")
-    hour = np.arange(n) / 12 % 24
-    meals = sum(60 * np.exp(-(((hour - h) % 24 - 1) ** 2) / 1.5) for h in (7.5, 12.5, 19.0))
-    tables = [
-        pd.DataFrame({"subject": f"p{i:04d}", "time": times, "glucose": (110 + meals + rng.normal(0, 8, n)).round(0)})
-        for i in range(people)
-    ]
-    pd.concat(tables).to_csv(folder / "people.csv", index=False)
-    (folder / "many.yaml").write_text(CARD, encoding="utf-8")
-    return prepare(folder / "many.yaml", folder / "snapshots")
 
 
 def windows_of(snapshot: Snapshot, window: Window, mode: str) -> list[Any]:
