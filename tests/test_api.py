@@ -13,6 +13,7 @@ from helpers import day_curve, write_csv
 import raycadian as rc
 from raycadian.dataframes import history_of
 from raycadian.modalities.guesses import in_python
+from raycadian.tracking import registry
 
 TIMES = pd.date_range("2026-01-05", periods=2880, freq="5min")
 LINES = """
@@ -188,7 +189,10 @@ def test_errors_are_those_of_the_command_line(tmp_path, monkeypatch):
         rc.train({"name": "x", "dataset": "x.yaml", "model": {"kind": "ridge"}}, settings={"training.epoch": 1})
     with pytest.raises(ValueError, match="no such run"):
         rc.open_run("absent")
-    with pytest.raises(ValueError, match='which champion.* run="NAME"'):
+    with pytest.raises(ValueError, match="which champion.*registered: none"):
+        rc.load_forecaster()
+    monkeypatch.setattr(registry, "champions", lambda *a: {"a-forecast-12": "one", "b-forecast-12": "two"})
+    with pytest.raises(ValueError, match='which champion.* run="a-forecast-12"'):
         rc.load_forecaster()
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from raycadian import manifest, workflow
 from raycadian.config import CMA, CMAMechanism, Ridge
 from raycadian.errors import CheckpointError
+from raycadian.files import write_json
 from raycadian.models import checkpoint
 from raycadian.runs import Run, write_recipe
 from raycadian.serving import plausible
@@ -95,7 +96,19 @@ def another_horizon(run):
         update={"horizon": 12})}))  # fmt: skip
 
 
+def another_dataset(run):
+    """It was registered as the champion of a data set that it never saw."""
+    write_json(run.path / "metadata.json", run.metadata | {"snapshot": "none-0123456789ab"})
+    card = run.path.parent / "renamed.yaml"
+    card.write_text("{name: none, modality: cgm, files: [a.csv], unit: mg/dL}")
+    for dataset in ("none.yaml", str(card)):
+        write_recipe(run.path / "recipe.yaml", run.recipe.model_copy(update={"dataset": dataset}))
+        require_as_scored(run, run.path)
+    write_recipe(run.path / "recipe.yaml", run.recipe.model_copy(update={"dataset": "cards/other.yaml"}))
+
+
 DAMAGES = {
+    "another data set": ("ridge", another_dataset, "dataset: .*other.yaml is not of .*none-0123456789ab"),
     "another recipe": ("ridge", another_horizon, "recipe.yaml asks for forecast .*36 -> 12 .* has .*36 -> 6 "),
     "other weights": ("ridge", other_weights, "does not say what its predictions say"),
     "another grid": ("ridge", other_scale, "."),

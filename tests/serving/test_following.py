@@ -84,6 +84,24 @@ def test_another_champion_beside_it_ends_no_following(tmp_path, monkeypatch):
     assert served_with["follow"]().name == "new"
 
 
+def test_a_champion_whose_folder_is_gone_is_said_with_what_to_do(tmp_path, monkeypatch):
+    """It was: the registry can't be read."""
+    monkeypatch.setattr(registry, "champions", lambda *a: {"first-forecast-12": "away"})
+    lines, endpoint = [], Endpoint(OLD, [])
+    Follower(endpoint, lambda: champion(runs=tmp_path), lines.append, every_s=10).look()
+    assert str(tmp_path / "away") in lines[0] and "put that folder back" in lines[0] and "old goes on" in lines[0]
+    assert "registry" not in lines[0] and endpoint.notes[0] in lines[0]
+
+
+@pytest.mark.parametrize("name", [None, "third-forecast-12"])
+def test_of_several_champions_it_says_which_there_are_and_how_to_choose(name, tmp_path, monkeypatch):
+    of = {"first-forecast-12": "old", "second-forecast-12": "other"}
+    monkeypatch.setattr(registry, "champions", lambda *a: of)
+    with pytest.raises(ValueError, match=r"registered: first-forecast-12 \(run old\), second") as raised:
+        champion(name, runs=tmp_path)
+    assert "--champion first-forecast-12, or `champion: first-forecast-12` in a Serve conf" in str(raised.value)
+
+
 def test_a_damaged_database_is_such_a_registry(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     lines = []

@@ -1,6 +1,7 @@
 """No forecast is answered that glucose can't be, and readings that no sensor gives are flagged or refused."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -54,17 +55,25 @@ CALM = 120 + 30 * np.sin(np.arange(60) / 9)
 
 
 @pytest.mark.parametrize(
-    ("last", "n"), [((), 0), ((180, 180, 40), 1), ((180, 130), 0), ((300, 40, 300), None), ((np.nan, 210), 0)]
-)
+    ("last", "n"),
+    [((), 0), ((180, 180, 40), 1), ((180, 130), 0), ((300, 40, 300), None), ((np.nan, 210), 0),
+     ((180, 140, 180, 180), 2), ((180, 216, 252), 2), ((180, 214, 248), 0)],
+)  # fmt: skip
 def test_a_jump_that_no_sensor_makes_is_counted(last, n):
     glucose = np.concatenate([CALM[: 60 - len(last)], last])
     if last[:1] == (180,):
         glucose[-5 - len(last) : -len(last)] = np.linspace(glucose[-6 - len(last)], 180, 5)
-    found = plausible.jumps(TIME[::-1], glucose[::-1])  # whatever the order of rows
-    assert found == n if n is not None else found >= 2
+    counted = plausible.jumps(TIME[::-1], glucose[::-1])  # whatever the order of rows
+    assert counted == n if n is not None else counted >= 2
 
 
-@pytest.mark.parametrize(("apart_min", "high"), [(5, 149.0), (5, 116.0), (15, 149.0)])
+def test_the_jumps_that_got_through_and_a_scan_between_two_readings():
+    """100, 150, 200, 150 mg/dL five minutes apart were no jump; two readings a minute apart differ by noise."""
+    assert plausible.jumps(300 * np.arange(4), np.array([100.0, 150, 200, 150])) == 3
+    assert plausible.jumps(np.array([0, 240, 300, 600]), np.array([100.0, 104, 119, 108])) == 0
+
+
+@pytest.mark.parametrize(("apart_min", "high"), [(5, 134.0), (5, 116.0), (15, 149.0)])
 def test_readings_that_go_back_and_forth_are_counted(apart_min, high):
     """As where two sensors write into one record: each change alone is one that glucose could make."""
     back_and_forth = np.where(np.arange(60) % 2, 100.0, high)
@@ -141,13 +150,17 @@ def test_readings_of_two_sensors_are_flagged(forecasters):
 @pytest.mark.slow
 def test_swings_are_rare_in_real_readings_and_find_the_person_with_two_sensors(shared):
     """Of 17 people with diabetes UoM2304 wore two sensors at once for half of the time, whose readings take turns."""
-    flagged = {}
+    flagged, jumped = {}, {}
     for file in sorted((shared / "cgm/t1d_uom").glob("UoMGlucose*.csv.gz")):
         table = pd.read_csv(file)
         time_s = pd.to_datetime(table["bg_ts"], format="%d/%m/%Y %H:%M").to_numpy("datetime64[s]").astype(np.int64)
-        flagged[file.name] = plausible.swings(time_s, table["value"].to_numpy() * 18.0) / len(table)
+        mgdl = table["value"].to_numpy() * 18.0
+        flagged[file.name] = plausible.swings(time_s, mgdl) / len(table)
+        with suppress(ValueError):
+            jumped[file.name] = plausible.jumps(time_s, mgdl) / len(table)
     assert flagged.pop("UoMGlucose2304.csv.gz") > 0.3
     assert len(flagged) == 16 and max(flagged.values()) < 0.001
+    assert jumped.keys() == flagged.keys() and np.mean(list(jumped.values())) < 0.001, jumped
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Whether a run, loaded as it will be served, still says what it said when it was scored: asked before it is promoted.
 No Ray, no HTTP."""
 
+import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from raycadian.config import mechanism_of
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
 from raycadian.errors import CheckpointError, at_boundary
+from raycadian.modalities.cards import load_card
 from raycadian.models import checkpoint
 from raycadian.models.base import Model
 from raycadian.runs import Run
@@ -19,12 +22,15 @@ from raycadian.serving.predictor import NotServed, Predictor
 from raycadian.tasks import task_of
 from raycadian.tasks.canary import Canary, require_same
 
+_SNAPSHOT = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
+
 
 def require_as_scored(run: Run, snapshots: Path | str) -> str:
     """What was checked, in words. A run of before has no canary: it is made from its snapshot below `snapshots`, where
     that is still there. Raises CheckpointError where the run is damaged, its recipe is of another model, or its model
     or what is served of it says something else than its predictions."""
     manifest.require_intact(run.path, signed=True)
+    _require_of_dataset(run)
     with at_boundary(CheckpointError, f"{run.path} must not be promoted", Exception):  # whatever serving would meet
         predictor, model = _loaded(run)
         _require_of_recipe(run, model)
@@ -57,6 +63,26 @@ def _require_of_recipe(run: Run, model: Model) -> None:
             f"{run.path}/recipe.yaml asks for {asked}; the checkpoint has {model.spec}: one of them is not this run's; "
             "copy the run again, or train its recipe again"
         )
+
+
+def _require_of_dataset(run: Run) -> None:
+    """What it is champion of is named by the recipe's card. Raises CheckpointError where the snapshot that it learned
+    from is another data set's."""
+    card, snapshot = Path(run.recipe.dataset), str(run.metadata["snapshot"])
+    of = _SNAPSHOT.fullmatch(snapshot)
+    if of is None or of["name"] in (card.stem, _name_in(card)):
+        return
+    raise CheckpointError(
+        f"{run.path}/recipe.yaml: dataset: {card} is not of the run's snapshot {snapshot}: expected a card of the name "
+        f"{of['name']!r}; copy the run again, or promote where its card lies"
+    )
+
+
+def _name_in(card: Path) -> str | None:
+    """None of a card that isn't there."""
+    with suppress(ValueError, OSError):
+        return load_card(card).name
+    return None
 
 
 def _canary_of(run: Run, snapshots: Path | str) -> tuple[Canary | None, str]:

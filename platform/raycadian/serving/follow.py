@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from raycadian.errors import RegistryError
 from raycadian.runs import Run
 
 _MOST_S = 30.0  # between two looks at a registry that doesn't answer, or two tries of a run that was rejected
@@ -54,7 +55,7 @@ class Follower:
     def _unreadable(self, error: Exception) -> None:
         self._unread += 1
         self.wait_s = _after(self._unread, self._every_s)
-        message = f"the registry can't be read: {error or type(error).__name__}"
+        message = _reason(error)
         if self._unread == 1:
             self._tell(f"{message}; {self.server.run.name} goes on, the next look is in {self.wait_s:g} s")
             self._say(message)
@@ -63,7 +64,7 @@ class Follower:
         self.wait_s = self._every_s
         if self._unread:
             self._unread = 0
-            self._tell("the registry can be read again")
+            self._tell("the champion can be read again")
             self._say(None)
 
     def _say(self, following: str | None) -> None:
@@ -87,6 +88,13 @@ class Follower:
             return
         self._rejected = None
         self._tell(f"promoted in place: {wanted.name}")
+
+
+def _reason(error: Exception) -> str:
+    """Of a registry that answered it says itself what is wrong: no such champion, or its folder is gone."""
+    if isinstance(error, ValueError) and not isinstance(error, RegistryError):
+        return str(error)
+    return f"the registry can't be read: {error or type(error).__name__}"
 
 
 def _after(failures: int, every_s: float) -> float:

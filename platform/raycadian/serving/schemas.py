@@ -31,8 +31,8 @@ class ModelResponse(BaseModel):
     rejected: str | None
     """Why the last promotion was not taken over, if it was not."""
     following: str | None = None
-    """Why the registry can't be asked which run is the champion, where one is followed and can't be: what is loaded
-    goes on."""
+    """Why the champion that is followed can't be found: the registry can't be read, or names a run whose folder
+    is gone. What is loaded goes on."""
     note: str
 
 

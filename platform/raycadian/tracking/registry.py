@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycadian.config import Recipe, Tracking
-from raycadian.errors import RegistryError, at_boundary
+from raycadian.errors import CheckpointError, RegistryError, at_boundary
 from raycadian.files import mode_of, own_cache, own_folder, path_inside, written_whole
 from raycadian.locks import exclusive
 from raycadian.runs import RUNS, Run
@@ -133,7 +133,8 @@ def _promoted_meanwhile(client: "MlflowClient", name: str, own: Any, previous: s
 def champion(
     name: str | None = None, *, runs: Path = RUNS, missing_ok: bool = False, tracking: Tracking | None = None
 ) -> Any:
-    """The champion's run; without a name, the only registered model's. Raises ValueError, RegistryError."""
+    """The champion's run; without a name, the only registered model's. Raises ValueError, RegistryError, and
+    CheckpointError where its folder is gone."""
     registered = champions(runs, tracking or Tracking())
     try:
         name = _name_among(registered, name)
@@ -143,7 +144,10 @@ def champion(
         raise
     path = path_inside(runs, registered[name])
     if not (path / "metadata.json").is_file():
-        raise ValueError(f"the champion of {name!r} is {path}, which is gone; promote another run, with --force")
+        raise CheckpointError(
+            f"the champion of {name!r} is the run {path}, which is gone; put that folder back, or promote another run: "
+            "`raycadian promote RUN --force`"
+        )
     return Run(path)
 
 
@@ -157,9 +161,17 @@ def _name_among(registered: dict[str, str], name: str | None) -> str:
     if name is None and len(registered) == 1:
         return next(iter(registered))
     if name is None or name not in registered:
-        wanted = f"no champion of {name!r}" if name else "which champion? name one by --champion NAME"
-        raise ValueError(f"{wanted}; registered: {', '.join(registered) or 'none: `raycadian run FILE` makes one'}")
+        wanted = f"no champion of {name!r}" if name else "which champion?"
+        raise ValueError(f"{wanted} {_choices(registered)}")
     return name
+
+
+def _choices(registered: dict[str, str]) -> str:
+    if not registered:
+        return "registered: none; `raycadian run FILE` makes one"
+    of = ", ".join(f"{name} (run {run})" for name, run in registered.items())
+    first = next(iter(registered))
+    return f"registered: {of}; name one, e.g. --champion {first}, or `champion: {first}` in a Serve configuration"
 
 
 def champions(runs: Path = RUNS, tracking: Tracking | None = None) -> dict[str, str]:
