@@ -132,7 +132,11 @@ def write_card(folder, subjects, days=2):
 def test_the_page_opens_offline_and_shows_everybody(ray_local, tmp_path):
     hostile = "<script>alert(1)</script> $x^{"
     subjects = [*(f"p{i}" for i in range(1, 30)), hostile]
-    html = quality_page(prepare(write_card(tmp_path, subjects), tmp_path / "snapshots"))
+    card = write_card(tmp_path, subjects)
+    (tmp_path / "torn.csv").write_text("id;time\n")
+    card.write_text(card.read_text().replace("[x.csv]", "[x.csv, torn.csv]") + "most_unreadable: 1\n")
+    html = quality_page(prepare(card, tmp_path / "snapshots", on_ray=True))
+    assert "What could not be read" in html and "torn.csv: no column &#x27;gl&#x27;" in html
     assert html.count("<svg") == 3 and "6 more subjects are not shown" in html
     assert "<script" not in html and "&lt;script&gt;alert(1)" in html
     assert not re.search(r"(src|href)=[\"'](https?:)?//", html)

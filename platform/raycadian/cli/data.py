@@ -86,6 +86,7 @@ def _in_full(snapshot: Snapshot) -> dict[str, Any]:
 def _quality_body(snapshot: Snapshot) -> dict[str, Any]:
     manifest = snapshot.manifest
     body = {"snapshot": snapshot.id, "quality": snapshot.quality, "issues": manifest["issues"]}
+    body["unreadable"] = manifest.get("unreadable", {})
     return body | ({"cohorts": manifest["cohorts"]} if "cohorts" in manifest else {})
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from raycadian.data import storage
 from raycadian.data.grid import extents, owners, seconds
 from raycadian.data.marks import Marks, QualityMask
+from raycadian.errors import StorageError
 from raycadian.types import OBSERVED, RECORDING, SUBJECT, TIME_UTC, Recording
 
 Heads = Mapping[str, np.ndarray]
@@ -195,25 +196,25 @@ def pack(table: pa.Table) -> memoryview:
 
 
 def read_table(path: Path, columns: set[str]) -> pa.Table:
-    """One Parquet file, its checksums verified. Raises ValueError where it is damaged or lacks a column, OSError where
-    the storage can't be reached."""
+    """One Parquet file, its checksums verified. Raises StorageError where it is damaged or lacks a column, OSError
+    where the storage can't be reached."""
     try:
         data = storage.read_bytes(path)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; {REPAIR}") from None
+        raise StorageError(f"{path}: no such file; {REPAIR}") from None
     with readable(path), pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
         table = file.read()
     if lacking := columns - set(table.column_names):
-        raise ValueError(f"{path}: lacks the columns {sorted(lacking)}; {REPAIR}")
+        raise StorageError(f"{path}: lacks the columns {sorted(lacking)}; {REPAIR}")
     return table
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Arrow's errors over bytes that are no Parquet as a ValueError; those of the storage have a number, and stay."""
+    """Arrow's errors over bytes that are no Parquet as a StorageError; those of the storage have a number, and stay."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         if getattr(error, "errno", None) is not None:
             raise
-        raise ValueError(f"{path}: not readable as Parquet ({error}); {REPAIR}") from None
+        raise StorageError(f"{path}: not readable as Parquet ({error}); {REPAIR}") from None

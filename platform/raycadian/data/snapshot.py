@@ -56,7 +56,7 @@ class Snapshot:
     def open(path: str | Path) -> "Snapshot":
         """Raises ValueError where the folder is no snapshot, of another version, or not whole."""
         path = storage.resolve_path(path)
-        snapshot = Snapshot(path, _read_manifest(path))
+        snapshot = Snapshot(path, read_manifest(path))
         sizes = storage.sizes(path)
         for name, n_bytes in snapshot.manifest["files"].items():
             file = _member(path, name)
@@ -187,13 +187,18 @@ def _frame(events: pa.Table) -> pd.DataFrame:
 def snapshots(out: str | Path = Path("snapshots"), name: str = "*") -> list[Snapshot]:
     """The whole snapshots below `out`, of one card or of all, by id. Damaged and half-written ones are not listed."""
     whole = []
-    for folder in storage.children(storage.resolve_path(out)):
-        if fnmatchcase(folder.name, f"{name}-*") and not folder.name.startswith("."):
-            try:
-                whole.append(Snapshot.open(folder))
-            except ValueError:
-                continue
+    for folder in folders(out, name):
+        try:
+            whole.append(Snapshot.open(folder))
+        except ValueError:
+            continue
     return whole
+
+
+def folders(out: str | Path, name: str = "*") -> list[Path]:
+    """Where snapshots of a card lie, or of all: whole ones or not."""
+    below = storage.children(storage.resolve_path(out))
+    return [f for f in below if fnmatchcase(f.name, f"{name}-*") and not f.name.startswith(".")]
 
 
 def combined_hash(hashes: dict[str, str]) -> str:
@@ -201,7 +206,7 @@ def combined_hash(hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     try:
         manifest = parse_json(storage.read_bytes(file))

@@ -19,6 +19,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from raycadian.errors import StorageError
 from raycadian.files import mode_of, on_disk, written_whole
 
 log = logging.getLogger(__name__)
@@ -78,26 +79,26 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> int:
-    """Write a file, in one piece in object storage; its size. Raises OSError, and ValueError without a bucket."""
+    """Write a file, in one piece in object storage; its size. Raises OSError, and StorageError without a bucket."""
     with explained(path):
         try:
             with path.open("wb") as file:
                 file.write(data)
         except FileNotFoundError:
             if remote(path):
-                raise ValueError(f"{path}: no such bucket; create it, or correct its name in --snapshots") from None
+                raise StorageError(f"{path}: no such bucket; create it, or correct its name in --snapshots") from None
             raise
     return len(data)
 
 
 @contextmanager
 def reading(path: Path, absent: str) -> Iterator[BinaryIO]:
-    """A file to read parts of. Raises ValueError `absent` where there is none, OSError where the storage fails."""
+    """A file to read parts of. Raises StorageError `absent` where there is none, OSError where the storage fails."""
     with explained(path):
         try:
             file = path.open("rb")
         except FileNotFoundError:
-            raise ValueError(absent) from None
+            raise StorageError(absent) from None
     with explained(path), file:
         yield file
 

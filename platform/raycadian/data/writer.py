@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -39,7 +39,7 @@ from raycadian.data.parquet import (
     to_table,
     write_table,
 )
-from raycadian.data.snapshot import FORMAT, Snapshot, combined_hash, snapshots
+from raycadian.data.snapshot import FORMAT, Snapshot, combined_hash, folders, read_manifest
 from raycadian.files import on_disk, own_folder
 from raycadian.types import SUBJECT, Issues, Recording
 
@@ -177,15 +177,23 @@ def issues_of(counted: dict[str, dict]) -> Issues:
 
 
 def prepared(out: Path, name: str, key: str) -> Snapshot | None:
-    """The snapshot below `out` that was made of the same, and is sound at a glance."""
-    same = next((s for s in snapshots(out, glob.escape(name)) if s.manifest["key"] == key), None)
+    """The snapshot below `out` that was made of the same, and is sound at a glance: names and sizes of its files, and
+    its index."""
+    for folder in folders(out, glob.escape(name)):
+        with suppress(ValueError):  # half-written, or of somebody else
+            if read_manifest(folder)["key"] == key:
+                return _sound(folder)
+    return None
+
+
+def _sound(folder: Path) -> Snapshot | None:
     try:
-        if same is not None:
-            same.require_sound()
+        snapshot = Snapshot.open(folder)
+        snapshot.require_sound()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         log.warning("a damaged snapshot is prepared again: %s", str(error).removesuffix(f"; {REPAIR}"))
         return None
-    return same
+    return snapshot
 
 
 def publish(built: Path, target: Path, manifest: dict[str, Any]) -> Snapshot:

@@ -4,9 +4,11 @@ A modality is a folder with one subclass of `Modality`, listed once in `modaliti
 is heavy (pandas, torch, readers) is imported where a method needs it.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +16,7 @@ import yaml
 from pydantic import Field
 
 from raycadian.config.schema import Name, Schema
+from raycadian.modalities.unreadable import FILE, Unreadable
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
@@ -46,21 +49,30 @@ class BaseCard(Schema):
     files: tuple[str, ...] = Field(min_length=1)
     """Paths or globs, relative to the card's folder."""
     exclude_subjects: tuple[str, ...] = ()
+    most_unreadable: float = Field(0.5, ge=0, le=1)
+    """Share of the files from which on it is an error that they can't be read: fewer are left out, counted and named;
+    0: the first one is an error."""
     license: str = ""
     source: str = ""
     citation: str = ""
 
+    def stated(self, **dump: bool) -> dict[str, Any]:
+        """What JSON holds of it, without the share of files that usually may be unreadable: cards of before didn't say
+        it, and name the same snapshots."""
+        usual = self.most_unreadable == BaseCard.model_fields["most_unreadable"].default
+        return self.model_dump(mode="json", exclude={"most_unreadable"} if usual else None, **dump)
+
     def as_yaml(self, **dump: bool) -> str:
         """As the file that `raycadian prepare` takes; `dump`: exclude_none or exclude_defaults. What every card says of
         its terms stands last."""
-        values = {"name": self.name, "modality": self.modality} | self.model_dump(mode="json", **dump)
+        values = {"name": self.name, "modality": self.modality} | self.stated(**dump)
         first = ("name", "description", "modality", "files")
         names = [*first, *(n for n in values if n not in first + _LAST), *_LAST]
         content = {name: values[name] for name in names if name in values}
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-_LAST = ("exclude_subjects", "license", "source", "citation")
+_LAST = ("exclude_subjects", "most_unreadable", "license", "source", "citation")
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,21 @@ class Preparation:
     issues: Issues
     progress: Progress
     on_ray: bool | None = False
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable(0.0))
+
+    def leaving_out(self, path: Path) -> AbstractContextManager[None]:
+        """A ValueError in here leaves a file out, up to the share that the card allows."""
+        return self.unreadable.leaving_out(FILE, self.name(path), len(self.paths))
+
+    @property
+    def readable(self) -> list[Path]:
+        """The paths but those that were left out so far."""
+        left_out = self.unreadable.messages.get(FILE, {})
+        return [path for path in self.paths if self.name(path) not in left_out]
+
+    def name(self, path: Path) -> str:
+        """Of a file in the manifest: relative to the card's folder."""
+        return os.path.relpath(path, self.folder)
 
 
 class Modality(ABC):

@@ -14,6 +14,7 @@ from raycadian.modalities import MODALITIES
 from raycadian.modalities.base import BaseCard
 from raycadian.modalities.conflicts import repeated_over_sites
 from raycadian.modalities.guesses import Detection, Given, Guess
+from raycadian.modalities.unreadable import FILE, Unreadable
 
 _TOLD_ONLY = {"columns", "tracks"}  # guesses that say what is not read, and set no field
 _TABLES = {"generic", "table"}  # formats that are known by their columns' names alone
@@ -43,13 +44,23 @@ def make_card(
         raise ValueError("no data file is named; name one or more")
     given = _given(overrides)
     modality = modality or given.get("modality")
-    detections = {path: detect(path, given, modality) for path in paths}
+    detections = _detections(paths, given, modality)
     kind = _one_modality(detections)
     guesses = [guess for guess in _joined(detections) if guess.name not in given]
     if questions := [*_questions(detections, guesses, given), *_over_sites(detections, given)]:
         raise ValueError("\n".join(questions))
     about = {"name": name or _name_of(paths[0]), "modality": kind, "files": [_pattern(path) for path in paths]}
     return _card(about, [*_fields(guesses, kind), *_values(overrides)]), guesses
+
+
+def _detections(paths: Sequence[Path], given: Given, modality: str | None) -> Detections:
+    """Of the files that are known: one that can't be read is left out, as `prepare` does. Raises ValueError."""
+    most = float(given.get("most_unreadable", BaseCard.model_fields["most_unreadable"].default))
+    unreadable, detections = Unreadable(most), {}
+    for path in paths:
+        with unreadable.leaving_out(FILE, str(path), len(paths)):
+            detections[path] = detect(path, given, modality)
+    return detections
 
 
 def _card(about: dict[str, Any], values: Iterable[tuple[str, Any]]) -> Any:

@@ -20,10 +20,13 @@ from raycadian.data import storage
 from raycadian.data.blocks import BlockWriter
 from raycadian.data.snapshot import Snapshot
 from raycadian.data.writer import SpooledRows, finish, issues_of, prepared, publish, workspace
+from raycadian.errors import StorageError
 from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.conflicts import ALIKE, alike, require_one_person
+from raycadian.modalities.unreadable import SUBJECT as UNREADABLE
+from raycadian.modalities.unreadable import Unreadable
 from raycadian.types import SUBJECT, Issues
 
 _GROUP_BYTES, _GROUP_ITEMS = 8e6, 1000  # of subjects that one worker reads after another: some seconds
@@ -58,7 +61,7 @@ def prepare_card(
         progress(f"{snapshot.id}: files, card and version are unchanged; reused", 1, 1)
         return snapshot
     with workspace(out) as work, SpooledRows() as rows:
-        job = Preparation(card, paths, folder, work, Issues(), progress, on_ray)
+        job = Preparation(card, paths, folder, work, Issues(), progress, on_ray, Unreadable(card.most_unreadable))
         files = _write_subjects(modality, job, rows, on_ray)
         manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows))
         return publish(work / "snapshot", out / manifest["id"], manifest)
@@ -83,7 +86,7 @@ def _sources(modality: Modality, card: BaseCard, paths: list[Path], folder: Path
     files = [*paths, *modality.companions(card, paths, folder)]
     sources = [{"path": os.path.relpath(p, folder), "bytes": p.stat().st_size, "sha256": sha256(p)} for p in files]
     made_of = {"sources": sources, "version": modality.version}
-    stated = json.dumps([card.model_dump(mode="json"), made_of], sort_keys=True)
+    stated = json.dumps([card.stated(), made_of], sort_keys=True)
     return made_of | {"key": hashlib.sha256(stated.encode()).hexdigest()}
 
 
@@ -91,18 +94,20 @@ def _about(modality: Modality, job: Preparation, rows: SpooledRows) -> dict[str,
     """What the manifest says beside the data. Raises ValueError where nothing is usable."""
     for row in rows:
         job.issues.merge(issues_of(row["issues"]))
+    job.unreadable.note(job.issues)
     for ids in alike(row[SUBJECT] for row in rows):
         job.issues.add(ALIKE, ", ".join(ids), len(ids) - 1)
         log.warning("%s: %s", ALIKE, ", ".join(ids[:5]))
     usable = rows.usable
     if not len(usable):
         raise ValueError(modality.nothing_usable(job.card, rows, job.issues))
-    cohorts = modality.cohorts(rows, job.card, job.paths)
+    cohorts = modality.cohorts(rows, job.card, job.readable)
     return {
-        "card": job.card.model_dump(mode="json"),
+        "card": job.card.stated(),
         "columns": list(modality.columns),
         "counts": modality.counts(rows, usable),
         "issues": job.issues.as_dict(),
+        "unreadable": job.unreadable.messages,
     } | ({"cohorts": cohorts} if cohorts else {})
 
 
@@ -121,15 +126,19 @@ def _write_subjects(modality: Modality, job: Preparation, rows: SpooledRows, on_
     for own, written in cluster.outcomes(answers):
         files |= written
         for row in own:
-            _require_one_person(row, job)
-            rows.add(row)
+            _take_up(row, job, rows, len(items))
             job.progress(f"subjects written ({'on Ray' if on_ray else 'here, in this process'})", len(rows), len(items))
     return files
 
 
-def _require_one_person(row: Row, job: Preparation) -> None:
+def _take_up(row: Row, job: Preparation, rows: SpooledRows, n_subjects: int) -> None:
+    """Raises ValueError where too many subjects can't be read, or one is several people."""
+    if "unreadable" in row:
+        job.unreadable.add(UNREADABLE, row[SUBJECT], row["unreadable"], n_subjects)
+        return
     if "conflicting" in row:
-        require_one_person(row[SUBJECT], *row["conflicting"], job.paths, job.card.columns.model_dump())
+        require_one_person(row[SUBJECT], *row["conflicting"], job.readable, job.card.columns.model_dump())
+    rows.add(row)
 
 
 def _groups(items: list[Item], effort: float) -> list[list[Item]]:
@@ -164,7 +173,17 @@ def _attempt(sent: dict[str, Any], modality: Modality, snapshot: str, card: Base
 
     def write() -> list[Any]:
         with BlockWriter(storage.resolve_path(snapshot), sent["number"]) as blocks:
-            rows = [modality.write(item, blocks, card) for item in json.loads(sent["items"])]
+            rows = [_written(modality, item, blocks, card) for item in json.loads(sent["items"])]
         return [rows, blocks.files]
 
     return cluster.attempt(sent["number"], write)
+
+
+def _written(modality: Modality, item: Item, blocks: BlockWriter, card: BaseCard) -> Row:
+    """A subject's row; or why it can't be read. Raises StorageError where the snapshot's folder is at fault."""
+    try:
+        return modality.write(item, blocks, card)
+    except StorageError:
+        raise
+    except ValueError as error:
+        return {SUBJECT: item[SUBJECT], "unreadable": str(error)}

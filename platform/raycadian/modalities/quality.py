@@ -17,7 +17,8 @@ SHOWN = 24  # rows of a table that is open at first, subjects in a figure
 
 def quality_page(snapshot: Snapshot) -> str:
     """The data-quality page of a snapshot, self-contained HTML. Raises ValueError."""
-    sections = [(heading, body) for heading, body in modality_of(snapshot).quality(snapshot) if body]
+    unreadable = ("What could not be read", _unreadable(snapshot.manifest.get("unreadable", {})))
+    sections = [(heading, body) for heading, body in [*modality_of(snapshot).quality(snapshot), unreadable] if body]
     return page(f"Data quality: {snapshot.name}", sections, f"Snapshot {snapshot.id}")
 
 
@@ -51,6 +52,11 @@ def issue_list(issues: dict[str, dict]) -> str:
         f"<ul>{''.join(f'<li>{escape(where)}</li>' for where in counted['examples'])}</ul></details>"
         for kind, counted in issues.items()
     )
+
+
+def _unreadable(messages: dict[str, dict[str, str]]) -> str:
+    rows = [{"what": kind, "name": name, "why": why} for kind, own in messages.items() for name, why in own.items()]
+    return table_html(pd.DataFrame(rows)) if rows else ""
 
 
 def note(text: str) -> str:

@@ -4,8 +4,11 @@ beside.
 NHANES's minutes are read by each worker from its person's own rows; other files are read once and laid aside by person.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,8 @@ def items(job: Preparation) -> list[Item]:
     """What is to be read, a person a piece, with the row of the table of people. Raises ValueError for files that can't
     be understood, or don't measure the same."""
     card = job.card
-    given = parts(job.paths, job.issues)
+    _leave_out_unknown(job)
+    given = parts(job.readable, job.issues)
     kinds = {part.kind for part in given if part.kind in MINUTES}
     if len(kinds) > 1:
         raise ValueError(
@@ -57,8 +61,15 @@ def items(job: Preparation) -> list[Item]:
     made += _laid_aside([part for part in given if part.kind not in kinds], job, at_hip)
     if len({item[SUBJECT] for item in made}) < len(made):
         raise ValueError(f"card {card.name!r}: a person is in a file of NHANES's and in another; keep one")
-    table = labels(job.paths, card.most_missing)
+    table = labels(job.readable, card.most_missing)
     return made if table is None else _with_labels(made, table, job.issues)
+
+
+def _leave_out_unknown(job: Preparation) -> None:
+    """Files of no known kind; but for a table of NHANES's, which everybody's labels may hang on. Raises ValueError."""
+    for path in job.paths:
+        with nullcontext() if path.suffix.lower() == ".xpt" else job.leaving_out(path):
+            detect_format(path)
 
 
 def _with_labels(made: list[Item], table: pd.DataFrame, issues: Issues) -> list[Item]:
@@ -178,23 +189,45 @@ def _json_row(row: dict[str, Any]) -> dict[str, Any]:
 def _laid_aside(whole: list[Part], job: Preparation, channels: set[str]) -> list[Item]:
     """The recordings of whole files in a Parquet file each, items by person; a person in several files has them all.
     `channels`: that the card's other files have. Raises ValueError where they don't go together."""
-    people: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    n_bytes: Counter[str] = Counter()
+    spilled: list[dict[str, Any]] = []
     folder = job.work / "spill"
     if whole:
         storage.make_folder(folder)
-    recordings = (recording for part in whole for recording in read_part(part, job.card, job.issues))
-    for n, recording in enumerate(recordings):
-        channels = channels | set(recording.channels)
-        path = folder / f"{n:07d}.parquet"
-        n_bytes[recording.subject] += write_table(to_table([recording]), path)
-        people[recording.subject].append({"path": str(path), "head": [recording.subject, *head_of(recording)]})
-        if (n + 1) % 100 == 0:
-            job.progress("recordings read", n + 1, None)
+    for number, part in enumerate(whole):
+        with job.leaving_out(Path(part.path)):
+            spilled += list(_spill(part, job, folder, number))
+        job.progress("files read", number + 1, len(whole))
+    people: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in spilled:
+        people[one["head"][0]].append(one)
+        channels = channels | set(one["channels"])
     _require_one_site(channels, job.card)
     stems = {stem_of(Path(part.path)) for part in whole}
     require_apart_but_for_dates(sorted(stems.intersection(people)), how_to_set("subject", "NAME"))
-    return [{SUBJECT: s, "spill": spilled, "bytes": n_bytes[s]} for s, spilled in people.items()]
+    for own in people.values():
+        _require_apart(own)
+    return [{SUBJECT: s, "spill": own, "bytes": sum(one["bytes"] for one in own)} for s, own in people.items()]
+
+
+def _spill(part: Part, job: Preparation, folder: Path, number: int) -> Iterator[dict[str, Any]]:
+    """The recordings of a file in a Parquet file each, as they come. Raises ValueError."""
+    for n, recording in enumerate(read_part(part, job.card, job.issues)):
+        path = folder / f"{number:05d}-{n:07d}.parquet"
+        n_bytes = write_table(to_table([recording]), path)
+        head = [recording.subject, *head_of(recording)]
+        yield {"path": str(path), "head": head, "channels": list(recording.channels), "bytes": n_bytes}
+
+
+def _require_apart(spilled: list[dict[str, Any]]) -> None:
+    """Sort a person's recordings by time. Raises ValueError where two overlap."""
+    spilled.sort(key=lambda one: one["head"][2])
+    for one, after in pairwise(spilled):
+        subject, _, start, _, _, n_points = one["head"]
+        begin = after["head"][2]
+        if np.datetime64(begin) < np.datetime64(start) + np.timedelta64(60 * n_points, "s"):
+            raise ValueError(
+                f"subject {subject!r}: two recordings at {begin} UTC; keep one of the files, or give two people two ids"
+            )
 
 
 def _require_one_site(channels: set[str], card: ActigraphyCard) -> None:
@@ -208,16 +241,10 @@ def _require_one_site(channels: set[str], card: ActigraphyCard) -> None:
 
 
 def _taken_up(item: dict[str, Any]) -> list[Recording]:
-    """A person's recordings in the order of time. Raises ValueError where two overlap."""
+    """A person's recordings, in the order of time."""
     recordings: list[Recording] = []
-    for one in sorted(item["spill"], key=lambda one: one["head"][2]):
+    for index, one in enumerate(item["spill"]):
         heads = head_columns([one["head"]])
         (recording,) = from_table(heads, read_table(storage.resolve_path(one["path"]), {RECORDING, OBSERVED}), None)
-        last = recordings[-1] if recordings else None
-        if last is not None and recording.start_utc < last.start_utc + np.timedelta64(60 * len(last), "s"):
-            raise ValueError(
-                f"subject {item[SUBJECT]!r}: two recordings at {recording.start_utc} UTC; keep one of the files, or "
-                "give two people two ids"
-            )
-        recordings.append(replace(recording, index=len(recordings)))
+        recordings.append(replace(recording, index=index))
     return recordings

@@ -339,10 +339,13 @@ def _cleaned(
     case: dict[str, Any], subject: str, card: BiosignalCard, issues: Issues, number: int = 0
 ) -> Cleaned | None:
     """As the subject's recording `number`; None of a case that can't be used, which is counted. Raises ConnectionError
-    where the API doesn't answer: a snapshot without that case would be reused for good."""
+    where the API doesn't answer: a snapshot without that case would be reused for good; ValueError of a card with
+    `most_unreadable: 0`."""
     try:
         return _read_and_clean(case["source"], subject, card, issues, number, case["clinical"])
     except ValueError as error:
+        if not card.most_unreadable:
+            raise
         issues.add("case that can't be used (left out)", str(error))
         return None
 

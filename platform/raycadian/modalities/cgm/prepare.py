@@ -18,6 +18,7 @@ from raycadian.data.blocks import BlockWriter
 from raycadian.data.grid import to_recordings
 from raycadian.data.parquet import read_table, write_table
 from raycadian.data.writer import issues_of, write_subject
+from raycadian.errors import StorageError
 from raycadian.modalities.base import Item, Preparation, Progress, Row, Rows
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGMCard
@@ -33,16 +34,18 @@ _SPILLED = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "v
 
 def items(job: Preparation) -> list[Item]:
     """Every subject with the folders of its readings, one a file that they are in. Raises ValueError."""
-    files = Files.of(job.paths, job.card, job.issues)
+    files = Files.of(job.paths, job.card, job.issues, job.leaving_out)
     storage.make_folder(job.work / "spill")
     on_ray = job.on_ray
     if on_ray is None:
         on_ray = cluster.worthwhile(sum(path.stat().st_size for path in files.formats), len(files.formats))
     made: dict[str, Item] = {}
-    for path, told in (_read_on_ray if on_ray else _read_here)(files, job):
-        files.take_up(path, told["spans"])
-        job.issues.merge(issues_of(told["issues"]))
-        for subject, spilled in told["subjects"].items():
+    for path, answer in (_read_on_ray if on_ray else _read_here)(files, job):
+        with job.leaving_out(path):
+            _require_read(answer)
+            files.take_up(path, answer["spans"])
+            job.issues.merge(issues_of(answer["issues"]))
+        for subject, spilled in answer["subjects"].items():
             item = made.setdefault(subject, {SUBJECT: subject, "spill": [], "conflicting": 0, "bytes": 0})
             item["spill"].append(spilled["spill"])
             item["conflicting"] += spilled["conflicting"]
@@ -54,9 +57,9 @@ def items(job: Preparation) -> list[Item]:
 def _read_here(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
     read = 0
     for number, path in enumerate(files.formats):
-        told = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
-        read += told["readings"]
-        yield path, told
+        answer = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
+        read += answer["readings"]
+        yield path, answer
 
 
 def _read_on_ray(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -70,12 +73,12 @@ def _read_on_ray(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[st
     data = ray.data.from_items(sent, override_num_blocks=min(len(sent), max(64, 4 * cluster.cpus())))
     answers = data.map(_attempt, fn_kwargs={"card": job.card, "folder": str(job.work / "spill")}).iter_rows()
     read = 0
-    for number, (path, told) in enumerate(zip(paths, cluster.outcomes(answers), strict=True)):
-        if told is None:
-            told = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
-        read += told["readings"]
+    for number, (path, answer) in enumerate(zip(paths, cluster.outcomes(answers), strict=True)):
+        if answer is None:
+            answer = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
+        read += answer["readings"]
         job.progress("readings read (on Ray)", read, None)
-        yield path, told
+        yield path, answer
 
 
 def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]:
@@ -90,11 +93,22 @@ def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]
 
 
 def _read_one(own: Files, path: Path, folder: Path, progress: Progress, before: int) -> dict[str, Any]:
-    """Lay a file's readings aside; what is known of its subjects. before: readings of the files before it."""
+    """Lay a file's readings aside; what is known of its subjects, or `unreadable`: why it can't be read. before:
+    readings of the files before it."""
     issues = Issues()
-    with closing(own.read(path, issues)) as chunks:  # an error or Ctrl-C closes the file at once
-        spilled, readings = _spill(chunks, folder, progress, before)
+    try:
+        with closing(own.read(path, issues)) as chunks:  # an error or Ctrl-C closes the file at once
+            spilled, readings = _spill(chunks, folder, progress, before)
+    except StorageError:  # not the file is at fault
+        raise
+    except ValueError as error:
+        return {"subjects": {}, "readings": 0, "unreadable": str(error)}
     return {"subjects": spilled, "spans": own.spans_of(path), "issues": issues.as_dict(), "readings": readings}
+
+
+def _require_read(answer: dict[str, Any]) -> None:
+    if "unreadable" in answer:
+        raise ValueError(answer["unreadable"])
 
 
 def read_item(item: Item, card: CGMCard, issues: Issues) -> Readings:

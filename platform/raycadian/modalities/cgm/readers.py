@@ -5,7 +5,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -75,12 +75,16 @@ class Files:
     spans: "Spans"
 
     @staticmethod
-    def of(paths: list[Path], card: CGMCard, issues: Issues) -> "Files":
-        """Raises ValueError where there is none, or one is of no format that is known."""
+    def of(
+        paths: list[Path], card: CGMCard, issues: Issues,
+        leaving_out: Callable[[Path], AbstractContextManager[None]] = nullcontext,
+    ) -> "Files":  # fmt: skip
+        """`leaving_out`: what a file is recognised in. Raises ValueError where there is none, or one is of no format
+        that is known."""
         paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
         if not paths:
             raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
-        return Files(card, _formats(paths, card, issues), Spans())
+        return Files(card, _formats(paths, card, issues, leaving_out), Spans())
 
     def only(self, path: Path) -> "Files":
         """One of them, to be read elsewhere."""
@@ -145,11 +149,13 @@ def _card_of(path: Path) -> CGMCard:
         raise ValueError(f"{error}; a card that says it does too: --card CARD") from None
 
 
-def _formats(paths: list[Path], card: CGMCard, issues: Issues) -> dict[Path, str]:
+def _formats(
+    paths: list[Path], card: CGMCard, issues: Issues, leaving_out: Callable[[Path], AbstractContextManager[None]]
+) -> dict[Path, str]:
     """Each file's format, before any is read: an unknown one is an error at once. Superseded files are left out."""
     formats, pumps = {}, {}
     for path in paths:
-        with _naming(path):
+        with leaving_out(path), _naming(path):
             source = Source.of(path)
             formats[path] = detect_format(source, card) if card.format == "auto" else card.format
             if formats[path] == "pump_v2":
