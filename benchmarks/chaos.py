@@ -1,6 +1,6 @@
 """What clients see of `raycadian serve` while everything around it fails: one endpoint of two replicas under steady
-load, while replicas and HAProxy are killed, the registry is locked and damaged, a run's folder goes away, champions are
-swapped and one that can't be loaded is promoted.
+load, while replicas and HAProxy are killed, the registry is locked and damaged, the runs' folder goes away and its disk
+is filled, champions are swapped and one that can't be loaded is promoted.
 
 Every answer is compared with what the run that it names forecasts offline. Two runs with random weights: what is
 wrong doesn't depend on weights. Run: `python benchmarks/chaos.py [--seconds 300] [--rate 40] [--json]`. Needs Linux.
@@ -42,6 +42,7 @@ from raycadian.tracking import registry
 
 HUNG_S = 5.0
 _BODIES = 12
+_DISK_MB = 64
 _EVERY_S = 16.0  # at least between faults, each of which lasts some seconds; and until both replicas are up
 _SETTLED_S = 8.0  # at the end without a fault
 _TOLERANCE_MGDL = 1e-5
@@ -69,8 +70,8 @@ def main() -> None:
 def measure(seconds: float, rate: float) -> list[dict[str, Any]]:
     """A row a fault, and one of all: requests by outcome, the slowest answer in s, and when the last was not answered,
     in s after the fault began."""
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        place = _prepare(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, _disk(Path(folder) / "disk") as small:
+        place = _prepare(Path(folder) / "disk", small)
         with _endpoint(place) as endpoint:
             load = Load(place, endpoint.url, rate)
             asyncio.run(_both(load, endpoint, place, seconds))
@@ -82,22 +83,49 @@ def measure(seconds: float, rate: float) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of runs with its registry; what is asked, and what each run forecasts: name -> (bodies, H, Q)."""
+    """A folder of runs with its registry; what is asked, and what each run forecasts: name -> (bodies, H, Q). `small`:
+    it lies on a disk of its own, which can be filled."""
 
     runs: Path
     served: tuple[Run, Run]
     bad: Run
     bodies: list[bytes]
     expected: dict[str, list[np.ndarray]]
+    small: bool
 
     async def promote(self, run: Run) -> None:
-        """In a process of its own, as a person would; nothing looks at the run before."""
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PROMOTE, str(run.path), str(self.runs))
-        if await process.wait():
-            raise SystemExit(f"{run.name} was not promoted")
+        if refusal := await self.refusal(run):
+            raise SystemExit(f"{run.name} was not promoted: {refusal}")
+
+    async def refusal(self, run: Run) -> str:
+        """Of a promotion in a process of its own, as a person's would be; nothing looks at the run before. Empty where
+        it is promoted."""
+        command = [sys.executable, "-c", _PROMOTE, str(run.path), str(self.runs)]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        _, text = await process.communicate()
+        return text.decode().strip().rpartition("\n")[2] or "no reason given" if process.returncode else ""
+
+    async def other(self) -> Run:
+        """A run that is served, and is not the champion."""
+        present = registry.champion(runs=self.runs)
+        return next(run for run in self.served if run.name != present.name)
 
 
-def _prepare(folder: Path) -> Place:
+@contextmanager
+def _disk(folder: Path) -> Iterator[bool]:
+    """A folder, on a small disk of its own where one may be mounted here."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        print(f"storage filled: left out, no disk can be mounted here: {mounted.stderr.decode()}", file=sys.stderr)
+    try:
+        yield not mounted.returncode
+    finally:
+        if not mounted.returncode:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _prepare(folder: Path, small: bool) -> Place:
     runs = folder / "runs"
     served = tuple(_run(runs, name, seed) for name, seed in (("first", 0), ("second", 1)))
     bad = Run(shutil.copytree(served[1].path, runs / "bad-20260101T000000-00000000"))
@@ -107,7 +135,7 @@ def _prepare(folder: Path) -> Place:
     expected = {}
     for run in served:
         expected[run.name] = [answer.quantiles for answer in Forecaster.load(run.path).predict(histories)]
-    place = Place(runs, served, bad, [json.dumps(request).encode() for request in requests], expected)
+    place = Place(runs, served, bad, [json.dumps(request).encode() for request in requests], expected, small)
     asyncio.run(place.promote(served[0]))
     return place
 
@@ -222,8 +250,7 @@ async def _damage_registry(endpoint: Endpoint, place: Place) -> None:
 
 
 async def _swap_champion(endpoint: Endpoint, place: Place) -> None:
-    present = registry.champion(runs=place.runs)
-    await place.promote(next(run for run in place.served if run.name != present.name))
+    await place.promote(await place.other())
     await asyncio.sleep(12)
 
 
@@ -246,6 +273,21 @@ async def _take_storage_away(endpoint: Endpoint, place: Place) -> None:
     away.rename(place.runs)
 
 
+async def _fill_storage(endpoint: Endpoint, place: Place) -> None:
+    """Nothing more can be written beside the runs and the registry: a promotion is refused, and a replica is killed,
+    whose successor loads the champion."""
+    filler, other = place.runs.with_name("filler"), await place.other()
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    refusal = await place.refusal(other)
+    if "RegistryError" not in refusal and "StorageError" not in refusal:
+        raise SystemExit(f"promoting on a full disk: expected an error of the registry or of storage, found {refusal}")
+    await _kill_replica(endpoint, place)
+    await asyncio.sleep(10)
+    filler.unlink()
+
+
 FAULTS: dict[str, Callable[[Endpoint, Place], Any]] = {
     "replica killed": _kill_replica,
     "registry locked": _lock_registry,
@@ -254,6 +296,7 @@ FAULTS: dict[str, Callable[[Endpoint, Place], Any]] = {
     "registry damaged": _damage_registry,
     "bad champion, replica killed": _promote_bad,
     "storage away, replica killed": _take_storage_away,
+    "storage filled, replica killed": _fill_storage,
 }
 
 
@@ -269,7 +312,8 @@ async def _both(load: "Load", endpoint: Endpoint, place: Place, seconds: float) 
     ending = asyncio.get_running_loop().time() + seconds
     asking = asyncio.create_task(load.ask_until(ending))
     await asyncio.sleep(3)
-    for name, fault in itertools.cycle(FAULTS.items()):
+    faults = {name: fault for name, fault in FAULTS.items() if place.small or fault is not _fill_storage}
+    for name, fault in itertools.cycle(faults.items()):
         left = ending - asyncio.get_running_loop().time() - _SETTLED_S
         if left < _EVERY_S:
             break

@@ -111,6 +111,17 @@ def test_headers_that_never_end(endpoint):
         assert b"408" in first_line(half[0])  # within 5 s
 
 
+STEERING = ("x-request-id", "x-session-id", "serve_multiplexed_model_id", "x-request-timeout-seconds")
+
+
+@pytest.mark.parametrize("name", STEERING)
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"0.000001"])
+def test_headers_that_steer_ray(endpoint, name, value):
+    line = name.encode() + b": " + value + b"\r\n"
+    with endpoint.connection(HEAD, line, b"Content-Length: %d\r\n\r\n" % len(BODY), BODY) as one:
+        assert first_line(one) == b"HTTP/1.1 200 OK"
+
+
 def test_bodies_that_never_end(endpoint):
     with ExitStack() as stack:
         parts = (HEAD, b"Content-Length: 5000\r\n\r\n{")

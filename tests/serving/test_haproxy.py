@@ -64,6 +64,10 @@ def test_what_is_asked_of_no_path_is_a_bad_request(rays, tmp_path):
         for line in ("GET *", "OPTIONS *", "GET ?a"):
             head, _, body = _asked(port, f"{line} HTTP/1.1\r\nHost: x\r\n\r\n").partition("\r\n\r\n")
             assert head.startswith("HTTP/1.1 400 ") and json.loads(body)["error"] == "bad_request", line
+        for method in ("BREW", "post", "CONNECTX"):
+            head, _, body = _asked(port, f"{method} / HTTP/1.1\r\nHost: x\r\n\r\n").partition("\r\n\r\n")
+            assert head.startswith("HTTP/1.1 405 ") and json.loads(body)["error"] == "method_not_allowed", method
+        assert _asked(port, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").startswith("HTTP/1.1 4")
         assert _asked(port, "GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n").startswith("HTTP/1.1 503 ")
     finally:
         process.kill()

@@ -1,10 +1,28 @@
 """A replica's own ports, with the Ray that is installed."""
 
+import asyncio
 import inspect
 
 import pytest
 
 from raycadian.serving import ports
+from raycadian.serving.steering import steered_plainly
+
+
+def test_ray_is_steered_by_plain_hints_alone():
+    """Without a key, one byte that is no UTF-8 in any of them was a 500, and a time limit of a client's a 408."""
+    seen = []
+
+    async def application(scope, receive, send):
+        seen.extend(scope["headers"])
+
+    kept = [(b"x-request-id", b"abc-1"), (b"authorization", b"\xff"), (b"serve_multiplexed_model_id", b"0f3e")]
+    names = (b"x-request-id", b"X-Session-Id", b"serve-multiplexed-model-id", b"serve_multiplexed-model_id")
+    taken = [(name, value) for name in names for value in (b"\xff", b"a b", b"", b"x" * 129)]
+    orders = [(b"x-request-timeout-seconds", b"0.001"), (b"x-request-disconnect-disabled", b"?1")]
+    scope = {"type": "http", "headers": taken + kept + orders}
+    asyncio.run(steered_plainly(application)(scope, None, None))
+    assert seen == kept
 
 
 @pytest.mark.slow

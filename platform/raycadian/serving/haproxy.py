@@ -39,6 +39,7 @@ _MISSED_S, _REPLACED_S = 1.5, 20.0  # Ray needs more to miss HAProxy; and less t
 _GONE = ("restarting", "no replica took the request, or the one that did ended; send it again")
 ERRORS: Mapping[int, tuple[int, str, str]] = {
     400: (400, "bad_request", "this is no HTTP request, or asks for no path"),
+    405: (405, "method_not_allowed", "this method is none of HTTP's usual ones"),
     408: (408, "too_slow", f"headers are waited for {HEADER_S} s, and for a next byte of a body {IDLE_S} s"),
     429: (429, "too_many", "this address holds as many connections as one may; close some"),
     500: (503, *_GONE),
@@ -48,8 +49,10 @@ ERRORS: Mapping[int, tuple[int, str, str]] = {
 }
 """HAProxy's code of an answer of its own: the status sent in its place, a word for machines, what to do."""
 _LATER = (429, 503)
+_METHODS = "GET HEAD POST PUT DELETE PATCH OPTIONS TRACE"  # the parser behind knows some others, and says so in text
 _REASONS = {
     400: "Bad Request",
+    405: "Method Not Allowed",
     408: "Request Timeout",
     429: "Too Many Requests",
     503: "Service Unavailable",
@@ -170,7 +173,9 @@ def _frontend(most: int) -> list[str]:
     return [
         "    tcp-request connection track-sc0 src table raycadian_clients",
         f"    tcp-request connection reject if {{ sc0_conn_cur gt {round(most * OF_CLIENT)} }}",
+        "    option disable-h2-upgrade",  # a connection is one request at a time, as the limits count them
         f"{_returned(400)} if !{{ path_beg / }}",
+        f"{_returned(405)} unless {{ method {_METHODS} }}",
         "    http-request track-sc1 src table raycadian_sockets if { hdr(upgrade) -i websocket }",
         f"{_returned(429)} if {{ hdr(upgrade) -i websocket }} {{ sc1_conn_cur gt {SOCKETS_OF_CLIENT} }}",
         "    http-request set-header x-forwarded-for %[src]",

@@ -3,6 +3,8 @@ nodes have joined. What is in front of the replicas reaches them there, and nobo
 
 from typing import Any
 
+from raycadian.serving.steering import steered_plainly
+
 
 def listen_at_node() -> None:
     """In a replica's process, before its ports are opened: Ray Serve 2.60 would open one for calls among replicas on
@@ -26,4 +28,5 @@ async def _start_http(app: Any, http_options: Any, *, event_loop: Any, enable_so
     from ray.util import get_node_ip_address
 
     own = http_options.model_copy(update={"host": get_node_ip_address()})
+    app = steered_plainly(app)
     return await start_asgi_http_server(app, own, event_loop=event_loop, enable_so_reuseport=enable_so_reuseport)
