@@ -66,7 +66,7 @@ def table_html(frame: "pd.DataFrame", precision: int = 2) -> str:
 def figure_html(figure: Figure, caption: str) -> str:
     """A matplotlib figure inline as SVG, then closed. The caption is also its text alternative."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(caption, quote=True)}"', 1)
     return f"<figure>{svg}<figcaption><small>{escape(caption)}</small></figcaption></figure>"

@@ -304,7 +304,8 @@ def test_ctrl_c_in_the_middle_of_reading_leaves_nothing(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    # Python ends itself by the signal where it came within an `exec` of a string; a shell says 130 of both
+    assert process.returncode in (130, -signal.SIGINT), said
     assert "interrupted" in said
     assert "Traceback" not in said
     assert list((tmp_path / "snapshots").iterdir()) == []

@@ -255,6 +255,7 @@ for number in range(10_000):
 """
 
 
+@pytest.mark.long
 def test_a_registry_write_is_whole_or_absent(place, undisturbed):
     """A process that promotes two runs in turn is killed again and again: there is a champion, and it is one of
     them."""

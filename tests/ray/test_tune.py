@@ -195,7 +195,7 @@ def test_a_killed_sweep_goes_on(place):
     """SIGKILL half-way; --resume runs no finished trial again and ends with all of them."""
     command = [
         sys.executable, "-m", "raycadian.cli.main", "tune", str(place / "recipe.yaml"), "--runs", str(place / "killed"),
-        "--snapshots", str(place / "snapshots"), "--set", "tuning.trials=5", "--set", "tuning.max_concurrent=1",
+        "--snapshots", str(place / "snapshots"), "--set", "tuning.trials=4", "--set", "tuning.max_concurrent=1",
         "--set", "training.epochs=3",
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
@@ -211,13 +211,13 @@ def test_a_killed_sweep_goes_on(place):
     first.send_signal(signal.SIGKILL)
     first.wait()
     before = finished()
-    assert 2 <= len(before) < 5
+    assert 2 <= len(before) < 4
     second = subprocess.run(
         [*command, "--resume", "--json"], env=environment, capture_output=True, text=True, timeout=300
     )
     assert second.returncode == 0, second.stderr[-2000:]
     trials = {t["trial"]: t for t in json.loads(second.stdout)["trials"]}
-    assert len(trials) == 5
+    assert len(trials) == 4
     for name, record in before.items():
         assert trials[name]["seconds"] == record["seconds"]  # not run again
         assert f"trial {name} " not in second.stderr
