@@ -11,7 +11,10 @@ grid and shards them (benchmarks/memory.py's way). features: IS, IV, RA, L5 and 
 1.2.2 computes them in an environment of its own (.bench-venv/actigraphy, made on first use; its dependency
 `accelerometer`, which only reads another format, is installed without its own). It divides by n - 1 where the published
 IS and IV divide by n: 3.6% and 0.6% apart in a week of hours. Where it can't be had: the same published sums in pandas,
-and the output says so. inference: from a day of raw counts to a calibrated probability, as the endpoint does it without
+and the output says so. nights: sleep onset and
+offset of the real recordings in ../shared, where it is there, beside the peer's Roenneberg_AoT on the same minutes:
+nights of three hours and more that both find within a minute, of those that either finds, and SRI by both. inference:
+from a day of raw counts to a calibrated probability, as the endpoint does it without
 HTTP: wear, windows, model. Random weights: speed does not depend on them.
 """
 
@@ -56,12 +59,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = {"minutes": [minutes(size, Path(folder)) for size in options.sizes]}
         found["features"] = features(options.people, Path(folder))
+        found["nights"] = nights(Path(folder))
     found["inference"] = [inference(model) for model in ("pat small", "pat large", "boosting on rhythms")]
     if options.json:
         print(json.dumps(found, indent=1))
         return
     print(pd.DataFrame(found["minutes"]).to_string(index=False))
     print(f"\nfeatures of a person: {found['features']}\n")
+    print(pd.DataFrame(found["nights"]).to_string(index=False), end="\n\n")
     print(pd.DataFrame(found["inference"]).to_string(index=False))
 
 
@@ -292,6 +297,59 @@ for _ in range(30):
     s = min(s, (time.perf_counter() - began) / len(days))
 values = {k: [float(f[k]) for f in found] for k in found[0]}
 print(json.dumps({"peer": "pyActigraphy " + pyActigraphy.__version__, "s": s, "values": values}))
+"""
+
+
+# --- nights -----------------------------------------------------------------------------------------------------------
+
+
+def nights(folder: Path) -> list[dict[str, object]]:
+    """A row a real recording; none where they or the peer are not there."""
+    shared = ROOT.parent / "shared"
+    files = [shared / "data/nhanes/example_01.AWD", *sorted((shared / "trouble").glob("F0[14]_*/*"))]
+    python = peer_python()
+    return [_nights_of(f, python, folder) for f in files if f.is_file() and f.suffix != ".yaml"] if python else []
+
+
+def _nights_of(file: Path, python: str, folder: Path) -> dict[str, object]:
+    from raycadian.modalities.actigraphy.card import ActigraphyCard
+    from raycadian.modalities.actigraphy.readers import read_activity
+    from raycadian.modalities.actigraphy.rhythm import Minutes, rhythm_of
+    from raycadian.types import Issues
+
+    card = ActigraphyCard(name="x", files=(file.name,))
+    minutes = Minutes.of(list(read_activity([file], card, Issues())), [file])
+    found = rhythm_of(minutes, "level", card.min_valid_hours)
+    np.savez(folder / "minutes.npz", start=str(minutes.start), activity=minutes.activity)
+    done = subprocess.run(
+        [python, "-W", "ignore", "-c", NIGHTS_SCRIPT, str(folder / "minutes.npz")], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"the peer failed:\n{done.stderr[-2000:]}")
+    peer = json.loads(done.stdout.splitlines()[-1])
+    ours = {tuple(pair) for pair in found.windows.tolist() if pair[1] - pair[0] >= 180}
+    theirs = {tuple(pair) for pair in peer["windows"] if pair[1] - pair[0] >= 180}
+    onsets = [any(abs(a - begin) <= 1 for a, _ in theirs) for begin, _ in ours]
+    both = [any(abs(a - begin) <= 1 and abs(b - end) <= 1 for a, b in theirs) for begin, end in ours]
+    return {
+        "file": file.name, "ours": len(ours), "peer": len(theirs), "same_onset": sum(onsets), "same_both": sum(both),
+        "sri": round(found.person["sri"], 1), "peer_sri": round(peer["sri"], 1),
+    }  # fmt: skip
+
+
+NIGHTS_SCRIPT = """
+import json, sys
+import numpy as np, pandas as pd
+from pyActigraphy.io import BaseRaw
+
+arrays = np.load(sys.argv[1])
+index = pd.date_range(str(arrays["start"]), periods=len(arrays["activity"]), freq="1min")
+data = pd.Series(arrays["activity"], index=index)
+raw = BaseRaw("x", "x", "x", None, index[0], pd.Timedelta(len(index), "min"), pd.Timedelta(1, "min"), data, None)
+begins, ends = raw.Roenneberg_AoT()[::-1]
+minute = lambda t: int(t.value // 60_000_000_000)
+windows = [(minute(b), minute(min(e for e in ends if e > b))) for b in begins if (ends > b).any()]
+print(json.dumps({"windows": windows, "sri": float(raw.SleepRegularityIndex(freq="1min"))}))
 """
 
 

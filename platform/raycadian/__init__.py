@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from raycadian.api import Experiment, GlucoseForecaster, Outcome, TrainedRun
     from raycadian.config import Recipe
     from raycadian.data.snapshot import Snapshot
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     Source = str | Path | Sequence[str | Path]
 
-__all__ = ["compare", "experiment", "load_forecaster", "open_run", "prepare", "run", "train", "tune"]
+__all__ = ["compare", "experiment", "load_forecaster", "open_run", "prepare", "rhythm", "run", "train", "tune"]
 
 
 def prepare(
@@ -119,6 +121,36 @@ def experiment(
     from raycadian import api
 
     return api.experiment(recipe, api.as_settings(settings), Path(runs), Path(snapshots), resume, quiet)
+
+
+def rhythm(
+    source: Source, *, by: str = "person", scoring: str = "auto", figure: str | Path | None = None,
+    timezone: str | None = None, subject: str | None = None, format: str | None = None,
+    settings: Mapping[str, Any] | None = None, quiet: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Rest-activity rhythm and sleep of people's recordings of activity.
+
+    Args:
+        source: One or several recordings of activity, or the path of a card (YAML).
+        by: `"person"` or `"night"`: what a row is. A night is the 24 hours from noon to noon.
+        scoring: Rule for minutes asleep within a window of sleep: `"oakley"`, `"cole_kripke"`, `"sadeh"`, `"level"`
+            (15% of the person's own 24 hours), or `"auto"`: the one that was made for the device.
+        figure: A PNG, SVG or PDF that double-plotted actograms are drawn into.
+        timezone: Of the clock in the files; so are `subject`, `format` and `settings` as in `prepare`.
+        quiet: Print neither what was guessed of the files nor progress.
+
+    Returns:
+        Of people `is`, `iv`, `ra`, `l5`, `m10` with onsets, `sri`, means of sleep, `worn_h` a day; of nights
+        `sleep_onset` and `sleep_offset` by the local clock, `sleep_h`, `asleep_h`, `efficiency_pct`, `l5`, `m10`, `ra`,
+        `iv`, `worn_h`. `status` is `ok`, or says why something is missing. Hours of the clock end in `_onset_h`.
+
+    Raises:
+        ValueError: What is wrong in the files, or that they hold no activity.
+    """
+    from raycadian import api
+
+    options = api.options(None, timezone, subject, format, None, settings)
+    return api.rhythm(source, options, by, scoring, None if figure is None else Path(figure), quiet)
 
 
 def open_run(run: str | Path, *, runs: str | Path = "runs") -> TrainedRun:

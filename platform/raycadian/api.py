@@ -323,6 +323,22 @@ def experiment(
     return Experiment(result.path, result.table)
 
 
+def rhythm(
+    source: Source, options: CardOptions, by: str, scoring: str, figure: Path | None, quiet: bool
+) -> pd.DataFrame:
+    from raycadian.modalities.actigraphy.actogram import write_figure
+    from raycadian.modalities.actigraphy.rhythm import read_rhythms, tables
+
+    if by not in ("person", "night"):
+        raise ValueError(f"by={by!r}: expected 'person' or 'night'")
+    with _telling(quiet) as line:
+        card, folder = quickstart.card_of(sources_of(_paths(source)), options, line.keep)
+        everybody, _ = read_rhythms(card, folder, scoring, line.prepared)
+        if figure is not None:
+            write_figure(everybody, figure)
+    return dict(zip(("person", "night"), tables(everybody), strict=True))[by]
+
+
 def open_run(run: str | Path, runs: Path) -> TrainedRun:
     return TrainedRun(open_folder(run, runs).path)
 

@@ -139,6 +139,19 @@ def prepare(
     return Dataset(prepare_snapshot(sources.path, snapshots, progress), sources.path)
 
 
+def card_of(sources: Sources, options: CardOptions, tell: Tell = lambda text: None) -> tuple[Any, Path]:
+    """The card that is named, or that data files are recognised by, and the folder that its files are relative to.
+    Nothing is read yet. Raises ValueError for a recipe or a snapshot."""
+    from raycadian.modalities.cards import load_card
+
+    if sources.kind == "files":
+        return _guessed_card(sources, options, tell).card, Path()
+    options.require_none(sources)
+    if sources.kind != "card":
+        raise ValueError(f"{sources.path} is a {sources.kind}; name the card or the data files that it is made from")
+    return load_card(sources.path), sources.path.parent
+
+
 def _beside(snapshots: Path) -> Path:
     return Path(snapshots) if "://" not in str(snapshots) else Path()
 

@@ -69,6 +69,7 @@ FLAGS: dict[str, tuple[list[str], set[str]]] = {
         },
     ),
     "forget": ([], {"--subject", "--people", "--json"}),
+    "rhythm": (["files"], FILE_FLAGS | {"--scoring", "--figure", "--json"}),
     "indices": (["file"], {"--card", "--out", "--json"}),
     "simulate": ([], {"--modality", "--patients", "--days", "--minutes", "--cycle", "--seed", "--out"}),
     "export": (["run"], {"--to", "--runs"}),

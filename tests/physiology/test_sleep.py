@@ -102,7 +102,7 @@ def plain_regularity(state):
 @given(st.integers(0, 1000), st.floats(0, 0.5))
 def test_regularity_as_plainly_written(seed, missing):
     rng = np.random.default_rng(seed)
-    state = np.where(rng.random((4, DAY_MIN)) < missing, np.nan, rng.random((4, DAY_MIN)) < 0.4)
+    state = np.where(rng.random((4, 96)) < missing, np.nan, rng.random((4, 96)) < 0.4)
     assert regularity(state) == pytest.approx(plain_regularity(state), abs=1e-6)
 
 

@@ -19,6 +19,12 @@ def _data() -> Mapping[str, click.Command]:
     return data.VERBS
 
 
+def _rhythm() -> Mapping[str, click.Command]:
+    from raycadian.cli import rhythm
+
+    return rhythm.VERBS
+
+
 def _train() -> Mapping[str, click.Command]:
     from raycadian.cli import train
 
@@ -90,6 +96,7 @@ VERBS = {  # in the order of work
     "forget": Verb(
         _personal, "Delete everything that is kept of a person who calibrated: adapter, baseline, labels, key."
     ),
+    "rhythm": Verb(_rhythm, "Rest-activity rhythm and sleep: a row a person, a row a night, and why one lacks what."),
     "indices": Verb(_data, "mood_ml's 36 indices of one person's sleep and circadian rhythm, a row a day."),
     "simulate": Verb(_data, "Simulate a cohort (extra `sim`); prints the path of its card."),
     "export": Verb(_runs, "Export a run's TTM in Hugging Face's format, to start another recipe from (`pretrained:`)."),

@@ -17,11 +17,12 @@ def rhythm(days: np.ndarray) -> dict[str, np.ndarray]:
     return rest_activity(days) | cosinor(days)
 
 
-def rest_activity(days: np.ndarray) -> dict[str, np.ndarray]:
-    """The indices that assume no shape of a day: all of `rhythm` but the cosinor's."""
+def rest_activity(days: np.ndarray, least_known: float = 1.0) -> dict[str, np.ndarray]:
+    """The indices that assume no shape of a day: all of `rhythm` but the cosinor's. least_known: share of the minutes
+    that a stretch of 5 or 10 hours has to have, to be the least or most active."""
     hours, average = binned(days, 60), _mean(days, -2)
-    l5, l5_onset_h = _extreme(average, 5, np.nanargmin)
-    m10, m10_onset_h = _extreme(average, 10, np.nanargmax)
+    l5, l5_onset_h = _extreme(average, 5, np.nanargmin, least_known)
+    m10, m10_onset_h = _extreme(average, 10, np.nanargmax, least_known)
     with np.errstate(invalid="ignore", divide="ignore"):
         amplitude = (m10 - l5) / (m10 + l5)
     return {
@@ -89,15 +90,17 @@ def apart_h(later: np.ndarray, earlier: np.ndarray) -> np.ndarray:
     return (later - earlier + 12) % 24 - 12
 
 
-def _extreme(average: np.ndarray, hours: float, best) -> tuple[np.ndarray, np.ndarray]:
-    """Of the average day (..., 1440), which goes round midnight; stretches with a minute no day has are left out."""
+def _extreme(average: np.ndarray, hours: float, best, least_known: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of the average day (..., 1440), which goes round midnight; stretches with fewer minutes that some day has are
+    left out."""
     width = round(60 * hours)
     profile = average.reshape(-1, DAY_MIN)
     around = np.concatenate([profile, profile[:, : width - 1]], axis=1)
     lacking = np.isnan(around)
     level = _sums(np.where(lacking, 0, around), width) / width
     if lacking.any():
-        level = np.where(_sums(lacking, width) > 0, np.nan, level)
+        known = 1 - _sums(lacking, width) / width
+        level = np.where(known >= max(least_known, 1 / width), level / np.maximum(known, 1 / width), np.nan)
     none = np.isnan(level).all(axis=1)
     onset = best(np.where(none[:, None], 0, level), axis=1)
     value = np.take_along_axis(level, onset[:, None], 1)[:, 0]

@@ -2,8 +2,8 @@
 indices.
 
 Rest by each person's own level: Roenneberg et al. 2015, Sleep Med Rev 22:14 (activity below 15% of its 24-hour mean);
-its last step, matching whole blocks, is left out. Sleep regularity index: Phillips et al. 2017, Sci Rep 7:3216. Social
-jet lag: Wittmann et al. 2006, Chronobiol Int 23:497. Windows of sleep: Katori et al. 2022, PNAS 119:e2116729119.
+its last step, matching whole blocks, is in blocks.py. Sleep regularity index: Phillips et al. 2017, Sci Rep 7:3216.
+Social jet lag: Wittmann et al. 2006, Chronobiol Int 23:497. Windows of sleep: Katori et al. 2022, PNAS 119:e2116729119.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def rest(days: np.ndarray) -> np.ndarray:
     """
     bins = binned(days, REST_BIN_MIN)
     flat = bins.reshape(-1, bins.shape[-2] * bins.shape[-1])
-    around = _moving_mean(flat, DAY_MIN // REST_BIN_MIN)
+    around = moving_mean(flat, DAY_MIN // REST_BIN_MIN)
     still = np.where(np.isnan(flat) | ~(around > 0), np.nan, flat < REST_SHARE * around)
     edges = np.flatnonzero(np.diff(np.nan_to_num(still, nan=-1), axis=1, prepend=-2).ravel() != 0)
     length = np.diff(edges, append=still.size)
@@ -92,7 +92,7 @@ def episodes_of(state: np.ndarray, start: np.datetime64) -> "Episodes":
     return Episodes(start + begin * minute, start + end * minute, (end - begin) / 60)
 
 
-def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Mean (P, N) of what is there in the `width` around each value, fewer at the edges."""
     there = ~np.isnan(values)
     n = values.shape[1]
