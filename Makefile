@@ -5,7 +5,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # a process that may not keep its bytecode compiles everything again: tests and demo start hundreds
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all lint bench docs hashes sbom audit clean
+.PHONY: demo test test-all fuzz lint bench docs hashes sbom audit clean
 
 demo: .venv/ready
 	$(BIN)/raycadian demo
@@ -17,6 +17,11 @@ test: .venv/ready
 # faults of clusters against the clock: what fails on a busy machine has a second try, alone, and both are shown
 test-all: test
 	$(BIN)/python -m pytest -m long || $(BIN)/python -m pytest -m long --last-failed --last-failed-no-failures none
+
+# mutated bytes of every format; what gives neither a value nor a ValueError that names the file is kept in fuzz-findings/
+FUZZ_MINUTES ?= 20
+fuzz: .venv/ready
+	FUZZ_MINUTES=$(FUZZ_MINUTES) PYTHONPATH=tests:tests/modalities $(BIN)/python tests/fuzz/fuzzing.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -220,7 +220,7 @@ def _unmarked(head: bytes) -> str | None:
 
 def require_distinct(names: Sequence[str], path: Path, what: str = "columns") -> None:
     """Raises ValueError where two are called alike."""
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: several {what} are called {twice[0]!r}; rename all but one")
 
 

@@ -105,9 +105,10 @@ def parse_flags(text: pd.Series, where: str, words: Collection[str] = ()) -> np.
     flags = np.array([_flag(name, words) for name in names])
     unknown = [name for name, flag in zip(names, flags, strict=True) if np.isinf(flag)]
     if unknown:
+        shown = ", ".join(repr(word[:40]) for word in unknown[:3])
         raise ValueError(
-            f"{where}: {', '.join(map(repr, unknown[:3]))} is neither yes nor no; expected 1 and 0, true and false, "
-            "yes and no, or w and nw; write it so"
+            f"{where}: {shown} is neither yes nor no; expected 1 and 0, true and false, yes and no, or w and nw; write "
+            "it so"
         )
     return flags[codes]
 

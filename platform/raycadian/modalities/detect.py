@@ -14,6 +14,7 @@ from raycadian.modalities import MODALITIES
 from raycadian.modalities.base import BaseCard
 from raycadian.modalities.conflicts import repeated_over_sites
 from raycadian.modalities.guesses import Detection, Given, Guess
+from raycadian.modalities.naming import naming
 from raycadian.modalities.unreadable import FILE, Unreadable
 
 _TOLD_ONLY = {"columns", "tracks"}  # guesses that say what is not read, and set no field
@@ -90,7 +91,8 @@ def detect(path: Path, given: Given, modality: str | None = None) -> Detection:
     messages: list[str] = []
     for candidate in [MODALITIES[modality]] if modality else MODALITIES.values():
         try:
-            detection = candidate.detect(path, given)
+            with naming(path):
+                detection = candidate.detect(path, given)
         except ValueError as error:
             messages.append(f"  not {candidate.name}: {error}")
             continue
@@ -111,7 +113,9 @@ def _unknown(path: Path, messages: list[str], modality: str | None) -> str:
     from raycadian.data.source import Source, header_of, shown
 
     try:
-        columns = f"; its columns are {shown(header_of(Source.of(path)))}"
+        with naming(path):
+            names = shown(header_of(Source.of(path)))
+        columns = f"; its columns are {names[:500]}"
     except ValueError:
         columns = ""
     kinds = modality or ", ".join(MODALITIES)

@@ -6,6 +6,7 @@ two-year examination weight by the number of cycles pooled).
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from raycadian.modalities.actigraphy.formats.xpt import Xpt
+from raycadian.modalities.naming import naming
 from raycadian.types import SUBJECT
 
 PHQ9_ITEMS = tuple(f"DPQ0{i}0" for i in range(1, 10))
@@ -80,16 +82,29 @@ def people(paths: Iterable[str | Path], most_missing: int = 0) -> pd.DataFrame:
         tables.setdefault(kind_of(xpt), []).append(xpt)
     if "demographics" not in tables:
         raise ValueError("no DEMO file among the files: it has the age and the survey weights; add it, one a cycle")
-    table = demographics(tables["demographics"])
+    with _naming(tables["demographics"]):
+        table = demographics(tables["demographics"])
     if depression := tables.get("depression"):
-        table = table.join(phq9(_one_row_each(depression), most_missing))
+        with _naming(depression):
+            table = table.join(phq9(_one_row_each(depression), most_missing))
     if prescriptions := tables.get("prescriptions"):
-        if "drugs" not in tables:
-            raise ValueError(f"{prescriptions[0].path}: prescriptions without RXQ_DRUG, which has the classes; add it")
-        table = table.join(drug_use(_stacked(prescriptions), _stacked(tables["drugs"])))
+        with _naming(prescriptions):
+            table = table.join(_drugs_taken(prescriptions, tables.get("drugs")))
     if sleep := tables.get("sleep"):
-        table = table.join(_sleep(_one_row_each(sleep)))
+        with _naming(sleep):
+            table = table.join(_sleep(_one_row_each(sleep)))
     return table
+
+
+def _naming(files: list[Xpt]) -> AbstractContextManager[None]:
+    """Errors name one of the files that they come of."""
+    return naming(Path(files[0].path))
+
+
+def _drugs_taken(prescriptions: list[Xpt], drugs: list[Xpt] | None) -> pd.DataFrame:
+    if drugs is None:
+        raise ValueError(f"{prescriptions[0].path}: prescriptions without RXQ_DRUG, which has the classes; add it")
+    return drug_use(_stacked(prescriptions), _stacked(drugs))
 
 
 def demographics(files: list[Xpt]) -> pd.DataFrame:

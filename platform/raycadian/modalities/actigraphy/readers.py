@@ -31,6 +31,7 @@ from raycadian.modalities.actigraphy.formats.nhanes_minutes import minutes_reade
 from raycadian.modalities.actigraphy.formats.respironics import is_respironics, read_respironics
 from raycadian.modalities.actigraphy.formats.xpt import Xpt
 from raycadian.modalities.conflicts import require_one_person
+from raycadian.modalities.naming import naming
 from raycadian.physiology.rhythms.wear import rule_of
 from raycadian.types import WORN, Issues, Recording
 
@@ -75,7 +76,11 @@ def detect_format(path: str | Path) -> str:
     """The kind of a file by its content: one of nhanes.KINDS, awd, agd, actilife, respironics, wear_flags,
     apple_health or table.
     Raises ValueError."""
-    path = Path(path)
+    with naming(Path(path)):
+        return _kind_of(Path(path))
+
+
+def _kind_of(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     with path.open("rb") as file:
@@ -98,7 +103,7 @@ def parts(paths: list[Path], issues: Issues) -> list[Part]:
     ValueError where there are none, a file is of no known kind, or a person's minutes are in two files."""
     kinds = {Path(path): detect_format(path) for path in paths}
     monitors = [path for path, kind in kinds.items() if kind == "monitors"]
-    all_parts = [part for path, kind in kinds.items() for part in _parts(path, kind, monitors)]
+    all_parts = [part for path, kind in kinds.items() for part in _named_parts(path, kind, monitors)]
     if not all_parts:
         raise ValueError(
             f"{', '.join(map(str, paths))}: no file with activity among them; add PAXRAW, PAXMIN or a device's file"
@@ -112,8 +117,11 @@ def parts(paths: list[Path], issues: Issues) -> list[Part]:
 
 
 def read_part(part: Part, card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
-    """The recordings of a part, those of one person behind one another. Raises ValueError."""
-    return (r for r in _recordings(part, card, issues) if r.subject not in card.exclude_subjects)
+    """The recordings of a part, those of one person behind one another. Raises ValueError that names the file."""
+    with naming(Path(part.path)):
+        for recording in _recordings(part, card, issues):
+            if recording.subject not in card.exclude_subjects:
+                yield recording
 
 
 def _recordings(part: Part, card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
@@ -195,6 +203,11 @@ def _stretches(utc_s: np.ndarray, offset_min: np.ndarray, where: str, issues: Is
     issues.add("change of the UTC offset (DST or travel)", where, int(moved.sum()))
     edges = [0, *(np.flatnonzero(moved | (np.diff(utc_s) > _GAP_S)) + 1), len(utc_s)]
     return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _named_parts(path: Path, kind: str, monitors: list[Path]) -> list[Part]:
+    with naming(path):
+        return list(_parts(path, kind, monitors))
 
 
 def _parts(path: Path, kind: str, monitors: list[Path]) -> Iterator[Part]:

@@ -1,21 +1,16 @@
 """CGM files of every format as Readings: recognised by content, checked against one another."""
 
 import itertools
-import json
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from defusedxml import DefusedXmlException
 
-from raycadian.data.source import DECLARES, NESTED, Source, header_of, stem_of
+from raycadian.data.source import Source, header_of, stem_of
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGM_FORMATS, CGMCard
 from raycadian.modalities.cgm.formats.carelink import is_carelink, read_carelink
@@ -33,6 +28,7 @@ from raycadian.modalities.cgm.formats.vendor_csv import (
 )
 from raycadian.modalities.conflicts import require_apart_but_for_dates, require_one_person
 from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.naming import naming
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 
 __all__ = ["detect_format", "merge", "read_files"]
@@ -155,7 +151,7 @@ def _formats(
     """Each file's format, before any is read: an unknown one is an error at once. Superseded files are left out."""
     formats, pumps = {}, {}
     for path in paths:
-        with leaving_out(path), _naming(path):
+        with leaving_out(path), naming(path):
             source = Source.of(path)
             formats[path] = detect_format(source, card) if card.format == "auto" else card.format
             if formats[path] == "pump_v2":
@@ -209,27 +205,8 @@ def _unknown(source: Source) -> str:
 
 
 def _read(path: Path, kind: str, card: CGMCard, issues: Issues) -> Iterator[Readings]:
-    with _naming(path):
+    with naming(path):
         yield from _READERS[kind](Source.of(path), card, issues)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """What the libraries say about a broken file, as a ValueError that names it."""
-    try:
-        yield
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not whole JSON: {error.msg} at line {error.lineno}; export it again") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not {error.encoding} text; save the file as UTF-8") from None
-    except (EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"{path}: can't be read, truncated or corrupted: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: {NESTED}") from None
-    except DefusedXmlException:
-        raise ValueError(f"{path}: {DECLARES}") from None
-    except (pa.ArrowException, ParseError, MemoryError) as error:
-        raise ValueError(f"{path}: can't be understood: {error or type(error).__name__}") from None
 
 
 # --- one subject in several files ----------------------------------------------------------------------------------

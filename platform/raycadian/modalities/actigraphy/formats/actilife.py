@@ -64,6 +64,9 @@ def _start(lines: list[str], source: Source) -> _Start:
             "export it again with its header"
         )
     at = pd.to_timedelta(said["start time"], errors="coerce")
+    if pd.isna(at) or at.days:
+        clock = said["start time"][:40]
+        raise ValueError(f"{source.path}: start time {clock!r} is no clock of a day; export it again with its header")
     return _Start(np.datetime64(fitting[0] + at.to_timedelta64(), "s"), epoch_s)
 
 

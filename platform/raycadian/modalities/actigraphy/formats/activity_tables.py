@@ -145,10 +145,14 @@ def _are_clocks(text: pd.Series) -> bool:
 
 
 def _over_midnights(text: pd.Series, start: np.datetime64) -> np.ndarray:
-    """Clocks (N,) datetime64[s] of rows that say the hour alone: a day goes by where it falls back."""
-    of_day = {t: pd.to_timedelta(pd.to_datetime(t, format="mixed").strftime("%H:%M:%S")) for t in text.unique() if t}
-    second = text.map(of_day).to_numpy("timedelta64[s]")
-    days = np.concatenate([[0], np.cumsum(np.diff(second).astype(np.int64) < 0)])
+    """Clocks (N,) datetime64[s] of rows that say the hour alone, NaT where not understood: a day goes by where it falls
+    back."""
+    of_day = {t: pd.to_datetime(t, format="mixed", errors="coerce") for t in text.unique()}
+    clock = text.map(of_day).to_numpy("datetime64[s]")
+    second = (clock - clock.astype("datetime64[D]")).astype("timedelta64[s]")
+    known = ~np.isnat(clock)
+    days = np.zeros(len(clock), np.int64)
+    days[known] = np.concatenate([[0], np.cumsum(np.diff(second[known]).astype(np.int64) < 0)])[: known.sum()]
     return start + days * np.timedelta64(_DAY_S, "s") + second
 
 

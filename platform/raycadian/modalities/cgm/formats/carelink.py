@@ -55,7 +55,8 @@ def read_carelink(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     ValueError."""
     text = read_whole(source.path, MAX_CARELINK_BYTES, "bytes of text").decode(source.encoding, "replace")
     lines = text.lstrip("\ufeff").splitlines()
-    sections = _sections(lines)
+    if not (sections := _sections(lines)):
+        raise ValueError(f"{source.path}: no section of a pump or sensor (-------;MiniMed ...); export it again")
     header = lines[sections[0].line]
     unit = unit_named(" ".join(n for n in split(header, delimiter_of(header)) if _is(n, "glucose") or _is(n, "stick")))
     builder = ReadingsBuilder(source.path, card, issues, unit)
