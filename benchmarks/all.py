@@ -204,13 +204,14 @@ def _per_second(benchmark: str, what: str, row: dict[str, Any]) -> Row:
 
 
 def cohort_rows(found: list[dict[str, Any]]) -> list[Row]:
-    units = ("people/s", "windows/s")
     return [
         at_least(
-            "cohort", row["what"].removesuffix(f", {unit}"), f"{row['ours']:,} {unit}", f"{row['peer']:,} {unit}",
-            row["ratio"], row["target"],
+            "cohort", row["what"], f"{row['ours']:,} {row['unit']}", f"{row['peer_is']}: {row['peer']:,}", row["ratio"],
+            row["target"],
         )
-        for row, unit in zip(found, units, strict=True)
+        if "ours" in row
+        else Row("cohort", row["what"], "", row["peer_is"], math.nan, "", False)
+        for row in found
     ]  # fmt: skip
 
 

@@ -1,18 +1,25 @@
 """A run over everybody of a snapshot: the forecasts are those of the run and of the endpoint, whichever way, and what
 was killed goes on."""
 
+import errno
 import json
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from helpers import write_csv
+from tenacity import wait_none
+from upath import UPath
 
 from raycadian import cohort
 from raycadian.cli.main import main
 from raycadian.cohort import forecast_everybody
 from raycadian.config import Evaluation, Recipe, Residual, Ridge, Tracking, Training, Window
+from raycadian.data import storage
 from raycadian.evaluation.forecast.predictions import Predictions
 from raycadian.modalities.prepare import prepare
 from raycadian.models import checkpoint
@@ -133,6 +140,46 @@ def test_what_was_killed_goes_on_and_writes_nothing_twice(runs, snapshot, tmp_pa
 
 
 @pytest.mark.slow
+def test_storage_that_is_away_for_a_while_is_asked_again(runs, snapshot, tmp_path, monkeypatch):
+    """A bucket (fsspec's own, in memory) that answers 503 to every second request to write."""
+    written, write_bytes = [], storage.write_bytes
+
+    def away(path, data):
+        written.append(path.name)
+        if len(written) % 2:
+            raise OSError(errno.EIO, f"{path}: the storage did not answer (503 Slow Down)")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(storage, "write_bytes", away)
+    for patient in (cohort._forecast_shard, cohort._write):
+        monkeypatch.setattr(patient.retry, "wait", wait_none())
+    done = forecast_everybody(runs["ridge"], snapshot, "memory://bucket/forecasts", "last")
+    monkeypatch.setattr(storage, "write_bytes", write_bytes)
+    here = forecast_everybody(runs["ridge"], snapshot, tmp_path / "here", "last")
+    bucket = {path.name: path.read_bytes() for path in UPath("memory://bucket/forecasts").iterdir()}
+    assert bucket == {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    assert (done.windows, done.people, done.refused) == (here.windows, 5, here.refused)
+    assert forecast_everybody(runs["ridge"], snapshot, "memory://bucket/forecasts", "last").resumed == done.shards
+
+
+@pytest.mark.slow
+def test_whose_clock_has_just_changed_is_refused_alone(runs, tmp_path):
+    write_csv(tmp_path / "people.csv", 3, 2)
+    people = pd.read_csv(tmp_path / "people.csv", parse_dates=["time"])
+    moved = people["subject"] == "p1"
+    ends = pd.Timestamp("2026-03-29T04:00")  # three hours after Madrid went from 1:59 to 3:00
+    utc = people["time"][moved] + (ends - people["time"][moved].max())
+    people.loc[moved, "time"] = utc.dt.tz_localize("UTC").dt.tz_convert("Europe/Madrid").dt.tz_localize(None)
+    people.to_csv(tmp_path / "people.csv", index=False)
+    (tmp_path / "many.yaml").write_text(CARD.replace("UTC", "Europe/Madrid"))
+    done = forecast_everybody(runs["ridge"], prepare(tmp_path / "many.yaml", tmp_path), tmp_path / "out", "last")
+    assert set(table(tmp_path / "out").subject) == {"p0", "p2"} and list(done.refused) == ["p1"]
+    assert "a change of the clock" in done.refused["p1"]
+    about = json.loads((tmp_path / "out" / "_forecast.json").read_text())
+    assert (about["people"], about["people_refused"]) == (2, 1)
+
+
+@pytest.mark.slow
 def test_a_folder_with_something_else_is_left_alone(runs, snapshot, tmp_path):
     forecast_everybody(runs["ridge"], snapshot, tmp_path / "out")
     with pytest.raises(ValueError, match="holds other forecasts.*choose another --out"):
@@ -176,13 +223,27 @@ def test_parts_of_the_windows_on_ray_are_the_run_to_the_last_digit(ray_local, ru
 
 
 @pytest.mark.ray
-def test_on_ray_the_files_are_the_same(ray_local, runs, snapshot, tmp_path):
+def test_on_ray_the_files_are_the_same_and_an_actor_that_is_killed_is_stood_in_for(
+    ray_local, runs, snapshot, tmp_path, monkeypatch
+):
+    """Killed once it had written its part, before it could say so: what it wrote stays."""
     here = forecast_everybody(runs["residual"], snapshot, tmp_path / "here", on_ray=False)
+    forecast, seen = cohort._forecast_shard, tmp_path / "killed"
+
+    def forecast_and_die(shard, **job):
+        note = forecast(shard, **job)
+        if shard["part"] == "part-00001.parquet" and not seen.exists():
+            Path(seen).write_text(str((tmp_path / "there" / shard["part"]).stat().st_mtime_ns))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return note
+
+    monkeypatch.setattr(cohort, "_forecast_shard", forecast_and_die)
     there = forecast_everybody(runs["residual"], snapshot, tmp_path / "there", on_ray=True)
     assert (here.windows, here.refused, here.shards) == (there.windows, there.refused, there.shards)
     assert {n: p.read_bytes() for n, p in parts(tmp_path / "here").items()} == {
         n: p.read_bytes() for n, p in parts(tmp_path / "there").items()
     }
+    assert int(seen.read_text()) == (tmp_path / "there" / "part-00001.parquet").stat().st_mtime_ns
 
 
 @pytest.mark.slow

@@ -140,6 +140,15 @@ def keep_private(path: Path) -> None:
         )
 
 
+def actors(parts: int) -> Any:
+    """Ray Data's pool for so many pieces of work, an actor of one CPU each: as many as there is room for begin at once
+    (Ray Data itself begins with one and adds the next when it has been busy), more where the cluster grows."""
+    ray = connect()
+    most = max(1, min(parts, cpus()))
+    room = int(ray.cluster_resources().get("CPU", 1))
+    return ray.data.ActorPoolStrategy(min_size=max(1, min(most, room)), max_size=most)
+
+
 # --- what a task answers ----------------------------------------------------------------------------------------------
 
 

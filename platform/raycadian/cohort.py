@@ -5,12 +5,15 @@
       _forecast.json             the run and the snapshot, every shard's windows, and who could not be forecast, and why
 
 No process holds more than a shard of the snapshot, and the driver holds none. What was killed goes on where it was: a
-part that is there is whole, and is not written again.
+part that is there is whole, and is not written again. Storage that is away is asked again for five minutes; an actor
+that ends is begun anew by Ray Data.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +24,16 @@ from raycadian.data import storage
 from raycadian.data.shards import people_in_shards
 from raycadian.data.snapshot import Snapshot
 from raycadian.files import on_disk, own_folder, parse_json
-from raycadian.runs import Run
+from raycadian.runs import Run, patiently
 from raycadian.tasks import task_of
 
 Which = Literal["every", "last"]
 Progress = Callable[[str, int, int], None]
 Shard = dict[str, Any]
 ABOUT = "_forecast.json"
-_SHARD_POINTS = 250_000  # 2.4 years of glucose every five minutes: some hundred megabytes of forecasts at most
+_SHARD_POINTS = 100_000  # a year of glucose every five minutes: 60 MB of forecasts, some seconds of work
+_SHARD_POINTS_BEFORE = 250_000  # of folders that don't say
+_READERS = 16  # threads that read what is there already
 _POINTS_PER_S = 20_000  # that a core forecasts from, roughly, to know whether a cluster pays
 
 
@@ -57,29 +62,38 @@ def forecast_everybody(
     same. Raises ValueError where `out` holds something else or the model can't read the snapshot.
     """
     began, folder = time.perf_counter(), storage.resolve_path(out)
-    shards, about = _shards(snapshot), _about(run, snapshot, which)
-    known = _begin(folder, about)
+    about, shard_points = _begin(folder, _about(run, snapshot, which))
+    shards, known = _shards(snapshot, shard_points), _noted(folder)
     waiting = [shard for shard in shards if shard["part"] not in known]
     points = sum(shard["points"] for shard in waiting)
     on_ray = cluster.pays(points / _POINTS_PER_S) if on_ray is None else on_ray
     job = partial(_forecast_shard, run=run, snapshot=snapshot, which=which, folder=folder)
-    where = "on Ray" if on_ray else "here, in this process"
-    for done, answer in enumerate((_on_ray if on_ray else map)(job, waiting), start=1):
-        known[answer["part"]] = answer
-        progress(f"shards of people forecast ({where})", done, len(waiting))
-    _write(folder / ABOUT, about | {"complete": True, "shards": known})
-    refused = {subject: why for answer in known.values() for subject, why in answer["refused"].items()}
-    windows, people = (sum(answer[name] for answer in known.values()) for name in ("windows", "people"))
+    stage = f"shards of people forecast ({'on Ray' if on_ray else 'here, in this process'})"
+    notes = (_on_ray if on_ray else map)(job, waiting)
+    known |= {note["part"]: note for note in _watched(notes, stage, len(waiting), progress)}
+    refused = {subject: why for note in known.values() for subject, why in note["refused"].items()}
+    windows, people = (sum(note[name] for note in known.values()) for name in ("windows", "people"))
+    counts = {"people": people, "people_refused": len(refused)}
+    _write(folder / ABOUT, about | {"complete": True} | counts | {"shards": known})
     seconds = time.perf_counter() - began
     return Cohort(folder, windows, people, refused, len(shards), len(shards) - len(waiting), seconds)
 
 
-def _shards(snapshot: Snapshot) -> list[Shard]:
-    """People in order, some `_SHARD_POINTS` together."""
+def _watched(notes: Iterable[Shard], stage: str, total: int, progress: Progress) -> Iterator[Shard]:
+    """The same, each told with the throughput so far."""
+    began, windows = time.perf_counter(), 0
+    for done, note in enumerate(notes, start=1):
+        windows += note["windows"]
+        progress(f"{stage}, {windows / (time.perf_counter() - began):,.0f} windows/s", done, total)
+        yield note
+
+
+def _shards(snapshot: Snapshot, shard_points: int) -> list[Shard]:
+    """People in order, some `shard_points` together."""
     lengths = snapshot.lengths
     return [
         {"part": f"part-{number:05d}.parquet", "subjects": own, "points": sum(sum(lengths[subject]) for subject in own)}
-        for number, own in enumerate(people_in_shards(lengths, _SHARD_POINTS))
+        for number, own in enumerate(people_in_shards(lengths, shard_points))
     ]
 
 
@@ -88,31 +102,39 @@ def _about(run: Run, snapshot: Snapshot, which: Which) -> dict[str, Any]:
     return {"run": run.name, "snapshot": snapshot.id, "windows": which}
 
 
-def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Shard]:
-    """The shards that the folder holds whole, by their part. Raises ValueError where it holds something else."""
+def _begin(folder: Path, about: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """What the folder says of itself, and the points of its shards. Raises ValueError where it holds something else."""
     if not storage.remote(folder):
         with on_disk(folder):
             own_folder(folder)
     names = {path.name for path in storage.children(folder)}
     if ABOUT in names:
-        found = parse_json(storage.read_bytes(folder / ABOUT))
-        if any(found.get(name) != value for name, value in about.items()):
-            own = {name: found.get(name) for name in about}
+        there = _read(folder / ABOUT)
+        if any(there.get(name) != value for name, value in about.items()):
+            own = {name: there.get(name) for name in about}
             raise ValueError(f"{folder} holds other forecasts: {own}, asked for are {about}; choose another --out")
-    elif names:
+        shard_points = there.get("shard_points", _SHARD_POINTS_BEFORE)
+        return about | {"shard_points": shard_points}, shard_points
+    if names:
         raise ValueError(f"{folder} is not empty and holds no forecasts: found {sorted(names)[:3]}; choose a new --out")
-    else:
-        _write(folder / ABOUT, about | {"complete": False})
-    noted = [name for name in names if name.startswith("_part-") and name.endswith(".json")]
-    return {note["part"]: note for note in (parse_json(storage.read_bytes(folder / name)) for name in sorted(noted))}
+    about = about | {"shard_points": _SHARD_POINTS}
+    _write(folder / ABOUT, about | {"complete": False})
+    return about, _SHARD_POINTS
+
+
+def _noted(folder: Path) -> dict[str, Shard]:
+    """The shards that the folder holds whole, by their part."""
+    paths = [path for path in storage.children(folder) if path.name.startswith("_part-")]
+    with ThreadPoolExecutor(_READERS) as readers:  # of object storage: a request each
+        notes = readers.map(_read, sorted(paths, key=str))
+        return {note["part"]: note for note in notes}
 
 
 def _on_ray(job: Callable[[Shard], Shard], shards: list[Shard]) -> Iterator[Shard]:
     ray = cluster.connect()
     sent = [{"number": number, "shard": json.dumps(shard)} for number, shard in enumerate(shards)]
     data = ray.data.from_items(sent, override_num_blocks=max(len(sent), 1))
-    workers = max(1, min(len(shards), cluster.cpus()))
-    answers = data.map(_Worker, fn_constructor_args=(job,), concurrency=(1, workers), num_cpus=1)
+    answers = data.map(_Worker, fn_constructor_args=(job,), compute=cluster.actors(len(shards)), num_cpus=1)
     return cluster.outcomes(answers.iter_rows())
 
 
@@ -126,19 +148,30 @@ class _Worker:
         return cluster.attempt(sent["number"], lambda: self._job(json.loads(sent["shard"])))
 
 
+@patiently
 def _forecast_shard(shard: Shard, *, run: Run, snapshot: Snapshot, which: Which, folder: Path) -> Shard:
-    """Write a shard's part, and a note beside it that says so once the part is there; the note."""
-    task = task_of(run.recipe)
-    predictions, refused = task.everybody(run, snapshot.part(shard["subjects"]), last=which == "last")
+    """Write a shard's part, and a note beside it that says so once the part is there; the note. An actor that ended
+    after its note was written has done this one."""
+    noted = folder / f"_{shard['part'].replace('.parquet', '.json')}"
+    with suppress(FileNotFoundError):
+        return parse_json(storage.read_bytes(noted))
+    predictions, refused = task_of(run.recipe).everybody(run, snapshot.part(shard["subjects"]), last=which == "last")
+    windows = people = 0
     if predictions is not None:
         with storage.whole(folder / shard["part"]) as path:
             predictions.write_parquet(path)
-    people = 0 if predictions is None else len(set(predictions.subject.tolist()))
-    note = {"part": shard["part"], "windows": 0 if predictions is None else len(predictions), "people": people}
-    _write(folder / f"_{shard['part'].replace('.parquet', '.json')}", note | {"refused": refused})
-    return note | {"refused": refused}
+        windows, people = len(predictions), len(set(predictions.subject.tolist()))
+    note = {"part": shard["part"], "windows": windows, "people": people, "refused": refused}
+    _write(noted, note)
+    return note
 
 
+@patiently
+def _read(path: Path) -> dict[str, Any]:
+    return parse_json(storage.read_bytes(path))
+
+
+@patiently
 def _write(path: Path, body: dict[str, Any]) -> None:
     with storage.whole(path) as temporary:
         temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")

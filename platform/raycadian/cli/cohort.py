@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from raycadian.runs import Run
 
 
+_SHOWN = 10  # people without a forecast
+
+
 def cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--out and --windows."""
     windows = click.option(
@@ -44,9 +47,11 @@ def everybody(
     if as_json:
         show_json({**vars(cohort), "folder": str(cohort.folder), "run": run.name, "snapshot": snapshot.id})
         return
-    for subject, reason in list(cohort.refused.items())[:10]:
+    for subject, reason in list(cohort.refused.items())[:_SHOWN]:
         click.echo(f"  no forecast of {subject}: {reason}")
-    rate = f", {cohort.windows / cohort.seconds:,.0f} windows/s" if cohort.resumed < cohort.shards else ""
+    if len(cohort.refused) > _SHOWN:
+        click.echo(f"  ... and of {len(cohort.refused) - _SHOWN} others")
+    rate = "" if cohort.resumed else f", {cohort.windows / cohort.seconds:,.0f} windows/s"
     kept = f" ({cohort.resumed} of {cohort.shards} shards were there)" if cohort.resumed else ""
     click.echo(f"{cohort.folder}: {cohort.windows:,} windows of {cohort.people} people by {run.name}{kept}{rate}")
     if cohort.refused:

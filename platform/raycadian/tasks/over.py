@@ -84,7 +84,7 @@ def _on_ray(windows: Cut, answer: Answer, batches: list[tuple[int, int]]) -> Ite
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
     answers = data.map_batches(
         _Worker, fn_constructor_args=([ray.put(_Job(windows, answer))],), batch_size=1, num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        compute=cluster.actors(len(rows)),
     )  # fmt: skip
     tables = list(answers.iter_batches(batch_size=None))
     for table in sorted(tables, key=lambda own: own[_ROW][0]):
