@@ -75,7 +75,7 @@ def test_a_case_without_a_subject_is_counted(tmp_path):
         (TEXT.replace("2,12,", "1,12,"), "case 1 stands there more than once"),
         (TEXT.replace("subjectid", "who"), "no column subjectid"),
         (TEXT.replace("sex", "age"), "several columns are called"),
-        (TEXT + "11,20,45,M,2,Stomach,0.9,7,8\n", "not a whole table"),
+        (TEXT + "11,20,45,M,2,Stomach,0.9,7,8\n", "9 fields below 7 columns"),
         ("", "empty"),
     ],
 )

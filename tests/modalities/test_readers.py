@@ -240,7 +240,7 @@ def test_one_person_in_another_unit_is_refused(tmp_path):
         ("blank.csv", b"\n  \n", r"blank\.csv: the file is empty"),
         ("header.csv", b"time,glucose\n", r"header\.csv: no row below its header"),
         ("cut.csv", b"time,glucose", r"cut\.csv: no row below its header"),
-        ("book.xlsx", b"PK\x03\x04" + bytes(500), r"book\.xlsx: this is a ZIP archive or an Excel workbook"),
+        ("book.xlsx", b"PK\x03\x04" + bytes(500), r"book\.xlsx: a ZIP archive that is damaged"),
         ("a.pkl", b"\x80\x04\x95" + bytes(50), r"a\.pkl: this is a pickle, which is never loaded"),
         ("noise.csv", bytes(range(256)) * 20, r"noise\.csv: neither text nor Parquet"),
         ("other.csv", b"a,b,c\n1,2,3\n", r"other\.csv: not a CGM format that is known .* columns found: 'a', 'b', 'c'"),

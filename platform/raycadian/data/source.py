@@ -24,7 +24,7 @@ LONGEST_NAME = 500  # characters of a column's name; SQL has at most 63, units a
 DECLARES = "declares entities or a document type, which are never read; export it again"  # of XML
 NESTED = "nested too deeply for a file of readings; export it again"
 DEEPEST = 64  # elements of XML in one another
-_SUFFIXES = re.compile(r"(\.(csv|tsv|txt|json|ndjson|xml|parquet|gz))+$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(\.(csv|tsv|txt|json|ndjson|xml|parquet|gz|xlsx?|xlsm|xlsb|ods|zip))+$", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -34,9 +34,12 @@ _UNMARKED = {(1,): "utf-16-le", (0,): "utf-16-be", (1, 2, 3): "utf-32-le", (0, 1
 """Of text in Latin letters: where among the bytes of each letter the zeros are, two or four to a letter."""
 _MOST_PREAMBLE = 40  # lines before a table's header
 _LOOKED_AT = 200  # lines of a table that say how many fields its rows have
+_MOSTLY_FILLED = 0.5  # of the fields of a header have a name
+_NUMERIC = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
+_MOMENT = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T,]|$)|\d{1,2}:\d{2}(:\d{2})?$")
 _FOREIGN = {
-    b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it or save the sheet as CSV",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook, which can't be one here; unpack it or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook, which can't be one here; save the sheet as CSV",
     b"%PDF": "a PDF document; export the readings as CSV",
     b"\x89PNG": "an image",
     b"\xff\xd8\xff": "an image",
@@ -140,14 +143,24 @@ def read_whole(path: Path, most: int, what: str) -> bytes:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a table lies in its file, where somebody says so. skip_lines: above its header, or its first row · header:
+    whether a line names the columns."""
+
+    skip_lines: int | None = None
+    header: bool | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """One file and its first HEAD_BYTES, decompressed."""
 
     path: Path
     head: bytes
+    layout: Layout = Layout()
 
     @classmethod
-    def of(cls, path: Path) -> "Source":
+    def of(cls, path: Path, layout: Layout | None = None) -> "Source":
         """Raises ValueError for a file that is absent, empty or of a foreign kind."""
         if not path.is_file():
             raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
@@ -158,7 +171,7 @@ class Source:
         for magic, what in _FOREIGN.items():
             if head.startswith(magic):
                 raise ValueError(f"{path}: this is {what}")
-        return cls(path, head)
+        return cls(path, head, layout or Layout())
 
     @property
     def stem(self) -> str:
@@ -199,12 +212,44 @@ class Source:
         return lines[:-1] if len(self.head) == HEAD_BYTES and len(lines) > 1 else lines
 
     @cached_property
-    def header_line(self) -> int:
-        """As `header_at`, looked for once."""
+    def first_line(self) -> int:
+        """Where the table begins: the line of its columns' names, or of its first row where none names them. The first
+        line that is neither blank nor a # comment; below a preamble the first that has as many fields as the rows do.
+        Raises ValueError."""
+        skipped = self.layout.skip_lines
         numbers = [n for n, line in enumerate(self.lines) if line.strip() and not line.startswith("#")]
+        numbers = [n for n in numbers if n >= (skipped or 0)][:_LOOKED_AT]
         if not numbers:
             raise ValueError(f"{self.path}: no header found in its first {len(self.lines)} lines")
-        return _below_preamble(self.lines, numbers[:_LOOKED_AT])
+        return numbers[0] if skipped is not None else _below_preamble(self.lines, numbers)
+
+    @cached_property
+    def has_header(self) -> bool:
+        """Whether a line names the table's columns."""
+        stated = self.layout.header
+        if stated is not None:
+            return stated
+        lines = [line for line in self.lines[self.first_line : self.first_line + _LOOKED_AT] if line.strip()]
+        delimiter = _common_delimiter(lines)
+        return not _is_row([split(line, delimiter) for line in lines[:2]])
+
+    @property
+    def header_line(self) -> int:
+        """The line before the first row: -1 where there is none."""
+        return self.first_line if self.has_header else self.first_line - 1
+
+    @cached_property
+    def delimiter(self) -> str:
+        """What separates the fields of a table."""
+        if self.has_header:
+            return delimiter_of(self.lines[self.first_line])
+        return _common_delimiter(self.lines[self.first_line : self.first_line + _LOOKED_AT])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """A table's columns; 1, 2, 3 where no line names them."""
+        fields = split(self.lines[self.first_line], self.delimiter)
+        return fields if self.has_header else [str(n) for n in range(1, len(fields) + 1)]
 
 
 def _unmarked(head: bytes) -> str | None:
@@ -241,21 +286,67 @@ def split(line: str, delimiter: str) -> list[str]:
 
 
 def header_at(source: Source) -> int:
-    """Number of lines before the header: the first line that is neither blank nor a # comment; below a preamble the
-    first that has as many fields as the rows do. Raises ValueError."""
+    """Number of lines before the header; -1 where the table begins with its first row. Raises ValueError."""
     return source.header_line
 
 
 def _below_preamble(lines: Sequence[str], numbers: Sequence[int]) -> int:
-    delimiter = _most_frequent([delimiter_of(lines[n]) for n in numbers])
-    fields = [len(split(lines[n], delimiter)) for n in numbers]
+    delimiter = _common_delimiter([lines[n] for n in numbers])
+    rows = [split(lines[n], delimiter) for n in numbers]
+    fields = [len(row) for row in rows]
     usual = _most_frequent(fields)
-    if usual < 2 or fields[0] == usual or len(numbers) < 3:
+    wider = fields[0] < usual and any(any(row[fields[0] :]) for row in rows[1:])  # else separators behind the rows
+    padded = _filled(rows[0]) < _MOSTLY_FILLED * usual  # a title above a sheet, as wide as its rows
+    if usual < 2 or len(numbers) < 3 or (fields[0] > 1 and not wider and not padded and fields[0] <= usual):
         return numbers[0]
-    of_rows = [n for n, count in zip(numbers[:_MOST_PREAMBLE], fields, strict=False) if count == usual]
-    header = of_rows[0] if of_rows else numbers[0]
-    named = sum(not re.search(r"\d", name) for name in split(lines[header], delimiter) if name)
-    return header if named > usual / 2 else numbers[0]
+    beyond = (i for i, row in enumerate(rows[:_MOST_PREAMBLE]) if len(row) == usual)
+    header = next((i for i in beyond if not padded or _filled(rows[i]) >= _MOSTLY_FILLED * usual), None)
+    if header is None or (fields[0] == usual and _like_rows(rows[0], rows[header])):
+        return numbers[0]
+    named = sum(not re.search(r"\d", name) for name in rows[header] if name)
+    return numbers[header] if named > usual / 2 or _is_row(rows[header:]) else numbers[0]
+
+
+def _common_delimiter(lines: Sequence[str]) -> str:
+    """The separator that cuts most of the lines into equally many fields, more than one; commas may be decimal signs,
+    and go last."""
+
+    def agreement(delimiter: str) -> tuple[int, int]:
+        counts = [n for line in lines if line.strip() and (n := len(split(line, delimiter))) > 1]
+        usual = _most_frequent(counts) if counts else 0
+        return counts.count(usual), usual
+
+    return max(";\t|,", key=agreement)
+
+
+def _filled(row: Sequence[str]) -> int:
+    return sum(field != "" for field in row)
+
+
+def _like_rows(first: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether a line with empty fields is a row like another one, and no title above it."""
+    return any(
+        _NUMERIC.fullmatch(a) is not None and _NUMERIC.fullmatch(b) is not None
+        for a, b in zip(first, header, strict=False)
+    )
+
+
+def _is_row(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line's fields are a row like the second's, and name no column: a time and a number where the
+    second has them, or numbers alone that don't count columns."""
+    if len(rows) < 2:
+        return False
+    first, second = rows[:2]
+    both = list(zip(first, second, strict=False))
+    times = any(_MOMENT.match(a) and _MOMENT.match(b) for a, b in both)
+    numbers = [a for a, b in both if _NUMERIC.fullmatch(a) and _NUMERIC.fullmatch(b)]
+    alone = len(numbers) == len(first) and _no_names(first)
+    return len(first) == len(second) and (alone or (times and bool(numbers)))
+
+
+def _no_names(numbers: Sequence[str]) -> bool:
+    """Whether numbers can't be the names of columns: 0, 1, 2, or 1, 2, 3."""
+    return not any(list(numbers) == [str(n) for n in range(a, a + len(numbers))] for a in (0, 1))
 
 
 def _most_frequent(values: Sequence[Any]) -> Any:
@@ -268,8 +359,7 @@ def header_of(source: Source) -> list[str]:
         import pyarrow.parquet as pq
 
         return pq.read_schema(source.path).names
-    line = source.lines[header_at(source)]
-    names = split(line, delimiter_of(line))
+    names = source.names
     if (longest := max(map(len, names), default=0)) > LONGEST_NAME:
         raise ValueError(f"{source.path}: a name of its first line has {longest:,} characters; it is no table")
     return names
@@ -278,9 +368,11 @@ def header_of(source: Source) -> list[str]:
 def n_fields(source: Source, start: int) -> int:
     """Fields of the rows below the header in line `start`: as many as it has names, and more where nearly every row
     ends in separators with nothing behind them."""
-    delimiter = delimiter_of(source.lines[start])
-    names = len(split(source.lines[start], delimiter))
-    rows = [split(line, delimiter) for line in source.lines[start + 1 : start + _LOOKED_AT] if line.strip()]
+    own = start == source.header_line and not source.has_header
+    line = source.lines[source.first_line if own else start]
+    delimiter = source.delimiter if own else delimiter_of(line)
+    names = len(split(line, delimiter))
+    rows = [split(line, delimiter) for line in source.lines[start + 1 : start + 1 + _LOOKED_AT] if line.strip()]
     usual = _most_frequent([len(row) for row in rows]) if rows else names
     return usual if usual > names and all(not any(row[names:]) for row in rows) else names
 
@@ -290,10 +382,9 @@ def first_rows(source: Source) -> dict[str, list[str]]:
     Raises ValueError."""
     if source.is_parquet:
         return _first_of_parquet(source)
-    start = header_at(source)
-    header, delimiter = header_of(source), delimiter_of(source.lines[start])
+    start, header = header_at(source), header_of(source)
     whole = (len(header), n_fields(source, start))
-    rows = [row for row in csv.reader(source.lines[start + 1 :], delimiter=delimiter) if len(row) in whole]
+    rows = [row for row in csv.reader(source.lines[start + 1 :], delimiter=source.delimiter) if len(row) in whole]
     return {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
 
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field
 
 from raycadian.config.schema import Name, Schema
+from raycadian.data.source import Layout
 from raycadian.modalities.unreadable import FILE, Unreadable
 from raycadian.types import Issues, Recording
 
@@ -48,6 +49,16 @@ class BaseCard(Schema):
     modality: str
     files: tuple[str, ...] = Field(min_length=1)
     """Paths or globs, relative to the card's folder."""
+    sheet: str | None = None
+    """Of a workbook, the sheet that is read; `*`: each that fits, another person's each and called after it. Left out:
+    the only one that fits."""
+    members: tuple[str, ...] | None = None
+    """Of a ZIP archive, the members that are read (names or globs). Left out: all but those that describe the data."""
+    skip_lines: int | None = Field(None, ge=0)
+    """Of tables, lines above the header (or the first row). Left out: told from the file."""
+    header: bool | None = None
+    """Of tables, whether a line names the columns; where none does, they are called 1, 2, 3. Left out: told from the
+    file."""
     exclude_subjects: tuple[str, ...] = ()
     most_unreadable: float = Field(0.5, ge=0, le=1)
     """Share of the files from which on it is an error that they can't be read: fewer are left out, counted and named;
@@ -57,10 +68,15 @@ class BaseCard(Schema):
     citation: str = ""
 
     def stated(self, **dump: bool) -> dict[str, Any]:
-        """What JSON holds of it, without the share of files that usually may be unreadable: cards of before didn't say
-        it, and name the same snapshots."""
-        usual = self.most_unreadable == BaseCard.model_fields["most_unreadable"].default
-        return self.model_dump(mode="json", exclude={"most_unreadable"} if usual else None, **dump)
+        """What JSON holds of it, without what cards of before didn't say, as far as it is usual: they name the same
+        snapshots."""
+        usual = {name for name in _LATER if getattr(self, name) == BaseCard.model_fields[name].default}
+        return self.model_dump(mode="json", exclude=usual, **dump)
+
+    @property
+    def layout(self) -> Layout:
+        """How tables lie in their files, as far as the card says."""
+        return Layout(self.skip_lines, self.header)
 
     def as_yaml(self, **dump: bool) -> str:
         """As the file that `raycadian prepare` takes; `dump`: exclude_none or exclude_defaults. What every card says of
@@ -72,6 +88,7 @@ class BaseCard(Schema):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
+_LATER = ("most_unreadable", "sheet", "members", "skip_lines", "header")
 _LAST = ("exclude_subjects", "most_unreadable", "license", "source", "citation")
 
 
@@ -180,6 +197,13 @@ class Modality(ABC):
         examples = {kind: (issues.examples.get(kind) or ["-"])[0] for kind in issues.counts}
         met = "; ".join(f"{kind}: {n}, e.g. {examples[kind]}" for kind, n in issues.counts.items())
         return f"card {card.name!r}: no recording could be read of {len(rows)} subjects ({met or 'none is selected'})"
+
+    def fits(self, path: Path, card: Any) -> bool:
+        """Whether a file inside of a workbook or an archive is one that the card means. Raises ValueError too where it
+        is not."""
+        from raycadian.modalities.guesses import given_by
+
+        return self.detect(path, given_by(card)) is not None
 
     # --- a person's own file ---
 

@@ -117,13 +117,12 @@ def _join_advice(path: Path, name: str, subject: str) -> str:
 
 def join_command(path: Path, names: Sequence[str], joined: str, by: str = "-") -> str:
     """What to type for a copy of a table whose columns `names` are one, `joined`, as text with `by` between them."""
-    from raycadian.data.source import Source, delimiter_of, header_at
+    from raycadian.data.source import Source
 
     source, copy = Source.of(path), path.with_name(f"{path.stem}-joined.csv")
     reading = f"read_parquet({_quoted(path)}).astype(str)"
     if not source.is_parquet:
-        start = header_at(source)
-        how = f"sep={_quoted(delimiter_of(source.lines[start]))}, skiprows={start}, encoding={_quoted(source.encoding)}"
+        how = f"sep={_quoted(source.delimiter)}, skiprows={source.first_line}, encoding={_quoted(source.encoding)}"
         reading = f"read_csv({_quoted(path)}, {how}, dtype=str)"
     parts = f" + {_quoted(by)} + ".join(f"t.pop({_quoted(name)})" for name in names)
     code = f"import pandas as pd; t = pd.{reading}; t[{_quoted(joined)}] = {parts}; "
@@ -153,7 +152,7 @@ def _table(path: Path) -> "pd.DataFrame | None":
     import pandas as pd
     import pyarrow.parquet as pq
 
-    from raycadian.data.source import Source, delimiter_of, header_at, open_bytes
+    from raycadian.data.source import Source, header_at, open_bytes
 
     source = Source.of(path)
     if source.is_parquet:
@@ -162,7 +161,8 @@ def _table(path: Path) -> "pd.DataFrame | None":
     with open_bytes(path) as stream:
         try:
             table = pd.read_csv(
-                stream, sep=delimiter_of(source.lines[start]), skiprows=start, dtype=str, encoding=source.encoding,
+                stream, sep=source.delimiter, skiprows=start + 1, dtype=str, encoding=source.encoding,
+                header=None, names=source.names, index_col=False,
                 on_bad_lines="skip", nrows=_MOST_ROWS, keep_default_na=False, skipinitialspace=True,
             )  # fmt: skip
         except (ValueError, pd.errors.ParserError):

@@ -10,12 +10,15 @@ from typing import Any
 import yaml
 
 from raycadian.config.schema import assignment, parse, with_value
+from raycadian.data.packed import contents, packed_kind
 from raycadian.modalities import MODALITIES
 from raycadian.modalities.base import BaseCard
 from raycadian.modalities.conflicts import repeated_over_sites
-from raycadian.modalities.guesses import Detection, Given, Guess
+from raycadian.modalities.guesses import Detection, Given, Guess, option
 from raycadian.modalities.naming import naming
+from raycadian.modalities.unpack import unpacked
 from raycadian.modalities.unreadable import FILE, Unreadable
+from raycadian.types import Issues
 
 _TOLD_ONLY = {"columns", "tracks"}  # guesses that say what is not read, and set no field
 _TABLES = {"generic", "table"}  # formats that are known by their columns' names alone
@@ -45,23 +48,43 @@ def make_card(
         raise ValueError("no data file is named; name one or more")
     given = _given(overrides)
     modality = modality or given.get("modality")
-    detections = _detections(paths, given, modality)
+    inside = _insides(paths, given, modality)
+    detections = {plain: found for plains in inside.values() for plain, found in plains.items()}
     kind = _one_modality(detections)
-    guesses = [guess for guess in _joined(detections) if guess.name not in given]
+    told = [*_joined(detections), *_sheets(inside)]
+    guesses = [guess for guess in told if guess.name not in given]
     if questions := [*_questions(detections, guesses, given), *_over_sites(detections, given)]:
         raise ValueError("\n".join(questions))
     about = {"name": name or _name_of(paths[0]), "modality": kind, "files": [_pattern(path) for path in paths]}
     return _card(about, [*_fields(guesses, kind), *_values(overrides)]), guesses
 
 
-def _detections(paths: Sequence[Path], given: Given, modality: str | None) -> Detections:
-    """Of the files that are known: one that can't be read is left out, as `prepare` does. Raises ValueError."""
+def _insides(paths: Sequence[Path], given: Given, modality: str | None) -> dict[Path, dict[Path, Detection]]:
+    """Of each file that is known what it is, or what lies in it: one that can't be read is left out, as `prepare` does.
+    Raises ValueError."""
     most = float(given.get("most_unreadable", BaseCard.model_fields["most_unreadable"].default))
-    unreadable, detections = Unreadable(most), {}
+    unreadable, inside = Unreadable(most), {}
     for path in paths:
         with unreadable.leaving_out(FILE, str(path), len(paths)):
-            detections[path] = detect(path, given, modality)
-    return detections
+            inside[path] = {plain: detect(plain, given, modality) for plain in _inside(path, given, modality)}
+    return inside
+
+
+def _inside(path: Path, given: Given, modality: str | None) -> list[Path]:
+    """The file; of a workbook or an archive, those in it that may be read. Raises ValueError."""
+    members = given.get("members") or ()
+    members = (members,) if isinstance(members, str) else tuple(members)
+    card = BaseCard(name="x", modality="x", files=("x",), sheet=given.get("sheet"), members=members)
+    return unpacked([path], card, lambda plain: bool(detect(plain, given, modality)), Issues())
+
+
+def _sheets(inside: Mapping[Path, Mapping[Path, Detection]]) -> Iterator[Guess]:
+    """Which sheet of workbooks that have several was chosen."""
+    for path, (plain, *_) in inside.items():
+        of_workbook = contents(path) if packed_kind(path) == "workbook" else {}
+        chosen = [name for name, sheet in of_workbook.items() if sheet.samefile(plain)]
+        if len(of_workbook) > 1 and chosen:
+            yield Guess("sheet", chosen[0], True, "the only sheet that is known as data", option("sheet", "NAME"))
 
 
 def _card(about: dict[str, Any], values: Iterable[tuple[str, Any]]) -> Any:

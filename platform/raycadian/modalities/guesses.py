@@ -67,6 +67,15 @@ class Detection:
         return Detection(modality, format, guesses, [c.question for c in choices if c.question], recordings)
 
 
+def given_by(card: Any) -> dict[str, Any]:
+    """What a card says beside what is usual: dotted path -> value."""
+    said: dict[str, Any] = {}
+    for name, value in card.model_dump(mode="json", exclude_defaults=True).items():
+        said[name] = value
+        said |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {}
+    return said
+
+
 _SHORT = {"unit", "timezone", "subject", "modality", "format"}  # fields with an option of their own
 Given = Mapping[str, Any]
 """What the user said: dotted path in the card -> value."""

@@ -25,8 +25,9 @@ from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.conflicts import ALIKE, alike, require_one_person
+from raycadian.modalities.unpack import unpacked
+from raycadian.modalities.unreadable import FILE, Unreadable
 from raycadian.modalities.unreadable import SUBJECT as UNREADABLE
-from raycadian.modalities.unreadable import Unreadable
 from raycadian.types import SUBJECT, Issues
 
 _GROUP_BYTES, _GROUP_ITEMS = 8e6, 1000  # of subjects that one worker reads after another: some seconds
@@ -61,10 +62,18 @@ def prepare_card(
         progress(f"{snapshot.id}: files, card and version are unchanged; reused", 1, 1)
         return snapshot
     with workspace(out) as work, SpooledRows() as rows:
-        job = Preparation(card, paths, folder, work, Issues(), progress, on_ray, Unreadable(card.most_unreadable))
+        job = Preparation(card, [], folder, work, Issues(), progress, on_ray, Unreadable(card.most_unreadable))
+        job.paths.extend(_plain_files(modality, job, paths))
         files = _write_subjects(modality, job, rows, on_ray)
         manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows))
         return publish(work / "snapshot", out / manifest["id"], manifest)
+
+
+def _plain_files(modality: Modality, job: Preparation, paths: list[Path]) -> Iterator[Path]:
+    """The files, and those in workbooks and archives. One that can't be unpacked is left out. Raises ValueError."""
+    for path in paths:
+        with job.unreadable.leaving_out(FILE, str(path), len(paths)):
+            yield from unpacked([path], job.card, lambda plain: modality.fits(plain, job.card), job.issues)
 
 
 def source_files(card: BaseCard, folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from raycadian.data.source import Source, delimiter_of, header_at, header_of, n_fields, open_bytes, split
+from raycadian.data.source import Source, header_at, header_of, n_fields, open_bytes
 
 _LOOKED_AT = 200  # rows
 
@@ -13,7 +13,7 @@ _LOOKED_AT = 200  # rows
 def read_text(source: Source, columns: Sequence[str] | None = None, nrows: int | None = None) -> pd.DataFrame:
     """The columns of a CSV (all where None) as text, '' where empty. Raises ValueError."""
     start, names = header_at(source), header_of(source)
-    delimiter, width = delimiter_of(source.lines[start]), n_fields(source, start)
+    delimiter, width = source.delimiter, n_fields(source, start)
     _check_rows(source, start, delimiter, width)
     wanted = [i for i, name in enumerate(names) if columns is None or name in columns]
     how = {"sep": delimiter, "skiprows": start + 1, "header": None, "names": range(width), "index_col": False}
@@ -34,7 +34,7 @@ def _check_rows(source: Source, start: int, delimiter: str, width: int) -> None:
     rows = csv.reader(source.lines[start + 1 : start + _LOOKED_AT], delimiter=delimiter)
     for number, row in enumerate(rows, start + 2):
         if len(row) > width and any(row[width:]):
-            names = split(source.lines[start], delimiter)
+            names = source.names
             raise ValueError(
                 f"{source.path}:{number}: can't be understood: {len(row)} fields below {len(names)} columns; are "
                 f"decimal commas written without quotes? Separate columns with semicolons, or correct the row"

@@ -35,6 +35,7 @@ from raycadian.modalities.actigraphy.readers import (
 from raycadian.modalities.base import Item, Preparation, Row, Rows
 from raycadian.modalities.conflicts import require_apart_but_for_dates
 from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.unpack import plain_file
 from raycadian.physiology.rhythms.wear import DAY_MIN, by_day, valid_days
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
 
@@ -155,6 +156,7 @@ def recordings_of_person(
 ) -> list[Recording]:
     """One person's recordings of whole days; without a card wear is told as in the data set `like`. Raises ValueError
     for a file of several people, or without a whole day."""
+    path = plain_file(path, card.sheet if card else None)
     recordings = whole_days(list(read_activity([path], card or _card_of(path, like), issues)), issues)
     if len(people := sorted({r.subject for r in recordings})) > 1:
         raise ValueError(f"{path}: expected one person, found {len(people)} ({', '.join(people[:5])}); cut it out")

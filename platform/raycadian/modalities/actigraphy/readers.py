@@ -32,6 +32,7 @@ from raycadian.modalities.actigraphy.formats.respironics import is_respironics, 
 from raycadian.modalities.actigraphy.formats.xpt import Xpt
 from raycadian.modalities.conflicts import require_one_person
 from raycadian.modalities.naming import naming
+from raycadian.modalities.unpack import plain_file
 from raycadian.physiology.rhythms.wear import rule_of
 from raycadian.types import WORN, Issues, Recording
 
@@ -58,7 +59,7 @@ Reader = Callable[[Path, ActigraphyCard, Issues], Iterator[Epochs]]
 
 
 def _of_source(read: Callable[[Source, ActigraphyCard, Issues], Iterator[Epochs]]) -> Reader:
-    return lambda path, card, issues: read(Source.of(path), card, issues)
+    return lambda path, card, issues: read(Source.of(path, card.layout), card, issues)
 
 
 _EPOCHS: dict[str, Reader] = {
@@ -137,7 +138,7 @@ def _recordings(part: Part, card: ActigraphyCard, issues: Issues) -> Iterator[Re
 
 def read_activity(paths: list[Path], card: ActigraphyCard, issues: Issues) -> Iterator[Recording]:
     """The recordings of all files, person by person. Memory holds one person, or one file that is no XPT."""
-    for part in parts(paths, issues):
+    for part in parts([plain_file(Path(path), card.sheet) for path in paths], issues):
         yield from read_part(part, card, issues)
 
 

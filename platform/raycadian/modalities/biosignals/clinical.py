@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raycadian.data.source import Source, delimiter_of, open_bytes, require_distinct, split
+from raycadian.data.source import Source, require_distinct
 from raycadian.modalities.biosignals.tracks import matches, without_ending
+from raycadian.modalities.text_tables import read_text
+from raycadian.modalities.unpack import plain_file
 from raycadian.types import Issues
 
 CASE, SUBJECT_ID = "caseid", "subjectid"
@@ -100,21 +102,14 @@ def tracks_of_cases(trks: pd.DataFrame) -> dict[str, set[str]]:
 
 
 def _text_rows(path: Path) -> pd.DataFrame:
-    source = Source.of(Path(path))
+    source = Source.of(path := plain_file(Path(path)))
     if not source.is_parquet:
         _check_header(source)
     if source.is_parquet:
         rows = pd.read_parquet(path).astype(object)
         rows = rows.where(rows.isna(), rows.astype(str))
     else:
-        try:
-            with open_bytes(source.path) as stream:
-                rows = pd.read_csv(
-                    stream, dtype=str, keep_default_na=False, encoding=source.encoding,
-                    sep=delimiter_of(source.lines[0]), on_bad_lines="error",
-                )  # fmt: skip
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, EOFError, OSError) as error:
-            raise ValueError(f"{path}: not a whole table: {error}") from None
+        rows = read_text(source)
     rows.columns = [str(name).strip() for name in rows.columns]
     rows = rows.apply(lambda column: column.str.strip())
     return rows.mask(rows.isin(["", "nan", "NaN", "None", "NA"]))
@@ -123,7 +118,7 @@ def _text_rows(path: Path) -> pd.DataFrame:
 def _check_header(source: Source) -> None:
     if not source.lines:
         raise ValueError(f"{source.path}: the file is empty")
-    require_distinct(split(source.lines[0], delimiter_of(source.lines[0])), source.path)
+    require_distinct(source.names, source.path)
 
 
 def _typed(column: pd.Series, where: str, issues: Issues) -> pd.DataFrame:

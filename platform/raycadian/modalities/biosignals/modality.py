@@ -41,6 +41,11 @@ class Biosignals(Modality):
 
         return write(item, blocks, card)
 
+    def fits(self, path: Path, card: BiosignalCard) -> bool:
+        from raycadian.modalities.biosignals.prepare import is_sample
+
+        return is_sample(path) or super().fits(path, card)
+
     def counts(self, rows: Rows, usable: Rows) -> dict[str, int]:
         from raycadian.modalities.biosignals.prepare import counts
 

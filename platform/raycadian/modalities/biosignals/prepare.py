@@ -23,6 +23,7 @@ from raycadian.modalities.biosignals.formats.wfdb_records import segments_of
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, patient_of, read_case, states_rate
 from raycadian.modalities.biosignals.tracks import case_of, check_length
 from raycadian.modalities.conflicts import require_apart_but_for_dates
+from raycadian.modalities.unpack import plain_file
 from raycadian.physiology.waveforms import pipeline as waveforms
 from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
 
@@ -164,6 +165,7 @@ def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) -> list[Item]:
     """What is to be read, a subject a piece: its cases in the order of their names. Raises ValueError."""
+    paths = [path for path in paths if not is_sample(path)]
     segments = {s for p in paths if p.suffix.lower() == ".hea" for s in segments_of(p)}
     issues.add("segment of a record (read with it)", n=sum(path in segments for path in paths))
     files = [(case_of(p), str(p.absolute())) for p in paths if p not in segments]
@@ -252,6 +254,11 @@ def companions(card: BiosignalCard, paths: list[Path], folder: Path) -> list[Pat
     if table is not None and not table.is_file():
         raise ValueError(f"card {card.name!r}: no clinical table at {table.absolute()}; correct clinical.file")
     return sorted(samples_of(paths) | ({table} if table is not None else set()))
+
+
+def is_sample(path: Path) -> bool:
+    """Whether a file holds the samples of a record whose header lies beside it."""
+    return path.suffix.lower() in (".dat", ".mat", ".atr", ".qrs") and path.with_suffix(".hea").is_file()
 
 
 def samples_of(paths: list[Path]) -> set[Path]:
@@ -365,6 +372,7 @@ def _read_and_clean(
 
 def recordings_of_person(path: Path, card: BiosignalCard, issues: Issues) -> list[Recording]:
     """The recording of the case in a file. Raises ValueError."""
+    path = plain_file(path, card.sheet)
     return [_read_and_clean(path, _patient(case_of(path), str(path)), card, issues, 0, {}).recording]
 
 

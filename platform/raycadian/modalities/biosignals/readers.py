@@ -15,9 +15,11 @@ from typing import Any, Literal, NamedTuple, get_args
 from raycadian.data.source import open_bytes
 from raycadian.modalities.biosignals.formats import edf, vital_files, waveform_tables, wfdb_records
 from raycadian.modalities.biosignals.tracks import explained, find, in_unit
+from raycadian.modalities.unpack import plain_file
 from raycadian.types import Case, Issues, Track
 
 Format = Literal["auto", "vital", "wfdb", "edf", "npz", "table"]
+_TABLES = (".csv", ".tsv", ".txt", ".gz", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")  # of workbooks, the sheet as CSV
 VITALDB = "vitaldb:"  # begins the name of a case of the public data set
 
 
@@ -122,7 +124,7 @@ def detect_format(path: Path) -> Format:
         return "edf"
     if zipfile.is_zipfile(path) and path.suffix.lower() == ".npz":
         return "npz"
-    if head.startswith(b"PAR1") or (path.suffix.lower() in (".csv", ".tsv", ".txt", ".gz") and b"\0" not in head):
+    if head.startswith(b"PAR1") or (path.suffix.lower() in _TABLES and b"\0" not in head):
         return "table"
     raise ValueError(
         f"{path}: not a format of waveforms that is known (.vital, WFDB .hea, EDF, BDF, CSV, Parquet, npz); it begins "
@@ -136,7 +138,7 @@ def _of_vitaldb(source: str | Path) -> bool:
 
 def _local(source: str | Path) -> Path:
     if not _of_vitaldb(source):
-        return Path(source)
+        return plain_file(Path(source))
     from raycadian.modalities.biosignals.vitaldb_api import VitalDB
 
     return VitalDB().case_file(str(source).removeprefix(VITALDB))

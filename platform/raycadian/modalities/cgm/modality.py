@@ -39,6 +39,11 @@ class CGM(Modality):
 
         return write(item, blocks, card)
 
+    def fits(self, path: Path, card: CGMCard) -> bool:
+        from raycadian.modalities.cgm.readers import is_read
+
+        return is_read(path, card)
+
     def counts(self, rows: Rows, usable: Rows) -> dict[str, int]:
         from raycadian.modalities.cgm.prepare import counts
 

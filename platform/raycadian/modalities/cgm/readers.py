@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from raycadian.data.packed import packed_kind
 from raycadian.data.source import Source, header_of, stem_of
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGM_FORMATS, CGMCard
@@ -29,6 +30,7 @@ from raycadian.modalities.cgm.formats.vendor_csv import (
 from raycadian.modalities.conflicts import require_apart_but_for_dates, require_one_person
 from raycadian.modalities.guesses import how_to_set
 from raycadian.modalities.naming import naming
+from raycadian.modalities.unpack import unpacked
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 
 __all__ = ["detect_format", "merge", "read_files"]
@@ -80,6 +82,7 @@ class Files:
         paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
         if not paths:
             raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
+        paths = unpacked(paths, card, lambda path: is_read(path, card), issues)
         return Files(card, _formats(paths, card, issues, leaving_out), Spans())
 
     def only(self, path: Path) -> "Files":
@@ -132,12 +135,17 @@ def read_people(path: Path, card: CGMCard, issues: Issues) -> dict[str, Readings
     return people
 
 
+def is_read(path: Path, card: CGMCard) -> bool:
+    """Whether a file is in the card's format, or in one that is known."""
+    return card.format != "auto" or recognised_format(Source.of(path, card.layout), card) is not None
+
+
 def _card_of(path: Path) -> CGMCard:
     """A known format needs no card; of another table the columns and the unit are recognised. Raises ValueError."""
     from raycadian.modalities.detect import make_card  # which knows all modalities, and so this one
 
     anyhow = CGMCard(name="history", files=(path.name,))
-    if recognised_format(Source.of(path), anyhow) is not None:
+    if packed_kind(path) is None and recognised_format(Source.of(path), anyhow) is not None:
         return anyhow
     try:
         return make_card([path], modality="cgm")[0]
@@ -152,7 +160,7 @@ def _formats(
     formats, pumps = {}, {}
     for path in paths:
         with leaving_out(path), naming(path):
-            source = Source.of(path)
+            source = Source.of(path, card.layout)
             formats[path] = detect_format(source, card) if card.format == "auto" else card.format
             if formats[path] == "pump_v2":
                 pumps[path] = pump_key(source)
@@ -206,7 +214,7 @@ def _unknown(source: Source) -> str:
 
 def _read(path: Path, kind: str, card: CGMCard, issues: Issues) -> Iterator[Readings]:
     with naming(path):
-        yield from _READERS[kind](Source.of(path), card, issues)
+        yield from _READERS[kind](Source.of(path, card.layout), card, issues)
 
 
 # --- one subject in several files ----------------------------------------------------------------------------------

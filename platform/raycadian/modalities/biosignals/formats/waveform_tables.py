@@ -22,7 +22,6 @@ from raycadian.data.source import (
     Source,
     check_table,
     check_unpacked,
-    delimiter_of,
     first_rows,
     header_at,
     header_of,
@@ -155,17 +154,20 @@ def _columns(source: Source, names: list[str], times: str | None, skip_blank: bo
             check_length(file.metadata.num_rows, str(source.path))
             table = file.read(columns=wanted)
     else:
-        start = header_at(source)
-        delimiter = delimiter_of(source.lines[start])
+        start, named = header_at(source), source.has_header
         with open_bytes(source.path) as stream:
             table = pacsv.read_csv(
                 stream,
-                read_options=pacsv.ReadOptions(skip_rows=start, encoding=source.encoding.removesuffix("-sig")),
-                parse_options=pacsv.ParseOptions(delimiter=delimiter, ignore_empty_lines=skip_blank),
+                read_options=pacsv.ReadOptions(
+                    skip_rows=start if named else start + 1,
+                    encoding=source.encoding.removesuffix("-sig"),
+                    column_names=None if named else source.names,
+                ),
+                parse_options=pacsv.ParseOptions(delimiter=source.delimiter, ignore_empty_lines=skip_blank),
                 convert_options=pacsv.ConvertOptions(
                     include_columns=_as_written(source, wanted),
                     null_values=_MISSING,
-                    decimal_point="," if delimiter != "," and _has_decimal_commas(source) else ".",
+                    decimal_point="," if source.delimiter != "," and _has_decimal_commas(source) else ".",
                 ),
             ).rename_columns(wanted)
     return {name: table[name] for name in wanted}
@@ -178,8 +180,9 @@ def _has_decimal_commas(source: Source) -> bool:
 
 def _as_written(source: Source, wanted: list[str]) -> list[str]:
     """Columns' names with the spaces around them, which `split` took off."""
-    line = source.lines[header_at(source)]
-    written = [text.strip('"') for text in line.split(delimiter_of(line))]
+    if not source.has_header:
+        return wanted
+    written = [text.strip('"') for text in source.lines[header_at(source)].split(source.delimiter)]
     known = dict(zip(header_of(source), written, strict=False))
     return [known[name] for name in wanted]
 

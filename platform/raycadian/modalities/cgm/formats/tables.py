@@ -18,7 +18,6 @@ from raycadian.data.source import (
     Source,
     check_count,
     check_table,
-    delimiter_of,
     header_at,
     header_of,
     n_fields,
@@ -29,6 +28,7 @@ from raycadian.modalities.cgm.card import CGMCard, Columns
 from raycadian.modalities.cgm.repeats import names_of
 from raycadian.modalities.columns import day_text
 from raycadian.modalities.text_tables import read_text
+from raycadian.modalities.unpack import plain_file
 from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
 
 GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
@@ -52,7 +52,7 @@ def read_glucobench(source: Source, card: CGMCard, issues: Issues) -> Iterator[R
 
 def read_small(path: Path, what: str) -> pd.DataFrame:
     """A CSV that a person keeps by hand (`what` says of what), as text, '' where blank. Raises ValueError."""
-    source = Source.of(path)
+    source = Source.of(path := plain_file(path))
     if (n_bytes := path.stat().st_size) > MOST_SMALL_BYTES:
         raise ValueError(f"{path}: {n_bytes:,} bytes; a table of {what} has at most {MOST_SMALL_BYTES:,}")
     return read_text(source)
@@ -179,8 +179,7 @@ def _text_chunks(
     source: Source, builder: ReadingsBuilder, wanted: dict[str, int], n_columns: int
 ) -> Iterator[pd.DataFrame]:
     start = header_at(source)
-    delimiter = delimiter_of(source.lines[start])
-    yield from csv_chunks(source, builder, start + 1, n_fields(source, start), delimiter, wanted)
+    yield from csv_chunks(source, builder, start + 1, n_fields(source, start), source.delimiter, wanted)
 
 
 def _parquet_chunks(

@@ -1,0 +1,187 @@
+"""Files inside of files: the sheets of a workbook, the members of a zip, laid beside one another as plain files.
+
+They lie in a folder of this process that only its user can read, and go when it ends.
+"""
+
+import csv
+import fnmatch
+import functools
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from raycadian.data.source import MAX_RECORDS, check_count, check_unpacked
+
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_MOST_MEMBERS = 10_000
+_MOST_CELLS = 20 * MAX_RECORDS
+_HIDDEN = ("__MACOSX", ".")  # what macOS and programs leave beside one's files
+ABOUT = (".md", ".pdf", ".html", ".htm", ".docx", ".doc", ".rtf", ".png", ".jpg", ".jpeg", ".svg", ".yaml", ".yml")
+"""Endings of what describes data."""
+_DESCRIBES = ("readme", "license", "licence", "changelog", "sha256sums", "md5sums", "manifest")
+
+
+def packed_kind(path: Path) -> str | None:
+    """workbook or archive; None for a plain file, NumPy's archives and Apple Health's among them. Raises ValueError for
+    an archive that is broken."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == _OLE:
+        return "workbook"
+    if head != _ZIP or path.suffix.lower() == ".npz":
+        return None
+    names = _names(path)
+    if any(name.startswith("xl/") for name in names) or _first(path, names).startswith(b"application/vnd.oasis"):
+        return "workbook"
+    if any(name.startswith(("word/", "ppt/")) for name in names):
+        raise ValueError(f"{path}: a document, not a table; save the table in it as CSV")
+    health = any("export" in name and name.endswith(".xml") for name in names)
+    return None if health or all(name.endswith(".npy") for name in names) else "archive"
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_count(len(archive.infolist()), path, _MOST_MEMBERS, "members")
+            return [entry.filename for entry in archive.infolist()]
+    except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: a ZIP archive that is damaged: {error}; copy or export it again") from None
+
+
+def _first(path: Path, names: Sequence[str]) -> bytes:
+    """The first bytes of an OpenDocument's `mimetype`; empty where there is none."""
+    if "mimetype" not in names[:1]:
+        return b""
+    with zipfile.ZipFile(path) as archive, archive.open("mimetype") as file:
+        return file.read(64)
+
+
+# --- where they lie -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="raycadian-unpacked-")  # mode 700; goes when the process ends
+
+
+@functools.lru_cache(maxsize=1024)
+def _laid(path: Path, stamp: tuple[int, int]) -> dict[str, Path]:
+    """Sheet or member -> the plain file with its content, in the order of the workbook or the archive."""
+    folder = Path(tempfile.mkdtemp(dir=_folder().name)) / path.name
+    folder.mkdir()
+    return dict((_sheets if packed_kind(path) == "workbook" else _members)(path, folder))
+
+
+def contents(path: Path) -> dict[str, Path]:
+    """What lies in a workbook or an archive: name -> a plain file. Sheets without a row, and members that macOS adds,
+    are left out. Raises ValueError for what is broken, encrypted, or unpacks to too much."""
+    about = path.stat()
+    return dict(_laid(path.absolute(), (about.st_mtime_ns, about.st_size)))
+
+
+# --- workbooks ------------------------------------------------------------------------------------------------------
+
+
+def _sheets(path: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    import python_calamine
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            check_unpacked(sum(entry.file_size for entry in archive.infolist()), path.stat().st_size, path)
+    try:
+        workbook = python_calamine.CalamineWorkbook.from_path(str(path))
+        for n, name in enumerate(workbook.sheet_names):
+            sheet = workbook.get_sheet_by_name(name)
+            check_count(sheet.total_height * max(sheet.total_width, 1), path, _MOST_CELLS, "cells")
+            rows = sheet.to_python(skip_empty_area=True)
+            if any(cell != "" for row in rows for cell in row):
+                yield name, _as_csv(rows, folder / f"{n}" / _safe(f"{name}.csv", path))
+    except (python_calamine.CalamineError, OSError) as error:
+        raise ValueError(
+            f"{path}: a workbook that can't be read: {error}; take off its password, or save the sheet as CSV"
+        ) from None
+
+
+def _as_csv(rows: Sequence[Sequence[Any]], to: Path) -> Path:
+    to.parent.mkdir(exist_ok=True)
+    with to.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([[_text(cell) for cell in row] for row in rows])
+    return to
+
+
+def _text(cell: Any) -> str:
+    """A cell as CSV has it: whole numbers without a fraction, times to the millisecond (a workbook counts days)."""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, float):
+        return str(int(cell)) if cell.is_integer() and abs(cell) < 2**53 else repr(cell)
+    if isinstance(cell, datetime):
+        rounded = _whole_ms(cell)
+        return rounded.isoformat(" ", "milliseconds" if rounded.microsecond else "seconds")
+    if isinstance(cell, time):
+        return _whole_ms(datetime.combine(date(2000, 1, 1), cell)).time().isoformat("seconds")
+    if isinstance(cell, timedelta):  # a clock that the workbook holds as a part of a day
+        return str(timedelta(seconds=round(cell.total_seconds()))).rpartition(", ")[2].rjust(8, "0")
+    return str(cell)
+
+
+def _whole_ms(moment: datetime) -> datetime:
+    """To the millisecond, and to the second where it is that but for what a day's fraction leaves."""
+    second = (moment + timedelta(milliseconds=500)).replace(microsecond=0)
+    if abs(second - moment) <= timedelta(milliseconds=2):
+        return second
+    return (moment + timedelta(microseconds=500)).replace(microsecond=(moment.microsecond + 500) // 1000 % 1000 * 1000)
+
+
+# --- archives -------------------------------------------------------------------------------------------------------
+
+
+def _members(path: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir() and not _is_hidden(entry.filename)]
+        check_unpacked(sum(entry.file_size for entry in entries), path.stat().st_size, path)
+        for entry in entries:
+            yield entry.filename, _unpacked(archive, entry, folder, path)
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, path: Path) -> Path:
+    if entry.flag_bits & 1:
+        raise ValueError(f"{path}: {entry.filename!r} is encrypted; unpack it with its password")
+    to = folder.joinpath(*[_safe(part, path) for part in PurePosixPath(entry.filename.replace("\\", "/")).parts])
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with archive.open(entry) as member, to.open("xb") as file:
+            left = entry.file_size  # what its directory says, which was judged
+            while part := member.read(min(left + 1, 1024**2)):
+                left -= len(part)
+                check_count(-left, f"{path}: {entry.filename}", 0, "bytes more than its directory says")
+                file.write(part)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path}: {entry.filename!r} can't be unpacked: {error}; copy or export it again") from None
+    return to
+
+
+def _is_hidden(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return any(part.startswith(_HIDDEN) and part not in (".", "..") for part in parts) or parts[-1:] == ("Thumbs.db",)
+
+
+def _safe(part: str, path: Path) -> str:
+    """A name for a file below our folder. Raises ValueError for one that would lie elsewhere."""
+    if part in ("..", "/", "") or "\0" in part or ":" in part[1:2]:
+        raise ValueError(f"{path}: a member is called {part!r}, which lies outside the archive; unpack it yourself")
+    return part.replace("/", "_")[:200]
+
+
+def describes(name: str) -> bool:
+    """Whether a member is about the data by its name: a read-me, a licence, a document, a picture."""
+    last = PurePosixPath(name).name.lower()
+    return last.endswith(ABOUT) or last.startswith(_DESCRIBES)
+
+
+def chosen(names: Sequence[str], pattern: str) -> list[str]:
+    """Those of the names that a pattern fits, in any case."""
+    return [name for name in names if fnmatch.fnmatch(name.casefold(), pattern.casefold())]
