@@ -22,7 +22,7 @@ from test_activity_oddities import ACTIWARE
 from raycadian.modalities.actigraphy.card import ActigraphyCard, ActivityColumns
 from raycadian.modalities.actigraphy.episodes import read_episodes
 from raycadian.modalities.actigraphy.formats.xpt import Xpt
-from raycadian.modalities.actigraphy.readers import detect_format, labels, read_activity
+from raycadian.modalities.actigraphy.readers import labels, read_activity
 from raycadian.modalities.actigraphy.simulate import simulate_nhanes
 from raycadian.modalities.biosignals.readers import read_case
 from raycadian.modalities.cgm.card import CGMCard, Columns
@@ -66,7 +66,7 @@ def signals(path: Path) -> object:
 
 
 def table(path: Path) -> object:
-    return detect_format(path), Xpt.open(path).frame()
+    return [Xpt.open(path).frame()]
 
 
 def people(path: Path) -> object:

@@ -19,7 +19,9 @@ from raycadian.data.source import MAX_POINTS, check_count
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.readers import parts, read_part
 from raycadian.modalities.base import Progress
+from raycadian.modalities.cards import modality_of
 from raycadian.modalities.prepare import source_files
+from raycadian.modalities.unpack import unpacked
 from raycadian.physiology.rhythms import scoring
 from raycadian.physiology.rhythms.blocks import sleep_blocks
 from raycadian.physiology.rhythms.circadian import circular_mean_h, rest_activity
@@ -329,8 +331,9 @@ def read_rhythms(
         raise ValueError(
             f"card {card.name!r} is of {card.modality}: expected recordings of activity (modality: actigraphy)"
         )
-    issues = Issues()
-    everybody = list(people(source_files(card, folder), card, issues, rule, progress))
+    issues, modality = Issues(), modality_of(card)
+    paths = unpacked(source_files(card, folder), card, lambda path: modality.fits(path, card), issues)
+    everybody = list(people(paths, card, issues, rule, progress))
     if not everybody:
         raise ValueError(f"card {card.name!r}: nobody has a recording that can be used ({dict(issues.counts)})")
     return everybody, issues
