@@ -380,11 +380,10 @@ def assert_intact(out: Path, original: Snapshot) -> None:
 def test_a_full_disk_while_reading(before, original, monkeypatch):
     card, out = before
 
-    def full(frame, path):
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self._folder))
 
-    monkeypatch.setattr(cgm, "_write_frame", full)
+    monkeypatch.setattr(cgm.BlockWriter, "add", full)
     with pytest.raises(StorageError, match=r"No space left on device \(disk /.*free of"):
         prepare(card, out)
     assert_intact(out, original)

@@ -118,7 +118,7 @@ class Blocks:
         pieces = [(subject, *piece) for subject in subjects for piece in self._of(subject, name)]
         last, parts = None, []
         for file, own in groupby(pieces, key=lambda piece: piece[1]):
-            with _opened(self._path / FOLDER / file) as reader:
+            with opened(self._path / FOLDER / file) as reader:
                 for subject, _, row, n_rows in own:
                     if last is not None and subject != last:
                         yield last, pa.concat_tables(parts)
@@ -172,7 +172,7 @@ class _Reader:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Reader]:
+def opened(path: Path) -> Iterator[_Reader]:
     """A block while it is read. Raises ValueError where it is damaged, OSError where the storage can't be reached."""
     with storage.reading(path, f"{path}: no such file; {REPAIR}") as source:
         with readable(path):
@@ -235,6 +235,7 @@ class _File:
     def __init__(self, path: Path, schema: pa.Schema):
         self.path, self.n_rows, self.n_bytes = path, 0, 0
         self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
         self._stack = ExitStack()
         self._sink = self._stack.enter_context(storage.writing(path))
         self._stack.callback(self._measure)  # when the footer is written and the file is still open
@@ -245,13 +246,14 @@ class _File:
         """The bytes that it has so far."""
         self._waiting.append(rows)
         self.n_rows += len(rows)
-        if sum(map(len, self._waiting)) >= _ROWS:
+        self._n_waiting += len(rows)
+        if self._n_waiting >= _ROWS:
             self._flush()
         return self._sink.tell()
 
     def _flush(self) -> None:
         rows = pa.concat_tables(self._waiting).unify_dictionaries()
-        self._waiting = []
+        self._waiting, self._n_waiting = [], 0
         self._writer.write_table(rows, row_group_size=max(len(rows), 1))
         del rows
         pa.default_memory_pool().release_unused()  # else it keeps what the next case is read into

@@ -19,7 +19,7 @@ modalities/prepare.py. A snapshots' folder lies on this machine, on a shared fil
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -149,14 +149,14 @@ class Snapshot:
         for subject, sha256 in hashes.items():
             if sha256 != self._tables.entries[subject].sha256:
                 raise ValueError(f"{self.path}: the data of subject {subject!r} are not what was written; {REPAIR}")
-        if (sha256 := combined_hash(hashes)) != self.manifest["content_sha256"]:
+        if (sha256 := combined_hash(sorted(hashes.items()))) != self.manifest["content_sha256"]:
             raise ValueError(f"{self.path}: content hash {sha256} is not the manifest's; {REPAIR}")
 
     def require_sound(self) -> None:
         """Raises ValueError where manifest and index contradict one another; or the data the manifest, which are read
         where a file was written after it."""
         hashes = {s: entry.sha256 for s, entry in self._tables.entries.items()}
-        if combined_hash(hashes) != self.manifest["content_sha256"]:
+        if combined_hash(sorted(hashes.items())) != self.manifest["content_sha256"]:
             raise ValueError(f"{self.path / 'manifest.json'}: its subjects are not those it was written with; {REPAIR}")
         lengths = {s: self._tables.heads.points(s) for s in self._tables.heads.rows}
         if not self._tables.agrees(lengths):
@@ -201,9 +201,13 @@ def folders(out: str | Path, name: str = "*") -> list[Path]:
     return [f for f in below if fnmatchcase(f.name, f"{name}-*") and not f.name.startswith(".")]
 
 
-def combined_hash(hashes: dict[str, str]) -> str:
-    """Of a snapshot, from those of its subjects."""
-    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+def combined_hash(hashes: Iterable[tuple[str, str]]) -> str:
+    """Of a snapshot, from those of its subjects, which come sorted."""
+    digest = hashlib.sha256(b"[")
+    for number, pair in enumerate(hashes):
+        digest.update(f"{', ' if number else ''}{json.dumps(pair)}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raycadian.data import storage
 from raycadian.data.blocks import INDEX_SCHEMA, SUBJECT_SCHEMA, SUBJECTS, BlockWriter
@@ -34,10 +35,8 @@ from raycadian.data.parquet import (
     REPAIR,
     events_table,
     heads_table,
-    pack,
     subject_hash,
     to_table,
-    write_table,
 )
 from raycadian.data.snapshot import FORMAT, Snapshot, combined_hash, folders, read_manifest
 from raycadian.files import on_disk, own_folder
@@ -75,12 +74,13 @@ def head_of(recording: Recording) -> list[Any]:
 
 
 class SpooledRows:
-    """The rows of all subjects, in a file of this machine while a snapshot is written: memory holds one at a time,
-    however many there are."""
+    """The rows of all subjects, in a file of this machine while a snapshot is written: memory holds their names, and
+    one row at a time."""
 
     def __init__(self) -> None:
         self._file = tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl")  # noqa: SIM115 - left below
-        self._length = self.n_usable = 0
+        self.subjects: list[str] = []
+        self.n_usable = 0
 
     def __enter__(self) -> "SpooledRows":
         return self
@@ -90,7 +90,7 @@ class SpooledRows:
 
     def add(self, row: Row) -> None:
         self._file.write(json.dumps(row) + "\n")
-        self._length += 1
+        self.subjects.append(row[SUBJECT])
         self.n_usable += "sha256" in row
 
     def __iter__(self) -> Iterator[Row]:
@@ -99,7 +99,7 @@ class SpooledRows:
             yield from map(json.loads, file)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.subjects)
 
     @property
     def usable(self) -> "_Usable":
@@ -123,14 +123,17 @@ def finish(folder: Path, rows: SpooledRows, files: dict[str, int], about: dict[s
     """Write what finds the subjects in their blocks, and manifest.json, into the folder where the blocks are; the
     manifest. `rows`: sorted by subject, at least one with a recording · `files`: the blocks' bytes · `about`: what the
     manifest says beside that, `card` at least."""
-    packed = pack(_table(rows, _people, SUBJECT_SCHEMA))
+    packed = _packed(rows, _people, SUBJECT_SCHEMA)
     name = f"{SUBJECTS}{hashlib.sha256(packed).hexdigest()[:8]}.parquet"
     files = files | {
         name: storage.write_bytes(folder / name, packed),
-        "recordings.parquet": write_table(_table(rows.usable, _heads, HEAD_SCHEMA), folder / "recordings.parquet"),
-        "index.parquet": write_table(_table(rows.usable, _pieces, INDEX_SCHEMA), folder / "index.parquet"),
-    }
-    sha256 = combined_hash({row[SUBJECT]: row["sha256"] for row in rows.usable})
+    } | {
+        name: storage.write_bytes(folder / name, _packed(rows.usable, of, schema))
+        for name, of, schema in (
+            ("recordings.parquet", _heads, HEAD_SCHEMA), ("index.parquet", _pieces, INDEX_SCHEMA),
+        )
+    }  # fmt: skip
+    sha256 = combined_hash((row[SUBJECT], row["sha256"]) for row in rows.usable)
     manifest = {
         "format": FORMAT,
         "id": f"{about['card']['name']}-{sha256[:12]}",
@@ -143,12 +146,13 @@ def finish(folder: Path, rows: SpooledRows, files: dict[str, int], about: dict[s
     return manifest
 
 
-def _table(rows: Iterable[Row], of: Any, schema: pa.Schema) -> pa.Table:
-    """`of(rows)` of some rows at a time, one below the other."""
-    remaining, tables = iter(rows), [schema.empty_table()]
-    while some := list(islice(remaining, _TOGETHER)):
-        tables.append(of(some))
-    return pa.concat_tables(tables)
+def _packed(rows: Iterable[Row], of: Any, schema: pa.Schema) -> memoryview:
+    """`of(rows)` of some rows at a time, one below the other, as a Parquet file in memory."""
+    remaining, sink = iter(rows), pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
+        while some := list(islice(remaining, _TOGETHER)):
+            writer.write_table(of(some))
+    return memoryview(sink.getvalue())
 
 
 def _people(rows: Sequence[Row]) -> pa.Table:

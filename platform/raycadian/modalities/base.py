@@ -6,7 +6,7 @@ is heavy (pandas, torch, readers) is imported where a method needs it.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,8 +152,12 @@ class Modality(ABC):
     # --- from files to a snapshot ---
 
     @abstractmethod
-    def items(self, preparation: Preparation) -> list[Item]:
+    def items(self, preparation: Preparation) -> Iterable[Item]:
         """On the driver: what there is to read, a subject each. Raises ValueError."""
+
+    def gathered(self, items: list[Item]) -> list[Item]:
+        """On a worker: a group of subjects, with what is read of all of them at once."""
+        return items
 
     @abstractmethod
     def read(self, item: Item, card: Any, issues: Issues) -> Iterator[Recording]:

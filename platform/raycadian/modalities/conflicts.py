@@ -138,13 +138,21 @@ _LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")
 ALIKE = "ids that differ by case, zeros or separators alone (one person under several? test people would be known)"
 
 
-def alike(subjects: Iterable[str]) -> list[list[str]]:
+def alike(subjects: Sequence[str]) -> list[list[str]]:
     """Groups of ids that are told apart by case, leading zeros, spaces or separators alone: P01, p1, P-01."""
+    import numpy as np
+
+    hashes = np.fromiter((hash(_pieces(subject)) for subject in subjects), np.int64, len(subjects))
+    _, value, times = np.unique(hashes, return_inverse=True, return_counts=True)
     groups: dict[tuple[str, ...], list[str]] = {}
-    for subject in subjects:
-        pieces = _LETTERS_AND_DIGITS.findall(subject.casefold())
-        groups.setdefault(tuple(p.lstrip("0") or "0" if p.isdigit() else p for p in pieces), []).append(subject)
+    for i in np.flatnonzero(times[value] > 1):
+        groups.setdefault(_pieces(subjects[i]), []).append(subjects[i])
     return [ids for ids in groups.values() if len(ids) > 1]
+
+
+def _pieces(subject: str) -> tuple[str, ...]:
+    pieces = _LETTERS_AND_DIGITS.findall(subject.casefold())
+    return tuple(p.lstrip("0") or "0" if p.isdigit() else p for p in pieces)
 
 
 def _table(path: Path) -> "pd.DataFrame | None":

@@ -9,7 +9,6 @@ import glob
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +24,12 @@ from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.conflicts import ALIKE, alike, require_one_person
+from raycadian.modalities.groups import Groups, read_group
 from raycadian.modalities.unpack import unpacked
 from raycadian.modalities.unreadable import FILE, Unreadable
 from raycadian.modalities.unreadable import SUBJECT as UNREADABLE
 from raycadian.types import SUBJECT, Issues
 
-_GROUP_BYTES, _GROUP_ITEMS = 8e6, 1000  # of subjects that one worker reads after another: some seconds
 log = logging.getLogger(__name__)
 
 
@@ -104,7 +103,7 @@ def _about(modality: Modality, job: Preparation, rows: SpooledRows) -> dict[str,
     for row in rows:
         job.issues.merge(issues_of(row["issues"]))
     job.unreadable.note(job.issues)
-    for ids in alike(row[SUBJECT] for row in rows):
+    for ids in alike(rows.subjects):
         job.issues.add(ALIKE, ", ".join(ids), len(ids) - 1)
         log.warning("%s: %s", ALIKE, ", ".join(ids[:5]))
     usable = rows.usable
@@ -126,17 +125,17 @@ def _about(modality: Modality, job: Preparation, rows: SpooledRows) -> dict[str,
 def _write_subjects(modality: Modality, job: Preparation, rows: SpooledRows, on_ray: bool | None) -> dict[str, int]:
     """Read and write every subject and add its row, sorted by subject; the bytes of the blocks by their path."""
     storage.make_folder(job.work / "snapshot")
-    items = sorted(modality.items(job), key=lambda item: item[SUBJECT])
+    groups = Groups.of(modality.items(job), modality.effort, job.work / "groups")
     if on_ray is None:
-        on_ray = cluster.worthwhile(modality.n_bytes(job.card, job.paths), len(items))
-    groups = _groups(items, modality.effort)
+        on_ray = cluster.worthwhile(modality.n_bytes(job.card, job.paths), groups.n_items)
     files: dict[str, int] = {}
-    answers = (_on_ray if on_ray else _here)(modality, job, groups) if groups else iter(())
+    answers = (_on_ray if on_ray else _here)(modality, job, groups.n_groups) if groups.n_groups else iter(())
+    where = f"subjects written ({'on Ray' if on_ray else 'here, in this process'})"
     for own, written in cluster.outcomes(answers):
         files |= written
         for row in own:
-            _take_up(row, job, rows, len(items))
-            job.progress(f"subjects written ({'on Ray' if on_ray else 'here, in this process'})", len(rows), len(items))
+            _take_up(row, job, rows, groups.n_items)
+            job.progress(where, len(rows), groups.n_items)
     return files
 
 
@@ -150,39 +149,26 @@ def _take_up(row: Row, job: Preparation, rows: SpooledRows, n_subjects: int) -> 
     rows.add(row)
 
 
-def _groups(items: list[Item], effort: float) -> list[list[Item]]:
-    """Neighbours that one worker reads one after another into the same blocks: always the same ones, wherever they are
-    read. effort: of a byte, in that of one of a table."""
-    groups: list[list[Item]] = []
-    n_bytes = math.inf
-    for item in items:
-        if n_bytes >= _GROUP_BYTES or len(groups[-1]) >= _GROUP_ITEMS:
-            groups.append([])
-            n_bytes = 0.0
-        groups[-1].append(item)
-        n_bytes += effort * item.get("bytes", _GROUP_BYTES)
-    return groups
+def _here(modality: Modality, job: Preparation, n_groups: int) -> Iterator[dict[str, Any]]:
+    for number in range(n_groups):
+        yield _attempt({"number": number}, modality, str(job.work), job.card)
 
 
-def _here(modality: Modality, job: Preparation, groups: list[list[Item]]) -> Iterator[dict[str, Any]]:
-    for number, items in enumerate(groups):
-        yield _attempt({"number": number, "items": json.dumps(items)}, modality, str(job.work / "snapshot"), job.card)
-
-
-def _on_ray(modality: Modality, job: Preparation, groups: list[list[Item]]) -> Iterator[dict[str, Any]]:
+def _on_ray(modality: Modality, job: Preparation, n_groups: int) -> Iterator[dict[str, Any]]:
     ray = cluster.connect()
-    sent = [{"number": number, "items": json.dumps(items)} for number, items in enumerate(groups)]
-    data = ray.data.from_items(sent, override_num_blocks=len(sent))
-    settings = {"modality": modality, "snapshot": str(job.work / "snapshot"), "card": job.card}
+    data = ray.data.from_items([{"number": number} for number in range(n_groups)], override_num_blocks=n_groups)
+    settings = {"modality": modality, "work": str(job.work), "card": job.card}
     return data.map(_attempt, fn_kwargs=settings).iter_rows()
 
 
-def _attempt(sent: dict[str, Any], modality: Modality, snapshot: str, card: BaseCard) -> dict[str, Any]:
+def _attempt(sent: dict[str, Any], modality: Modality, work: str, card: BaseCard) -> dict[str, Any]:
     """A group's rows and files."""
+    folder = storage.resolve_path(work)
 
     def write() -> list[Any]:
-        with BlockWriter(storage.resolve_path(snapshot), sent["number"]) as blocks:
-            rows = [_written(modality, item, blocks, card) for item in json.loads(sent["items"])]
+        items = modality.gathered(read_group(folder / "groups", sent["number"]))
+        with BlockWriter(folder / "snapshot", sent["number"]) as blocks:
+            rows = [_written(modality, item, blocks, card) for item in items]
         return [rows, blocks.files]
 
     return cluster.attempt(sent["number"], write)

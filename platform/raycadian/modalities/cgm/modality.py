@@ -23,10 +23,15 @@ class CGM(Modality):
     version = 2
     columns = (TIME_UTC, GLUCOSE)
 
-    def items(self, preparation: Preparation) -> list[Item]:
+    def items(self, preparation: Preparation) -> Iterator[Item]:
         from raycadian.modalities.cgm.prepare import items
 
         return items(preparation)
+
+    def gathered(self, items: list[Item]) -> list[Item]:
+        from raycadian.modalities.cgm.prepare import unspilled
+
+        return [item | {"parts": parts} for item, parts in zip(items, unspilled(items), strict=True)]
 
     def read(self, item: Item, card: CGMCard, issues: Issues) -> Iterator[Recording]:
         from raycadian.data.grid import to_recordings

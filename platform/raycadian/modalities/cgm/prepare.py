@@ -2,10 +2,12 @@
 each subject's parts are merged, gridded and written.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +16,45 @@ import pyarrow as pa
 
 from raycadian import cluster
 from raycadian.data import storage
-from raycadian.data.blocks import BlockWriter
+from raycadian.data.blocks import FOLDER, BlockWriter, opened
 from raycadian.data.grid import to_recordings
-from raycadian.data.parquet import read_table, write_table
 from raycadian.data.writer import issues_of, write_subject
 from raycadian.errors import StorageError
 from raycadian.modalities.base import Item, Preparation, Progress, Row, Rows
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.parts import Parts
 from raycadian.modalities.cgm.quality import quality
-from raycadian.modalities.cgm.readers import Files, Spans, read_person
+from raycadian.modalities.cgm.readers import Files, read_person
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
 _READING_BYTES = 32  # of a row of a table of readings, roughly
 CONSTANT = "subject whose readings are all the same value"
-_SPILLED = {TIME_UTC: "datetime64[ns]", GLUCOSE: "float64", "kind": "object", "value": "float64"}
+_TIME = (TIME_UTC, pa.timestamp("ns"))
+_GLUCOSE = pa.schema([_TIME, (GLUCOSE, pa.float64()), ("utc_offset_min", pa.int64())])
+_EVENTS = pa.schema([_TIME, ("kind", pa.string()), ("value", pa.float64())])
 
 
-def items(job: Preparation) -> list[Item]:
-    """Every subject with the folders of its readings, one a file that they are in. Raises ValueError."""
-    files = Files.of(job.paths, job.card, job.issues, job.leaving_out)
-    storage.make_folder(job.work / "spill")
+def items(job: Preparation) -> Iterator[Item]:
+    """Every subject with where its readings were laid aside. Raises ValueError."""
+    files, parts = Files.of(job.paths, job.card, job.issues, job.leaving_out), Parts()
+    folder = job.work / "spill"
+    storage.make_folder(folder)
     on_ray = job.on_ray
     if on_ray is None:
         on_ray = cluster.worthwhile(sum(path.stat().st_size for path in files.formats), len(files.formats))
-    made: dict[str, Item] = {}
-    for path, answer in (_read_on_ray if on_ray else _read_here)(files, job):
+    for number, (path, answer) in enumerate((_read_on_ray if on_ray else _read_here)(files, job)):
         with job.leaving_out(path):
             _require_read(answer)
-            files.take_up(path, answer["spans"])
             job.issues.merge(issues_of(answer["issues"]))
-        for subject, spilled in answer["subjects"].items():
-            item = made.setdefault(subject, {SUBJECT: subject, "spill": [], "conflicting": 0, "bytes": 0})
-            item["spill"].append(spilled["spill"])
-            item["conflicting"] += spilled["conflicting"]
-            item["bytes"] += spilled["bytes"]
-    files.conclude(job.issues)
-    return list(made.values())
+            parts.extend(answer["parts"], number)
+    files.conclude(parts, job.issues)
+    file, conflicting, n_bytes = (parts.column(name) for name in ("file", "conflicting", "bytes"))
+    for subject, rows in parts.by_subject():
+        spill = [[int(file[row]), json.loads(parts.spill[row])] for row in rows]
+        about = {"folder": str(folder), "spill": spill, "conflicting": int(conflicting[rows].sum())}
+        yield {SUBJECT: subject, "bytes": int(n_bytes[rows].sum())} | about
 
 
 def _read_here(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -83,7 +86,7 @@ def _read_on_ray(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[st
 
 def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]:
     path = Path(sent["path"])
-    own, to = Files(card, {path: sent["kind"]}, Spans()), storage.resolve_path(folder) / str(sent["number"])
+    own, to = Files(card, {path: sent["kind"]}), storage.resolve_path(folder) / str(sent["number"])
 
     def read() -> dict[str, Any] | None:
         seen = path.is_file() and path.stat().st_size == sent["bytes"]
@@ -98,12 +101,12 @@ def _read_one(own: Files, path: Path, folder: Path, progress: Progress, before: 
     issues = Issues()
     try:
         with closing(own.read(path, issues)) as chunks:  # an error or Ctrl-C closes the file at once
-            spilled, readings = _spill(chunks, folder, progress, before)
+            parts, readings = _spill(chunks, folder, progress, before)
     except StorageError:  # not the file is at fault
         raise
     except ValueError as error:
-        return {"subjects": {}, "readings": 0, "unreadable": str(error)}
-    return {"subjects": spilled, "spans": own.spans_of(path), "issues": issues.as_dict(), "readings": readings}
+        return {"readings": 0, "unreadable": str(error)}
+    return {"parts": parts.as_dict(), "issues": issues.as_dict(), "readings": readings}
 
 
 def _require_read(answer: dict[str, Any]) -> None:
@@ -113,7 +116,7 @@ def _require_read(answer: dict[str, Any]) -> None:
 
 def read_item(item: Item, card: CGMCard, issues: Issues) -> Readings:
     """All readings of a subject, from its parts."""
-    parts = [part for spill in item["spill"] for part in _unspill(item[SUBJECT], storage.resolve_path(spill))]
+    (parts,) = [item["parts"]] if "parts" in item else unspilled([item])
     whole = merge(parts, issues, card.repeat_s)
     return replace(whole, conflicting=whole.conflicting + item["conflicting"])
 
@@ -174,43 +177,48 @@ def recordings_of_person(path: Path, card: CGMCard | None, like: CGMCard, issues
 # --- spilled readings -----------------------------------------------------------------------------------------------
 
 
-def _spill(
-    chunks: Iterable[Readings], folder: Path, progress: Progress, before: int
-) -> tuple[dict[str, dict[str, Any]], int]:
-    """Write readings as they come, part by part: folder/<n>/<k>-*.parquet. The subjects, of which n is the position,
-    with their folder, their conflicting readings and the bytes of a table of the others; and the number of readings."""
+def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress, before: int) -> tuple[Parts, int]:
+    """Write readings as they come, one below the other, into blocks of the folder; which, and how many readings."""
     storage.make_folder(folder)
-    spilled: dict[str, dict[str, Any]] = {}
-    parts: Counter[str] = Counter()
-    n_readings = 0
-    for chunk in chunks:
-        own = folder / str(len(spilled))
-        about = spilled.setdefault(chunk.subject, {"spill": str(own), "conflicting": 0, "bytes": 0})
-        part = storage.resolve_path(about["spill"])
-        storage.make_folder(part)
-        _write_frame(chunk.glucose, part / f"{parts[chunk.subject]:06d}-glucose.parquet")
-        _write_frame(chunk.events, part / f"{parts[chunk.subject]:06d}-events.parquet")
-        parts[chunk.subject] += 1
-        about["conflicting"] += chunk.conflicting
-        about["bytes"] += _READING_BYTES * (len(chunk.glucose) + len(chunk.events))
-        n_readings += len(chunk.glucose)
-        progress("readings read", before + n_readings, None)
-    return spilled, n_readings
+    parts, n_readings = Parts(), 0
+    with BlockWriter(folder, 0) as blocks:
+        for chunk in chunks:
+            tables = {"glucose": _glucose_table(chunk.glucose), "events": _events_table(chunk.events)}
+            pieces = [piece for name, table in tables.items() for piece in blocks.add(chunk.subject, name, table)]
+            n_bytes = _READING_BYTES * sum(map(len, tables.values()))
+            parts.add(chunk, spill=json.dumps(pieces), n_bytes=n_bytes)
+            n_readings += len(chunk.glucose)
+            progress("readings read", before + n_readings, None)
+    return parts, n_readings
 
 
-def _write_frame(frame: pd.DataFrame, path: Path) -> None:
-    write_table(pa.Table.from_pandas(frame, preserve_index=False), path)
+def _glucose_table(glucose: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(glucose[_GLUCOSE.names], _GLUCOSE, preserve_index=False)
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    """Typed also where it is empty."""
-    frame = read_table(path, set()).to_pandas()
-    return frame.astype({name: kind for name, kind in _SPILLED.items() if name in frame})
+def _events_table(events: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(events[_EVENTS.names], _EVENTS, preserve_index=False)
 
 
-def _unspill(subject: str, folder: Path) -> list[Readings]:
-    return [
-        Readings(subject, _read_frame(part), _read_frame(part.with_name(f"{part.name[:6]}-events.parquet")))
-        for part in storage.children(folder)
-        if part.name.endswith("-glucose.parquet")
+def unspilled(items: Sequence[Item]) -> list[list[Readings]]:
+    """The parts of each subject: of all subjects at once, so that every file is opened once."""
+    wanted = [
+        (file, row, n_rows, (i, k), table)
+        for i, item in enumerate(items)
+        for k, (number, pieces) in enumerate(item["spill"])
+        for table, name, row, n_rows in pieces
+        for file in [f"{item['folder']}/{number}/{FOLDER}/{name}"]
     ]
+    tables: dict[tuple[int, int], dict[str, list[pa.Table]]] = defaultdict(lambda: {"glucose": [], "events": []})
+    for file, own in groupby(sorted(wanted), key=lambda piece: piece[0]):
+        with opened(storage.resolve_path(file)) as block:
+            for _, row, n_rows, part, table in own:
+                tables[part][table].append(block.rows(row, n_rows))
+    return [[_readings(item[SUBJECT], tables[i, k]) for k in range(len(item["spill"]))] for i, item in enumerate(items)]
+
+
+def _readings(subject: str, tables: dict[str, list[pa.Table]]) -> Readings:
+    """Typed also where it is empty."""
+    glucose = pa.concat_tables([_GLUCOSE.empty_table(), *tables["glucose"]]).to_pandas(ignore_metadata=True)
+    events = pa.concat_tables([_EVENTS.empty_table(), *tables["events"]]).to_pandas(ignore_metadata=True)
+    return Readings(subject, glucose, events)

@@ -1,17 +1,12 @@
 """CGM files of every format as Readings: recognised by content, checked against one another."""
 
-import itertools
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from raycadian.data.packed import packed_kind
-from raycadian.data.source import Source, header_of, stem_of
+from raycadian.data.source import Source, header_of
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGM_FORMATS, CGMCard
 from raycadian.modalities.cgm.formats.carelink import is_carelink, read_carelink
@@ -27,11 +22,11 @@ from raycadian.modalities.cgm.formats.vendor_csv import (
     read_pump,
     superseded_pump_files,
 )
-from raycadian.modalities.conflicts import require_apart_but_for_dates, require_one_person
-from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.cgm.parts import Parts, require_agreement
+from raycadian.modalities.conflicts import require_one_person
 from raycadian.modalities.naming import naming
 from raycadian.modalities.unpack import unpacked
-from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
+from raycadian.types import Issues, Readings
 
 __all__ = ["detect_format", "merge", "read_files"]
 
@@ -58,19 +53,20 @@ def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Rea
     Raises ValueError for a file that can't be understood, holds no reading, or contradicts its unit; after the last
     one, for files that disagree about a subject where they overlap. What was yielded before is then not to be used.
     """
-    files = Files.of(paths, card, issues)
-    for path in files.formats:
-        yield from files.read(path, issues)
-    files.conclude(issues)
+    files, parts = Files.of(paths, card, issues), Parts()
+    for number, path in enumerate(files.formats):
+        for readings in files.read(path, issues):
+            parts.add(readings, number)
+            yield readings
+    files.conclude(parts, issues)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Files:
-    """The files of a card, with the format of each, and what those that were read say of whom: wherever that was."""
+    """The files of a card, with the format of each."""
 
     card: CGMCard
     formats: dict[Path, str]
-    spans: "Spans"
 
     @staticmethod
     def of(
@@ -83,34 +79,22 @@ class Files:
         if not paths:
             raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
         paths = unpacked(paths, card, lambda path: is_read(path, card), issues)
-        return Files(card, _formats(paths, card, issues, leaving_out), Spans())
+        return Files(card, _formats(paths, card, issues, leaving_out))
 
     def only(self, path: Path) -> "Files":
         """One of them, to be read elsewhere."""
-        return Files(self.card, {path: self.formats[path]}, Spans())
+        return Files(self.card, {path: self.formats[path]})
 
     def read(self, path: Path, issues: Issues) -> Iterator[Readings]:
-        for readings in _read(path, self.formats[path], self.card, issues):
-            self.spans.add(readings, path)
-            yield readings
+        return _read(path, self.formats[path], self.card, issues)
 
-    def spans_of(self, path: Path) -> dict[str, list[int]]:
-        """subject -> what the file says of them, as `take_up` takes it; JSON holds it."""
-        return {s: list(astuple(own[path])) for s, own in self.spans.by_subject.items() if path in own}
-
-    def take_up(self, path: Path, spans: dict[str, list[int]]) -> None:
-        """What was read elsewhere."""
-        for subject, span in spans.items():
-            self.spans.by_subject[subject][path] = _Span(*span)
-
-    def conclude(self, issues: Issues) -> None:
-        """After the last. Raises ValueError where no file has a reading, or files contradict one another."""
-        if not self.spans.by_subject:
+    def conclude(self, parts: Parts, issues: Issues) -> None:
+        """After the last, with what they say; a part's `file` is its number among them. Raises ValueError where no file
+        has a reading, or files contradict one another."""
+        if not parts.column("n").any():
             named = ", ".join(map(str, list(self.formats)[:5]))
             raise ValueError(f"{named}: no glucose reading, only events; add the entries' file")
-        _check_stems(self.spans, self.card)
-        _check_overlaps(self.spans, self.formats, self.card)
-        _note_repeats(self.spans, issues)
+        require_agreement(parts, list(self.formats), self.card, lambda path: self.read(path, Issues()), issues)
 
 
 def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
@@ -215,121 +199,3 @@ def _unknown(source: Source) -> str:
 def _read(path: Path, kind: str, card: CGMCard, issues: Issues) -> Iterator[Readings]:
     with naming(path):
         yield from _READERS[kind](Source.of(path, card.layout), card, issues)
-
-
-# --- one subject in several files ----------------------------------------------------------------------------------
-
-
-@dataclass
-class _Span:
-    """What one file says about one subject: first and last second, number and digest of its readings."""
-
-    first: int
-    last: int
-    n: int = 0
-    digest: int = 0
-
-
-@dataclass
-class Spans:
-    """What files say about subjects."""
-
-    by_subject: dict[str, dict[Path, _Span]] = field(default_factory=lambda: defaultdict(dict))
-
-    def add(self, readings: Readings, path: Path) -> None:
-        time_s, values = _finite(readings)
-        if len(time_s):
-            span = self.by_subject[readings.subject].setdefault(path, _Span(int(time_s[0]), int(time_s[-1])))
-            span.first, span.last = min(span.first, int(time_s[0])), max(span.last, int(time_s[-1]))
-            span.n += len(time_s)
-            span.digest = (span.digest + _digest(time_s, values)) % 2**64
-
-
-def _finite(readings: Readings) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds (int64) and mg/dL of measured readings."""
-    values = readings.glucose[GLUCOSE].to_numpy(np.float64)
-    time_s = readings.glucose[TIME_UTC].to_numpy("datetime64[s]").astype(np.int64)
-    return time_s[np.isfinite(values)], values[np.isfinite(values)]
-
-
-def _digest(time_s: np.ndarray, values: np.ndarray) -> int:
-    """Of a set of readings, in any order: equal sets have equal digests."""
-    tenths = np.round(values * 10).astype(np.uint64)
-    hashed = pd.util.hash_array(time_s.astype(np.uint64) * np.uint64(10_007) + tenths)
-    return int(hashed.sum(dtype=np.uint64))
-
-
-def _check_stems(spans: Spans, card: CGMCard) -> None:
-    """Two files that name nobody and are called alike may be two people; but for a date, one."""
-    called = [s for s, files in spans.by_subject.items() if any(stem_of(p) == s for p in files)]
-    require_apart_but_for_dates([] if card.subject else called, how_to_set("subject", "NAME"))
-    for subject, files in spans.by_subject.items():
-        alike = [p for p in files if stem_of(p) == subject and card.subject is None and card.columns.subject is None]
-        if len(alike) > 1:
-            raise ValueError(
-                f"{alike[0]} and {alike[1]}: both name no person and are called {subject!r}; rename one, or "
-                "set `subject` in the card if they are one person's"
-            )
-
-
-def _check_overlaps(spans: Spans, formats: dict[Path, str], card: CGMCard) -> None:
-    """Files that overlap in one subject's time hold the same readings there, or are an error."""
-    overlaps = list(_overlaps(spans))
-    digests = {
-        path: _digests_within(path, formats[path], card, overlaps)
-        for path in {p for pair in overlaps for p in pair[1:3]}
-    }
-    for pair in overlaps:
-        subject, one, other, begin, end = pair
-        if digests[one][pair] != digests[other][pair]:
-            counts = f"{digests[one][pair][0]} and {digests[other][pair][0]} readings"
-            between = " to ".join(str(np.datetime64(t, "s")) for t in (begin, end))
-            raise ValueError(
-                f"{one} and {other}: subject {subject!r} is in both from {between} UTC with different readings "
-                f"({counts}); keep one of the files, or give two people two ids{_hint(card)}"
-            )
-
-
-def _hint(card: CGMCard) -> str:
-    # without a zone each export's clock begins at offset 0, also after a journey or a DST change
-    return "" if card.timezone else "; if they are exports of one sensor, set `timezone` in the card"
-
-
-Overlap = tuple[str, Path, Path, int, int]  # subject, files, first and last second that both cover
-
-
-def _overlaps(spans: Spans) -> Iterator[Overlap]:
-    for subject, files in spans.by_subject.items():
-        for (one, a), (other, b) in itertools.combinations(files.items(), 2):
-            begin, end = max(a.first, b.first), min(a.last, b.last)
-            if begin <= end:
-                yield subject, one, other, begin, end
-
-
-def _digests_within(path: Path, kind: str, card: CGMCard, overlaps: list[Overlap]) -> dict[Overlap, tuple[int, int]]:
-    """Number and digest of a file's readings in each overlap that it has part in; the file is read once more."""
-    digests = {pair: (0, 0) for pair in overlaps if path in pair[1:3]}
-    by_subject = defaultdict(list)
-    for pair in digests:
-        by_subject[pair[0]].append(pair)
-    for readings in _read(path, kind, card, Issues()):
-        time_s, values = _finite(readings)
-        for pair in by_subject[readings.subject]:
-            at = (time_s >= pair[3]) & (time_s <= pair[4])
-            n, digest = digests[pair]
-            digests[pair] = (n + int(at.sum()), (digest + _digest(time_s[at], values[at])) % 2**64)
-    return digests
-
-
-def _note_repeats(spans: Spans, issues: Issues) -> None:
-    """Subjects in several files, and the same readings under two names, are counted."""
-    known: dict[tuple[int, int], str] = {}
-    for subject, files in spans.by_subject.items():
-        if len(files) > 1:
-            issues.add("subject in several files (joined)", f"subject {subject}: {', '.join(p.name for p in files)}")
-        whole = sum(span.n for span in files.values()), sum(span.digest for span in files.values()) % 2**64
-        if whole in known:
-            issues.add(
-                "two subjects with identical readings (one person under two names?)", f"{known[whole]}, {subject}"
-            )
-        known[whole] = subject

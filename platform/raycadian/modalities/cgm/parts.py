@@ -1,0 +1,216 @@
+"""What files say about subjects, and whether several files of one subject agree.
+
+Held in columns, some 200 bytes a subject: a card may name 100,000.
+"""
+
+import itertools
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from raycadian.data.source import stem_of
+from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.conflicts import require_apart_but_for_dates
+from raycadian.modalities.guesses import how_to_set
+from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
+
+Read = Callable[[Path], Iterator[Readings]]
+_NUMBERS = {"file": "q", "first": "q", "last": "q", "n": "q", "digest": "Q", "conflicting": "q", "bytes": "q"}
+
+
+class Parts:
+    """A row a stretch that was read: whose, in which of the files (its number), first and last second, number and
+    digest of its measured readings; where it was laid aside, readings left out as conflicting, bytes."""
+
+    def __init__(self) -> None:
+        self.subject: list[str] = []
+        self.spill: list[str] = []
+        self._numbers = {name: array(kind) for name, kind in _NUMBERS.items()}
+
+    def __len__(self) -> int:
+        return len(self.subject)
+
+    def add(self, readings: Readings, file: int = 0, spill: str = "", n_bytes: int = 0) -> None:
+        time_s, values = finite(readings)
+        first, last = (int(time_s[0]), int(time_s[-1])) if len(time_s) else (0, 0)
+        numbers = file, first, last, len(time_s), digest(time_s, values), readings.conflicting, n_bytes
+        self.subject.append(readings.subject)
+        self.spill.append(spill)
+        for column, number in zip(self._numbers.values(), numbers, strict=True):
+            column.append(number)
+
+    def as_dict(self) -> dict[str, list[Any]]:
+        """JSON holds it."""
+        return {"subject": self.subject, "spill": self.spill} | {n: c.tolist() for n, c in self._numbers.items()}
+
+    def extend(self, columns: dict[str, list[Any]], file: int) -> None:
+        """With what `as_dict` gave of one file, whose number here is `file`."""
+        self.subject += columns["subject"]
+        self.spill += columns["spill"]
+        for name, column in self._numbers.items():
+            column.extend([file] * len(columns["subject"]) if name == "file" else columns[name])
+
+    def column(self, name: str) -> np.ndarray:
+        return np.asarray(self._numbers[name])
+
+    def by_subject(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each subject with its rows, in their order; subjects in that of their first."""
+        if not self:
+            return
+        codes, subjects = pd.factorize(np.array(self.subject, dtype=object))
+        order = np.argsort(codes, kind="stable")
+        edges = np.flatnonzero(np.diff(codes[order])) + 1
+        for subject, begin, end in zip(subjects, [0, *edges], [*edges, len(order)], strict=True):
+            yield subject, order[begin:end]
+
+
+class Span(NamedTuple):
+    """What one file says about one subject: first and last second, number and digest of its readings."""
+
+    path: Path
+    first: int
+    last: int
+    n: int
+    digest: int
+
+
+def finite(readings: Readings) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds (int64) and mg/dL of measured readings."""
+    values = readings.glucose[GLUCOSE].to_numpy(np.float64)
+    time_s = readings.glucose[TIME_UTC].to_numpy("datetime64[s]").astype(np.int64)
+    return time_s[np.isfinite(values)], values[np.isfinite(values)]
+
+
+def digest(time_s: np.ndarray, values: np.ndarray) -> int:
+    """Of a set of readings, in any order: equal sets have equal digests, and the sum of two is that of both."""
+    tenths = np.round(values * 10).astype(np.uint64)
+    hashed = pd.util.hash_array(time_s.astype(np.uint64) * np.uint64(10_007) + tenths)
+    return int(hashed.sum(dtype=np.uint64))
+
+
+# --- one subject in several files -------------------------------------------------------------------------------------
+
+
+def require_agreement(parts: Parts, paths: list[Path], card: CGMCard, read: Read, issues: Issues) -> None:
+    """Files of one subject are of one person, and hold the same where they overlap; several files of a subject, and
+    readings that two subjects share, are counted. `read`: of a file, once more. Raises ValueError."""
+    files = _Files(parts, paths)
+    _check_stems(files, card)
+    _check_overlaps(files.several, card, read)
+    for subject, spans in files.several.items():
+        names = ", ".join(span.path.name for span in spans)
+        issues.add("subject in several files (joined)", f"subject {subject}: {names}")
+    for one, other in files.alike:
+        issues.add("two subjects with identical readings (one person under two names?)", f"{one}, {other}")
+
+
+class _Files:
+    """The files of each subject, as far as it matters: those of whoever is in several, or is called as a file is."""
+
+    def __init__(self, parts: Parts, paths: list[Path]):
+        stems = [stem_of(path) for path in paths]
+        n, file, digests = parts.column("n"), parts.column("file"), parts.column("digest")
+        self.several: dict[str, list[Span]] = {}
+        self.called: list[str] = []
+        self.n_subjects = 0
+        whole: dict[str, list[Any]] = {"subject": [], "n": array("q"), "digest": array("Q")}
+        for subject, rows in parts.by_subject():
+            if not len(rows := rows[n[rows] > 0]):
+                continue
+            self.n_subjects += 1
+            whole["subject"].append(subject)
+            whole["n"].append(int(n[rows].sum()))
+            whole["digest"].append(int(digests[rows].sum(dtype=np.uint64)))
+            own = np.unique(file[rows])
+            if any(stems[number] == subject for number in own):
+                self.called.append(subject)
+            if len(own) > 1:
+                self.several[subject] = [_span(parts, paths[k], rows[file[rows] == k]) for k in own]
+        self.alike = list(_alike(pd.DataFrame(whole)))
+
+
+def _span(parts: Parts, path: Path, rows: np.ndarray) -> Span:
+    first, last = int(parts.column("first")[rows].min()), int(parts.column("last")[rows].max())
+    digests = parts.column("digest")[rows].sum(dtype=np.uint64)
+    return Span(path, first, last, int(parts.column("n")[rows].sum()), int(digests))
+
+
+def _alike(whole: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Neighbours among the subjects with the same readings."""
+    shared = whole[whole.duplicated(["n", "digest"], keep=False)]
+    known: dict[tuple[int, int], str] = {}
+    for subject, n, total in shared.itertuples(index=False):
+        if (n, total) in known:
+            yield known[n, total], subject
+        known[n, total] = subject
+
+
+def _check_stems(files: _Files, card: CGMCard) -> None:
+    """Two files that name nobody and are called alike may be two people; but for a date, one."""
+    require_apart_but_for_dates([] if card.subject else files.called, how_to_set("subject", "NAME"))
+    for subject, spans in files.several.items():
+        alike = [s.path for s in spans if stem_of(s.path) == subject and not (card.subject or card.columns.subject)]
+        if len(alike) > 1:
+            raise ValueError(
+                f"{alike[0]} and {alike[1]}: both name no person and are called {subject!r}; rename one, or "
+                "set `subject` in the card if they are one person's"
+            )
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """Two files, and the first and last second that both cover of a subject."""
+
+    subject: str
+    one: Path
+    other: Path
+    begin: int
+    end: int
+
+
+def _check_overlaps(several: dict[str, list[Span]], card: CGMCard, read: Read) -> None:
+    """Files that overlap in one subject's time hold the same readings there, or are an error."""
+    overlaps = list(_overlaps(several))
+    digests = {path: _digests_within(path, read, overlaps) for path in {p for o in overlaps for p in (o.one, o.other)}}
+    for o in overlaps:
+        if digests[o.one][o] != digests[o.other][o]:
+            counts = f"{digests[o.one][o][0]} and {digests[o.other][o][0]} readings"
+            between = " to ".join(str(np.datetime64(t, "s")) for t in (o.begin, o.end))
+            raise ValueError(
+                f"{o.one} and {o.other}: subject {o.subject!r} is in both from {between} UTC with different readings "
+                f"({counts}); keep one of the files, or give two people two ids{_hint(card)}"
+            )
+
+
+def _hint(card: CGMCard) -> str:
+    # without a zone each export's clock begins at offset 0, also after a journey or a DST change
+    return "" if card.timezone else "; if they are exports of one sensor, set `timezone` in the card"
+
+
+def _overlaps(several: dict[str, list[Span]]) -> Iterator[_Overlap]:
+    for subject, spans in several.items():
+        for a, b in itertools.combinations(spans, 2):
+            begin, end = max(a.first, b.first), min(a.last, b.last)
+            if begin <= end:
+                yield _Overlap(subject, a.path, b.path, begin, end)
+
+
+def _digests_within(path: Path, read: Read, overlaps: list[_Overlap]) -> dict[_Overlap, tuple[int, int]]:
+    """Number and digest of a file's readings in each overlap that it has part in; the file is read once more."""
+    digests = {o: (0, 0) for o in overlaps if path in (o.one, o.other)}
+    by_subject: dict[str, list[_Overlap]] = defaultdict(list)
+    for o in digests:
+        by_subject[o.subject].append(o)
+    for readings in read(path):
+        time_s, values = finite(readings)
+        for o in by_subject[readings.subject]:
+            at = (time_s >= o.begin) & (time_s <= o.end)
+            n, total = digests[o]
+            digests[o] = (n + int(at.sum()), (total + digest(time_s[at], values[at])) % 2**64)
+    return digests
