@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,7 +31,7 @@ from raycadian.data.parquet import events_table, from_table, head_columns, subje
 from raycadian.data.snapshot import Snapshot, snapshots
 from raycadian.data.writer import SpooledRows, finish, prepared, write_subject
 from raycadian.errors import StorageError
-from raycadian.modalities import MODALITIES
+from raycadian.modalities import MODALITIES, groups
 from raycadian.modalities.cards import card_of
 from raycadian.modalities.cgm import prepare as cgm
 from raycadian.modalities.cgm.card import CGMCard
@@ -168,7 +169,8 @@ def test_prepare_writes_what_was_read(original):
 def test_the_layout_is_as_documented(original):
     files = {p.relative_to(original.path).as_posix() for p in original.path.rglob("*") if p.is_file()}
     (subjects,) = original.path.glob("subjects-????????.parquet")
-    assert files == {"manifest.json", "recordings.parquet", "index.parquet", subjects.name, PART, EVENTS}
+    records = set(original.manifest["records"].values())
+    assert files == {"manifest.json", "recordings.parquet", "index.parquet", subjects.name, PART, EVENTS} | records
     block = pq.read_table(original.path / PART)
     assert block.column_names == ["subject", RECORDING, TIME_UTC, GLUCOSE, OBSERVED, CARBS]
     assert [str(t) for t in block.schema.types[1:]] == ["int32", "timestamp[ms]", "float", "bool", "float"]
@@ -201,6 +203,41 @@ def test_a_second_prepare_reads_nothing(tmp_path, monkeypatch):
     card.write_text(card.read_text().replace("CC0", "CC-BY-4.0"))
     assert prepare(card, out).id == other.id
     assert card_of(Snapshot.open(other.path)).license == "CC-BY-4.0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_as_it_was_is_taken_from_the_snapshot_before(tmp_path, monkeypatch, seed):
+    """Files come, go and change, of one person, of several, of somebody who is in others: whatever was taken, a fresh
+    prepare writes the same bytes. Small groups, blocks and row groups make subjects move between them."""
+    for module, name, value in ((blocks, "BLOCK_BYTES", 2000), (blocks, "_ROWS", 20), (groups, "_BYTES", 2500)):
+        monkeypatch.setattr(module, name, value)
+    rng, out = np.random.default_rng(seed), tmp_path / "snapshots"
+    card = make_card(tmp_path / "data", [rows("p0"), pd.concat([rows("p1"), rows("p2")]), rows("p3")])
+    progress = []
+    for step in range(5):
+        made = prepare(card, out, lambda *told: progress.append(told[0]), on_ray=False)
+        fresh = prepare(card, tmp_path / f"fresh{step}", on_ray=False)
+        assert {**made.manifest, "created_utc": ""} == {**fresh.manifest, "created_utc": ""}
+        assert all((made.path / f).read_bytes() == (fresh.path / f).read_bytes() for f in made.manifest["files"])
+        made.verify()
+        change(card.parent, step, rng)
+    taken = {int(n) for what in progress for n in re.findall(r"(\d+) taken from snapshot tiny-", what)}
+    assert len(taken) > 1 and max(taken) > 2
+
+
+def change(folder: Path, step: int, rng: np.random.Generator) -> None:
+    """A file more, that may be of somebody who is there already; one less, or another level; one that can't be read."""
+    who = rng.choice(["p1", "p3", f"n{step}"])
+    rows(who, start=f"2024-04-{step + 1:02d} 08:00:00", level=100 + step).to_csv(
+        folder / f"more{step}.csv", index=False
+    )
+    if step == 1:
+        (folder / "torn.csv").write_text("id;time")
+    if step == 2:
+        (folder / "part0.csv").unlink()
+    if step == 3:
+        pd.concat([rows("p1"), rows("p2", level=130)]).to_csv(folder / "part1.csv", index=False)
 
 
 @pytest.mark.ray

@@ -1,6 +1,7 @@
 """What `prepare` writes of a small input a modality, by its hash: it changes together with the modality's version, or
 not at all."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,17 @@ def test_what_is_written_changes_with_the_version_alone(name, tmp_path):
 
 def test_every_modality_has_a_golden_snapshot():
     assert set(GOLDEN) == set(INPUTS) == set(MODALITIES)
+
+
+@pytest.mark.slow
+def test_a_case_more_is_read_alone(tmp_path):
+    path, progress = biosignals(tmp_path), []
+    path.write_text(path.read_text().replace("case7.npz", "'*.npz'"))
+    for case in ("case7", "case8", "case9"):
+        shutil.copy(tmp_path / "case7.npz", tmp_path / f"{case}-x.npz")
+        made = prepare(path, tmp_path / "snapshots", lambda *step: progress.append(step[0]), on_ray=False)
+    assert "1 read, 3 taken from snapshot small-" in progress[-1]
+    fresh = prepare(path, tmp_path / "fresh", on_ray=False)
+    assert all((made.path / f).read_bytes() == (fresh.path / f).read_bytes() for f in fresh.manifest["files"])
+    (tmp_path / "case7.npz").unlink()
+    assert len(prepare(path, tmp_path / "snapshots").subjects) == 3

@@ -149,7 +149,10 @@ def test_a_snapshot_without_its_manifest_is_not_listed_and_is_replaced(ray_local
 KILLED = """
 import os, signal, sys
 from raycadian.modalities.prepare import prepare
-prepare(sys.argv[1], sys.argv[2], lambda *told: os.kill(os.getpid(), signal.SIGKILL))
+def progress(stage, *_):
+    if stage.startswith("subjects"):
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare(sys.argv[1], sys.argv[2], progress)
 """
 
 

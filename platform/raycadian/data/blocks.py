@@ -23,12 +23,13 @@ import pyarrow.parquet as pq
 
 from raycadian.data import storage
 from raycadian.data.parquet import HEAD_SCHEMA, REPAIR, Heads, read_table, readable
-from raycadian.types import SUBJECT
+from raycadian.types import RECORDING, SUBJECT
 
 BLOCK_BYTES = 100_000_000  # a block that has as many is closed
 _ROWS = 65_536  # of a row group, at least: small people share one
 _MOST_ROWS = 1 << 20  # of a row group, as of what is written at once
 FOLDER = "blocks"
+RECORDS = "records-"  # then a name and its own hash: what a modality finds again when it prepares more of the same
 SUBJECTS = "subjects-"  # then its own hash: equal recordings can come with other figures, of another file
 INDEX_SCHEMA = pa.schema(
     [(SUBJECT, pa.string()), ("table", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("n_rows", pa.int64())]
@@ -41,8 +42,10 @@ SUBJECT_SCHEMA = pa.schema(
         ("judged", pa.int64()),
         ("quality", pa.string()),
         ("attributes", pa.string()),
+        ("rest", pa.string()),  # of the row that the subject's worker answered with; none in snapshots of before
     ]
 )
+TABLES = ("recordings", "events", "quality")  # in which order a subject's are written
 Piece = tuple[str, str, int, int]
 """table, file, first row there, number of rows."""
 
@@ -84,9 +87,10 @@ class Blocks:
     def __init__(self, path: Path, subjects: str):
         self._path = path
         self.heads = HeadTable.read(path)
-        people = read_table(path / subjects, set(SUBJECT_SCHEMA.names)).to_pylist()
+        people = read_table(path / subjects, set(SUBJECT_SCHEMA.names) - {"rest"}).to_pylist()
         self.entries = {row[SUBJECT]: _entry(row) for row in people if row["sha256"] is not None}
         self._quality = {row[SUBJECT]: row["quality"] for row in people}
+        self._rest = {row[SUBJECT]: row["rest"] for row in people if row.get("rest") is not None}
         index = read_table(path / "index.parquet", set(INDEX_SCHEMA.names)).to_pydict()
         self._pieces: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
         columns = (index[name] for name in INDEX_SCHEMA.names)
@@ -97,6 +101,23 @@ class Blocks:
     def quality(self) -> dict[str, dict[str, Any]]:
         """subject -> its figures, of those without a recording too."""
         return {subject: json.loads(text) for subject, text in self._quality.items()}
+
+    def rest(self, subject: str) -> dict[str, Any]:
+        """What else its worker answered of a subject; nothing in snapshots of before."""
+        return json.loads(self._rest.get(subject, "{}"))
+
+    def row(self, subject: str) -> dict[str, Any]:
+        """What data/writer.py wrote of a subject, as its worker answered it."""
+        row = {SUBJECT: subject, "quality": json.loads(self._quality[subject])} | self.rest(subject)
+        if (entry := self.entries.get(subject)) is None:
+            return row
+        heads = self.heads.of(subject)
+        start = heads["start_utc"].astype("datetime64[s]").astype(str)
+        columns = (heads[RECORDING], start, heads["utc_offset_min"], heads["dt_s"], heads["n_points"])
+        row |= {"sha256": entry.sha256, "events": entry.events}
+        row["heads"] = [list(head) for head in zip(*(column.tolist() for column in columns), strict=True)]
+        row["pieces"] = [[name, *piece] for name in TABLES for piece in self._pieces.get((subject, name), ())]
+        return row | ({"attributes": entry.attributes} if entry.attributes else {})
 
     def agrees(self, lengths: dict[str, list[int]]) -> bool:
         """Whether the recordings' points are those of the index and its subjects."""
@@ -169,6 +190,26 @@ class _Reader:
             with readable(self._path):
                 self._held = number, self._file.read_row_group(number, self._columns)
         return self._held[1]
+
+
+class PieceReader:
+    """Pieces of a snapshot, in their order best: each block is opened once."""
+
+    def __init__(self, snapshot: Path):
+        self._folder, self._stack = snapshot / FOLDER, ExitStack()
+        self._open: dict[str, _Reader] = {}
+
+    def __enter__(self) -> "PieceReader":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def rows(self, file: str, row: int, n_rows: int) -> pa.Table:
+        """Raises StorageError where the block is damaged."""
+        if file not in self._open:
+            self._open[file] = self._stack.enter_context(opened(self._folder / file))
+        return self._open[file].rows(row, n_rows)
 
 
 @contextmanager

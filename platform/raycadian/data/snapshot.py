@@ -166,6 +166,22 @@ class Snapshot:
             with suppress(OSError):  # sound: not to be read again
                 os.utime(self.path / "manifest.json")
 
+    def is_sound(self) -> bool:
+        try:
+            self.require_sound()
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return False
+        return True
+
+    def row(self, subject: str) -> dict[str, Any]:
+        """What is known of a subject, with or without a recording, as data/writer.py has it."""
+        return self._tables.row(subject)
+
+    @property
+    def made_of(self) -> dict[str, str | None]:
+        """subject -> what its data hang on, where that was said."""
+        return {subject: self._tables.rest(subject).get("made_of") for subject in self.quality}
+
     @property
     def _local_files(self) -> list[str]:
         return [] if storage.remote(self.path) else list(self.manifest["files"])

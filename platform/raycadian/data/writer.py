@@ -1,8 +1,8 @@
 """How a snapshot comes to be: in a workspace of its own, a subject at a time, then published whole or not at all.
 
 A subject's row, which the worker that wrote it answers with: subject, issues, quality; and where it has a recording
-pieces (where its rows lie in the blocks), sha256, events, observed, heads; attributes and judged where the modality has
-them.
+pieces (where its rows lie in the blocks), sha256, events, observed, heads; attributes, judged and conflicting where the
+modality has them; made_of where it says what the data hang on.
 """
 
 import glob
@@ -14,12 +14,13 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycadian.data import storage
-from raycadian.data.blocks import INDEX_SCHEMA, SUBJECT_SCHEMA, SUBJECTS, BlockWriter
+from raycadian.data.blocks import (
+    INDEX_SCHEMA,
+    RECORDS,
+    SUBJECT_SCHEMA,
+    SUBJECTS,
+    BlockWriter,
+    Piece,
+    PieceReader,
+)
 from raycadian.data.marks import Marks
 from raycadian.data.parquet import (
     EVENT_SCHEMA,
@@ -35,6 +44,7 @@ from raycadian.data.parquet import (
     REPAIR,
     events_table,
     heads_table,
+    pack,
     subject_hash,
     to_table,
 )
@@ -44,7 +54,9 @@ from raycadian.types import SUBJECT, Issues, Recording
 
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
-_TOGETHER = 10_000  # rows that become a piece of a table at once
+_REST = ("issues", "observed", "judged", "conflicting", "made_of")  # of a row: what no column has as it was
+_RENEWED = (SUBJECTS, RECORDS)  # how files begin that other recordings needn't have changed
+_TOGETHER = 2_000  # rows that become a piece of a table at once
 
 
 def write_subject(
@@ -65,6 +77,16 @@ def write_subject(
         "heads": [head_of(r) for r in recordings],
     }
     return row | ({"attributes": [dict(m.attributes) for m in marks]} if marks else {})
+
+
+def copy_subject(blocks: BlockWriter, subject: str, row: Row, source: PieceReader) -> Row:
+    """Write a subject as it is in another snapshot; its row. Raises StorageError."""
+    if "pieces" not in row:
+        return row
+    pieces: list[Piece] = []
+    for table, file, first, n_rows in row["pieces"]:
+        pieces += blocks.add(subject, table, source.rows(file, first, n_rows))
+    return row | {"pieces": pieces}
 
 
 def head_of(recording: Recording) -> list[Any]:
@@ -119,15 +141,17 @@ class _Usable:
         return self.rows.n_usable
 
 
-def finish(folder: Path, rows: SpooledRows, files: dict[str, int], about: dict[str, Any]) -> dict[str, Any]:
+def finish(
+    folder: Path, rows: SpooledRows, files: dict[str, int], about: dict[str, Any],
+    records: Mapping[str, pa.Table] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """Write what finds the subjects in their blocks, and manifest.json, into the folder where the blocks are; the
     manifest. `rows`: sorted by subject, at least one with a recording · `files`: the blocks' bytes · `about`: what the
-    manifest says beside that, `card` at least."""
-    packed = _packed(rows, _people, SUBJECT_SCHEMA)
-    name = f"{SUBJECTS}{hashlib.sha256(packed).hexdigest()[:8]}.parquet"
-    files = files | {
-        name: storage.write_bytes(folder / name, packed),
-    } | {
+    manifest says beside that, `card` at least · `records`: what the modality wants to find again."""
+    named = {SUBJECTS: _packed(rows, _people, SUBJECT_SCHEMA)}
+    named |= {f"{RECORDS}{name}-": pack(table) for name, table in records.items()}
+    hashed = {name: f"{name}{hashlib.sha256(packed).hexdigest()[:8]}.parquet" for name, packed in named.items()}
+    files = files | {hashed[name]: storage.write_bytes(folder / hashed[name], named[name]) for name in named} | {
         name: storage.write_bytes(folder / name, _packed(rows.usable, of, schema))
         for name, of, schema in (
             ("recordings.parquet", _heads, HEAD_SCHEMA), ("index.parquet", _pieces, INDEX_SCHEMA),
@@ -140,6 +164,7 @@ def finish(folder: Path, rows: SpooledRows, files: dict[str, int], about: dict[s
         "content_sha256": sha256,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **about,
+        "records": {name: hashed[f"{RECORDS}{name}-"] for name in records},
         "files": files,
     }
     storage.write_bytes(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -162,6 +187,7 @@ def _people(rows: Sequence[Row]) -> pa.Table:
     columns["attributes"] = [
         json.dumps(row["attributes"], sort_keys=True) if "attributes" in row else None for row in rows
     ]
+    columns["rest"] = [json.dumps({n: row[n] for n in _REST if n in row}) for row in rows]
     return pa.table(columns, SUBJECT_SCHEMA)
 
 
@@ -224,9 +250,9 @@ def _whole(target: Path) -> Snapshot | None:
 
 
 def _renew(built: Path, there: Snapshot, manifest: dict[str, Any]) -> None:
-    """The manifest, and the table of subjects that it names, into a snapshot that is there; its blocks stay."""
-    own = {name: n for name, n in manifest["files"].items() if name.startswith(SUBJECTS)}
-    kept = {name: n for name, n in there.manifest["files"].items() if not name.startswith(SUBJECTS)}
+    """The manifest, and the tables of subjects and files that it names, into a snapshot that is there: blocks stay."""
+    own = {name: n for name, n in manifest["files"].items() if name.startswith(_RENEWED)}
+    kept = {name: n for name, n in there.manifest["files"].items() if not name.startswith(_RENEWED)}
     for name in own:
         storage.replace(built / name, there.path / name)
     body = json.dumps(manifest | {"files": kept | own}, indent=1).encode()

@@ -6,7 +6,7 @@ is heavy (pandas, torch, readers) is imported where a method needs it.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,13 @@ from raycadian.modalities.unreadable import FILE, Unreadable
 from raycadian.types import Issues, Recording
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from raycadian.data.blocks import BlockWriter
     from raycadian.data.reading import Opener
     from raycadian.data.series import Series
     from raycadian.data.snapshot import Snapshot
+    from raycadian.modalities.earlier import Earlier
     from raycadian.modalities.guesses import Detection, Given
     from raycadian.modalities.request import RequestSchema
 
@@ -118,6 +121,11 @@ class Preparation:
     progress: Progress
     on_ray: bool | None = False
     unreadable: Unreadable = field(default_factory=lambda: Unreadable(0.0))
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the files and their companions, by name."""
+    earlier: "Earlier | None" = None
+    records: "dict[str, pa.Table]" = field(default_factory=dict)
+    """What the modality finds again in `earlier` when it is prepared with other files."""
 
     def leaving_out(self, path: Path) -> AbstractContextManager[None]:
         """A ValueError in here leaves a file out, up to the share that the card allows."""

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +22,34 @@ class Groups:
 
     folder: Path
     n_items: int = 0
+    n_taken: int = 0
     n_groups: int = 0
 
     @staticmethod
     def of(items: Iterable[Item], effort: float, folder: Path) -> "Groups":
         """Sorted by subject. effort: of a byte, in that of one of a table."""
         storage.make_folder(folder)
-        n_items = n_groups = 0
-        for group in _grouped(_sorted(items), effort):
+        counts: Counter[bool] = Counter()
+        n_groups = 0
+        for group in _grouped(_sorted(_counted(items, counts)), effort):
             storage.write_bytes(folder / _name(n_groups), b"[" + b",".join(group) + b"]")
-            n_items, n_groups = n_items + len(group), n_groups + 1
-        return Groups(folder, n_items, n_groups)
+            n_groups += 1
+        return Groups(folder, counts.total(), counts[True], n_groups)
+
+    @property
+    def share_read(self) -> float:
+        """Of the subjects: the others are taken from an earlier snapshot."""
+        return 1 - self.n_taken / max(self.n_items, 1)
 
 
 def read_group(folder: Path, number: int) -> list[Item]:
     return json.loads(storage.read_bytes(folder / _name(number)))
+
+
+def _counted(items: Iterable[Item], counts: Counter[bool]) -> Iterator[Item]:
+    for item in items:
+        counts["taken" in item] += 1
+        yield item
 
 
 def _name(number: int) -> str:

@@ -16,14 +16,15 @@ from typing import Any
 
 from raycadian import cluster
 from raycadian.data import storage
-from raycadian.data.blocks import BlockWriter
+from raycadian.data.blocks import BlockWriter, PieceReader
 from raycadian.data.snapshot import Snapshot
-from raycadian.data.writer import SpooledRows, finish, issues_of, prepared, publish, workspace
+from raycadian.data.writer import SpooledRows, copy_subject, finish, issues_of, prepared, publish, workspace
 from raycadian.errors import StorageError
 from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.conflicts import ALIKE, alike, require_one_person
+from raycadian.modalities.earlier import Earlier
 from raycadian.modalities.groups import Groups, read_group
 from raycadian.modalities.unpack import unpacked
 from raycadian.modalities.unreadable import FILE, Unreadable
@@ -61,10 +62,12 @@ def prepare_card(
         progress(f"{snapshot.id}: files, card and version are unchanged; reused", 1, 1)
         return snapshot
     with workspace(out) as work, SpooledRows() as rows:
-        job = Preparation(card, [], folder, work, Issues(), progress, on_ray, Unreadable(card.most_unreadable))
+        digests = {source["path"]: source["sha256"] for source in sources["sources"]}
+        earlier, unreadable = Earlier.of(out, card, sources), Unreadable(card.most_unreadable)
+        job = Preparation(card, [], folder, work, Issues(), progress, on_ray, unreadable, digests, earlier)
         job.paths.extend(_plain_files(modality, job, paths))
         files = _write_subjects(modality, job, rows, on_ray)
-        manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows))
+        manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows), job.records)
         return publish(work / "snapshot", out / manifest["id"], manifest)
 
 
@@ -125,18 +128,28 @@ def _about(modality: Modality, job: Preparation, rows: SpooledRows) -> dict[str,
 def _write_subjects(modality: Modality, job: Preparation, rows: SpooledRows, on_ray: bool | None) -> dict[str, int]:
     """Read and write every subject and add its row, sorted by subject; the bytes of the blocks by their path."""
     storage.make_folder(job.work / "snapshot")
-    groups = Groups.of(modality.items(job), modality.effort, job.work / "groups")
+    items = modality.items(job)
+    groups = Groups.of(job.earlier.taking(items) if job.earlier else items, modality.effort, job.work / "groups")
     if on_ray is None:
-        on_ray = cluster.worthwhile(modality.n_bytes(job.card, job.paths), groups.n_items)
+        n_bytes = groups.share_read * modality.n_bytes(job.card, job.paths)
+        on_ray = cluster.worthwhile(n_bytes, groups.n_items - groups.n_taken)
     files: dict[str, int] = {}
     answers = (_on_ray if on_ray else _here)(modality, job, groups.n_groups) if groups.n_groups else iter(())
-    where = f"subjects written ({'on Ray' if on_ray else 'here, in this process'})"
+    what = _told(groups, job, on_ray)
     for own, written in cluster.outcomes(answers):
         files |= written
         for row in own:
             _take_up(row, job, rows, groups.n_items)
-            job.progress(where, len(rows), groups.n_items)
+            job.progress(what, len(rows), groups.n_items)
     return files
+
+
+def _told(groups: Groups, job: Preparation, on_ray: bool) -> str:
+    what = f"subjects written ({'on Ray' if on_ray else 'here, in this process'})"
+    if not groups.n_taken or job.earlier is None:
+        return what
+    n_read = groups.n_items - groups.n_taken
+    return f"{what}: {n_read} read, {groups.n_taken} taken from snapshot {job.earlier.snapshot.id}"
 
 
 def _take_up(row: Row, job: Preparation, rows: SpooledRows, n_subjects: int) -> None:
@@ -151,33 +164,41 @@ def _take_up(row: Row, job: Preparation, rows: SpooledRows, n_subjects: int) -> 
 
 def _here(modality: Modality, job: Preparation, n_groups: int) -> Iterator[dict[str, Any]]:
     for number in range(n_groups):
-        yield _attempt({"number": number}, modality, str(job.work), job.card)
+        yield _attempt({"number": number}, modality, str(job.work), job.card, _source(job))
 
 
 def _on_ray(modality: Modality, job: Preparation, n_groups: int) -> Iterator[dict[str, Any]]:
     ray = cluster.connect()
     data = ray.data.from_items([{"number": number} for number in range(n_groups)], override_num_blocks=n_groups)
-    settings = {"modality": modality, "work": str(job.work), "card": job.card}
+    settings = {"modality": modality, "work": str(job.work), "card": job.card, "source": _source(job)}
     return data.map(_attempt, fn_kwargs=settings).iter_rows()
 
 
-def _attempt(sent: dict[str, Any], modality: Modality, work: str, card: BaseCard) -> dict[str, Any]:
+def _source(job: Preparation) -> str:
+    """Where subjects that are as they were are taken from."""
+    return "" if job.earlier is None else str(job.earlier.snapshot.path)
+
+
+def _attempt(sent: dict[str, Any], modality: Modality, work: str, card: BaseCard, source: str) -> dict[str, Any]:
     """A group's rows and files."""
     folder = storage.resolve_path(work)
 
     def write() -> list[Any]:
         items = modality.gathered(read_group(folder / "groups", sent["number"]))
-        with BlockWriter(folder / "snapshot", sent["number"]) as blocks:
-            rows = [_written(modality, item, blocks, card) for item in items]
+        snapshot = storage.resolve_path(source)
+        with BlockWriter(folder / "snapshot", sent["number"]) as blocks, PieceReader(snapshot) as earlier:
+            rows = [_written(modality, item, blocks, card, earlier) for item in items]
         return [rows, blocks.files]
 
     return cluster.attempt(sent["number"], write)
 
 
-def _written(modality: Modality, item: Item, blocks: BlockWriter, card: BaseCard) -> Row:
-    """A subject's row; or why it can't be read. Raises StorageError where the snapshot's folder is at fault."""
+def _written(modality: Modality, item: Item, blocks: BlockWriter, card: BaseCard, earlier: PieceReader) -> Row:
+    """A subject's row; or why it can't be read. Raises StorageError where a snapshot's folder is at fault."""
+    if "taken" in item:
+        return copy_subject(blocks, item[SUBJECT], item["taken"], earlier)
     try:
-        return modality.write(item, blocks, card)
+        return modality.write(item, blocks, card) | {name: item[name] for name in ("made_of",) if name in item}
     except StorageError:
         raise
     except ValueError as error:

@@ -3,6 +3,8 @@
 `clean` is what `prepare` and the endpoint share. A subject's cases are its recordings, in the order of their names.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from raycadian.data.blocks import BlockWriter, Piece
 from raycadian.data.marks import Marks, QualityMask
 from raycadian.data.parquet import EVENT_SCHEMA, ContentHash, events_table, quality_table, to_table
 from raycadian.data.writer import head_of
-from raycadian.modalities.base import Item, Row, Rows
+from raycadian.modalities.base import Item, Preparation, Row, Rows
 from raycadian.modalities.biosignals.card import BiosignalCard, Subset
 from raycadian.modalities.biosignals.formats.wfdb_records import segments_of
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, patient_of, read_case, states_rate
@@ -190,6 +192,21 @@ def _item(subject: str, cases: list[dict[str, Any]]) -> Item:
         return item
     files = {Path(case["source"]) for case in cases}
     return item | {"bytes": sum(file.stat().st_size for file in files | samples_of(sorted(files)))}
+
+
+def with_made_of(item: Item, job: Preparation) -> Item:
+    """The item, with what its data hang on: its cases, the table's rows of them, and the content of their files. Not of
+    the API's cases, nor where a file's content isn't known."""
+    if "bytes" not in item:
+        return item
+    own = {Path(case["source"]) for case in item["cases"]}
+    own |= {segment for path in own if path.suffix.lower() == ".hea" for segment in segments_of(path)}
+    names = sorted(job.name(path) for path in own | samples_of(sorted(own)))
+    if not job.digests.keys() >= set(names):
+        return item
+    cases = [[case["case"], case["clinical"]] for case in item["cases"]]
+    stated = json.dumps([cases, [[name, job.digests[name]] for name in names]])
+    return item | {"made_of": hashlib.sha256(stated.encode()).hexdigest()}
 
 
 def _patient(case: str, source: str) -> str:

@@ -31,7 +31,7 @@ class CGM(Modality):
     def gathered(self, items: list[Item]) -> list[Item]:
         from raycadian.modalities.cgm.prepare import unspilled
 
-        return [item | {"parts": parts} for item, parts in zip(items, unspilled(items), strict=True)]
+        return unspilled(items)
 
     def read(self, item: Item, card: CGMCard, issues: Issues) -> Iterator[Recording]:
         from raycadian.data.grid import to_recordings

@@ -6,13 +6,14 @@ Held in columns, some 200 bytes a subject: a card may name 100,000.
 import itertools
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from raycadian.data.source import stem_of
 from raycadian.modalities.cgm.card import CGMCard
@@ -56,6 +57,19 @@ class Parts:
         for name, column in self._numbers.items():
             column.extend([file] * len(columns["subject"]) if name == "file" else columns[name])
 
+    def replace(self, file: int, spill: list[str]) -> None:
+        """Where the stretches of a file were laid aside, which was read again."""
+        rows = np.flatnonzero(self.column("file") == file)
+        assert len(rows) == len(spill), "an unchanged file has other stretches"
+        for row, where in zip(rows.tolist(), spill, strict=True):
+            self.spill[row] = where
+
+    def table(self, names: list[str]) -> pa.Table:
+        """For a later prepare: which file says what of whom. names: of the files."""
+        columns = {name: self.column(name) for name in _NUMBERS if name != "file"}
+        files = pa.DictionaryArray.from_arrays(self.column("file").astype(np.int32), pa.array(names, pa.string()))
+        return pa.table({"file": files, "subject": pa.array(self.subject, pa.string())} | columns)
+
     def column(self, name: str) -> np.ndarray:
         return np.asarray(self._numbers[name])
 
@@ -97,12 +111,15 @@ def digest(time_s: np.ndarray, values: np.ndarray) -> int:
 # --- one subject in several files -------------------------------------------------------------------------------------
 
 
-def require_agreement(parts: Parts, paths: list[Path], card: CGMCard, read: Read, issues: Issues) -> None:
+def require_agreement(
+    parts: Parts, paths: list[Path], card: CGMCard, read: Read, issues: Issues, known: Collection[str] = ()
+) -> None:
     """Files of one subject are of one person, and hold the same where they overlap; several files of a subject, and
-    readings that two subjects share, are counted. `read`: of a file, once more. Raises ValueError."""
+    readings that two subjects share, are counted. `read`: of a file, once more · `known`: subjects whose files are
+    known to hold the same. Raises ValueError."""
     files = _Files(parts, paths)
     _check_stems(files, card)
-    _check_overlaps(files.several, card, read)
+    _check_overlaps({s: spans for s, spans in files.several.items() if s not in known}, card, read)
     for subject, spans in files.several.items():
         names = ", ".join(span.path.name for span in spans)
         issues.add("subject in several files (joined)", f"subject {subject}: {names}")

@@ -4,7 +4,7 @@ each subject's parts are merged, gridded and written.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
@@ -23,6 +23,7 @@ from raycadian.errors import StorageError
 from raycadian.modalities.base import Item, Preparation, Progress, Row, Rows
 from raycadian.modalities.cgm.builder import merge
 from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.known import Known
 from raycadian.modalities.cgm.parts import Parts
 from raycadian.modalities.cgm.quality import quality
 from raycadian.modalities.cgm.readers import Files, read_person
@@ -37,51 +38,85 @@ _EVENTS = pa.schema([_TIME, ("kind", pa.string()), ("value", pa.float64())])
 
 
 def items(job: Preparation) -> Iterator[Item]:
-    """Every subject with where its readings were laid aside. Raises ValueError."""
-    files, parts = Files.of(job.paths, job.card, job.issues, job.leaving_out), Parts()
-    folder = job.work / "spill"
-    storage.make_folder(folder)
-    on_ray = job.on_ray
-    if on_ray is None:
-        on_ray = cluster.worthwhile(sum(path.stat().st_size for path in files.formats), len(files.formats))
-    for number, (path, answer) in enumerate((_read_on_ray if on_ray else _read_here)(files, job)):
+    """Every subject with where its readings were laid aside; or what copies it from the earlier snapshot, where all its
+    files are as they were. Raises ValueError."""
+    files, parts, known = Files.of(job.paths, job.card, job.issues, job.leaving_out), Parts(), Known.of(job)
+    storage.make_folder(job.work / "spill")
+    numbers = {path: number for number, path in enumerate(files.formats)}
+    names, issues = [job.name(path) for path in numbers], {}
+    answers = _read(files, [path for path, name in zip(numbers, names, strict=True) if name not in known.files], job)
+    for (path, number), name in zip(numbers.items(), names, strict=True):
+        answer = known.files.get(name) or next(answers)
         with job.leaving_out(path):
             _require_read(answer)
+            issues[name] = answer["issues"]
             job.issues.merge(issues_of(answer["issues"]))
             parts.extend(answer["parts"], number)
-    files.conclude(parts, job.issues)
+    unchanged = known.unchanged(parts, names)
+    _read_again(files, parts, unchanged, numbers, known, job)
+    files.conclude(parts, job.issues, unchanged)
+    Known.note(parts, issues, names, job)
+    yield from _items(parts, unchanged, job)
+
+
+def _items(parts: Parts, unchanged: Collection[str], job: Preparation) -> Iterator[Item]:
     file, conflicting, n_bytes = (parts.column(name) for name in ("file", "conflicting", "bytes"))
     for subject, rows in parts.by_subject():
+        if subject in unchanged:
+            yield job.earlier.item(subject, int(n_bytes[rows].sum()))
+            continue
         spill = [[int(file[row]), json.loads(parts.spill[row])] for row in rows]
-        about = {"folder": str(folder), "spill": spill, "conflicting": int(conflicting[rows].sum())}
+        about = {"folder": str(job.work / "spill"), "spill": spill, "conflicting": int(conflicting[rows].sum())}
         yield {SUBJECT: subject, "bytes": int(n_bytes[rows].sum())} | about
 
 
-def _read_here(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _read_again(
+    files: Files, parts: Parts, unchanged: Collection[str], numbers: Mapping[Path, int], known: Known, job: Preparation
+) -> None:
+    """Files that are as they were, for subjects who are in others too."""
+    file = parts.column("file")
+    needed = {int(file[row]) for subject, rows in parts.by_subject() if subject not in unchanged for row in rows}
+    again = [path for path, number in numbers.items() if number in needed and job.name(path) in known.files]
+    for path, answer in zip(again, _read(files, again, job), strict=True):
+        _require_read(answer)
+        parts.replace(numbers[path], answer["parts"]["spill"])
+
+
+def _read(files: Files, chosen: Sequence[Path], job: Preparation) -> Iterator[dict[str, Any]]:
+    """What is in each of some files, in their order, which are laid aside: here or on Ray."""
+    on_ray = job.on_ray
+    if on_ray is None:
+        on_ray = cluster.worthwhile(sum(path.stat().st_size for path in chosen), len(chosen))
+    if not chosen:
+        return iter(())
+    numbers = {path: number for number, path in enumerate(files.formats)}
+    return (_read_on_ray if on_ray else _read_here)(files, {path: numbers[path] for path in chosen}, job)
+
+
+def _read_here(files: Files, numbers: Mapping[Path, int], job: Preparation) -> Iterator[dict[str, Any]]:
     read = 0
-    for number, path in enumerate(files.formats):
+    for path, number in numbers.items():
         answer = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
         read += answer["readings"]
-        yield path, answer
+        yield answer
 
 
-def _read_on_ray(files: Files, job: Preparation) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """In the order of the files. What a worker's node doesn't see, this process reads."""
+def _read_on_ray(files: Files, numbers: Mapping[Path, int], job: Preparation) -> Iterator[dict[str, Any]]:
+    """What a worker's node doesn't see, this process reads."""
     ray = cluster.connect()
-    paths = list(files.formats)
     sent = [
-        {"number": n, "path": str(path.absolute()), "bytes": path.stat().st_size, "kind": files.formats[path]}
-        for n, path in enumerate(paths)
+        {"nth": nth, "number": n, "path": str(p.absolute()), "bytes": p.stat().st_size, "kind": files.formats[p]}
+        for nth, (p, n) in enumerate(numbers.items())
     ]
     data = ray.data.from_items(sent, override_num_blocks=min(len(sent), max(64, 4 * cluster.cpus())))
     answers = data.map(_attempt, fn_kwargs={"card": job.card, "folder": str(job.work / "spill")}).iter_rows()
     read = 0
-    for number, (path, answer) in enumerate(zip(paths, cluster.outcomes(answers), strict=True)):
+    for (path, number), answer in zip(numbers.items(), cluster.outcomes(answers), strict=True):
         if answer is None:
             answer = _read_one(files.only(path), path, job.work / "spill" / str(number), job.progress, read)
         read += answer["readings"]
         job.progress("readings read (on Ray)", read, None)
-        yield path, answer
+        yield answer
 
 
 def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]:
@@ -92,7 +127,7 @@ def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]
         seen = path.is_file() and path.stat().st_size == sent["bytes"]
         return _read_one(own, path, to, lambda *_: None, 0) if seen else None
 
-    return cluster.attempt(sent["number"], read)
+    return cluster.attempt(sent["nth"], read)
 
 
 def _read_one(own: Files, path: Path, folder: Path, progress: Progress, before: int) -> dict[str, Any]:
@@ -116,8 +151,8 @@ def _require_read(answer: dict[str, Any]) -> None:
 
 def read_item(item: Item, card: CGMCard, issues: Issues) -> Readings:
     """All readings of a subject, from its parts."""
-    (parts,) = [item["parts"]] if "parts" in item else unspilled([item])
-    whole = merge(parts, issues, card.repeat_s)
+    (own,) = [item] if "parts" in item else unspilled([item])
+    whole = merge(own["parts"], issues, card.repeat_s)
     return replace(whole, conflicting=whole.conflicting + item["conflicting"])
 
 
@@ -200,21 +235,23 @@ def _events_table(events: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(events[_EVENTS.names], _EVENTS, preserve_index=False)
 
 
-def unspilled(items: Sequence[Item]) -> list[list[Readings]]:
-    """The parts of each subject: of all subjects at once, so that every file is opened once."""
+def unspilled(items: Sequence[Item]) -> list[Item]:
+    """The items with the subjects' `parts`: of all at once, so that every file is opened once."""
     wanted = [
-        (file, row, n_rows, (i, k), table)
+        (f"{item['folder']}/{number}/{FOLDER}/{name}", row, n_rows, (i, k), table)
         for i, item in enumerate(items)
-        for k, (number, pieces) in enumerate(item["spill"])
+        for k, (number, pieces) in enumerate(item.get("spill", ()))
         for table, name, row, n_rows in pieces
-        for file in [f"{item['folder']}/{number}/{FOLDER}/{name}"]
     ]
     tables: dict[tuple[int, int], dict[str, list[pa.Table]]] = defaultdict(lambda: {"glucose": [], "events": []})
     for file, own in groupby(sorted(wanted), key=lambda piece: piece[0]):
         with opened(storage.resolve_path(file)) as block:
             for _, row, n_rows, part, table in own:
                 tables[part][table].append(block.rows(row, n_rows))
-    return [[_readings(item[SUBJECT], tables[i, k]) for k in range(len(item["spill"]))] for i, item in enumerate(items)]
+    return [
+        item | {"parts": [_readings(item[SUBJECT], tables[i, k]) for k in range(len(item.get("spill", ())))]}
+        for i, item in enumerate(items)
+    ]
 
 
 def _readings(subject: str, tables: dict[str, list[pa.Table]]) -> Readings:

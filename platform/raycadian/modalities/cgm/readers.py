@@ -1,8 +1,9 @@
 """CGM files of every format as Readings: recognised by content, checked against one another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from raycadian.data.packed import packed_kind
@@ -88,13 +89,14 @@ class Files:
     def read(self, path: Path, issues: Issues) -> Iterator[Readings]:
         return _read(path, self.formats[path], self.card, issues)
 
-    def conclude(self, parts: Parts, issues: Issues) -> None:
-        """After the last, with what they say; a part's `file` is its number among them. Raises ValueError where no file
-        has a reading, or files contradict one another."""
+    def conclude(self, parts: Parts, issues: Issues, known: Collection[str] = ()) -> None:
+        """After the last, with what they say; a part's `file` is its number among them. known: subjects whose files
+        are known to agree. Raises ValueError where no file has a reading, or files contradict one another."""
         if not parts.column("n").any():
             named = ", ".join(map(str, list(self.formats)[:5]))
             raise ValueError(f"{named}: no glucose reading, only events; add the entries' file")
-        require_agreement(parts, list(self.formats), self.card, lambda path: self.read(path, Issues()), issues)
+        read = partial(self.read, issues=Issues())
+        require_agreement(parts, list(self.formats), self.card, read, issues, known)
 
 
 def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
