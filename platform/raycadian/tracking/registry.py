@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycadian.config import Recipe, Tracking
-from raycadian.errors import CheckpointError, RegistryError, at_boundary
+from raycadian.errors import CheckpointError, RegistryError, StorageError, at_boundary
 from raycadian.files import mode_of, own_cache, own_folder, path_inside, written_whole
 from raycadian.locks import exclusive
 from raycadian.runs import RUNS, Run
@@ -193,10 +193,9 @@ def _champions_in(database: Path) -> dict[str, str]:
         JOIN model_version_tags AS tag ON tag.name = alias.name AND tag.version = alias.version
         WHERE alias.alias = ? AND tag.key = 'run' ORDER BY alias.name
     """
-    address = f"{database.absolute().as_uri()}?mode=ro"
     with (
         at_boundary(RegistryError, _cannot_use(database), sqlite3.Error, UnicodeDecodeError),
-        closing(sqlite3.connect(address, uri=True, timeout=_LOCKED_S)) as connection,
+        closing(_read_only(database)) as connection,
     ):
         return dict(connection.execute(query, (ALIAS,)))
 
@@ -345,15 +344,27 @@ def _start_database(path: Path, client: type["MlflowClient"]) -> None:
 
     Where there can be no cache MLflow makes the tables as ever, in a file that is empty."""
     empty = own_cache() / f"mlflow-{version('mlflow')}.db"
-    with suppress(OSError):
+    with suppress(OSError, StorageError):
         if path.exists():
             return
-        if not empty.exists():
+        if not _is_whole(empty):
             _make_empty(empty, client)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             copy = Path(folder) / path.name
             copy.touch(mode_of(0o666))
             os.link(shutil.copyfile(empty, copy), path)  # never over one that came meanwhile
+
+
+def _is_whole(empty: Path) -> bool:
+    """Whether a cached database is there and not damaged: each new registry would be damaged too."""
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(_read_only(empty)) as connection:
+        checked = connection.execute("PRAGMA quick_check(1)").fetchall()
+        return checked == [("ok",)] and connection.execute("SELECT * FROM alembic_version").fetchone() is not None
+    return False
+
+
+def _read_only(database: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=_LOCKED_S)
 
 
 def _make_empty(path: Path, client: type["MlflowClient"]) -> None:
