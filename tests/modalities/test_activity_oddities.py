@@ -174,6 +174,51 @@ def test_actilife(tmp_path, form, start, header, shown):
     assert str(recording.start_utc) == f"2013-{shown}T09:00:00" and counts([recording])[0] == 0 + 1 + 2 + 3
 
 
+def actilife(path, said="", start="08-06-2013", download="08-06-2013"):
+    lines = [
+        f"------------ Data File Created By ActiGraph ActiLife v6 {said} Filter Normal ------", "Serial Number: X1",
+        "Start Time 09:00:00", f"Start Date {start}", "Epoch Period (hh:mm:ss) 00:01:00", "Download Time 12:54:04",
+        f"Download Date {download}", "Current Memory Address: 0", "Mode = 13", "-" * 50, *["5,1"] * 120,
+    ]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("said", "download", "date"),
+    [
+        ("date format dd/MM/yyyy", "08-19-2013", "2013-08-06"),  # which its own download contradicts
+        ("", "08-19-2013", "2013-08-06"),
+        ("", "19-06-2013", "2013-06-08"),
+        ("date format M/d/yyyy", "08-06-2013", "2013-08-06"),
+    ],
+)
+def test_when_actilife_began(tmp_path, said, download, date):
+    (recording,), _ = read(actilife(tmp_path / "x.csv", said, download=download))
+    assert str(recording.start_utc) == f"{date}T09:00:00"
+
+
+def test_when_actilife_began_is_asked_for_where_nothing_tells(tmp_path):
+    path = actilife(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match=r"began on 08-06-2013, which may be day first or .*time_format=%d/%m/%Y"):
+        read(path)
+    assert str(read(path, time_format="%d/%m/%Y")[0][0].start_utc)[:10] == "2013-06-08"
+
+
+@pytest.mark.parametrize(
+    ("above", "date"), [("Export Date,6/20/2024", "2024-06-07"), ("Export Date,20/7/2024", "2024-07-06")]
+)
+def test_day_and_month_of_actiware_in_english(tmp_path, above, date):
+    rows = [f"{n + 1},06/07/2024,{18 + n // 60:02d}:{n % 60:02d}:00,0,{n}" for n in range(120)]
+    table_of = "Line,Date,Time,Off-Wrist Status,Activity\n" + "\n".join(rows) + "\n"
+    path = tmp_path / "x.csv"
+    path.write_text(f"Actiware Export File\n{above}\n\n{table_of}")
+    assert str(read(path)[0][0].start_utc)[:10] == date
+    path.write_text(f"Actiware Export File\n\n{table_of}")
+    with pytest.raises(ValueError, match=r"'06/07/2024 18:00:00' may be day first or month first"):
+        read(path)
+
+
 def test_deep_sleep_at_the_wrist_is_no_nonwear(tmp_path):
     values = np.tile(np.r_[np.zeros(110), 3, np.zeros(60), np.full(30, 50)], 20)
     values[-300:] = 0

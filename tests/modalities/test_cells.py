@@ -7,8 +7,9 @@ import pytest
 from raycadian.data.clock import parse_times
 from raycadian.data.source import Source, first_rows, header_of
 from raycadian.modalities.cells import parse_column, parse_flags, parse_numbers, with_month_number
-from raycadian.modalities.columns import joined, time_format
+from raycadian.modalities.columns import joined
 from raycadian.modalities.text_tables import read_text
+from raycadian.modalities.time_formats import time_format
 
 
 def numbers(*texts, thousands=None):
@@ -121,3 +122,33 @@ def test_days_since_something_and_a_clock():
     columns = {"DaysFromEnroll": ["-3", "-3", "0"], "Tm": ["00:05:00", "00:10:00", "23:00:00"]}
     times = joined(columns, "DaysFromEnroll", "Tm")
     assert times == ["1999-12-29 00:05:00", "1999-12-29 00:10:00", "2000-01-01 23:00:00"]
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "clock"),
+    [
+        ("05/01/2024 08:05 a. m.", "%d/%m/%Y %I:%M %p", "2024-01-05T08:05:00"),
+        ("1/5/2024 8:05\u202fPM", "%m/%d/%Y %I:%M %p", "2024-01-05T20:05:00"),
+        ("05-dic-2024 08:05", "%d-%b-%Y %H:%M", "2024-12-05T08:05:00"),
+        ("5 octobre 2024 08:05", "%d %b %Y %H:%M", "2024-10-05T08:05:00"),
+        ("45296.5034722", "excel_days", "2024-01-05T12:05:00"),
+        ("45296,5034722", "excel_days", "2024-01-05T12:05:00"),
+    ],
+)
+def test_times_as_people_and_programs_write_them(text, form, clock):
+    clocks, offset = parse_times(pd.Series([text, "x"]), form)
+    assert str(clocks[0])[:19] == clock and np.isnat(clocks[1]) and np.isnan(offset).all()
+    assert form in (time_format([text], {}).column, form if "%" in form else None)
+
+
+def test_day_and_month_by_the_whole_column():
+    head = [f"0{d}/01/2024 08:00" for d in (3, 3)]
+    assert time_format(head, {}).question is not None
+    assert time_format(head, {}, lambda: [*head, "13/01/2024 08:00"]).column == "%d/%m/%Y %H:%M"
+    assert time_format(head, {}, lambda: [*head, "04/13/2024 08:00"]).column == "%m/%d/%Y %H:%M"
+    assert "day first or month first" in time_format(head, {}, lambda: head).question.message
+
+
+def test_numbers_that_count_rows_are_no_times():
+    with pytest.raises(ValueError, match="no times"):
+        time_format(["40000", "40001", "40002"], {})

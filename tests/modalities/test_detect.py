@@ -10,9 +10,9 @@ import pytest
 
 from raycadian.config.schema import assignment
 from raycadian.modalities.cards import load_card
-from raycadian.modalities.columns import time_format
 from raycadian.modalities.detect import card_yaml, make_card
 from raycadian.modalities.prepare import prepare, prepare_card
+from raycadian.modalities.time_formats import time_format
 from raycadian.types import CARBS, GLUCOSE
 
 

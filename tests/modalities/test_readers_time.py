@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from test_readers import PEOPLE, read, table, write
 
 from raycadian.data import clock
+from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats import tables
+from raycadian.modalities.cgm.readers import read_files
+from raycadian.modalities.detect import make_card
 from raycadian.types import TIME_UTC, Issues
 
 MADRID = "Europe/Madrid"  # back from 03:00 to 02:00 on 2024-10-27, forward from 02:00 to 03:00 on 2024-03-31
@@ -155,3 +158,21 @@ def test_seconds_that_are_not_one_sensors_are_not_used():
 def test_epochs():
     found = clock.clock_of_epoch_ms(np.array([0.0, 1.7e12, np.nan, 1e300, np.inf]))
     assert found[:2].tolist() == [0, 1_700_000_000 * 10**9] and np.isnat(found[2:]).all()
+
+
+def test_a_file_of_two_orders_of_day_and_month_is_refused(tmp_path):
+    rows = [f"{d}/01/2024 08:00" for d in range(1, 31)] + [f"02/{d}/2024 08:00" for d in range(13, 20)]
+    text = "time,glucose\n" + "".join(f"{t},{100 + i}\n" for i, t in enumerate(rows))
+    (tmp_path / "x.csv").write_text(text)
+    card = CGMCard(name="x", files=("x",), time_format="%d/%m/%Y %H:%M")
+    with pytest.raises(ValueError, match=r"x\.csv: 7 times, such as '02/13/2024 08:00', have day and month in"):
+        list(read_files([tmp_path / "x.csv"], card, Issues()))
+
+
+def test_day_and_month_are_told_by_rows_far_down(tmp_path):
+    """The first 64 KiB are of one day, which may be 3 January or 1 March."""
+    first = pd.date_range("2024-03-01", periods=4000, freq="15s").strftime("%m/%d/%Y %H:%M")
+    later = pd.date_range("2024-03-13", periods=300, freq="5min").strftime("%m/%d/%Y %H:%M")
+    rows = [f"{t},{100 + i % 9},{'x' * 6}\n" for i, t in enumerate([*first, *later])]
+    (tmp_path / "x.csv").write_text("time,glucose,note\n" + "".join(rows))
+    assert make_card([tmp_path / "x.csv"])[0].time_format == "%m/%d/%Y %H:%M"

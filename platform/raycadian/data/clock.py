@@ -23,6 +23,24 @@ WILD = "time outside 1990-2099"
 _OFFSET = r":\d{2}(?:[.,]\d+)?\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
 EPOCHS_MS = {"epoch_s": 1000.0, "epoch_ms": 1.0, "epoch_us": 1e-3, "epoch_ns": 1e-6}
 """Formats of times that are numbers, with their milliseconds."""
+SERIAL = "excel_days"
+"""Format of times that are days since 1899-12-30, as workbooks count them, on a local clock."""
+_SERIAL_DAY_0 = np.datetime64("1899-12-30T00:00:00")
+MONTHS = (
+    ("jan", "janv", "ene", "gen", "sty", "jän"), ("feb", "fév", "fev", "févr", "lut"), ("mar", "mär", "mrz", "mars",
+    "mrt"),
+    ("apr", "avr", "abr", "avril", "kwi"), ("may", "mai", "mag", "mei", "maj"), ("jun", "juin", "giu", "cze"),
+    ("jul", "juil", "lug", "lip"), ("aug", "août", "aou", "ago", "sie", "aoû"), ("sep", "sept", "set", "wrz"),
+    ("oct", "okt", "ott", "out", "paź"), ("nov", "lis"), ("dec", "dez", "déc", "dic", "gru"),
+)  # fmt: skip
+"""January to December, as exports abbreviate them."""
+_ENGLISH = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+_SPACES = str.maketrans("\u00a0\u202f\u2009", "   ")  # what newer systems write before AM and PM
+_HALF_OF_DAY = re.compile(r"(?<=[\d ])([ap])\. ?m\.?$", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]{3,}\.?")
 _CLOCK_PARTS = re.compile(r"[ T]*%[HI].*$")  # of a format of times: what a midnight may lack
 DAY_S = 86_400
 CHANGED = "reading before a change of the clock within the context (its local hour taken by the present clock)"
@@ -40,6 +58,8 @@ def parse_times(text: pd.Series, time_format: str | None) -> tuple[np.ndarray, n
     if time_format in EPOCHS_MS:
         epoch_ms = EPOCHS_MS[time_format] * pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
         return clock_of_epoch_ms(epoch_ms), np.zeros(len(text))
+    if time_format == SERIAL:
+        return _clock_of_days(text), _unknown(len(text))
     trimmed = pc.utf8_trim_whitespace(pa.array(text.astype(str), pa.string()))
     text, style = trimmed.to_pandas(), time_format or "ISO8601"
     with_offset = "%z" in style if time_format else pc.any(pc.match_substring_regex(trimmed, _OFFSET)).as_py()
@@ -58,7 +78,50 @@ def _midnights(text: pd.Series, style: str, clock: pd.Series) -> np.ndarray:
     odd = clock.isna().to_numpy()
     if odd.any() and date_alone not in ("", style):
         clock = clock.fillna(pd.to_datetime(text.where(odd), format=date_alone, errors="coerce"))
+    if clock.isna().any() and len(plain := _plain_texts(text[clock.isna()])):
+        clock = clock.fillna(pd.to_datetime(plain, format=style, errors="coerce"))
     return clock.to_numpy("datetime64[ns]")
+
+
+def read_turned(text: pd.Series, time_format: str | None) -> int:
+    """How many of the texts a format reads once its day and month change places."""
+    if time_format is None or not len(text) or "%d" not in time_format or "%m" not in time_format:
+        return 0
+    turned = time_format.replace("%d", "\0").replace("%m", "%d").replace("\0", "%m")
+    return int(pd.to_datetime(text.astype(str).str.strip(), format=turned, errors="coerce").notna().sum())
+
+
+def _plain_texts(text: pd.Series) -> pd.Series:
+    """Those of the texts that are written otherwise once they are plain, each read once."""
+    plain = {one: plain_time(one) for one in text.unique()}
+    other = text.map(plain)
+    return other[other != text]
+
+
+def plain_time(text: str) -> str:
+    """A time as strptime takes it: AM and PM of `a. m.`, blanks of narrow ones, an English month of another
+    language's."""
+    text = _HALF_OF_DAY.sub(lambda half: f"{half[1].upper()}M", text.translate(_SPACES))
+    word = _WORD.search(text)
+    number = month_of(word[0]) if word is not None else None
+    if word is None or number is None or word[0].title() in (_ENGLISH[number], _ENGLISH[number][:3]):
+        return text
+    return text[: word.start()] + _ENGLISH[number][:3] + text[word.end() :]
+
+
+def month_of(word: str) -> int | None:
+    """0 to 11 of a month's name, whole or short, in a language of exports; None for another word."""
+    word = word.lower().rstrip(".")
+    shorter = (word, *((word[:4], word[:3]) if len(word) > 4 else ()))
+    return next((n for short in shorter for n, names in enumerate(MONTHS) if short in names), None)
+
+
+def _clock_of_days(text: pd.Series) -> np.ndarray:
+    """Clocks (N,) of days since 1899-12-30, to the second: a day's fraction holds no more."""
+    days = pd.to_numeric(text.astype(str).str.replace(",", ".", regex=False), errors="coerce").to_numpy(np.float64)
+    usable = np.isfinite(days) & (np.abs(days) < 1e5)
+    seconds = np.round(np.where(usable, days, 0) * DAY_S).astype("timedelta64[s]")
+    return np.where(usable, (_SERIAL_DAY_0 + seconds).astype("datetime64[ns]"), np.datetime64("NaT", "ns"))
 
 
 def is_wild(clock: np.ndarray, first: np.datetime64 = YEARS[0]) -> np.ndarray:

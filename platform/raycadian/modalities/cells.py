@@ -7,6 +7,8 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
+from raycadian.data.clock import MONTHS
+
 # what sensors write for values outside their range
 LOW_WORDS = (
     "low", "lo", "niedrig", "tief", "bas", "bajo", "baja", "bajo/a", "basso", "bassa", "baixo", "baixa", "laag", "lav",
@@ -127,16 +129,6 @@ def _flag(word: str, words: Collection[str]) -> float:
 
 def _first(text: pd.Series, chosen: np.ndarray) -> str:
     return str(text.iloc[int(np.flatnonzero(chosen)[0])])[:40] if chosen.any() else ""
-
-
-MONTHS = (
-    ("jan", "janv", "ene", "gen", "sty", "jän"), ("feb", "fév", "fev", "févr", "lut"), ("mar", "mär", "mrz", "mars",
-    "mrt"),
-    ("apr", "avr", "abr", "avril", "kwi"), ("may", "mai", "mag", "mei", "maj"), ("jun", "juin", "giu", "cze"),
-    ("jul", "juil", "lug", "lip"), ("aug", "août", "aou", "ago", "sie", "aoû"), ("sep", "sept", "set", "wrz"),
-    ("oct", "okt", "ott", "out", "paź"), ("nov", "lis"), ("dec", "dez", "déc", "dic", "gru"),
-)  # fmt: skip
-"""January to December, as exports abbreviate them."""
 
 
 def with_month_number(text: str) -> str:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from raycadian.data.source import Source, header_at, header_of, n_fields, open_bytes
 
@@ -26,6 +27,17 @@ def read_text(source: Source, columns: Sequence[str] | None = None, nrows: int |
     except (pd.errors.ParserError, UnicodeError, EOFError, OSError) as error:
         raise ValueError(f"{source.path}: can't be understood, not a whole table: {error}") from None
     return table[wanted].fillna("").rename(columns=dict(enumerate(names)))
+
+
+def distinct_rows(source: Source, columns: Sequence[str | None]) -> dict[str, list[str]]:
+    """The rows of these columns (None: none), each once, in the order of the file. Raises ValueError."""
+    named = [name for name in columns if name is not None]
+    if source.is_parquet:
+        table = pq.read_table(source.path, columns=named).to_pandas().astype(str)
+    else:
+        table = read_text(source, named)
+    rows = table.drop_duplicates()
+    return {name: rows[name].str.strip().tolist() for name in named}
 
 
 def _check_rows(source: Source, start: int, delimiter: str, width: int) -> None:

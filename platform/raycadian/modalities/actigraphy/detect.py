@@ -17,10 +17,11 @@ from raycadian.modalities.columns import (
     numeric,
     subject_column,
     time_column,
-    time_format,
     zone_of_utc,
 )
 from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
+from raycadian.modalities.text_tables import distinct_rows
+from raycadian.modalities.time_formats import time_format
 
 _ACTIVITY = {
     "activity", "activity_counts", "activity_count", "counts", "count", "raw_activity", "vector_magnitude", "vm",
@@ -71,13 +72,18 @@ def _table(source: Source, given: Given) -> Detection | None:
         choose("columns.off_wrist", [] if worn else off, given, "off-wrist"),
         subject, date, time, _minute(columns, time, given),
     ]  # fmt: skip
-    written = time_format(joined(columns, date.column, time.column), given)
+    times = joined(columns, date.column, time.column)
+    written = time_format(times, given, lambda: _whole(source, date.column, time.column))
     choices = [_format("a table with an epoch a row"), *chosen, written]
     if time.column:
         choices.append(zone_of_utc(given) if written.column in EPOCHS_MS else _local_clock(given))
     choices += [] if subject.column or subject.question else [file_is_one_person(source.stem)]
     used = {choice.column for choice in chosen}
     return Detection.of("actigraphy", "table", [*choices, not_read(columns, used, "--set columns.worn=NAME")])
+
+
+def _whole(source: Source, date: str | None, time: str | None) -> list[str]:
+    return joined(distinct_rows(source, [date, time]), date, time)
 
 
 def _minute(columns: dict[str, list[str]], time: Choice, given: Given) -> Choice:

@@ -46,6 +46,7 @@ _EVENT_MAX = {CARBS: 1000.0, BOLUS: 100.0, BASAL: 50.0}  # beyond any pump's or 
 _MMOLL_BELOW, _MGDL_FROM = 30.0, 40.0  # medians: mmol/L lies in 2..25, mg/dL in 50..400
 _CONTRADICTS_MMOLL = GLUCOSE_MAX_MGDL / MGDL_PER_MMOLL
 _SHOWN = 1e-6  # of a hundredth: what float leaves of a number of two decimals
+_MOST_TURNED = 3  # typing errors
 _JUDGED = 12  # values needed before their median is held against the unit
 _MARKED_MISSING = ("-", "--", "---", "n/a", "N/A", "null", "NULL")  # empty cells are counted by nobody: rows of events
 
@@ -75,6 +76,7 @@ class ReadingsBuilder:
         self._beyond = 0  # readings of "Low" and "High"
         self._numbers: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))  # malformed ones, and others
         self._odd_number: dict[str, str] = {}
+        self._turned = 0  # times that only the other order of day and month reads
         self._odd_time, self._judged, self._out_of_range = "", False, OutOfRange()
 
     def note(self, kind: str, lines: np.ndarray | pd.Series) -> None:
@@ -95,8 +97,10 @@ class ReadingsBuilder:
 
     def times(self, text: pd.Series, time_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """`clock.parse_times` in the card's format, else the given; remembers one that it couldn't read."""
-        clocks, offset_min = clock.parse_times(text, self.card.time_format or time_format)
+        form = self.card.time_format or time_format
+        clocks, offset_min = clock.parse_times(text, form)
         odd = np.flatnonzero(np.isnat(clocks))
+        self._turned += clock.read_turned(text.iloc[odd], form)
         if len(odd) and not self._odd_time:
             self._odd_time = str(text.iloc[odd[0]])
         return clocks, offset_min
@@ -135,6 +139,11 @@ class ReadingsBuilder:
         """The file's end. Raises ValueError if it gave nothing."""
         if self._untimed * 2 > self._rows:
             self._refuse_times()
+        if self._turned > _MOST_TURNED:
+            raise ValueError(
+                f"{self.path}: {self._turned} times, such as {self._odd_time!r}, have day and month in the other order "
+                "than the rest: it mixes two; write all of them as 2026-01-05 08:00"
+            )
         self._out_of_range.require_few(self.path, self._unit, self._place)
         self._devices.require_one_at_a_time()
         if not (self._events and self._events_suffice) and not self._excluded:

@@ -24,10 +24,11 @@ from raycadian.modalities.columns import (
     plain,
     subject_column,
     time_column,
-    time_format,
     zone_of_utc,
 )
 from raycadian.modalities.guesses import Choice, Detection, Given, Guess, Question, option
+from raycadian.modalities.text_tables import distinct_rows
+from raycadian.modalities.time_formats import time_format
 
 _GLUCOSE = {"glucose", "gl", "bg", "sgv", "egv", "cgm", "cgms", "glucosa", "glukose", "glycemie", "glicemia"}
 _SENSOR = {"cgm", "cgms", "sgv", "egv", "sensor"}
@@ -115,12 +116,17 @@ def _table(source: Source, given: Given) -> Detection | None:
     chosen = [glucose, date, time, subject, *_events(columns, given)]
     times = joined(columns, date.column, time.column)
     whose = [] if subject.column or subject.question else [file_is_one_person(source.stem)]
-    written = time_format(times, given)
+    written = time_format(times, given, lambda: _whole(source, date.column, time.column))
     zone = zone_of_utc(given) if written.column in EPOCHS_MS else _clock(" ".join(times[:200]), "", given)
     about = [written, _unit(columns, glucose, given), zone, _step(_as_clock(times, written.column), given)]
     generic = Guess("format", "generic", True, "a table with a reading a row", option("format", "FORMAT"))
     unused = _unused(columns, {choice.column for choice in chosen})
     return Detection.of("cgm", "generic", [Choice(guess=generic), *chosen, *about, *whose, unused])
+
+
+def _whole(source: Source, date: str | None, time: str | None) -> list[str]:
+    """The distinct texts of the whole column of times, in the order of the file."""
+    return joined(distinct_rows(source, [date, time]), date, time)
 
 
 def _as_clock(times: list[str], form: str | None) -> list[str]:

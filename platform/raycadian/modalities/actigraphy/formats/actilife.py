@@ -1,7 +1,7 @@
 """ActiLife's table of counts (ActiGraph): ten lines that say how it was recorded, then an epoch a row."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from raycadian.data.source import Source, delimiter_of, read_whole, split
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.devices import MAX_TEXT_BYTES, Epochs
 from raycadian.modalities.cells import parse_column
+from raycadian.modalities.guesses import how_to_set
 from raycadian.types import Issues
 
 _PREAMBLE = 10
@@ -35,7 +36,7 @@ def read_actilife(source: Source, card: ActigraphyCard, issues: Issues) -> Itera
     states. Raises ValueError."""
     text = read_whole(source.path, MAX_TEXT_BYTES, "bytes of text").decode(source.encoding, "replace")
     lines = text.lstrip("\ufeff").splitlines()
-    start = _start(lines[:_PREAMBLE], source)
+    start = _start(lines[:_PREAMBLE], source, card.time_format)
     rows = [split(line, delimiter_of(lines[_PREAMBLE])) for line in lines[_PREAMBLE:] if line.strip(", ;\t")]
     named = [name.lower() for name in rows[0]] if rows and not _is_number(rows[0][-1]) else []
     at = next((named.index(name) for name in _VERTICAL if name in named), None if named else 0)
@@ -48,36 +49,53 @@ def read_actilife(source: Source, card: ActigraphyCard, issues: Issues) -> Itera
     yield Epochs(card.subject or source.stem, clock, counts, start.epoch_s, site=card.site)
 
 
-def _start(lines: list[str], source: Source) -> _Start:
+def _start(lines: list[str], source: Source, form: str | None) -> _Start:
     """When the first epoch began and how long each is. Raises ValueError."""
-    said = {}
-    for line in lines[1:]:
-        match = re.match(r"\W*([A-Za-z ]+?(?: \(hh:mm:ss\))?)[: ]+(\d\S*)", line)
-        said |= {match[1].strip().lower(): match[2].strip(" ,;")} if match else {}
+    said = _stated(lines[1:])
     epoch_s = pd.to_timedelta(said.get("epoch period (hh:mm:ss)", ""), errors="coerce").total_seconds()
-    starts = _dates(said.get("start date", ""), lines[0])
-    downloads = _dates(said.get("download date", ""), lines[0])
-    fitting = [date for date in starts if any(date <= end <= date + _LONGEST for end in downloads)] or starts
+    stated = _stated_form(lines[0], form)
+    fitting = (_starts(said, (stated,)) if stated else []) or _starts(said, _DATES)
+    fitting = fitting or _starts({"start date": said.get("start date", "")}, (stated,) if stated else _DATES)
     if not fitting or not epoch_s > 0 or "start time" not in said:
         raise ValueError(
             f"{source.path}: an ActiLife table whose preamble doesn't state start date, start time and epoch period; "
             "export it again with its header"
         )
+    if len(fitting) > 1:
+        raise ValueError(
+            f"{source.path}: began on {said['start date']}, which may be day first or month first, and nothing in it "
+            f"tells: {how_to_set('time_format', '%d/%m/%Y')}, or %m/%d/%Y"
+        )
     at = pd.to_timedelta(said["start time"], errors="coerce")
     if pd.isna(at) or at.days:
         clock = said["start time"][:40]
         raise ValueError(f"{source.path}: start time {clock!r} is no clock of a day; export it again with its header")
-    return _Start(np.datetime64(fitting[0] + at.to_timedelta64(), "s"), epoch_s)
+    return _Start(np.datetime64(fitting[0] + np.timedelta64(at), "s"), epoch_s)
 
 
-def _dates(text: str, first_line: str) -> list[np.datetime64]:
-    """What a date may be, likeliest first: as the preamble says dates are written, else in the usual orders."""
+def _stated(lines: list[str]) -> dict[str, str]:
+    """What the lines of the preamble say that is a number, a date or a clock."""
+    matches = (re.match(r"\W*([A-Za-z ]+?(?: \(hh:mm:ss\))?)[: ]+(\d\S*)", line) for line in lines)
+    return {match[1].strip().lower(): match[2].strip(" ,;") for match in matches if match}
+
+
+def _stated_form(first_line: str, form: str | None) -> str | None:
+    """How dates are written, by the card or by the preamble."""
     stated = re.search(r"date format (\S+)", first_line)
-    form = _FORMS.get(stated[1].replace("-", "/").replace(".", "/")) if stated else None
-    forms = dict.fromkeys([*([form] if form else []), *_DATES])
-    plain = re.sub(r"[-.]", "/", text)
-    read = (pd.to_datetime(plain, format=form, errors="coerce") for form in forms)
-    return list(dict.fromkeys(date.to_datetime64() for date in read if not pd.isna(date)))
+    said = _FORMS.get(stated[1].replace("-", "/").replace(".", "/")) if stated else None
+    return re.sub(r"[-.]", "/", form.split(" ")[0]) if form else said
+
+
+def _starts(said: dict[str, str], forms: Sequence[str]) -> list[np.datetime64]:
+    """When it may have begun, by its date in these forms: in one that reads the download's date too, soon before it."""
+    read = [tuple(_date(said.get(f"{what} date", ""), form) for what in ("start", "download")) for form in forms]
+    begun = [start for start, end in read if start <= end <= start + _LONGEST or "download date" not in said]
+    return list(dict.fromkeys(start for start in begun if not np.isnat(start)))
+
+
+def _date(text: str, form: str) -> np.datetime64:
+    date = pd.to_datetime(re.sub(r"[-.]", "/", text), format=form, errors="coerce")
+    return np.datetime64("NaT", "s") if pd.isna(date) else np.datetime64(date, "s")
 
 
 def _is_number(text: str) -> bool:

@@ -13,10 +13,11 @@ from raycadian.modalities.actigraphy.formats import devices
 from raycadian.modalities.actigraphy.formats.devices import Epochs
 from raycadian.modalities.actigraphy.formats.nhanes_minutes import SUNDAY, weekday_start
 from raycadian.modalities.cells import parse_column, parse_flags
-from raycadian.modalities.columns import clocks_alone, date_column, day_text, like_times, plain, time_format
+from raycadian.modalities.columns import clocks_alone, date_column, day_text, like_times, plain
 from raycadian.modalities.conflicts import UNNAMED, require_named
 from raycadian.modalities.guesses import how_to_set
-from raycadian.modalities.text_tables import read_text
+from raycadian.modalities.text_tables import distinct_rows, read_text
+from raycadian.modalities.time_formats import time_format
 from raycadian.types import Issues
 
 NHANES_COLUMNS = ("SEQN", "PAXINTEN")
@@ -95,11 +96,13 @@ def _with_times(
         )
     issues.add("column of times that the card doesn't name (used)", f"{source.path.name}: {times[0]}")
     only_clock = date is not None or times == clocks_alone(columns)
-    written = None if form or only_clock else time_format(columns[times[0]], {})
-    if written is not None and written.question is not None:
-        raise ValueError(f"{source.path}: {written.question.message}")
     found = {"time": times[0]} | ({"date": date} if date else {})
-    return dict(named) | found, form or (written.column if written else None)
+    if form or only_clock:
+        return dict(named) | found, form
+    written = time_format(columns[times[0]], {}, lambda: distinct_rows(source, times)[times[0]])
+    if written.question is not None:
+        raise ValueError(f"{source.path}: {written.question.message}")
+    return dict(named) | found, written.column
 
 
 def _person(

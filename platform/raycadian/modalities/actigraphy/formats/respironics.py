@@ -11,6 +11,7 @@ from raycadian.data.source import Source, delimiter_of, read_whole, split
 from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats.devices import MAX_TEXT_BYTES, Epochs
 from raycadian.modalities.cells import parse_column, parse_flags
+from raycadian.modalities.time_formats import one_order, orders_left
 from raycadian.types import Issues
 
 _EPOCHS_BEGIN = re.compile(r"Epoch-by-Epoch Data|Off-Wrist Status", re.IGNORECASE)
@@ -32,6 +33,7 @@ _IDENTITY = (
     "tożsamość", "identitet", "analysis name", "nom de l'analyse", "analysename", "naam analyse",
 )  # fmt: skip
 _DATES = ("%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d-%b-%Y", "%Y/%m/%d", "%d/%m/%y", "%m/%d/%y")
+_A_DATE = re.compile(r"(?<!\d)(\d{1,2})[-/.](\d{1,2})[-/.](?:\d{4}|\d{2})(?!\d)")
 _CLOCKS = ("%H:%M:%S", "%I:%M:%S %p", "%H:%M")
 
 
@@ -50,7 +52,8 @@ def read_respironics(source: Source, card: ActigraphyCard, issues: Issues) -> It
     rows = [fields for fields in below if len(fields) >= len(header) - 1 and fields[0]]
     issues.add("line without its fields", source.path.name, len(below) - len(rows))
     columns = {name: _column(header, name, rows) for name in (_DATE, _TIME, _ACTIVITY, _OFF_WRIST)}
-    clock = _clocks(columns[_DATE], columns[_TIME], source.path, card.time_format)
+    form = card.time_format or _order_of(lines[: names + 1])
+    clock = _clocks(columns[_DATE], columns[_TIME], source.path, form)
     steps = np.diff(clock)
     epoch_s = float(np.median(steps).astype(np.int64)) if len(steps) else 60.0
     values, malformed = parse_column(columns[_ACTIVITY], f"{source.path}: activity")
@@ -86,16 +89,31 @@ def _identity(lines: Sequence[str], delimiter: str) -> str | None:
     return said[0] if said else None
 
 
-def _clocks(dates: pd.Series, times: pd.Series, path: Path, time_format: str | None) -> np.ndarray:
-    """Clocks (N,) of dates and times in any of the usual orders: the one that makes them follow one another."""
+def _order_of(lines: Sequence[str]) -> str:
+    """How dates begin, %d or %m, by those above the epochs, else by the language: but in English the day goes first;
+    empty where neither tells."""
+    dates = [match for line in lines[:-1] for match in _A_DATE.findall(line)]
+    if any(int(first) > 12 for first, _ in dates):
+        return "%d"
+    if any(int(second) > 12 for _, second in dates):
+        return "%m"
+    words = {name.lower() for name in split(lines[-1], delimiter_of(lines[-1]))}
+    return "" if words & {"time", "activity"} else "%d"
+
+
+def _clocks(dates: pd.Series, times: pd.Series, path: Path, form: str) -> np.ndarray:
+    """Clocks (N,) of dates and times in `form`, or in any of the usual orders that begins so: the one that makes them
+    follow one another. Raises ValueError where several may be meant."""
     if not len(dates):
         raise ValueError(f"{path}: no epoch in it")
     text = dates.str.strip() + " " + times.str.strip()
-    formats = (time_format,) if time_format else tuple(f"{d} {c}" for d in _DATES for c in _CLOCKS)
-    read = (pd.to_datetime(text, format=one, errors="coerce") for one in formats)
-    usable = [clock.to_numpy("datetime64[s]") for clock in read if clock.notna().all()]
+    formats = (form,) if len(form) > 2 else tuple(f"{d} {c}" for d in _DATES for c in _CLOCKS)
+    read = {one: pd.to_datetime(text, format=one, errors="coerce") for one in formats}
+    usable = {one: clock for one, clock in read.items() if clock.notna().all()}
     if not usable:
         raise ValueError(f"{path}: date and time {text.iloc[0]!r} are in no known form; set `time_format` in the card")
-    backward = [int((np.diff(clock) < np.timedelta64(0, "s")).sum()) for clock in usable]
-    spans = [np.ptp(clock.astype(np.int64)) for clock in usable]
-    return usable[min(range(len(usable)), key=lambda i: (backward[i], spans[i]))]
+    backward = {one: int((clock.diff() < pd.Timedelta(0)).sum()) for one, clock in usable.items()}
+    in_order = {one: clock for one, clock in usable.items() if backward[one] == min(backward.values())}
+    if len(orders_left(in_order)) > 1:
+        in_order = {one: clock for one, clock in in_order.items() if one.startswith(form)} or in_order
+    return usable[one_order(in_order, path, text)].to_numpy("datetime64[s]")

@@ -37,7 +37,8 @@ from raycadian.modalities.biosignals.tracks import (
     waveform,
     with_samples,
 )
-from raycadian.modalities.columns import epoch_format, like_times
+from raycadian.modalities.columns import like_times
+from raycadian.modalities.time_formats import epoch_format
 from raycadian.types import Case, Issues, Track
 
 TIMES = ("time_s", "time", "t", "seconds", "timestamp", "datetime")  # what a column of times may be called, in any case

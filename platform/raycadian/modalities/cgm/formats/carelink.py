@@ -11,6 +11,7 @@ from raycadian.modalities.cgm.builder import ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats.tables import unit_named
 from raycadian.modalities.cgm.repeats import names_of
+from raycadian.modalities.time_formats import one_order
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
 
 MAX_CARELINK_BYTES = 256 * 1024**2
@@ -63,7 +64,7 @@ def read_carelink(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     rows = pd.concat([_rows(lines, one, end) for one, end in zip(sections, _ends(sections, lines), strict=True)])
     rows = rows.sort_values("line", ascending=False, ignore_index=True)  # newest first
     rows[SUBJECT] = card.subject or _patient(lines) or source.stem
-    form = card.time_format or _time_format(rows["time"])
+    form = card.time_format or _time_format(rows["time"], source)
     rows["clock"], rows["offset_min"] = builder.times(rows["time"], form)
     typed = rows[[SUBJECT, "line", "clock", "offset_min"]]
     sensed = rows["glucose"] != ""
@@ -126,8 +127,9 @@ def _patient(lines: list[str]) -> str:
     return dict(zip((n.lower() for n in names), values, strict=False)).get("patient id", "")
 
 
-def _time_format(times: pd.Series) -> str | None:
-    """The form that reads all, in which the rows follow one another best; None where none does."""
+def _time_format(times: pd.Series, source: Source) -> str | None:
+    """The form that reads all, in which the rows follow one another best; None where none does. Raises ValueError where
+    day and month may be either."""
     read = {form: pd.to_datetime(times, format=form, errors="coerce") for form in _FORMATS}
     usable = {form: clock for form, clock in read.items() if clock.notna().all()}
-    return min(usable, key=lambda form: usable[form].max() - usable[form].min()) if usable else None
+    return one_order(usable, source.path, times) if usable else None

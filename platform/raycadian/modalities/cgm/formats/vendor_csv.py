@@ -18,7 +18,7 @@ from raycadian.modalities.cgm.card import CGMCard
 from raycadian.modalities.cgm.formats import words
 from raycadian.modalities.cgm.formats.tables import csv_chunks, csv_rows, unit_named
 from raycadian.modalities.cgm.repeats import names_of
-from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.time_formats import one_order
 from raycadian.types import BASAL, BOLUS, CARBS, SUBJECT, Issues, Readings
 
 _CLARITY = {"time": 1, "type": 2, "subtype": 3, "glucose": 7, "insulin": 8, "carbs": 9}
@@ -187,22 +187,15 @@ def _libre_events(rows: pd.DataFrame, builder: ReadingsBuilder) -> Iterator[Read
 
 def _libre_times(text: pd.Series, path: Path, card: CGMCard, builder: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
     """LibreView writes dates in the order of the user's country. The format that reads the most rows is taken; where
-    day and month can both be either, the one with the shortest span (the history is continuous). Raises ValueError."""
+    day and month can both be either, the one with by far the shortest span (the history is continuous). Raises
+    ValueError where neither has it."""
     if card.time_format:
         return builder.times(text)
     plain = text.str.strip().str.replace("[/.]", "-", regex=True).str.replace(r"(?i)\b([ap])-m-", r"\1m", regex=True)
     read = {f: pd.to_datetime(plain, format=f, errors="coerce") for f in _LIBRE_DATES}
-    most = max(int(times.notna().sum()) for times in read.values())
-    spans = {f: times.max() - times.min() for f, times in read.items() if times.notna().sum() == most}
-    if not most:
+    if all(times.isna().all() for times in read.values()):
         return builder.times(text)
-    shortest = [f for f, span in spans.items() if span == min(spans.values())]
-    if len(shortest) > 1 and len({tuple(read[f].dropna()) for f in shortest}) > 1:
-        raise ValueError(
-            f"{path}: {text.iloc[0]!r} may be day-month or month-day: "
-            + " or ".join(how_to_set("time_format", form) for form in shortest)
-        )
-    return read[shortest[0]].to_numpy("datetime64[ns]"), np.full(len(text), np.nan)
+    return read[one_order(read, path, text)].to_numpy("datetime64[ns]"), np.full(len(text), np.nan)
 
 
 # --- pump version 2.0 ----------------------------------------------------------------------------------------------
