@@ -282,7 +282,14 @@ def delimiter_of(line: str) -> str:
 
 def split(line: str, delimiter: str) -> list[str]:
     """The fields of one line, unquoted and stripped."""
-    return [field.strip() for field in next(csv.reader([line], delimiter=delimiter), [])]
+    plain = line and '"' not in line
+    fields = line.split(delimiter) if plain else next(csv.reader([line], delimiter=delimiter), [])
+    return [field.strip() for field in fields]
+
+
+def _width(line: str, delimiter: str) -> int:
+    """As many fields as `split` gives: hundreds of lines of each file are counted, for each separator."""
+    return line.count(delimiter) + 1 if '"' not in line else len(split(line, delimiter))
 
 
 def header_at(source: Source) -> int:
@@ -312,7 +319,7 @@ def _common_delimiter(lines: Sequence[str]) -> str:
     and go last."""
 
     def agreement(delimiter: str) -> tuple[int, int]:
-        counts = [n for line in lines if line.strip() and (n := len(split(line, delimiter))) > 1]
+        counts = [n for line in lines if line.strip() and (n := _width(line, delimiter)) > 1]
         usual = _most_frequent(counts) if counts else 0
         return counts.count(usual), usual
 

@@ -23,7 +23,7 @@ from raycadian.errors import StorageError
 from raycadian.files import sha256
 from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Progress, Row
 from raycadian.modalities.cards import load_card, modality_of
-from raycadian.modalities.conflicts import ALIKE, alike, require_one_person
+from raycadian.modalities.conflicts import ALIKE, alike, are_few, require_one_person
 from raycadian.modalities.earlier import Earlier
 from raycadian.modalities.groups import Groups, read_group
 from raycadian.modalities.unpack import unpacked
@@ -157,7 +157,7 @@ def _take_up(row: Row, job: Preparation, rows: SpooledRows, n_subjects: int) -> 
     if "unreadable" in row:
         job.unreadable.add(UNREADABLE, row[SUBJECT], row["unreadable"], n_subjects)
         return
-    if "conflicting" in row:
+    if "conflicting" in row and not are_few(*row["conflicting"]):  # `readable` goes through all files
         require_one_person(row[SUBJECT], *row["conflicting"], job.readable, job.card.columns.model_dump())
     rows.add(row)
 

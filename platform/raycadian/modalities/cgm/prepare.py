@@ -40,7 +40,8 @@ _EVENTS = pa.schema([_TIME, ("kind", pa.string()), ("value", pa.float64())])
 def items(job: Preparation) -> Iterator[Item]:
     """Every subject with where its readings were laid aside; or what copies it from the earlier snapshot, where all its
     files are as they were. Raises ValueError."""
-    files, parts, known = Files.of(job.paths, job.card, job.issues, job.leaving_out), Parts(), Known.of(job)
+    files = Files.of(job.paths, job.card, job.issues, job.leaving_out, on_reading=True)
+    parts, known = Parts(), Known.of(job)
     storage.make_folder(job.work / "spill")
     numbers = {path: number for number, path in enumerate(files.formats)}
     names, issues = [job.name(path) for path in numbers], {}

@@ -64,23 +64,23 @@ def read_files(paths: list[Path], card: CGMCard, issues: Issues) -> Iterator[Rea
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a card, with the format of each."""
+    """The files of a card, with the format of each; None: it is recognised when the file is read."""
 
     card: CGMCard
-    formats: dict[Path, str]
+    formats: dict[Path, str | None]
 
     @staticmethod
     def of(
         paths: list[Path], card: CGMCard, issues: Issues,
-        leaving_out: Callable[[Path], AbstractContextManager[None]] = nullcontext,
+        leaving_out: Callable[[Path], AbstractContextManager[None]] = nullcontext, *, on_reading: bool = False,
     ) -> "Files":  # fmt: skip
-        """`leaving_out`: what a file is recognised in. Raises ValueError where there is none, or one is of no format
-        that is known."""
+        """`leaving_out`: what a file is opened in · on_reading: most formats are recognised when a file is read,
+        wherever that is. Raises ValueError where there is none, or one is of no format that is known."""
         paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
         if not paths:
             raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
         paths = unpacked(paths, card, lambda path: is_read(path, card), issues)
-        return Files(card, _formats(paths, card, issues, leaving_out))
+        return Files(card, _formats(paths, card, issues, leaving_out, on_reading))
 
     def only(self, path: Path) -> "Files":
         """One of them, to be read elsewhere."""
@@ -140,18 +140,28 @@ def _card_of(path: Path) -> CGMCard:
 
 
 def _formats(
-    paths: list[Path], card: CGMCard, issues: Issues, leaving_out: Callable[[Path], AbstractContextManager[None]]
-) -> dict[Path, str]:
-    """Each file's format, before any is read: an unknown one is an error at once. Superseded files are left out."""
-    formats, pumps = {}, {}
+    paths: list[Path], card: CGMCard, issues: Issues, leaving_out: Callable[[Path], AbstractContextManager[None]],
+    on_reading: bool,
+) -> dict[Path, str | None]:  # fmt: skip
+    """Each file's format, before any is read: an unknown one is an error at once. Superseded files are left out.
+    on_reading: of pumps alone, which may supersede one another."""
+    formats: dict[Path, str | None] = {}
+    pumps = {}
     for path in paths:
         with leaving_out(path), naming(path):
             source = Source.of(path, card.layout)
-            formats[path] = detect_format(source, card) if card.format == "auto" else card.format
+            formats[path] = None if card.format == "auto" else card.format
+            if card.format == "auto" and (not on_reading or _is_pump(source)):
+                formats[path] = detect_format(source, card)
             if formats[path] == "pump_v2":
                 pumps[path] = pump_key(source)
     superseded = superseded_pump_files(pumps, issues)
     return {path: kind for path, kind in formats.items() if path not in superseded}
+
+
+def _is_pump(source: Source) -> bool:
+    text = "" if source.is_parquet else source.text.lstrip()
+    return text.startswith("#") and ("data_version" in text or "pump_serial" in text)
 
 
 def detect_format(source: Source, card: CGMCard) -> str:
@@ -171,7 +181,7 @@ def recognised_format(source: Source, card: CGMCard) -> str | None:
         return "ohio_t1dm" if "<patient" in text else None
     if text.startswith(("[", "{")):
         return json_format(source)
-    if text.startswith("#") and ("data_version" in text or "pump_serial" in text):
+    if _is_pump(source):
         return "pump_v2"
     return _table_format(source, card)
 
@@ -198,6 +208,7 @@ def _unknown(source: Source) -> str:
     )
 
 
-def _read(path: Path, kind: str, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+def _read(path: Path, kind: str | None, card: CGMCard, issues: Issues) -> Iterator[Readings]:
     with naming(path):
-        yield from _READERS[kind](Source.of(path, card.layout), card, issues)
+        source = Source.of(path, card.layout)
+        yield from _READERS[kind or detect_format(source, card)](source, card, issues)
