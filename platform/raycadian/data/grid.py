@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from raycadian.config import Grid
-from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, GLUCOSE, TIME_UTC, Issues, Readings, Recording
+from raycadian.types import BASAL, EVENT_CHANNELS, GLUCOSE, TIME_UTC, Issues, Readings, Recording
 
 
 def to_recordings(readings: Readings, grid: Grid, issues: Issues) -> list[Recording]:
@@ -20,9 +20,9 @@ def to_recordings(readings: Readings, grid: Grid, issues: Issues) -> list[Record
     its first reading. A point within half a step of a reading takes the nearest, and only there is `observed` True: a
     history cut half a step after a point gives it the same value as the whole, so that a served forecast equals the
     scored one. Other points take the value linear in time between readings at most `interpolate_min` apart, or NaN.
-    Carbohydrate and boluses are summed on the first grid point at or after them, so that no point knows of a later
-    meal; basal rates hold until the next one (NaN before the first). A channel is absent where the subject has no such
-    event. What is dropped is counted in `issues`.
+    Amounts (carbohydrate, insulin) are summed on the first grid point at or after them, so that no point knows of a
+    later meal; basal rates hold until the next one (NaN before the first). A channel is absent where the subject has
+    no such event. What is dropped is counted in `issues`.
     """
     glucose = readings.glucose
     return arrays_to_recordings(
@@ -127,7 +127,8 @@ def _with_events(recordings: list[Recording], events: pd.DataFrame, issues: Issu
     whole = []
     for recording in recordings:
         own = owner == recording.index
-        channels = {k: _summed(recording, events[own & (events["kind"] == k)]) for k in (CARBS, BOLUS) if k in kinds}
+        summed = (kind for kind in EVENT_CHANNELS if kind in kinds and kind != BASAL)
+        channels = {k: _summed(recording, events[own & (events["kind"] == k)]) for k in summed}
         if BASAL in kinds:
             channels[BASAL] = _held(recording, time_s[basal], rate)
         own_events = events[own].reset_index(drop=True)

@@ -5,15 +5,16 @@ is heavy (pandas, torch, readers) is imported where a method needs it.
 """
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import yaml
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from raycadian.config.schema import Name, Schema
 from raycadian.data.source import Layout
@@ -44,6 +45,39 @@ Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how many are done, of how many (None: not known yet)."""
 
 
+def one_group(pattern: str | None) -> str | None:
+    """A regular expression with one group. Raises ValueError for another one."""
+    try:
+        groups = re.compile(pattern or "()").groups
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"{pattern!r} has {groups} groups, expected one, around the subject: P(\\d+)")
+    return pattern
+
+
+def _as_texts(values: Any) -> Any:
+    """A cell's values as a file has them: YAML reads 1, true and 2.5 as what they are."""
+    several = values if isinstance(values, list | tuple) else [values]
+    return tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in several)
+
+
+KeepRows = dict[str, Annotated[tuple[str, ...], BeforeValidator(_as_texts)]]
+"""Of tables: column -> the values, in any case, of rows that are read; the others are counted."""
+
+
+class People(Schema):
+    """A table of people, a row each: labels and covariates of whoever has recordings."""
+
+    file: str
+    """Path relative to the card's folder: CSV, Parquet or a workbook."""
+    subject: str = "subject"
+    """Column of the subject's id; leading zeros don't matter."""
+    keep: tuple[str, ...] = ()
+    """Columns kept in the snapshot as labels and weights; all where none is named."""
+    sheet: str | None = None
+
+
 class BaseCard(Schema):
     """What every card says: a data set, where it lies, its licence."""
 
@@ -62,6 +96,12 @@ class BaseCard(Schema):
     header: bool | None = None
     """Of tables, whether a line names the columns; where none does, they are called 1, 2, 3. Left out: told from the
     file."""
+    keep_rows: KeepRows = Field(default_factory=dict)
+    """Of tables, which rows are read: `{event_type: [EGV]}`."""
+    subject_from: str | None = None
+    """Whose a file is, by its name: a regular expression whose group is the subject, `UoM[A-Za-z]+(\\d+)`."""
+    people: People | None = None
+    """A table of people with labels and covariates."""
     exclude_subjects: tuple[str, ...] = ()
     most_unreadable: float = Field(0.5, ge=0, le=1)
     """Share of the files from which on it is an error that they can't be read: fewer are left out, counted and named;
@@ -73,8 +113,26 @@ class BaseCard(Schema):
     def stated(self, **dump: bool) -> dict[str, Any]:
         """What JSON holds of it, without what cards of before didn't say, as far as it is usual: they name the same
         snapshots."""
-        usual = {name for name in _LATER if getattr(self, name) == BaseCard.model_fields[name].default}
-        return self.model_dump(mode="json", exclude=usual, **dump)
+        return self.model_dump(mode="json", exclude=self._usual(), **dump)
+
+    def _usual(self) -> dict[str, Any]:
+        """What cards of before didn't say, as far as it is usual."""
+        return {name: True for name in _LATER if getattr(self, name) == self._default(name)}
+
+    def _default(self, name: str) -> Any:
+        return type(self).model_fields[name].get_default(call_default_factory=True)
+
+    _pattern = field_validator("subject_from")(one_group)
+
+    def named(self, path: Path) -> str | None:
+        """The subject that the card gives a file, by its name; None where it doesn't say how it is found. Raises
+        ValueError for a name without it."""
+        if self.subject_from is None:
+            return None
+        match = re.search(self.subject_from, path.name)
+        if match is None or not match[1]:
+            raise ValueError(f"{path}: subject_from {self.subject_from!r} finds no subject in its name; correct it")
+        return match[1]
 
     @property
     def layout(self) -> Layout:
@@ -91,7 +149,7 @@ class BaseCard(Schema):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-_LATER = ("most_unreadable", "sheet", "members", "skip_lines", "header")
+_LATER = ("keep_rows", "subject_from", "people", "most_unreadable", "sheet", "members", "skip_lines", "header")
 _LAST = ("exclude_subjects", "most_unreadable", "license", "source", "citation")
 
 

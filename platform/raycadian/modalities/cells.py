@@ -115,6 +115,14 @@ def parse_flags(text: pd.Series, where: str, words: Collection[str] = ()) -> np.
     return flags[codes]
 
 
+def chosen_rows(cells: pd.Series, values: Collection[str]) -> np.ndarray:
+    """True (N,) where a cell is one of the values, in any case; 1 and 1.0 are the same."""
+    wanted = {value.strip().casefold() for value in values}
+    codes, names = pd.factorize(cells, use_na_sentinel=False)
+    plain = [str(name).strip().casefold() for name in names]
+    return np.array([name in wanted or name.removesuffix(".0") in wanted for name in plain], dtype=bool)[codes]
+
+
 def _flag(word: str, words: Collection[str]) -> float:
     """Infinity for what is neither yes nor no nor empty."""
     if word in EMPTY_WORDS:

@@ -5,7 +5,6 @@ quick, else on Ray Data. On several nodes the snapshots' folder lies on storage 
 or object storage (data/storage.py), where everything is first written below `.preparing-...` too.
 """
 
-import glob
 import hashlib
 import json
 import logging
@@ -25,7 +24,9 @@ from raycadian.modalities.base import BaseCard, Item, Modality, Preparation, Pro
 from raycadian.modalities.cards import load_card, modality_of
 from raycadian.modalities.conflicts import ALIKE, alike, are_few, require_one_person
 from raycadian.modalities.earlier import Earlier
+from raycadian.modalities.files import files_of
 from raycadian.modalities.groups import Groups, read_group
+from raycadian.modalities.people import people_file, with_people
 from raycadian.modalities.unpack import unpacked
 from raycadian.modalities.unreadable import FILE, Unreadable
 from raycadian.modalities.unreadable import SUBJECT as UNREADABLE
@@ -63,12 +64,19 @@ def prepare_card(
         return snapshot
     with workspace(out) as work, SpooledRows() as rows:
         digests = {source["path"]: source["sha256"] for source in sources["sources"]}
-        earlier, unreadable = Earlier.of(out, card, sources), Unreadable(card.most_unreadable)
+        earlier, unreadable = _earlier(out, card, sources, folder), Unreadable(card.most_unreadable)
         job = Preparation(card, [], folder, work, Issues(), progress, on_ray, unreadable, digests, earlier)
         job.paths.extend(_plain_files(modality, job, paths))
         files = _write_subjects(modality, job, rows, on_ray)
         manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows), job.records)
         return publish(work / "snapshot", out / manifest["id"], manifest)
+
+
+def _earlier(out: Any, card: Any, sources: dict[str, Any], folder: Path) -> Earlier | None:
+    """An earlier snapshot that subjects may be copied from: of the same table of people."""
+    earlier = Earlier.of(out, card, sources)
+    people = {os.path.relpath(path, folder) for path in people_file(card, folder)}
+    return earlier if earlier is not None and people <= earlier.unchanged else None
 
 
 def _plain_files(modality: Modality, job: Preparation, paths: list[Path]) -> Iterator[Path]:
@@ -80,21 +88,12 @@ def _plain_files(modality: Modality, job: Preparation, paths: list[Path]) -> Ite
 
 def source_files(card: BaseCard, folder: Path) -> list[Path]:
     """The files that a card names, relative to its folder, sorted. Raises ValueError for a pattern without a file."""
-    paths: set[Path] = set()
-    for pattern in card.files:
-        files = {Path(f) for f in glob.glob(os.path.join(glob.escape(str(folder)), pattern), recursive=True)}
-        files = {f for f in files if f.is_file()}
-        if not files:
-            raise ValueError(
-                f"card {card.name!r}: no file matches {pattern!r} below {folder.absolute()}; correct `files`"
-            )
-        paths |= files
-    return sorted(paths)
+    return files_of(card.files, f"card {card.name!r}", folder)
 
 
 def _sources(modality: Modality, card: BaseCard, paths: list[Path], folder: Path) -> dict[str, Any]:
     """What a snapshot is made of, for its manifest, and the key that two equal prepares share."""
-    files = [*paths, *modality.companions(card, paths, folder)]
+    files = [*paths, *modality.companions(card, paths, folder), *people_file(card, folder)]
     sources = [{"path": os.path.relpath(p, folder), "bytes": p.stat().st_size, "sha256": sha256(p)} for p in files]
     made_of = {"sources": sources, "version": modality.version}
     stated = json.dumps([card.stated(), made_of], sort_keys=True)
@@ -128,7 +127,7 @@ def _about(modality: Modality, job: Preparation, rows: SpooledRows) -> dict[str,
 def _write_subjects(modality: Modality, job: Preparation, rows: SpooledRows, on_ray: bool | None) -> dict[str, int]:
     """Read and write every subject and add its row, sorted by subject; the bytes of the blocks by their path."""
     storage.make_folder(job.work / "snapshot")
-    items = modality.items(job)
+    items = with_people(modality.items(job), job)
     groups = Groups.of(job.earlier.taking(items) if job.earlier else items, modality.effort, job.work / "groups")
     if on_ray is None:
         n_bytes = groups.share_read * modality.n_bytes(job.card, job.paths)

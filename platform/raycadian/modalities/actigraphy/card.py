@@ -1,5 +1,6 @@
 """The card of a data set of actigraphy."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -61,3 +62,8 @@ class ActigraphyCard(BaseCard):
     """PHQ-9 items that may lack an answer; the total is then nine times the mean of the others."""
 
     _zone = field_validator("timezone")(known_zone)
+
+    def named(self, path: Path) -> str | None:
+        """The subject that the card gives a file, of one person or by its name; None where it doesn't. Raises
+        ValueError."""
+        return self.subject or super().named(path)

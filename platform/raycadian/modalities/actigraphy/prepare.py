@@ -35,6 +35,7 @@ from raycadian.modalities.actigraphy.readers import (
 from raycadian.modalities.base import Item, Preparation, Row, Rows
 from raycadian.modalities.conflicts import require_apart_but_for_dates
 from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.people import ROW
 from raycadian.modalities.unpack import plain_file
 from raycadian.physiology.rhythms.wear import DAY_MIN, by_day, valid_days
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_WRIST, OBSERVED, RECORDING, SUBJECT, WORN, Issues, Recording
@@ -99,7 +100,7 @@ def write(item: Item, blocks: BlockWriter, card: ActigraphyCard) -> Row:
     if days < card.min_valid_days:
         issues.add(f"person with fewer than {card.min_valid_days} valid days (left out)", subject)
         recordings = []
-    marks = [Marks(subject, r.index, len(r), r.dt_s, attributes=item.get("row", {})) for r in recordings]
+    marks = [Marks(subject, r.index, len(r), r.dt_s, attributes=item.get(ROW, {})) for r in recordings]
     row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": quality}
     return row | write_subject(blocks, subject, recordings, marks=marks)
 

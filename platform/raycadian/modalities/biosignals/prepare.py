@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from raycadian.modalities.biosignals.formats.wfdb_records import segments_of
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, patient_of, read_case, states_rate
 from raycadian.modalities.biosignals.tracks import case_of, check_length
 from raycadian.modalities.conflicts import require_apart_but_for_dates
+from raycadian.modalities.people import ROW
 from raycadian.modalities.unpack import plain_file
 from raycadian.physiology.waveforms import pipeline as waveforms
 from raycadian.types import SUBJECT, TIME_UTC, Case, Issues, Recording, Track
@@ -174,7 +175,7 @@ def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) 
     check_unique(files)
     people: dict[str, list[dict[str, Any]]] = {}
     for case, source, row in _selected(card, dict(files), folder, issues):
-        subject = _name(row[card.clinical.subject]) if card.clinical else _patient(case, source)
+        subject = _name(row[card.clinical.subject]) if card.clinical else _patient(card, case, source)
         if subject not in card.exclude_subjects:
             people.setdefault(subject, []).append({"case": case, "source": source, "clinical": _json_row(row)})
     if card.clinical is None and card.vitaldb is None:
@@ -209,9 +210,11 @@ def with_made_of(item: Item, job: Preparation) -> Item:
     return item | {"made_of": hashlib.sha256(stated.encode()).hexdigest()}
 
 
-def _patient(case: str, source: str) -> str:
+def _patient(card: BiosignalCard, case: str, source: str) -> str:
     """Whom the file of a case names, else the case: a person's files are one subject's."""
-    return case if source.startswith(VITALDB) else patient_of(Path(source)) or case
+    if source.startswith(VITALDB):
+        return case
+    return card.named(Path(source)) or patient_of(Path(source)) or case
 
 
 def _drawn(people: Mapping[str, list[dict[str, Any]]], subset: Subset) -> dict[str, list[dict[str, Any]]]:
@@ -354,7 +357,8 @@ def _recordings(item: Item, card: BiosignalCard, issues: Issues, kept: _Kept) ->
     for case in item["cases"]:
         cleaned = _cleaned(case, item[SUBJECT], card, issues, len(kept.marks))
         if cleaned is not None:
-            kept.add(cleaned)
+            marks = replace(cleaned.marks, attributes=item.get(ROW, {}) | cleaned.marks.attributes)
+            kept.add(cleaned := replace(cleaned, marks=marks))
             yield cleaned.recording
         del cleaned
 
@@ -390,7 +394,7 @@ def _read_and_clean(
 def recordings_of_person(path: Path, card: BiosignalCard, issues: Issues) -> list[Recording]:
     """The recording of the case in a file. Raises ValueError."""
     path = plain_file(path, card.sheet)
-    return [_read_and_clean(path, _patient(case_of(path), str(path)), card, issues, 0, {}).recording]
+    return [_read_and_clean(path, _patient(card, case_of(path), str(path)), card, issues, 0, {}).recording]
 
 
 def counts(rows: Rows, usable: Rows) -> dict[str, int]:

@@ -28,10 +28,14 @@ from raycadian.types import (
     BOLUS,
     CARBS,
     EVENT_CHANNELS,
+    FAT,
+    FIBRE,
     GLUCOSE,
     GLUCOSE_MAX_MGDL,
     GLUCOSE_MIN_MGDL,
+    LONG_ACTING,
     MGDL_PER_MMOLL,
+    PROTEIN,
     SUBJECT,
     TIME_UTC,
     Issues,
@@ -42,7 +46,9 @@ MGDL, MMOLL = "mg/dL", "mmol/L"
 LOW_MGDL, HIGH_MGDL = 39.0, 401.0  # "Low" is below 40, "High" above 400 (Dexcom): the nearest whole value outside
 REPEAT_S = 30.0  # between two accounts of one reading, or dose
 LOCAL_CLOCK = "local clock without a time zone (kept, its UTC offset taken as 0)"
-_EVENT_MAX = {CARBS: 1000.0, BOLUS: 100.0, BASAL: 50.0}  # beyond any pump's or person's
+_EVENT_MAX = {
+    CARBS: 1000.0, BOLUS: 100.0, BASAL: 50.0, PROTEIN: 1000.0, FAT: 1000.0, FIBRE: 500.0, LONG_ACTING: 300.0,
+}  # fmt: skip  # beyond any pump's or person's
 _MMOLL_BELOW, _MGDL_FROM = 30.0, 40.0  # medians: mmol/L lies in 2..25, mg/dL in 50..400
 _CONTRADICTS_MMOLL = GLUCOSE_MAX_MGDL / MGDL_PER_MMOLL
 _SHOWN = 1e-6  # of a hundredth: what float leaves of a number of two decimals
@@ -57,10 +63,11 @@ class ReadingsBuilder:
     def __init__(
         self, path: Path, card: CGMCard, issues: Issues, unit: str | None = None, place: str = ":",
         high_mgdl: float = HIGH_MGDL, events_suffice: bool = False, serials: bool = True,
+        only_events: bool = False,
     ):  # fmt: skip
         """`unit`: the one that the format or the header states. `place`: between a file's name and a row's number.
-        `high_mgdl`: what "High" stands for. `events_suffice`: the file may hold events and no reading. `serials`: a
-        row's `device`, where it has one, is a sensor; else a program that uploads.
+        `high_mgdl`: what "High" stands for. `events_suffice`: the file may hold events and no reading. `only_events`:
+        it may be empty too. `serials`: a row's `device`, where it has one, is a sensor; else a program that uploads.
         Raises ValueError where the card names another unit."""
         if unit and card.unit and unit != card.unit:
             raise ValueError(
@@ -68,7 +75,8 @@ class ReadingsBuilder:
             )
         self.path, self.card, self.issues = path, card, issues
         self._unit, self._stated = unit or card.unit, "the file" if unit else "the card"
-        self._place, self._high_mgdl, self._events_suffice = place, high_mgdl, events_suffice
+        self._place, self._high_mgdl = place, high_mgdl
+        self._events_suffice, self._only_events = events_suffice, only_events
         self._devices = Devices(path, serials)
         self._in_repeated_hour: dict[str, tuple[np.datetime64, bool]] = {}
         self._rows = self._untimed = self._readings = self._events = self._excluded = self._local = self._nowhere = 0
@@ -146,7 +154,7 @@ class ReadingsBuilder:
             )
         self._out_of_range.require_few(self.path, self._unit, self._place)
         self._devices.require_one_at_a_time()
-        if not (self._events and self._events_suffice) and not self._excluded:
+        if not (self._only_events or self._excluded or (self._events and self._events_suffice)):
             self._require_readings()
         for kind, (malformed, others) in self._numbers.items():
             require_numbers(int(malformed), int(others), self._odd_number.get(kind, ""), f"{self.path}: {kind}")

@@ -44,6 +44,11 @@ class CGM(Modality):
 
         return write(item, blocks, card)
 
+    def companions(self, card: CGMCard, paths: list[Path], folder: Path) -> list[Path]:
+        from raycadian.modalities.cgm.prepare import event_files
+
+        return sorted(set(event_files(card, folder)) - set(paths))
+
     def fits(self, path: Path, card: CGMCard) -> bool:
         from raycadian.modalities.cgm.readers import is_read
 

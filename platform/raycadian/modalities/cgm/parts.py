@@ -170,7 +170,9 @@ def _alike(whole: pd.DataFrame) -> Iterator[tuple[str, str]]:
 
 def _check_stems(files: _Files, card: CGMCard) -> None:
     """Two files that name nobody and are called alike may be two people; but for a date, one."""
-    require_apart_but_for_dates([] if card.subject else files.called, how_to_set("subject", "NAME"))
+    require_apart_but_for_dates(
+        [] if card.subject or card.subject_from else files.called, how_to_set("subject", "NAME")
+    )
     for subject, spans in files.several.items():
         alike = [s.path for s in spans if stem_of(s.path) == subject and not (card.subject or card.columns.subject)]
         if len(alike) > 1:

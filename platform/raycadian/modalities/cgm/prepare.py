@@ -27,7 +27,9 @@ from raycadian.modalities.cgm.known import Known
 from raycadian.modalities.cgm.parts import Parts
 from raycadian.modalities.cgm.quality import quality
 from raycadian.modalities.cgm.readers import Files, read_person
+from raycadian.modalities.files import files_of
 from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.people import marks_of
 from raycadian.types import EVENT_CHANNELS, GLUCOSE, OBSERVED, SUBJECT, TIME_UTC, Issues, Readings, Recording
 
 _READING_BYTES = 32  # of a row of a table of readings, roughly
@@ -40,7 +42,8 @@ _EVENTS = pa.schema([_TIME, ("kind", pa.string()), ("value", pa.float64())])
 def items(job: Preparation) -> Iterator[Item]:
     """Every subject with where its readings were laid aside; or what copies it from the earlier snapshot, where all its
     files are as they were. Raises ValueError."""
-    files = Files.of(job.paths, job.card, job.issues, job.leaving_out, on_reading=True)
+    events = event_files(job.card, job.folder)
+    files = Files.of(job.paths, job.card, job.issues, job.leaving_out, on_reading=True, events=events)
     parts, known = Parts(), Known.of(job)
     storage.make_folder(job.work / "spill")
     numbers = {path: number for number, path in enumerate(files.formats)}
@@ -58,6 +61,16 @@ def items(job: Preparation) -> Iterator[Item]:
     files.conclude(parts, job.issues, unchanged)
     Known.note(parts, issues, names, job)
     yield from _items(parts, unchanged, job)
+
+
+def event_files(card: CGMCard, folder: Path) -> dict[Path, list[int]]:
+    """Files of the card's tables of events, with the numbers of the tables. Raises ValueError for a pattern without a
+    file."""
+    files: dict[Path, list[int]] = {}
+    for number, table in enumerate(card.events):
+        for path in files_of(table.files, f"card {card.name!r}: events", folder):
+            files.setdefault(path, []).append(number)
+    return files
 
 
 def _items(parts: Parts, unchanged: Collection[str], job: Preparation) -> Iterator[Item]:
@@ -167,12 +180,10 @@ def write(item: Item, blocks: BlockWriter, card: CGMCard) -> Row:
     issues.add(CONSTANT, subject, int("constant" in figures["flags"]))
     row = {SUBJECT: subject, "issues": issues.as_dict(), "quality": figures}
     row["conflicting"] = readings.conflicting, len(readings.glucose) + readings.conflicting
-    own = [
-        name for name in EVENT_CHANNELS if recordings and name in recordings[0].channels
-    ]  # the same in each recording
-    return row | write_subject(
-        blocks, subject, recordings, events, columns=(TIME_UTC, GLUCOSE, OBSERVED, *own)
-    )  # fmt: skip
+    # the same in each recording
+    own = [name for name in EVENT_CHANNELS if recordings and name in recordings[0].channels]
+    columns, marks = (TIME_UTC, GLUCOSE, OBSERVED, *own), marks_of(item, recordings)
+    return row | write_subject(blocks, subject, recordings, events, marks, columns)
 
 
 def counts(rows: Rows, usable: Rows) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """CGM files of every format as Readings: recognised by content, checked against one another."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from raycadian.types import Issues, Readings
 
 __all__ = ["detect_format", "merge", "read_files"]
 
+_EVENTS = "events:"
 Reader = Callable[[Source, CGMCard, Issues], Iterator[Readings]]
 _READERS: dict[str, Reader] = {
     "generic": read_generic,
@@ -68,19 +69,23 @@ class Files:
 
     card: CGMCard
     formats: dict[Path, str | None]
+    """`events:0,2` of a file with what the card's first and third tables of events hold."""
 
     @staticmethod
     def of(
         paths: list[Path], card: CGMCard, issues: Issues,
         leaving_out: Callable[[Path], AbstractContextManager[None]] = nullcontext, *, on_reading: bool = False,
+        events: Mapping[Path, Sequence[int]] | None = None,
     ) -> "Files":  # fmt: skip
         """`leaving_out`: what a file is opened in · on_reading: most formats are recognised when a file is read,
-        wherever that is. Raises ValueError where there is none, or one is of no format that is known."""
+        wherever that is · `events`: files of the card's tables of events, with their numbers. Raises ValueError where
+        there is none, or one is of no format that is known."""
         paths = list({Path(path).resolve(): Path(path) for path in paths}.values())
         if not paths:
             raise ValueError(f"card {card.name!r}: no files found; `files` lists {', '.join(card.files)}")
         paths = unpacked(paths, card, lambda path: is_read(path, card), issues)
-        return Files(card, _formats(paths, card, issues, leaving_out, on_reading))
+        tables = {path: f"{_EVENTS}{','.join(map(str, numbers))}" for path, numbers in (events or {}).items()}
+        return Files(card, _formats(paths, card, issues, leaving_out, on_reading) | tables)
 
     def only(self, path: Path) -> "Files":
         """One of them, to be read elsewhere."""
@@ -186,6 +191,15 @@ def recognised_format(source: Source, card: CGMCard) -> str | None:
     return _table_format(source, card)
 
 
+def _read_events(path: Path, kind: str, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    """What each table of events says that a file belongs to."""
+    for number in kind.removeprefix(_EVENTS).split(","):
+        own = card.of_events(card.events[int(number)])
+        (plain,) = unpacked([path], own, lambda path: True, issues)
+        with naming(path):
+            yield from read_generic(Source.of(plain, own.layout), own, issues)
+
+
 def _table_format(source: Source, card: CGMCard) -> str | None:
     names = set(header_of(source))
     tests = {
@@ -209,6 +223,9 @@ def _unknown(source: Source) -> str:
 
 
 def _read(path: Path, kind: str | None, card: CGMCard, issues: Issues) -> Iterator[Readings]:
+    if kind is not None and kind.startswith(_EVENTS):
+        yield from _read_events(path, kind, card, issues)
+        return
     with naming(path):
         source = Source.of(path, card.layout)
         yield from _READERS[kind or detect_format(source, card)](source, card, issues)

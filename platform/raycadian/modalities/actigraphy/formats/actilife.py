@@ -46,7 +46,7 @@ def read_actilife(source: Source, card: ActigraphyCard, issues: Issues) -> Itera
     counts, malformed = parse_column(column, f"{source.path}: axis1")
     issues.add("activity is not a number", source.path.name, int(malformed.sum()))
     clock = start.clock + np.round(np.arange(len(counts)) * start.epoch_s).astype("timedelta64[s]")
-    yield Epochs(card.subject or source.stem, clock, counts, start.epoch_s, site=card.site)
+    yield Epochs(card.named(source.path) or source.stem, clock, counts, start.epoch_s, site=card.site)
 
 
 def _start(lines: list[str], source: Source, form: str | None) -> _Start:

@@ -12,7 +12,7 @@ from raycadian.modalities.actigraphy.card import ActigraphyCard
 from raycadian.modalities.actigraphy.formats import devices
 from raycadian.modalities.actigraphy.formats.devices import Epochs
 from raycadian.modalities.actigraphy.formats.nhanes_minutes import SUNDAY, weekday_start
-from raycadian.modalities.cells import parse_column, parse_flags
+from raycadian.modalities.cells import chosen_rows, parse_column, parse_flags
 from raycadian.modalities.columns import clocks_alone, date_column, day_text, like_times, plain
 from raycadian.modalities.conflicts import UNNAMED, require_named
 from raycadian.modalities.guesses import how_to_set
@@ -58,10 +58,13 @@ def read_table(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator
     form = card.time_format
     if not {"time", "minute"} & set(named) and known is None:
         named, form = _with_times(named, source, form, issues)
-    table = read_text(source, list(named.values()), devices.MAX_EPOCHS + 1)
+    table = read_text(source, [*named.values(), *card.keep_rows], devices.MAX_EPOCHS + 1)
     check_count(len(table), source.path, devices.MAX_EPOCHS, "rows")
+    table = _kept(table, source.path, card, issues)
     table = pd.DataFrame({ours: table[theirs] for ours, theirs in named.items()})
-    whose = table["subject"] if "subject" in table else pd.Series(card.subject or source.stem, index=table.index)
+    whose = (
+        table["subject"] if "subject" in table else pd.Series(card.named(source.path) or source.stem, index=table.index)
+    )
     codes, names = pd.factorize(whose)
     subjects = np.array([str(name).strip() for name in names], dtype=object)[codes]
     unnamed = int((subjects == "").sum())
@@ -69,6 +72,17 @@ def read_table(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator
     issues.add(UNNAMED, source.path.name, unnamed)
     for subject, rows in table[subjects != ""].groupby(subjects[subjects != ""], sort=False):
         yield _person(str(subject), rows, source.path, card, form, issues)
+
+
+def _kept(table: pd.DataFrame, path: Path, card: ActigraphyCard, issues: Issues) -> pd.DataFrame:
+    """The rows that `keep_rows` names. Raises ValueError for a column that isn't there."""
+    if lacking := [name for name in card.keep_rows if name not in table]:
+        raise ValueError(f"{path}: no column {', '.join(map(repr, lacking))}, which keep_rows names; correct it")
+    kept = np.ones(len(table), dtype=bool)
+    for name, values in card.keep_rows.items():
+        kept &= chosen_rows(table[name], values)
+    issues.add("row that keep_rows leaves out", path.name, int((~kept).sum()))
+    return table if kept.all() else table[kept].reset_index(drop=True)
 
 
 def _check_worn(named: Mapping[str, str], path: Path) -> None:

@@ -96,7 +96,7 @@ def read_apple_health(path: Path, card: ActigraphyCard, issues: Issues) -> list[
     issues.add("change of the UTC offset (DST or travel)", path.name, int(moved.sum()))
     reached = np.maximum.accumulate(end_s)
     edges = np.flatnonzero(moved | (start_s[1:] - reached[:-1] > _GAP_S)) + 1
-    recordings, subject, points = [], card.subject or stem_of(path).removesuffix(".zip"), 0
+    recordings, subject, points = [], card.named(path) or stem_of(path).removesuffix(".zip"), 0
     for a, b in zip([0, *edges], [*edges, len(start_s)], strict=True):
         begin = int(start_s[a]) // 60 * 60
         until = int(end_s[a:b].max()) if b == len(start_s) else min(int(end_s[a:b].max()), int(start_s[b]) // 60 * 60)

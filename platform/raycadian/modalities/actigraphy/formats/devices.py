@@ -81,7 +81,10 @@ def read_awd(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator[E
     epoch_s = 15.0 * int(lines[3])
     is_actical = source.path.suffix.lower() == ".awc" or lines[5].upper().startswith("C")
     counts = _awd_counts(source.path, lines, _ACTICAL_HEADER if is_actical else _AWD_HEADER)
-    clock, subject = _ticking(start, len(counts), epoch_s), card.subject or lines[0] or source.stem
+    clock, subject = (
+        _ticking(start, len(counts), epoch_s),
+        card.named(source.path) or lines[0] or source.stem,
+    )
     yield Epochs(subject, clock, counts, epoch_s, site=card.site or "wrist")
 
 
@@ -144,7 +147,7 @@ def read_agd(path: Path, card: ActigraphyCard, issues: Issues) -> Iterator[Epoch
         )
     seconds = (np.array([ticks for ticks, _ in rows], dtype=np.int64) - _TICKS_1970) // _TICKS_A_SECOND
     counts = np.array([count for _, count in rows], dtype=np.float64)
-    subject = card.subject or settings.get("subjectname") or stem_of(path)
+    subject = card.named(path) or settings.get("subjectname") or stem_of(path)
     site = card.site or _SITES.get(settings.get("limb", "").lower())
     yield Epochs(subject, seconds.astype("datetime64[s]"), counts, epoch_s, site=site)
 

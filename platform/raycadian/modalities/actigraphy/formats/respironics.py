@@ -60,7 +60,7 @@ def read_respironics(source: Source, card: ActigraphyCard, issues: Issues) -> It
     issues.add("activity is not a number", source.path.name, int(malformed.sum()))
     off = columns[_OFF_WRIST]
     worn_off = None if off is None else parse_flags(off, f"{source.path}: off-wrist status") == 1
-    subject = card.subject or _identity(lines[:names], delimiter) or source.stem
+    subject = card.named(source.path) or _identity(lines[:names], delimiter) or source.stem
     yield Epochs(subject, clock, values, epoch_s, off=worn_off, site=card.site or "wrist")
 
 

@@ -63,7 +63,7 @@ def read_carelink(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     builder = ReadingsBuilder(source.path, card, issues, unit)
     rows = pd.concat([_rows(lines, one, end) for one, end in zip(sections, _ends(sections, lines), strict=True)])
     rows = rows.sort_values("line", ascending=False, ignore_index=True)  # newest first
-    rows[SUBJECT] = card.subject or _patient(lines) or source.stem
+    rows[SUBJECT] = card.named(source.path) or _patient(lines) or source.stem
     form = card.time_format or _time_format(rows["time"], source)
     rows["clock"], rows["offset_min"] = builder.times(rows["time"], form)
     typed = rows[[SUBJECT, "line", "clock", "offset_min"]]

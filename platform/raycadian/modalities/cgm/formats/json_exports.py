@@ -46,7 +46,7 @@ def read_nightscout(source: Source, card: CGMCard, issues: Issues) -> Iterator[R
     """
     records = _records(source, issues)
     builder = ReadingsBuilder(source.path, card, issues, MGDL, place=" record ", events_suffice=True, serials=False)
-    subject = card.subject or _nightscout_subject(source)
+    subject = card.named(source.path) or _nightscout_subject(source)
     entries = [i for i, r in enumerate(records) if "sgv" in r or r.get("type") == "sgv"]
     finger = [i + 1 for i, r in enumerate(records) if r.get("type") == "mbg"]
     builder.note("finger-stick or calibration (not a CGM reading)", np.array(finger))
@@ -124,7 +124,7 @@ def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     in_mgdl = np.array([str(records[i].get("units")).lower() == "mg/dl" for i in at], dtype=bool)
     unit = MGDL if len(in_mgdl) and in_mgdl.all() else MMOLL
     builder = ReadingsBuilder(source.path, card, issues, unit, place=" record ", serials=False)
-    subject = card.subject or source.stem
+    subject = card.named(source.path) or source.stem
     builder.note("finger-stick or calibration (not a CGM reading)", _of_type(types, "smbg") + 1)
     rows = _tidepool_rows(records, at, ("value", "units", "deviceId"), subject, builder)
     builder.note("row without a glucose value", rows["line"][rows["value"].isna()])

@@ -23,7 +23,7 @@ _SECTIONS = ("glucose_level", "basal", "temp_basal", "bolus", "meal", "finger_st
 def read_ohio(source: Source, card: CGMCard, issues: Issues) -> Iterator[Readings]:
     """One patient's file. A square bolus is spread over its time. Raises ValueError."""
     patient, sections = _events(source)
-    subject = patient or card.subject or source.stem
+    subject = patient or card.named(source.path) or source.stem
     builder = ReadingsBuilder(source.path, card, issues, MGDL, place=" event ")
     levels = _rows(sections["glucose_level"], subject, "ts", builder)
     levels["glucose"] = builder.numbers(levels["value"], levels["line"], "glucose")

@@ -23,19 +23,21 @@ from raycadian.data.source import (
     n_fields,
     open_bytes,
 )
+from raycadian.modalities.cells import chosen_rows
 from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
 from raycadian.modalities.cgm.card import CGMCard, Columns
 from raycadian.modalities.cgm.repeats import names_of
 from raycadian.modalities.columns import day_text
 from raycadian.modalities.text_tables import read_text
 from raycadian.modalities.unpack import plain_file
-from raycadian.types import BASAL, BOLUS, CARBS, EVENT_CHANNELS, SUBJECT, Issues, Readings
+from raycadian.types import EVENT_CHANNELS, SUBJECT, Issues, Readings
 
 GLUCOBENCH = Columns(subject="id", time="time", glucose="gl")
 _BLOCK_BYTES = 256 * 1024  # of text at a time, several of them read ahead: memory doesn't grow with the file
 _BATCH_ROWS = 65_536
 _SWALLOWED = "line inside the row before (a quote that isn't closed)"
 MOST_SMALL_BYTES = 4_000_000
+_KEEP = "keep: "
 _SUBJECT_NAMES = ("subject", "subject_id", "patient", "patient_id", "participant", "participant_id")
 
 
@@ -130,18 +132,40 @@ def _lines(seen: int, n: int, first: int, misshapen: list[int]) -> np.ndarray:
 
 def _read(source: Source, card: CGMCard, columns: Columns, unit: str | None, issues: Issues) -> Iterator[Readings]:
     header = header_of(source)
-    wanted = _positions(source, header, columns)
-    named = unit_named(header[wanted["glucose"]])
+    wanted = _positions(source, header, columns, card.subject_from) | _filters(source, header, card)
+    named = unit_named(header[wanted["glucose"]]) if "glucose" in wanted else None
     if card.unit and named and named != card.unit:  # a column's name is no statement: the values are judged anyway
         issues.add(f"unit of the card ({card.unit}) in place of the column's name ({named})", source.path.name)
     unit = unit or (None if card.unit else named)
-    builder = ReadingsBuilder(source.path, card, issues, unit, place=" row " if source.is_parquet else ":")
+    place, only_events = " row " if source.is_parquet else ":", "glucose" not in wanted
+    builder = ReadingsBuilder(source.path, card, issues, unit, place=place, only_events=only_events)
     chunks = _parquet_chunks if source.is_parquet else _text_chunks
     for rows in chunks(source, builder, wanted, len(header)):
+        rows = _kept(rows, builder)
         if SUBJECT not in wanted:
-            rows[SUBJECT] = card.subject or source.stem
+            rows[SUBJECT] = card.named(source.path) or source.stem
         yield from builder.readings(_typed(rows, builder))
     builder.finish()
+
+
+def _filters(source: Source, header: Sequence[str], card: CGMCard) -> dict[str, int]:
+    """Positions of the columns that say which rows are read. Raises ValueError."""
+    lacking = [name for name in card.keep_rows if name not in header]
+    if lacking:
+        raise ValueError(
+            f"{source.path}: no column {', '.join(map(repr, lacking))}, which keep_rows names; found "
+            f"{', '.join(map(repr, header[:20]))}"
+        )
+    return {_KEEP + name: list(header).index(name) for name in card.keep_rows}
+
+
+def _kept(rows: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFrame:
+    """The rows that `keep_rows` names."""
+    kept = np.ones(len(rows), dtype=bool)
+    for name, values in builder.card.keep_rows.items():
+        kept &= chosen_rows(rows[_KEEP + name], values)
+    builder.note("row that keep_rows leaves out", rows["line"][~kept])
+    return rows if kept.all() else rows[kept].reset_index(drop=True)
 
 
 def unit_named(text: str) -> str | None:
@@ -151,11 +175,11 @@ def unit_named(text: str) -> str | None:
     return MMOLL if re.search(r"mmol", text, re.IGNORECASE) else None
 
 
-def _positions(source: Source, header: Sequence[str], columns: Columns) -> dict[str, int]:
+def _positions(source: Source, header: Sequence[str], columns: Columns, named_by_file: str | None) -> dict[str, int]:
     """Our name -> position of the columns that the card names. Raises ValueError."""
     named = {SUBJECT: columns.subject, "date": columns.date, "time": columns.time, "glucose": columns.glucose}
     named |= {"device": columns.device}
-    named |= {CARBS: columns.carbs_g, BOLUS: columns.bolus_u, BASAL: columns.basal_uph}
+    named |= {kind: getattr(columns, kind) for kind in EVENT_CHANNELS}
     wanted = {ours: theirs for ours, theirs in named.items() if theirs is not None}
     absent = [theirs for theirs in wanted.values() if theirs not in header]
     if absent:
@@ -167,7 +191,7 @@ def _positions(source: Source, header: Sequence[str], columns: Columns) -> dict[
     if twice:
         raise ValueError(f"{source.path}: several columns are called {twice[0]!r}; rename all but one")
     unnamed = [name for name in header if name.lower() in _SUBJECT_NAMES]
-    if columns.subject is None and unnamed:
+    if columns.subject is None and unnamed and named_by_file is None:
         raise ValueError(
             f"{source.path}: the column {unnamed[0]!r} seems to tell people apart; name it in the card "
             f"(columns: {{subject: {unnamed[0]}}})"
@@ -207,7 +231,8 @@ def _typed(rows: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFrame:
     for name in ("glucose", *EVENT_CHANNELS):
         if name in rows:
             typed[name] = builder.numbers(rows[name], rows["line"], name)
-    builder.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
+    if "glucose" in rows:
+        builder.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
     return pd.DataFrame(typed)
 
 

@@ -69,7 +69,7 @@ def read_clarity(source: Source, card: CGMCard, issues: Issues) -> Iterator[Read
     rows = csv_rows(source, builder, skip, n_fields(source, start), delimiter, wanted)
     rows["type"] = rows["type"].map({word: word.strip().lower() for word in rows["type"].unique()})
     rows = rows[(rows["time"].str.strip() != "") | rows["type"].isin(words.SENSOR)].reset_index(drop=True)
-    rows[SUBJECT] = card.subject or source.stem
+    rows[SUBJECT] = card.named(source.path) or source.stem
     rows["clock"], rows["offset_min"] = builder.times(rows["time"])
     rows["egv"] = egv = _is_egv(rows, builder)
     by_sensor = _offsets_by_sensor(rows, builder) if set(_CLARITY_SENSOR) <= set(rows) else False
@@ -159,7 +159,7 @@ def read_libreview(source: Source, card: CGMCard, issues: Issues) -> Iterator[Re
     builder = ReadingsBuilder(source.path, card, issues, unit_named(" ".join(names[4:6])), high_mgdl=_LIBRE_HIGH_MGDL)
     wanted = _LIBRE | {name: i for name, i in _LIBRE_PARTS.items() if i < len(names)}
     rows = csv_rows(source, builder, start + 1, n_fields(source, start), delimiter, wanted)
-    rows[SUBJECT] = card.subject or source.stem
+    rows[SUBJECT] = card.named(source.path) or source.stem
     rows["clock"], rows["offset_min"] = _libre_times(rows["time"], source.path, card, builder)
     kind = rows["type"].str.strip()
     # history first: where a scan falls on the same minute, it is kept
@@ -213,7 +213,7 @@ def read_pump(source: Source, card: CGMCard, issues: Issues) -> Iterator[Reading
     if absent:
         raise ValueError(f"{source.path}: no column {', '.join(absent)}; found {', '.join(names)}")
     wanted = {ours: names.index(theirs) for ours, theirs in (_PUMP | _PUMP_FLAGS).items() if theirs in names}
-    subject = card.subject or pump_serial(source)
+    subject = card.named(source.path) or pump_serial(source)
     if not subject:
         raise ValueError(
             f"{source.path}: no `# pump_serial:` line and no folder pump_SERIAL; set `subject` in the card"
