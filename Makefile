@@ -22,6 +22,7 @@ test-all: test
 FUZZ_MINUTES ?= 20
 fuzz: .venv/ready
 	FUZZ_MINUTES=$(FUZZ_MINUTES) PYTHONPATH=tests:tests/modalities $(BIN)/python tests/fuzz/fuzzing.py
+	FUZZ_EXAMPLES=500 $(BIN)/python -m pytest tests/fuzz/test_truth.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -182,7 +182,7 @@ def _lines(head: str, row: Callable[[int, pd.Timestamp, int], str]) -> bytes:
 def _of_devices(folder: Path) -> list[Seed]:
     awd = of_devices.write_awd(folder / "x.AWD", COUNTS).read_bytes()
     agd = of_devices.write_agd(folder / "x.agd", "2024-05-01T10:30", COUNTS).read_bytes()
-    rpx = of_devices.write_respironics(folder / "r.csv", "2024-05-01T10:30", COUNTS, [0] * len(COUNTS)).read_bytes()
+    rpx = of_devices.write_respironics(folder / "r.csv", "2024-05-21T10:30", COUNTS, [0] * len(COUNTS)).read_bytes()
     german = _lines(ACTIWARE.rstrip(), lambda i, t, c: f"{i},{t:%d.%m.%Y},{t:%H:%M:%S},0,{c},0,1,AKTIV")
     actilife = _lines("\n".join(ACTILIFE), lambda i, t, c: f"{c},1")
     flags = io.BytesIO()

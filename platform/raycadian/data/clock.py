@@ -7,6 +7,7 @@ offset). Where it doesn't, the clock is local to the card's time zone; without o
 
 import itertools
 import re
+import warnings
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from functools import cache
 from zoneinfo import ZoneInfo
@@ -64,12 +65,22 @@ def parse_times(text: pd.Series, time_format: str | None) -> tuple[np.ndarray, n
     text, style = trimmed.to_pandas(), time_format or "ISO8601"
     with_offset = "%z" in style if time_format else pc.any(pc.match_substring_regex(trimmed, _OFFSET)).as_py()
     if not with_offset:
-        return _midnights(text, style, pd.to_datetime(text, format=style, errors="coerce")), _unknown(len(text))
+        return _midnights(text, style, _without_offsets(text, style)), _unknown(len(text))
     offset_min = _offset_min(text.str.extract(_OFFSET, expand=False))
     known = ~np.isnan(offset_min)
     utc = pd.to_datetime(text.where(known), format=style, errors="coerce", utc=True).dt.tz_localize(None)
-    local = pd.to_datetime(text.mask(known), format=style, errors="coerce").to_numpy("datetime64[ns]")
+    local = _without_offsets(text.mask(known), style).to_numpy("datetime64[ns]")
     return np.where(known, shift(utc.to_numpy("datetime64[ns]"), offset_min), local), offset_min
+
+
+def _without_offsets(text: pd.Series, style: str) -> pd.Series:
+    """Clocks of texts that state no offset; NaT of one that pandas takes for an offset all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of mixed offsets
+        clock = pd.to_datetime(text, format=style, errors="coerce")
+    if clock.dtype == object or clock.dt.tz is not None:
+        clock = pd.to_datetime(clock.map(lambda time: pd.NaT if getattr(time, "tzinfo", None) else time))
+    return clock
 
 
 def _midnights(text: pd.Series, style: str, clock: pd.Series) -> np.ndarray:

@@ -102,8 +102,8 @@ def time_column(columns: Columns, given: Given) -> Choice:
 
 def joined(columns: Columns, date: str | None, time: str | None) -> list[str]:
     """The texts of a column of times; of date and clock apart, both in one."""
-    times = list(columns.get(time or "", ()))
-    dates = columns.get(date or "", ()) if times else ()  # which of several clocks is asked first
+    times = list(columns.get(time, ())) if time else []
+    dates = columns.get(date, ()) if times and date else ()  # which of several clocks is asked first
     return [f"{day_text(d)} {t}" for d, t in zip(dates, times, strict=True) if d and t] if dates else times
 
 

@@ -14,7 +14,7 @@ from defusedxml import DefusedXmlException
 
 from raycadian.data.source import DECLARES, NESTED
 
-_SAYS = 300  # characters of what a library says; some quote the file
+_SAYS, _MOST = 300, 2000  # characters of what a library says, and of a message: some quote the file
 
 
 @contextmanager
@@ -25,8 +25,10 @@ def naming(path: Path) -> Iterator[None]:
     except ConnectionError:
         raise
     except Exception as error:
-        if type(error).__module__ != "builtins" or not isinstance(error, ValueError) or not _names(error, path):
+        if not isinstance(error, ValueError) or not _names(error, path):
             raise ValueError(f"{path}: {_in_words(error)}") from error
+        if len(str(error)) > _MOST:
+            raise ValueError(f"{str(error)[:_MOST]}...") from error
         raise
 
 

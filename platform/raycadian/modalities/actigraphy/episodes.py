@@ -14,6 +14,7 @@ from raycadian.modalities.actigraphy.readers import detect_format
 from raycadian.modalities.cards import load_card
 from raycadian.modalities.cells import parse_column
 from raycadian.modalities.cgm.formats.tables import read_small
+from raycadian.modalities.naming import naming
 from raycadian.physiology.rhythms.sleep import COLUMNS, Episodes, episodes_of, mood_indices, rest
 from raycadian.physiology.rhythms.wear import by_day
 from raycadian.types import ACTIVITY_COUNTS, ACTIVITY_MIMS, ACTIVITY_WRIST, Issues
@@ -33,6 +34,11 @@ def read_episodes(path: Path, card: ActigraphyCard | None, issues: Issues) -> Ep
     """Sleep episodes by local clock, in order. Of a table the columns sleep_start, sleep_end and minutes_sleep; of
     Apple Health its records of sleep; of a recording (which `card` may describe) the rest in its activity. Episodes
     that can't be are left out and counted. Raises ValueError."""
+    with naming(path):
+        return _read_episodes(path, card, issues)
+
+
+def _read_episodes(path: Path, card: ActigraphyCard | None, issues: Issues) -> Episodes:
     kind = detect_format(path)
     if kind == "apple_health":
         zone, source = (card.timezone, card.sleep_source) if card else (None, None)

@@ -28,7 +28,7 @@ class _Start(NamedTuple):
 
 
 def is_actilife(source: Source) -> bool:
-    return _BEGINS.search(source.lines[0]) is not None
+    return any(_BEGINS.search(line) for line in source.lines[:1])
 
 
 def read_actilife(source: Source, card: ActigraphyCard, issues: Issues) -> Iterator[Epochs]:
