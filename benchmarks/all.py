@@ -198,6 +198,20 @@ def streaming_rows(found: list[dict[str, Any]]) -> list[Row]:
     return [_per_second("streaming", f"windows per second, {row['what']}", row) for row in found]
 
 
+def room_rows(found: list[dict[str, Any]]) -> list[Row]:
+    """Streamed, the peaks of a node over those at 1x; mapped, whether what has no room is refused."""
+    streamed = [row for row in found if row["mode"] == "streamed" and row["outcome"] == "trained"]
+    first, last = streamed[0], streamed[-1]
+    what = {"memory_mb": "memory of a node", "scratch_mb": "disk of a node"}
+    return [
+        at_most(
+            "room", f"streamed: {text}, peak", f"{last[name]:,.0f} MB of a table of {last['table_mb']:,} MB",
+            f"{first[name]:,.0f} MB of {first['table_mb']:,}", last[f"growth_{name}"], FLAT,
+        )
+        for name, text in what.items()
+    ]  # fmt: skip
+
+
 def _per_second(benchmark: str, what: str, row: dict[str, Any]) -> Row:
     peer = f"{row['peer']}: {row['peer_windows_per_s']:,}"
     return at_least(benchmark, what, f"{row['windows_per_s']:,}", peer, row["ratio"], row["target"])
@@ -335,6 +349,7 @@ ROWS: dict[str, Callable[[Any], list[Row]]] = {
     "memory": memory_rows,
     "train": train_rows,
     "streaming": streaming_rows,
+    "room": room_rows,
     "cohort": cohort_rows,
     "snapshots": snapshots_rows,
     "sweep": sweep_rows,

@@ -103,6 +103,23 @@ def test_what_libraries_say_of_their_own_work_is_left_out(ray_local, capsys):
 
 
 @pytest.mark.ray
+def test_of_a_training_that_lost_a_node_the_user_reads_lines_of_ours(monkeypatch):
+    shown = []
+    monkeypatch.setattr(cluster, "_print_lines", [lambda data, *rest, **options: shown.extend(data["lines"])])
+    report = "Reporting training result 1: TrainingReport(checkpoint=None, metrics={'epoch': 1.0}) from rank 0"
+    ours = "WARNING s3://x: the storage did not answer recipe=r rank=1"
+    dead = "The node with node id: 23 and address: 10.0.0.2 and node name: x has been marked dead because\n(2) raylet"
+    for data in (
+        {"actor_name": "RayTrainWorker", "lines": [report, "Traceback (most recent call last):", ours]},
+        {"actor_name": "TrainController", "lines": ["Traceback (most recent call last):", "  File x, line 3"]},
+        {"pid": "gcs_server", "lines": ["Failed to remove 1 bundle(s)"]},
+        {"pid": "raylet", "lines": [dead]},
+        {"actor_name": "Replica", "lines": ["its own"]},
+    ):
+        cluster._print_line(data, ignore_prefix=False)
+    assert shown == [ours, "WARNING node 10.0.0.2 of the cluster is gone", "its own"]
+
+
 def test_a_cluster_of_this_machine_is_reached_from_nowhere_else(ray_local):
     ray_local.get([ray_local.remote(lambda: 1).remote() for _ in range(4)])  # workers, which listen too
     assert len(psutil.Process().children(recursive=True)) > 5

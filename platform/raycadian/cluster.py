@@ -3,7 +3,9 @@
 import errno
 import json
 import logging
+import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -64,6 +66,7 @@ def connect(num_cpus: int | None = None) -> Any:
 
     if ray.is_initialized():
         return ray
+    _filter_lines()
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
@@ -80,6 +83,10 @@ def _quieten() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and bars; it sets its level no more
     for name in ("ray.serve", "DeepSpeed"):  # these set their level when they are imported: a filter stays
         logging.getLogger(name).addFilter(_tells)
+
+
+def _filter_lines() -> None:
+    """Before Ray connects, which takes its way to print along."""
     from ray._private import worker
 
     if worker.print_to_stdstream is not _print_line:
@@ -95,9 +102,27 @@ _print_lines: list[Any] = []  # Ray's own way to print what its nodes say
 
 
 def _print_line(data: dict[str, Any], *args: Any, **options: Any) -> None:
-    """All but the error of the task in which Serve's controller ends itself, which is how Serve ends."""
-    if not any("ServeController.graceful_shutdown" in str(line) for line in data.get("lines", ())):
-        _print_lines[-1](data, *args, **options)
+    lines = list(_for_users(data))
+    if lines:
+        _print_lines[-1](data | {"lines": lines}, *args, **options)
+
+
+_TRAINING = ("TrainController", "RayTrainWorker", "PlacementGroupCleaner", "PreemptionWatcher")
+_OURS = re.compile(r'(WARNING|ERROR|INFO) |\{"(time|level)"')  # as telemetry.configure_logs writes them
+_DEAD_NODE = re.compile(r"The node with node id: .* address: (\S+) .*marked dead")
+
+
+def _for_users(data: dict[str, Any]) -> Iterator[str]:
+    """Of what Ray's nodes say, what tells a user something: of Ray Train's processes our own lines alone (what died is
+    told by training/distributed.py), of a node that died a line, and nothing of how Serve's controller ends itself."""
+    lines = [str(line) for line in data.get("lines", ())]
+    if any("ServeController.graceful_shutdown" in line for line in lines) or data.get("pid") == "gcs_server":
+        return
+    for line in lines:
+        if dead := _DEAD_NODE.search(line):
+            yield f"WARNING node {dead[1]} of the cluster is gone"
+        elif data.get("actor_name") not in _TRAINING or _OURS.match(line):
+            yield line
 
 
 def _start_here(ray: Any, num_cpus: int | None) -> None:
@@ -249,6 +274,17 @@ class Capacity:
 def cpus() -> int:
     """CPUs that the connected cluster has or may grow to."""
     return capacity().cpus
+
+
+def largest_node() -> float | None:
+    """CPUs of the largest of several nodes, without bound where some may come that are larger; None where there is one
+    node."""
+    if not (is_connected() or os.environ.get("RAY_ADDRESS")):
+        return None
+    nodes = [node["Resources"].get("CPU", 0.0) for node in connect().nodes() if node["Alive"]]
+    if capacity().autoscaling:
+        return math.inf
+    return max(nodes) if sum(cpus > 0 for cpus in nodes) > 1 else None
 
 
 def capacity() -> Capacity:

@@ -18,7 +18,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "raycadian_windows": ("Counter", "Windows trained on", ("recipe",)),
     "raycadian_windows_per_second": ("Gauge", "Windows trained on per second in the last epoch", ("recipe",)),
     "raycadian_data_wait_ratio": ("Gauge", "Share of the last epoch that workers waited for windows", ("recipe",)),
-    "raycadian_data_bytes": ("Counter", "Bytes read for streamed windows", ("recipe",)),
+    "raycadian_data_bytes": ("Counter", "Bytes read for windows: of shards, or of a mapped table", ("recipe",)),
     "raycadian_epochs": ("Counter", "Epochs finished", ("recipe",)),
     "raycadian_val_rmse_mgdl": ("Gauge", "Validation RMSE of the last epoch, mg/dL", ("recipe",)),
     "raycadian_trials": ("Counter", "Trials of sweeps that ended", ("recipe", "status")),

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import boto3
@@ -26,6 +28,7 @@ from raycadian.cli.main import main
 from raycadian.data.series import Origin, build_series, open_series
 from raycadian.data.snapshot import Snapshot, snapshots
 from raycadian.data.storage import resolve_path
+from raycadian.data.stream import open_shards
 from raycadian.modalities.prepare import prepare
 
 CHANNELS = ("glucose_mgdl",)
@@ -318,6 +321,38 @@ def test_an_endpoint_that_is_away_for_a_while_is_waited_for(fresh, client, made)
     finally:
         starting.join()
         late.stop()
+
+
+class Busy(BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self) -> None:
+        Busy.asked += 1
+        self.send_error(503, "Slow Down")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_bucket_that_answers_503_is_waited_for_by_who_streams(fresh, client, made):
+    expected, sharded = build_series(made, CHANNELS), open_shards(made, CHANNELS, shuffle_bytes=1)
+    (other,) = free_ports(1)
+    fresh.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{other}")
+    fresh.setenv("AWS_MAX_ATTEMPTS", "1")  # what is left is our own patience
+    s3fs.S3FileSystem.clear_instance_cache()
+    with HTTPServer(("127.0.0.1", other), Busy) as busy, ThreadPoolExecutor() as pool:
+        pool.submit(busy.serve_forever)
+        reading = pool.submit(sharded.values, 0, 100)
+        time.sleep(1.2)
+        busy.shutdown()
+        busy.server_close()
+        later = server(other)
+        later.start()
+        np.testing.assert_array_equal(reading.result(), expected.table[:, :100])
+        later.stop()
+    assert Busy.asked
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,8 @@ def test_trackers_wrote_locally(outcome, place):
     (logged,) = client.search_runs([experiment.experiment_id], "tags.`raycadian.run` = '" + outcome.main.name + "'")
     assert logged.data.metrics["test/rmse_mgdl"] == pytest.approx(outcome.main.summary["test"]["rmse_mgdl"]["value"])
     assert logged.data.params["model.kind"] == "residual"
-    assert len(client.get_metric_history(logged.info.run_id, "val/rmse")) == 2
+    for name in ("val/rmse", "windows_per_s", "data/wait", "data/bytes"):
+        assert len(client.get_metric_history(logged.info.run_id, name)) == 2, name
 
 
 def test_verbs_read_the_runs(outcome, place):

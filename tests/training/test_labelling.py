@@ -50,6 +50,8 @@ from raycadian.tasks import task_of
 from raycadian.tasks.signal import SignalData
 from raycadian.tasks.window_index import find_windows, strata
 from raycadian.tracking import registry
+from raycadian.training.engines import Process
+from raycadian.training.feed import Streamed, read_here
 from raycadian.training.pipeline import rescore, results_of, train_run
 
 
@@ -360,6 +362,11 @@ def test_windows_with_labels_stream_as_they_are_mapped(card, tmp_path, ray_local
     one, other = mapped.batch(shuffled), streamed.batch(shuffled)
     assert {name for name in one if not torch.equal(one[name], other[name])} == set()
     assert one.keys() == other.keys() > {"past", "past_mask", "label", "weight"}
+    unlabelled = index.take(series.offsets[index.recording] >= series.shards[1].begin)  # nobody of the first shard
+    windows = cut_labelled(series, unlabelled, window)
+    feed = Streamed(windows, Training(batch_size=4), Process(), read_here)
+    shown = torch.cat([batch["time_s"] for ((batch, _),) in feed.epoch(1, 1)])
+    assert 0 < feed.windows == len(shown.unique()) and len(windows) - feed.windows < 4
 
 
 @pytest.mark.ray

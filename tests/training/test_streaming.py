@@ -162,7 +162,8 @@ def test_a_network_learns_from_shards_as_from_a_table(snapshots):
     assert rmse["streamed"] == pytest.approx(rmse["mapped"], rel=0.05)
     dealt = deal(int(told["mapped"]["windows"]), 1, 64)
     assert told["streamed"]["windows"] == dealt.used and 0 <= told["streamed"]["data/wait"] < 1
-    assert told["streamed"]["data/bytes"] > 0 and "data/bytes" not in told["mapped"]
+    assert told["streamed"]["data/bytes"] > 0
+    assert told["mapped"]["data/bytes"] == told["mapped"]["windows"] * 4 * (24 + 6)  # float32 of context and horizon
 
 
 @pytest.mark.slow
@@ -175,6 +176,18 @@ def test_going_on_is_exact(snapshots, tmp_path):
     fit_model(data, first, state=tmp_path)
     resumed = fit_model(data, own, state=tmp_path).trained
     assert [row["val/rmse"] for row in resumed.history] == [row["val/rmse"] for row in whole.history]
+
+
+@pytest.mark.parametrize(("shuffle_mb", "world", "shards"), [(5.0, 4, 1), (0.001, 5, 6)])
+def test_more_workers_than_shards_and_as_many_as_people(snapshots, shuffle_mb, world, shards):
+    own = recipe(snapshots, shuffle_mb=shuffle_mb, batch_size=50)
+    windows = windows_of(own, snapshots)
+    assert len(windows.series.shards) == shards
+    feeds = [Streamed(windows, own.training, Process(rank, world), read_here) for rank in range(world)]
+    seen = [torch.stack([batch["subject"], batch["time_s"]]) for feed in feeds for ((batch, _),) in feed.epoch(1, 1)]
+    together = torch.cat(seen, dim=1)
+    assert together.unique(dim=1).shape[1] == together.shape[1] == feeds[0].windows
+    assert len(windows) - 50 < feeds[0].windows <= len(windows)
 
 
 def test_batches_mix_people_even_where_there_are_two_shards(snapshots):

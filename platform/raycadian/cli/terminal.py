@@ -57,7 +57,7 @@ class Terminal:
     def epoch(self, metrics: dict[str, float]) -> None:
         self._end_bar()
         rate = f" · {metrics['windows_per_s']:,.0f} windows/s" if metrics["windows_per_s"] else ""
-        if "data/bytes" in metrics and metrics["data/wait"] > _MUCH:
+        if metrics.get("data/wait", 0.0) > _MUCH:
             rate += f" · {metrics['data/wait']:.0%} of the time waiting for data"
         fitted = math.isnan(metrics["train/loss"])  # in closed form: there are no epochs
         began = "" if fitted else f"epoch {metrics['epoch']:.0f} · train loss {metrics['train/loss']:.4f} · "

@@ -57,6 +57,10 @@ class Training(Schema):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
+    def fewest_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
     def in_process(self) -> bool:
         """One worker that shares nothing needs no Ray Train."""
         return self.workers == 1 and self.strategy == "ddp"

@@ -92,6 +92,11 @@ class LabelledWindows:
     def _take(self, table: np.ndarray, observed: np.ndarray, starts: Tensor) -> Batch:
         return past_of(table[len(table) - len(self.series.channels) :], observed, starts, self.context)
 
+    def spans(self, first: int, last: int) -> np.ndarray:
+        """(R, 2): the points [begin, stop) of the series that the windows [first, last) hold, of each."""
+        starts = self.first[first:last]
+        return np.stack([starts, starts + self.context], axis=1)
+
     def begun_before(self, positions: np.ndarray) -> np.ndarray:
         """How many windows begin before each of `positions` of the series (K,)."""
         assert (np.diff(self.first) >= 0).all(), "windows in the order of the series"

@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from raycadian.data import storage
 from raycadian.data.snapshot import Snapshot
+from raycadian.errors import StorageError
 from raycadian.files import on_disk, own_cache, own_folder, read_json
 from raycadian.types import GLUCOSE, Batch, Recording
 
@@ -150,8 +151,8 @@ def build_series(source: Snapshot | Recordings, channels: tuple[str, ...], forec
     recordings = [r for _, own in source.each() for r in own]
     if not recordings:
         raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
-    table = np.concatenate([_rows(r, channels, target) for r in recordings], axis=1)
-    observed = np.concatenate([_observed(r, channels, target) for r in recordings])
+    table = np.concatenate([rows_of(r, channels, target) for r in recordings], axis=1)
+    observed = np.concatenate([observed_of(r, channels, target) for r in recordings])
     return _series(table, observed, recordings, tuple(source.subjects), channels)
 
 
@@ -168,7 +169,7 @@ def open_series(snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | 
 
 def _reopen(origin: Origin) -> Series:
     """The same on the node of this process, which may be another one; the snapshot is read only where it must be."""
-    if (series := _sound(origin.folder)) is not None:
+    if (series := mapped_in(origin.folder)) is not None:
         return replace(series, origin=origin)
     return open_series(opened(origin), origin.channels, origin.forecast)
 
@@ -187,11 +188,11 @@ def opened(origin: Origin) -> Snapshot:
 def map_series(source: Snapshot, channels: tuple[str, ...], folder: Path, forecast: bool | None = None) -> Series:
     """A source's series, memory-mapped from `folder`, built by the first process that asks, and again where a file of
     it was changed since. Raises ValueError."""
-    if (series := _sound(folder)) is not None:
+    if (series := mapped_in(folder)) is not None:
         return series
     own_folder(folder.parent)
     with FileLock(f"{folder}.lock"):
-        if (series := _sound(folder)) is not None:
+        if (series := mapped_in(folder)) is not None:
             return series
         if folder.is_dir():
             log.warning("%s is not as it was written, or by an earlier version: it is built again", folder)
@@ -209,7 +210,7 @@ def _write(source: Snapshot, channels: tuple[str, ...], folder: Path, target: bo
             series = _filled(source, channels, temporary, target)
             np.savez(temporary / "index.npz", **{name: getattr(series, name) for name in _INDEX})
             meta = {"subjects": series.subjects, "channels": channels, "dt_s": series.dt_s}
-            meta["files"] = {name: _dated(temporary / name) for name in _FILES}
+            meta["files"] = {name: dated(temporary / name) for name in _FILES}
             (temporary / _ABOUT).write_text(json.dumps(meta), encoding="utf-8")
             _appear(temporary, folder)
     finally:
@@ -221,13 +222,14 @@ def _filled(source: Snapshot, channels: tuple[str, ...], folder: Path, target: b
     total = sum(map(sum, source.lengths.values()))
     if not total:
         raise ValueError(f"{source.id}: no recordings; see its issues in manifest.json")
+    require_room(folder, total * bytes_a_point(channels, target), "the table")
     table = _array(folder / "table.npy", np.float32, (target + len(channels), total))
     observed = _array(folder / "observed.npy", np.bool_, (total,))
     heads, missing, position = [], set(channels), 0
-    for recording in _stream(source):
+    for recording in each_recording(source):
         points = slice(position, position + len(recording))
-        table[:, points] = _rows(recording, channels, target)
-        observed[points] = _observed(recording, channels, target)
+        table[:, points] = rows_of(recording, channels, target)
+        observed[points] = observed_of(recording, channels, target)
         heads.append(_head(recording))
         missing -= set(recording.channels)
         position = points.stop
@@ -237,6 +239,20 @@ def _filled(source: Snapshot, channels: tuple[str, ...], folder: Path, target: b
     table.flush()
     observed.flush()
     return _series(table, observed, heads, tuple(source.subjects), channels)
+
+
+def require_room(folder: Path, n_bytes: int, what: str) -> None:
+    """Raises StorageError where `n_bytes` don't fit the disk of a folder."""
+    if n_bytes > (free := shutil.disk_usage(folder).free):
+        raise StorageError(
+            f"node {socket.gethostname()}: {what} takes {n_bytes / 1e9:.3g} GB, the disk of {folder.parent} has "
+            f"{free / 1e9:.3g} GB free; free space there, name another disk with RAYCADIAN_CACHE (of a snapshot in "
+            "object storage), or set training.data=streamed, which needs none"
+        )
+
+
+def bytes_a_point(channels: tuple[str, ...], target: bool) -> int:
+    return 4 * (target + len(channels)) + 1
 
 
 def _appear(built: Path, folder: Path) -> None:
@@ -256,17 +272,17 @@ def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
-def _sound(folder: Path) -> Series | None:
+def mapped_in(folder: Path) -> Series | None:
     """The series in a folder, whose files nobody has written to since it was built; None where there is none."""
     try:
         meta = read_json(folder / _ABOUT)
-        same = {name: _dated(folder / name) for name in _FILES} == meta["files"]
+        same = {name: dated(folder / name) for name in _FILES} == meta["files"]
         return _read(folder, meta) if same else None
     except (ValueError, OSError, LookupError, TypeError, BadZipFile):
         return None
 
 
-def _dated(file: Path) -> list[int]:
+def dated(file: Path) -> list[int]:
     """What tells a file that was written to: to read it all would take as long as to build it."""
     about = file.stat()
     return [about.st_size, about.st_mtime_ns]
@@ -282,7 +298,7 @@ def _read(folder: Path, meta: dict[str, Any]) -> Series:
     )
 
 
-def _stream(source: Snapshot) -> Iterator[Recording]:
+def each_recording(source: Snapshot) -> Iterator[Recording]:
     """Recordings in the order of subjects, of which those of at most `_AHEAD` batches are held."""
     waiting: deque[Future[list[Recording]]] = deque()
     with ThreadPoolExecutor(_AHEAD) as pool:
@@ -321,7 +337,7 @@ def is_forecast(channels: tuple[str, ...]) -> bool:
     return channels[0] == GLUCOSE
 
 
-def _rows(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
+def rows_of(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
     """(1+C, n): the target as measured, then the channels with gaps carried forward; (C, n) if nothing is forecast."""
     rows = np.zeros((target + len(channels), len(recording)), dtype=np.float32)
     if target:
@@ -332,7 +348,7 @@ def _rows(recording: Recording, channels: tuple[str, ...], target: bool) -> np.n
     return rows
 
 
-def _observed(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
+def observed_of(recording: Recording, channels: tuple[str, ...], target: bool) -> np.ndarray:
     """(n,): where the target is known, or every channel was measured."""
     if target:
         return recording.observed & ~np.isnan(recording.channels[channels[0]])

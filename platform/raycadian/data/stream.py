@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock
 
 from raycadian import cluster
-from raycadian.data.series import Origin, Recordings, Series, Take, build_series, is_forecast, opened
+from raycadian.data.series import Origin, Recordings, Series, Take, build_series, bytes_a_point, is_forecast, opened
 from raycadian.data.shards import people_in_shards
 from raycadian.data.snapshot import Snapshot
 from raycadian.files import own_folder, written_whole
@@ -53,12 +53,14 @@ class ShardedSeries(Series):
     """The index of a series; `table` (rows, 0) and `observed` (0,) are empty: `values`, `measured` and `gather` read.
 
     flips (F,) positions at which `observed` changes, from False before the first point · shards: in the order of the
-    series · shuffle_bytes: of the shards whose windows are shuffled together; twice that is held in memory.
+    series · shuffle_bytes: of the shards whose windows are shuffled together; twice that is held in memory · to_map:
+    whether workers who train map what they read of it (data/share.py) rather than stream it.
     """
 
     flips: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     shards: tuple[Shard, ...] = ()
     shuffle_bytes: int = 0
+    to_map: bool = False
 
     def __reduce__(self) -> tuple[Callable[..., "ShardedSeries"], tuple[Any, ...]]:
         """All but what was read: the index is small."""
@@ -220,8 +222,9 @@ def _snapshot(origin: Origin) -> Snapshot:
 
 
 def open_shards(
-    snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | None = None, *, shuffle_bytes: int
-) -> ShardedSeries:
+    snapshot: Snapshot, channels: tuple[str, ...], forecast: bool | None = None, *, shuffle_bytes: int,
+    to_map: bool = False,
+) -> ShardedSeries:  # fmt: skip
     """A snapshot's series in shards of which `shuffle_bytes` hold about eight. Raises ValueError, OSError."""
     origin = Origin(str(snapshot.path.absolute()), channels, forecast)
     rows = is_forecast(channels) if forecast is None else forecast
@@ -232,7 +235,7 @@ def open_shards(
     arrays = {name: scan[name] for name in _ARRAYS}
     series = ShardedSeries(
         *empty, **arrays, subjects=tuple(snapshot.subjects), channels=channels, dt_s=float(scan["dt_s"]), origin=origin,
-        shuffle_bytes=shuffle_bytes,
+        shuffle_bytes=shuffle_bytes, to_map=to_map,
     )  # fmt: skip
     return replace(series, shards=tuple(_laid(people, snapshot.lengths)))
 
@@ -243,10 +246,6 @@ def _laid(people: list[list[str]], lengths: dict[str, list[int]]) -> Iterator[Sh
         stop = begin + sum(sum(lengths[subject]) for subject in own)
         yield Shard(tuple(own), begin, stop)
         begin = stop
-
-
-def bytes_a_point(channels: tuple[str, ...], target: bool) -> int:
-    return 4 * (target + len(channels)) + 1
 
 
 # --- the scan ---------------------------------------------------------------------------------------------------------

@@ -110,6 +110,13 @@ class Windows:
         run = np.searchsorted(self.before, index.numpy(), side="right") - 1
         return torch.from_numpy(self.first[run] + (index.numpy() - self.before[run]) * self.stride)
 
+    def spans(self, first: int, last: int) -> np.ndarray:
+        """(R, 2): the points [begin, stop) of the series that the windows [first, last) hold, of each run."""
+        before = np.clip(self.before, first, last)
+        runs = np.flatnonzero(np.diff(before))
+        begin = self.first[runs] + (before[runs] - self.before[runs]) * self.stride
+        return np.stack([begin, begin + (before[runs + 1] - before[runs] - 1) * self.stride + self.length], axis=1)
+
     def begun_before(self, positions: np.ndarray) -> np.ndarray:
         """How many windows belong to runs that begin before each of `positions` of the series (K,)."""
         assert (np.diff(self.first) >= 0).all(), "windows in the order of the series"

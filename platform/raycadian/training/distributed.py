@@ -12,7 +12,7 @@ import shutil
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from raycadian.models.base import Model
 from raycadian.runs import patiently
 from raycadian.training import loop
 from raycadian.training.engines import Process
+from raycadian.training.feed import with_own_share
 from raycadian.training.loop import OnEpoch, Trained
 from raycadian.training.ray_feed import read_on_ray
 
 log = logging.getLogger(__name__)
-_EPOCHS = "epochs.jsonl"
+_EPOCHS, _FAULTS = "epochs.jsonl", "faults.jsonl"
 _OUTAGES = 10  # of storage, in one training
 _WAIT_MIN = 20  # for room in the cluster: Ray Train waits a minute a time, and by default for ever
 
@@ -60,7 +61,7 @@ def train(
     state = state.absolute()
     own_folder(state)
     payload = ray.put((model, train_windows, val_windows, config, state, list(earlier), telemetry.bound_fields()))
-    with _following(state / _EPOCHS, on_epoch):
+    with _following(state / _EPOCHS, on_epoch), _following(state / _FAULTS, _tell_of_fault):
         _fit(payload, config, state, callbacks)
     saved = loop.read_state(state)
     model.load_state_dict(saved.best)
@@ -106,7 +107,7 @@ def _trainer(payload: Any, config: Training, folder: Path, callbacks: Sequence[A
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=_WAIT_MIN
             ),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, _Faults(folder.parent / _FAULTS, config.max_failures)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # else every report, of every worker
         ),
     )
@@ -151,22 +152,43 @@ def use_gpu(config: Training) -> bool:
     return have and config.device != "cpu"
 
 
+class _Faults(ray.train.UserCallback):
+    """Notes, in Ray Train's controller, which workers died: the driver's side tells of them in a line each."""
+
+    def __init__(self, notes: Path, most: int):
+        self._notes, self._most, self._count = notes, most, 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._count += 1
+        why = _last_line(next(iter(worker_exceptions.values())))
+        _note(self._notes, {"ranks": sorted(worker_exceptions), "why": why, "count": self._count, "most": self._most})
+
+
+def _tell_of_fault(fault: dict[str, Any]) -> None:
+    ranks, count, most = (fault[name] for name in ("ranks", "count", "most"))
+    goes_on = "training goes on from its last epoch" if count <= most else "no more are allowed"
+    log.warning(
+        "worker %s or its node is gone (%s); %s (failure %d of at most %d, training.max_failures)",
+        ", ".join(map(str, ranks)), fault["why"], goes_on, count, most,
+    )  # fmt: skip
+
+
 @contextmanager
-def _following(epochs: Path, on_epoch: OnEpoch) -> Iterator[None]:
-    """Tell the driver's side of every epoch that rank 0 notes on the shared storage, as the driver waits in `fit`."""
-    seen = len(epochs.read_text(encoding="utf-8").splitlines()) if epochs.is_file() else 0
+def _following(notes: Path, tell: Callable[[Any], None]) -> Iterator[None]:
+    """Tell the driver's side of every line that is noted on the shared storage, as the driver waits in `fit`."""
+    seen = len(notes.read_text(encoding="utf-8").splitlines()) if notes.is_file() else 0
     ended = threading.Event()
 
-    def tell() -> None:
+    def tell_new() -> None:
         nonlocal seen
-        lines = epochs.read_text(encoding="utf-8").split("\n")[:-1] if epochs.is_file() else []
+        lines = notes.read_text(encoding="utf-8").split("\n")[:-1] if notes.is_file() else []
         for line in lines[seen:]:
-            on_epoch(json.loads(line))
+            tell(json.loads(line))
         seen = len(lines)
 
     def follow() -> None:
         while not ended.wait(0.5):
-            tell()
+            tell_new()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -175,7 +197,7 @@ def _following(epochs: Path, on_epoch: OnEpoch) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        tell()
+        tell_new()
 
 
 def _worker(config: dict[str, Any]) -> str | None:
@@ -196,16 +218,16 @@ def _worker(config: dict[str, Any]) -> str | None:
     with telemetry.bound(**fields, rank=process.rank):
         try:
             loop.train(
-                model, train_windows, val_windows, training,
+                model, *with_own_share(train_windows, val_windows, process), training,
                 process=process, state=state, earlier=earlier, on_epoch=report, read=read_on_ray,
             )  # fmt: skip
         except loop.TrainingRefused as error:
-            log.error("stopped: %s", error)
+            log.info("stopped: %s", error)
             return str(error)
     return None
 
 
 @patiently
-def _note(epochs: Path, metrics: loop.Metrics) -> None:
-    with epochs.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(metrics) + "\n")
+def _note(notes: Path, line: dict[str, Any]) -> None:
+    with notes.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -3,18 +3,23 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice, pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from raycadian.config import Training
+from raycadian.data.share import map_share
 from raycadian.data.stream import ShardedSeries
 from raycadian.training.engines import Process
-from raycadian.training.order import Deal, Order, StreamOrder, deal
+from raycadian.training.order import Deal, Order, StreamOrder, deal, trained_on, validated_on
+from raycadian.training.refused import TrainingRefused
 from raycadian.types import Batch
 
+_FROM_THE_TABLE = {"past", "target"}
 Step = list[tuple[Batch, int]]
 """A micro-batch and how many windows of it count: one that a process has none for holds a window at weight 0."""
 
@@ -26,7 +31,7 @@ class Feed(ABC):
     windows: int
     """Of an epoch, over all processes."""
     bytes_read: int = 0
-    """By this process, in all epochs, where it is counted."""
+    """By this process, in all epochs: of shards that were read, or of windows that were copied out of a table."""
 
     @abstractmethod
     def epoch(self, number: int, last: int) -> Iterator[Step]:
@@ -49,8 +54,10 @@ class Mapped(Feed):
         size = self._config.batch_size
         order = Order(len(self._windows), self._config.seed, number, self._process)
         for step in range(self.steps):
-            parts = order.share(step * size, (step + 1) * size).tensor_split(self._config.accumulate)
-            yield [(self._windows.batch(never_empty(part)), len(part)) for part in parts]
+            shares = order.share(step * size, (step + 1) * size).tensor_split(self._config.accumulate)
+            parts = [(self._windows.batch(never_empty(part)), len(part)) for part in shares]
+            self.bytes_read += sum(batch[name].nbytes for batch, _ in parts for name in batch.keys() & _FROM_THE_TABLE)
+            yield parts
 
 
 class Reader(Protocol):
@@ -121,6 +128,32 @@ def _rows(batch: Batch, rows: Tensor) -> Batch:
 def never_empty(index: Tensor) -> Tensor:
     """A process that is out of windows takes part with window 0, at weight 0: every process makes the same calls."""
     return index if len(index) else torch.zeros(1, dtype=torch.long)
+
+
+def with_own_share(train: Any, val: Any, process: Process) -> tuple[Any, Any]:
+    """Training and validation windows over what this process reads of their series, where it is one that workers map.
+    Raises TrainingRefused, in every process alike, where one of them can't map its share."""
+    try:
+        own = [
+            _mapped(train, [(0, 1), *trained_on(len(train), process)]),
+            _mapped(val, [(0, 1), validated_on(len(val), process)]),
+        ]
+        refused = ""
+    except (ValueError, OSError) as error:
+        refused = str(error)
+    if refusals := [text for text in process.gathered(refused) if text]:
+        more = f" (and {len(refusals) - 1} of the other workers)" if len(refusals) > 1 else ""
+        raise TrainingRefused(refusals[0] + more)
+    return own[0], own[1]
+
+
+def _mapped(windows: Any, parts: list[tuple[int, int]]) -> Any:
+    """The same windows, of which only those of `parts`, [first, last) each, can be cut. The first of all, which
+    `never_empty` takes, belongs to every process."""
+    if not (isinstance(windows.series, ShardedSeries) and windows.series.to_map):
+        return windows
+    needed = np.concatenate([windows.spans(first, last) for first, last in parts])
+    return replace(windows, series=map_share(windows.series, needed))
 
 
 def make_feed(windows: Any, config: Training, process: Process, read: Reader = read_here) -> Feed:

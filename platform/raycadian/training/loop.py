@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from raycadian.models.base import Model
 from raycadian.runs import patiently
 from raycadian.training.engines import Engine, Process, make
 from raycadian.training.feed import Feed, Reader, Step, make_feed, never_empty, read_here
+from raycadian.training.order import validated_on
 from raycadian.training.refused import TrainingRefused
 from raycadian.types import Batch, truth_of
 
@@ -111,9 +111,10 @@ def train(
     `state`: folder for the resume state, written after every epoch by rank 0; a state found there goes on exactly where
     it was. `earlier`: epochs of stages before this one, which its epochs are counted after. `on_epoch` gets train/loss,
     val/loss, val/rmse, val/mae (in the truth's unit; of a classifier of its probability, and val/auroc, val/auprc),
-    windows, windows_per_s, data/wait (share of the time that processes waited for windows), data/bytes (read for
-    streamed windows), lr, and the best so far of each of MONITORS as best/... `read`: how streamed windows come to this
-    process. Raises NonFiniteLoss, in every process alike, where the loss is not finite: it names the windows.
+    windows, windows_per_s, data/wait (share of the time that processes waited for windows), data/bytes (of shards that
+    were read, or of windows that were cut from a table), lr, and the best so far of each of MONITORS as best/...
+    `read`: how streamed windows come to this process. Raises NonFiniteLoss, in every process alike, where the loss is
+    not finite: it names the windows.
     """
     process = process or Process(device=choose_device(config.device))
     session = _Session(model, train_windows, val_windows, config, process, state, earlier, read)
@@ -181,8 +182,7 @@ class _Session:
             on_step(number, min(step * self.config.batch_size, total), total)
         read = self.feed.bytes_read - read
         loss, points, windows, *times, read = self.process.total(*sums, clock.waited_s, clock.total_s, read)
-        of_data = {"data/wait": times[0] / times[1]} | ({"data/bytes": read} if read else {})
-        return loss / max(points, 1), windows, of_data
+        return loss / max(points, 1), windows, {"data/wait": times[0] / times[1], "data/bytes": read}
 
     def _step(self, parts: Step) -> tuple[float, float, float]:
         """One optimizer step over this process's share; (loss x points, points, windows)."""
@@ -253,9 +253,8 @@ class _Session:
 
     def _validation_parts(self, size: int) -> Iterator[Tensor]:
         """This process's contiguous part in batches: as many in each process, since engines may exchange weights."""
-        edges = [len(self.val) * i // self.process.world for i in range(self.process.world + 1)]
-        begin, end = edges[self.process.rank], edges[self.process.rank + 1]
-        longest = max(b - a for a, b in pairwise(edges))
+        begin, end = validated_on(len(self.val), self.process)
+        longest = -(-len(self.val) // self.process.world)
         for offset in range(0, longest, size):
             yield torch.arange(min(begin + offset, end), min(begin + offset + size, end))
 

@@ -6,6 +6,7 @@ reads the shards of a part of its own.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -26,9 +27,8 @@ class Order:
     """
 
     def __init__(self, n: int, seed: int, epoch: int, process: Process):
-        self.shards = max(SHARDS, process.world)
-        sizes = [n // self.shards + (s < n % self.shards) for s in range(self.shards)]
-        edges = np.array([0, *np.cumsum(sizes)])
+        edges = _edges(n, process)
+        self.shards = len(edges) - 1
         self.n, self.process = n, process
         self.begin = edges[:-1]
         self.shuffled = {
@@ -44,6 +44,22 @@ class Order:
             for s, shuffled in self.shuffled.items()
         ]
         return torch.from_numpy(np.concatenate(shares))
+
+
+def _edges(n: int, process: Process) -> np.ndarray:
+    """(S+1,): where each shard of n windows begins, and the end."""
+    shards = max(SHARDS, process.world)
+    return np.cumsum([0, *(n // shards + (s < n % shards) for s in range(shards))])
+
+
+def trained_on(n: int, process: Process) -> Iterator[tuple[int, int]]:
+    """The shards of n training windows that a process reads, in every epoch, as [first, last)."""
+    yield from list(pairwise(_edges(n, process).tolist()))[process.rank :: process.world]
+
+
+def validated_on(n: int, process: Process) -> tuple[int, int]:
+    """The validation windows of a process, [first, last)."""
+    return n * process.rank // process.world, n * (process.rank + 1) // process.world
 
 
 @dataclass(frozen=True)
