@@ -3,7 +3,6 @@ counted. The layouts' sources are named in the cards."""
 
 import csv
 import gzip
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import pandas as pd
 import pytest
 from test_packed import xlsx
 
+from raycadian.data.snapshot import Snapshot
 from raycadian.modalities.cards import load_card
-from raycadian.modalities.prepare import prepare_card
+from raycadian.modalities.prepare import prepare
 from raycadian.types import GLUCOSE
 
 pytestmark = pytest.mark.slow
@@ -54,19 +54,35 @@ def _cells(row: Any) -> list[Any]:
 def t1d_uom(folder: Path) -> None:
     for person in ("2301", "2302"):
         table(folder / f"cgm/t1d_uom/UoMGlucose{person}.csv", bg_ts=TIME.strftime("%d/%m/%Y %H:%M"), value=MMOLL)
-    table(folder / "cgm/t1d_uom/UoMBolus2301.csv", bolus_ts=["05/02/2024 08:10"], bolus_dose=[2.4])
+    clock = ["05/02/2024 08:10"]
+    table(folder / "cgm/t1d_uom/UoMBolus2301.csv", bolus_ts=clock, bolus_dose=[2.4])
+    table(folder / "cgm/t1d_uom/UoMBasal2301.csv", basal_ts=clock * 2, basal_dose=[1.7, 20], insulin_kind=["R", "L"])
+    meal = {"meal_type": ["Lunch"], "meal_tag": ["Soup"], "carbs_g": [40], "prot_g": [9], "fat_g": [7], "fibre_g": [2]}
+    table(folder / "cgm/t1d_uom/UoMNutrition2302.csv", meal_ts=clock, **meal)
 
 
 def cgmacros(folder: Path) -> None:
     minute = pd.date_range("2024-02-05 08:00", periods=600, freq="1min")
     dexcom = np.interp(np.arange(600), np.arange(0, 600, 10), MGDL).round(3)
     late = [value if i >= 120 else "" for i, value in enumerate(dexcom)]
-    meals = {"Meal__Type": [""] * 600, "Carbs": ["66" if i == 400 else "" for i in range(600)]}
+    at = {name: [grams if i == 400 else "" for i in range(600)] for name, grams in
+        (("Carbs", "66"), ("Protein", "22"), ("Fat", "10"), ("Fiber", "3"))}  # fmt: skip
+    meals = {"Meal__Type": [""] * 600, **at}
+    bio = {"Age": [27, 49], "Gender": ["M", "F"], "BMI": [22.3, 30.9], "A1c__PDL__(Lab)": [5.4, 7.1]}
+    table(folder / "cgm/cgmacros/bio.csv", subject=[1, 14], **bio)
     for number, order in (("001", ("Libre__GL", "Dexcom__GL")), ("014", ("Dexcom__GL", "Libre__GL"))):
         glucose = {"Dexcom__GL": dexcom, "Libre__GL": late}
         path = folder / f"cgm/cgmacros/CGMacros-{number}.csv"
         own = {name: glucose[name] for name in order}
         table(path, Timestamp=minute.strftime("%Y-%m-%d %H:%M:%S"), **own, HR=60.0, **meals)
+
+
+def d1namo(folder: Path) -> None:
+    for person in ("001", "002"):
+        path = folder / f"cgm/d1namo/diabetes_subset_pictures-glucose-food-insulin/{person}/glucose.csv"
+        kinds = ["manual" if i == 5 else "cgm" for i in range(N)]
+        table(path, date=TIME.strftime("%Y-%m-%d"), time=TIME.strftime("%H:%M:%S"), glucose=MMOLL, type=kinds,
+            comments=EMPTY)  # fmt: skip
 
 
 def hupa_ucm(folder: Path) -> None:
@@ -106,8 +122,10 @@ def shanghai(kind: str, people: tuple[str, ...]) -> Callable[[Path], None]:
             frame = pd.DataFrame(
                 {"Date": QUARTERS, "CGM (mg / dl)": MGDL, "CBG (mg / dl)": "", "Dietary intake": "rice 50 g"}
             )
-            for period in (0, 1):
-                workbook(folder / f"cgm/shanghai/Shanghai_{kind}/{person}_{period}_20240205.xlsx", {"Sheet1": frame})
+            for period, first in ((0, QUARTERS[0]), (1, QUARTERS[0] + pd.Timedelta(days=20))):
+                own = frame.assign(Date=frame["Date"] + (first - QUARTERS[0]))
+                path = folder / f"cgm/shanghai/Shanghai_{kind}/{person}_{period}_{first:%Y%m%d}.xlsx"
+                workbook(path, {"Sheet1": own})
 
     return write
 
@@ -161,26 +179,23 @@ def mimic4(folder: Path) -> None:
     for subject, record in (("p10014354", "81739927"), ("p10014354", "81739928"), ("p10020306", "83404654")):
         place = root / f"waves/{subject[:4]}/{subject}/{record}"
         place.mkdir(parents=True)
-        wfdb.wrsamp(record, fs=250, units=["mV", "NU"], sig_name=["II", "Pleth"], p_signal=values, fmt=["16", "16"],
-            write_dir=str(place))  # fmt: skip
-    lines = [
-        re.sub(r"waves/p.../(p[0-9]*)/([0-9]*)/.*", r"\2,\1", str(p.relative_to(root))) for p in root.rglob("*.hea")
-    ]
-    (root / "records.csv").write_text("\n".join(["record,subject", *lines]))
+        for name in (record, f"{record}_0001"):  # and a segment of its own, which is no case
+            wfdb.wrsamp(name, fs=250, units=["mV", "NU"], sig_name=["II", "Pleth"], p_signal=values, fmt=["16", "16"],
+                write_dir=str(place))  # fmt: skip
 
 
 Check = dict[str, Any]
-MACROS = {"CGMacros-001", "CGMacros-014"}
 CARDS: dict[str, tuple[Callable[[Path], None], set[str], Check]] = {
-    "t1d_uom": (t1d_uom, {"UoMGlucose2301", "UoMGlucose2302"}, {"readings": 2 * N}),
-    "cgmacros_dexcom": (cgmacros, MACROS, {"events": 2, "readings": 1200}),
-    "cgmacros_libre": (cgmacros, MACROS, {"row without a glucose value": 240}),
-    "hupa_ucm": (hupa_ucm, {"HUPA0001P", "HUPA0028P"}, {"events": 2, "readings": 2 * N}),
+    "t1d_uom": (t1d_uom, {"2301", "2302"}, {"readings": 2 * N, "events": 6, "row that keep_rows leaves out": 1}),
+    "cgmacros_dexcom": (cgmacros, {"001", "014"}, {"events": 8, "readings": 1200}),
+    "cgmacros_libre": (cgmacros, {"001", "014"}, {"events": 8, "row without a glucose value": 240}),
+    "d1namo": (d1namo, {"001", "002"}, {"readings": 2 * N - 2, "row that keep_rows leaves out": 2}),
+    "hupa_ucm": (hupa_ucm, {"0001", "0028"}, {"events": 2, "readings": 2 * N}),
     "brist1d": (brist1d, {"P01", "P24"}, {"events": 2, "row without a glucose value": 20}),
-    "azt1d": (azt1d, {"Subject 1", "Subject 3"}, {"events": 4, "file that can't be read (left out)": 1}),
-    "diatrend": (diatrend, {"Subject1", "Subject55"}, {"readings": 2 * N, "sheet of a workbook that isn't read": 2}),
-    "shanghai_t1dm": (shanghai("T1DM", ("1001", "1002")), {"1001_0_20240205", "1002_0_20240205"}, {"readings": 2 * N}),
-    "shanghai_t2dm": (shanghai("T2DM", ("2001",)), {"2001_0_20240205"}, {"readings": N}),
+    "azt1d": (azt1d, {"1", "3"}, {"events": 4, "file that can't be read (left out)": 1}),
+    "diatrend": (diatrend, {"1", "55"}, {"readings": 2 * N, "events": 4}),
+    "shanghai_t1dm": (shanghai("T1DM", ("1001", "1002")), {"1001", "1002"}, {"readings": 4 * N}),
+    "shanghai_t2dm": (shanghai("T2DM", ("2001",)), {"2001"}, {"readings": 2 * N}),
     "ohio_t1dm": (ohio_t1dm, {"559"}, {"readings": 2 * N, "events": 2, "subject in several files (joined)": 1}),
     "hall": (glucobench("hall"), {"1", "2"}, {"readings": N}),
     "weinstock": (glucobench("weinstock"), {"1", "2"}, {"readings": N}),
@@ -190,16 +205,20 @@ CARDS: dict[str, tuple[Callable[[Path], None], set[str], Check]] = {
 }  # fmt: skip
 
 
+def prepared(name: str, folder: Path) -> Snapshot:
+    """The snapshot of a card, which looks for its files below `folder`."""
+    path = folder / f"{name}.yaml"
+    path.write_text((DATASETS / path.name).read_text(encoding="utf-8").replace(SHARED, ""), encoding="utf-8")
+    return prepare(path, folder / "snapshots", on_ray=False)
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_a_card_reads_its_layout(name, tmp_path):
     write, subjects, expected = CARDS[name]
     write(tmp_path)
     card = load_card(DATASETS / f"{name}.yaml")
     assert card.license and card.source and card.citation and all(file.startswith(SHARED) for file in card.files)
-    moved = {"files": tuple(file.removeprefix(SHARED) for file in card.files)}
-    if clinical := getattr(card, "clinical", None):
-        moved["clinical"] = clinical.model_copy(update={"file": clinical.file.removeprefix(SHARED)})
-    snapshot = prepare_card(card.model_copy(update=moved), tmp_path, tmp_path / "snapshots", on_ray=False)
+    snapshot = prepared(name, tmp_path)
     found = snapshot.manifest["counts"] | {k: issue["count"] for k, issue in snapshot.manifest["issues"].items()}
     assert set(snapshot.subjects) == subjects
     assert {kind: found.get(kind) for kind in expected} == expected, found
@@ -208,27 +227,24 @@ def test_a_card_reads_its_layout(name, tmp_path):
 def test_mmol_and_minutes_become_what_was_measured(tmp_path):
     """One reading each of the sets whose unit or step is not the usual one."""
     t1d_uom(tmp_path)
-    card = load_card(DATASETS / "t1d_uom.yaml").model_copy(update={"files": ("cgm/t1d_uom/UoMGlucose2301.csv",)})
-    snapshot = prepare_card(card, tmp_path, tmp_path / "snapshots", on_ray=False)
-    (recording,) = snapshot.recordings("UoMGlucose2301")
+    (recording,) = prepared("t1d_uom", tmp_path).recordings("2301")
     np.testing.assert_allclose(recording.channels[GLUCOSE], np.round(MMOLL * 18.0182), atol=0.01)
     assert str(recording.start_utc) == "2024-02-05T08:00:00" and recording.utc_offset_min == 0
 
 
 REAL = {
-    "t1d_uom": (17, 340_200, {"duplicate time, same value (kept once)": 15_659}),
-    "cgmacros_dexcom": (45, 629_825, {"row without a glucose value": 57_755}),
+    "t1d_uom": (17, 340_200, 21_393, {"duplicate time, same value (kept once)": 15_659}),
+    "cgmacros_dexcom": (45, 629_825, 5_868, {"row without a glucose value": 57_755}),
 }
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_files_give_the_counts_that_they_gave(shared, name, tmp_path):
-    people, readings, issues = REAL[name]
-    card = load_card(DATASETS / f"{name}.yaml")
-    snapshot = prepare_card(card, DATASETS, tmp_path, on_ray=False)
-    assert len(snapshot.subjects) == people and snapshot.manifest["counts"]["readings"] == readings
-    assert {kind: snapshot.manifest["issues"][kind]["count"] for kind in issues} == issues
+    people, readings, events, issues = REAL[name]
+    manifest = prepare(DATASETS / f"{name}.yaml", tmp_path, on_ray=False).manifest
+    assert [manifest["counts"][k] for k in ("subjects", "readings", "events")] == [people, readings, events]
+    assert {kind: manifest["issues"][kind]["count"] for kind in issues} == issues
 
 
 def test_a_packed_copy_reads_alike(tmp_path):
@@ -236,6 +252,4 @@ def test_a_packed_copy_reads_alike(tmp_path):
     path = tmp_path / "cgm/glucobench/hall.csv"
     path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    card = load_card(DATASETS / "hall.yaml")
-    moved = card.model_copy(update={"files": tuple(file.removeprefix(SHARED) for file in card.files)})
-    assert len(prepare_card(moved, tmp_path, tmp_path / "s", on_ray=False).subjects) == 2
+    assert prepared("hall", tmp_path).subjects == ["1", "2"]

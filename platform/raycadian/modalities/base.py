@@ -99,7 +99,8 @@ class BaseCard(Schema):
     keep_rows: KeepRows = Field(default_factory=dict)
     """Of tables, which rows are read: `{event_type: [EGV]}`."""
     subject_from: str | None = None
-    """Whose a file is, by its name: a regular expression whose group is the subject, `UoM[A-Za-z]+(\\d+)`."""
+    """Whose a file is, by its name: a regular expression whose group is the subject, `UoM[A-Za-z]+(\\d+)`; one with a
+    / in it is of the path, `(\\d+)/glucose.csv`."""
     people: People | None = None
     """A table of people with labels and covariates."""
     exclude_subjects: tuple[str, ...] = ()
@@ -129,7 +130,7 @@ class BaseCard(Schema):
         ValueError for a name without it."""
         if self.subject_from is None:
             return None
-        match = re.search(self.subject_from, path.name)
+        match = re.search(self.subject_from, path.as_posix() if "/" in self.subject_from else path.name)
         if match is None or not match[1]:
             raise ValueError(f"{path}: subject_from {self.subject_from!r} finds no subject in its name; correct it")
         return match[1]
