@@ -12,7 +12,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "raycadian"
 # lowest first; a file imports from its own folder and from lower layers only
 LAYERS = [
-    {"types", "errors", "config", "cluster", "files", "locks", "made", "manifest", "pages", "telemetry", "runs"},
+    {
+        "types",
+        "errors",
+        "config",
+        "cluster",
+        "files",
+        "locks",
+        "made",
+        "manifest",
+        "matching",
+        "pages",
+        "telemetry",
+        "runs",
+    },
     {"physiology"},
     {"data", "models", "evaluation"},  # never one another
     {"modalities", "tasks"},

@@ -7,12 +7,12 @@ sent.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from raycadian.cluster import prepare_client
 from raycadian.files import path_inside, read_yaml
+from raycadian.matching import matching
 
 RUNTIME_ENV = Path("jobs/runtime_env.yaml")
 MAX_BYTES = 100_000_000  # a tree of code is 1 MB; Ray itself refuses packages above 512 MiB
@@ -122,8 +122,7 @@ def _data(upload: Upload, card: Path, pattern: str) -> str:
         raise ValueError(
             f"{card} names {pattern}, which lies outside of the working tree and is not uploaded: {_SHARED}"
         ) from None
-    here = [Path(name) for name in glob(pattern, root_dir=upload.root, recursive=True)]
-    files = [path for path in here if (upload.root / path).is_file()]
+    files = [path.relative_to(upload.root) for path in sorted(matching(upload.root, pattern))]
     if not files:
         raise ValueError(f"{card}: no file matches {pattern}; correct `files`")
     stays = [path for path in files if not upload.has(path)]

@@ -1,9 +1,9 @@
 """The files that a card names."""
 
-import glob
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from raycadian.matching import matching
 
 
 def files_of(patterns: Iterable[str], where: str, folder: Path) -> list[Path]:
@@ -11,8 +11,7 @@ def files_of(patterns: Iterable[str], where: str, folder: Path) -> list[Path]:
     without a file."""
     paths: set[Path] = set()
     for pattern in patterns:
-        files = {Path(f) for f in glob.glob(os.path.join(glob.escape(str(folder)), pattern), recursive=True)}
-        files = {f for f in files if f.is_file()}
+        files = matching(folder, pattern)
         if not files:
             raise ValueError(f"{where}: no file matches {pattern!r} below {folder.absolute()}; correct `files`")
         paths |= files
