@@ -112,3 +112,20 @@ def test_a_pattern_needs_its_group_and_cards_of_before_say_what_they_said():
     stated = CGMCard(name="x", files=("x",)).stated()
     assert not {"people", "keep_rows", "events", "sheet"} & set(stated) and "protein_g" not in stated["columns"]
     assert load_card is not None
+
+
+def test_one_recording_under_two_ids_is_leakage_in_every_modality(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("time_s,ECG\n" + "".join(f"{n / 125},{n % 99}\n" for n in range(9)))
+        table = "".join(f"2024-03-0{1 + n // 1440} {n % 1440 // 60:02d}:{n % 60:02d},{n % 50}\n" for n in range(2880))
+        (tmp_path / f"{name}.txt").write_text("time,activity\n" + table)
+    cards = (
+        "modality: actigraphy\nfiles: ['*.txt']\ncolumns: {time: time}",
+        "modality: biosignals\nfiles: ['*.csv']\nwaveforms: {ecg_mv: [ECG]}",
+    )
+    for text in cards:
+        (tmp_path / "card.yaml").write_text(f"name: x\n{text}\n")
+        with pytest.raises(ValueError, match="'a' and 'b' share readings.*leakage.*same_readings"):
+            prepare(tmp_path / "card.yaml", tmp_path / "s", on_ray=False)
+    (tmp_path / "card.yaml").write_text(f"name: x\n{cards[0]}\nsame_readings: kept\n")
+    assert prepare(tmp_path / "card.yaml", tmp_path / "s", on_ray=False).subjects == ["a", "b"]

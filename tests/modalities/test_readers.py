@@ -13,7 +13,9 @@ from raycadian.data import source as source_module
 from raycadian.data.source import Source
 from raycadian.modalities.cgm.card import CGMCard, Columns
 from raycadian.modalities.cgm.formats import tables
+from raycadian.modalities.cgm.parts import hashed
 from raycadian.modalities.cgm.readers import detect_format, merge, read_files
+from raycadian.modalities.cgm.twins import sharing, sketch_of
 from raycadian.types import BASAL, BOLUS, CARBS, GLUCOSE, MGDL_PER_MMOLL, TIME_UTC, Issues
 
 PEOPLE = Columns(subject="person")
@@ -457,14 +459,37 @@ def test_two_files_called_alike_that_name_nobody_are_an_error(tmp_path):
     assert found.subject == "anna" and len(found.glucose) == 6
 
 
-def test_one_export_under_two_names_is_pointed_out(tmp_path):
+def test_one_export_under_two_names_is_leakage(tmp_path):
     issues = Issues()
     for name in ("export.csv", "export (1).csv"):
-        write(tmp_path / name, table(clock(3), [100, 101, 102]))
-    read(sorted(tmp_path.glob("*.csv")), issues)
-    assert issues.examples["two subjects with identical readings (one person under two names?)"] == [
-        "export (1), export"
-    ]
+        write(tmp_path / name, table(clock(12), range(100, 112)))
+    paths = sorted(tmp_path.glob("*.csv"))
+    with pytest.raises(
+        ValueError, match=r"'export \(1\)' and 'export' share readings.*leakage.*add --set same_readings"
+    ):
+        read(paths)
+    assert len(read(paths, issues, same_readings="kept")) == 2
+    assert issues.examples["two subjects that share readings (one person under two names?)"] == ["export (1), export"]
+
+
+@pytest.mark.parametrize(("own", "shared", "leaks"), [(600, 300, True), (1200, 300, True), (600, 5, False)])
+def test_readings_that_two_ids_share_in_part_are_leakage(tmp_path, own, shared, leaks):
+    """`own` readings of one, whose last `shared` are the first of the other's 600."""
+    t, values = clock(own + 600), 100 + np.random.default_rng(0).integers(0, 150, own + 600)
+    mine = write(tmp_path / "ann.csv", table(t[:own], values[:own]))
+    theirs = write(tmp_path / "p17.csv", table(t[own - shared : own + 300], values[own - shared : own + 300]))
+    if leaks:
+        with pytest.raises(ValueError, match="'ann' and 'p17' share readings"):
+            read([mine, theirs])
+    else:
+        assert len(read([mine, theirs])) == 2
+
+
+def test_a_cohort_on_one_grid_is_no_leak():
+    rng, time_s = np.random.default_rng(0), np.arange(2000) * 300 + 1_700_000_000
+    sketches = [sketch_of(hashed(time_s, rng.normal(140, 40, 2000).round())) for _ in range(100)]
+    assert not list(sharing(sketches))
+    assert list(sharing([*sketches, sketches[3]])) == [(3, 100)]
 
 
 def test_merge_joins_parts_and_counts(tmp_path):
@@ -485,12 +510,12 @@ def test_merge_joins_parts_and_counts(tmp_path):
 def test_glucobench_files(shared, name, subjects, rows):
     path, issues = shared / "cgm" / "glucobench" / f"{name}.csv.gz", Issues()
     assert detect_format(Source.of(path), card()) == "glucobench"
-    found = read([path], issues)
+    found = read([path], issues, same_readings="kept")
     assert len(found) == subjects and sum(len(r.glucose) for r in found.values()) == rows
     assert "9.0" not in found
     expected = {"local clock without a time zone (kept, its UTC offset taken as 0)"}
     if name == "colas":  # 17 and 18 are equal, row for row, in the published file
-        expected.add("two subjects with identical readings (one person under two names?)")
+        expected.add("two subjects that share readings (one person under two names?)")
     assert set(issues.counts) == expected
     published = pd.read_csv(path).dropna(subset=["id", "time", "gl"])
     total = sum(r.glucose[GLUCOSE].sum() for r in found.values())

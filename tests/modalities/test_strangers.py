@@ -119,10 +119,16 @@ def test_times_that_count_from_1970(tmp_path, per_s):
     assert prepared.manifest["card"]["grid"]["dt_min"] == 15
 
 
+def test_days_as_a_workbook_counts_them_are_times(tmp_path):
+    pd.DataFrame({"timestamp": 45_000 + np.arange(576) / 288, "sgv": MGDL}).to_csv(tmp_path / "x.csv", index=False)
+    (recording,) = snapshot(tmp_path, tmp_path / "x.csv").recordings("x")
+    assert str(recording.start_utc)[:16] == "2023-03-15T00:00" and len(recording) == 576
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"timestamp": 45_000 + np.arange(576) / 288}, r"'timestamp' holds numbers such as 45000\.0, .* write them as"),
+        ({"timestamp": 45_000 + np.arange(576) * 5}, r"'timestamp' holds numbers such as 45000, .* write them as"),
         ({"time": [str(t)[11:16] for t in TIMES]}, "times such as '00:00' have no date: write both in one column"),
     ],
 )

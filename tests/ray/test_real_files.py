@@ -64,7 +64,7 @@ def test_iglu(prepare):
 def test_colas_names_the_person_who_stands_there_twice(prepare):
     found = prepare("colas")
     assert (found["counts"]["readings"], found["counts"]["subjects"]) == (114_253, 208)
-    assert issues(found)["two subjects with identical readings (one person under two names?)"] == 1
+    assert issues(found)["two subjects that share readings (one person under two names?)"] == 1
 
 
 def test_dubosson_without_its_excluded_subject(prepare):

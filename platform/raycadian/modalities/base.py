@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, field_validator
@@ -103,6 +103,9 @@ class BaseCard(Schema):
     / in it is of the path, `(\\d+)/glucose.csv`."""
     people: People | None = None
     """A table of people with labels and covariates."""
+    same_readings: Literal["refused", "kept"] = "refused"
+    """What to do about two subjects that share readings, the same values at the same seconds: one person under two ids
+    is in training and in test. kept: they are two people, or it doesn't matter; counted."""
     exclude_subjects: tuple[str, ...] = ()
     most_unreadable: float = Field(0.5, ge=0, le=1)
     """Share of the files from which on it is an error that they can't be read: fewer are left out, counted and named;
@@ -150,7 +153,17 @@ class BaseCard(Schema):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-_LATER = ("keep_rows", "subject_from", "people", "most_unreadable", "sheet", "members", "skip_lines", "header")
+_LATER = (
+    "same_readings",
+    "keep_rows",
+    "subject_from",
+    "people",
+    "most_unreadable",
+    "sheet",
+    "members",
+    "skip_lines",
+    "header",
+)
 _LAST = ("exclude_subjects", "most_unreadable", "license", "source", "citation")
 
 

@@ -14,6 +14,9 @@ from raycadian.modalities.guesses import how_to_set, option
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raycadian.modalities.base import BaseCard
+    from raycadian.types import Issues
+
 MOST_CONFLICTING = 0.05  # of one person's readings: a restarted device, or a scan beside a reading, makes a few
 _FEWEST = 12  # so many are no sign: the hour that a clock repeats in autumn, every five minutes
 _FEWEST_ROWS = 12  # of a person: a column with fewer rows a value numbers something else
@@ -132,6 +135,27 @@ def join_command(path: Path, names: Sequence[str], joined: str, by: str = "-") -
 def _quoted(text: object) -> str:
     """A literal of Python that needs no more quotes in a shell's."""
     return json.dumps(str(text), ensure_ascii=False)
+
+
+def same_person(one: str, other: str, card: "BaseCard", issues: "Issues") -> None:
+    """Two subjects share readings. Raises ValueError unless the card keeps them; then they are counted."""
+    if card.same_readings == "refused":
+        raise ValueError(
+            f"subjects {one!r} and {other!r} share readings, the same values at the same times: one person under two "
+            "ids would be in training and in test (leakage); give both one id, or leave one out (exclude_subjects); if "
+            f"they are two people, {how_to_set('same_readings', 'kept')}"
+        )
+    issues.add("two subjects that share readings (one person under two names?)", f"{one}, {other}")
+
+
+def require_other_contents(files: Iterable[tuple[str, str, str | None]], card: "BaseCard", issues: "Issues") -> None:
+    """Of (subject, a file of theirs, its digest, None where it isn't known): no two files of two people are equal. As
+    `same_person` where they are."""
+    owners: dict[str, tuple[str, str]] = {}
+    for subject, file, content in files:
+        owner, first = owners.setdefault(content, (subject, file)) if content else (subject, file)
+        if owner != subject and first != file:
+            same_person(owner, subject, card, issues)
 
 
 _LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")

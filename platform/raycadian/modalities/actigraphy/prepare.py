@@ -33,7 +33,7 @@ from raycadian.modalities.actigraphy.readers import (
     read_part,
 )
 from raycadian.modalities.base import Item, Preparation, Row, Rows
-from raycadian.modalities.conflicts import require_apart_but_for_dates
+from raycadian.modalities.conflicts import require_apart_but_for_dates, require_other_contents
 from raycadian.modalities.guesses import how_to_set
 from raycadian.modalities.people import ROW
 from raycadian.modalities.unpack import plain_file
@@ -200,6 +200,8 @@ def _laid_aside(whole: list[Part], job: Preparation, channels: set[str]) -> list
         with job.leaving_out(Path(part.path)):
             spilled += list(_spill(part, job, folder, number))
         job.progress("files read", number + 1, len(whole))
+    contents = ((one["head"][0], file := one.pop("file"), job.digests.get(file)) for one in spilled)
+    require_other_contents(contents, job.card, job.issues)
     people: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in spilled:
         people[one["head"][0]].append(one)
@@ -218,7 +220,8 @@ def _spill(part: Part, job: Preparation, folder: Path, number: int) -> Iterator[
         path = folder / f"{number:05d}-{n:07d}.parquet"
         n_bytes = write_table(to_table([recording]), path)
         head = [recording.subject, *head_of(recording)]
-        yield {"path": str(path), "head": head, "channels": list(recording.channels), "bytes": n_bytes}
+        about = {"path": str(path), "head": head, "channels": list(recording.channels), "bytes": n_bytes}
+        yield about | {"file": job.name(Path(part.path))}
 
 
 def _require_apart(spilled: list[dict[str, Any]]) -> None:

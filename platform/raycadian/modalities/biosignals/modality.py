@@ -27,9 +27,10 @@ class Biosignals(Modality):
     effort = 5.0  # filtered, judged and packed better than text: 2 MB/s on one core
 
     def items(self, preparation: Preparation) -> list[Item]:
-        from raycadian.modalities.biosignals.prepare import items, with_made_of
+        from raycadian.modalities.biosignals.prepare import items, require_other_cases, with_made_of
 
         own = items(preparation.card, preparation.paths, preparation.folder, preparation.issues)
+        require_other_cases(own, preparation)
         return [with_made_of(item, preparation) for item in own]
 
     def read(self, item: Item, card: BiosignalCard, issues: Issues) -> Iterator[Recording]:

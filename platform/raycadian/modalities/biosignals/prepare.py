@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from raycadian.modalities.biosignals.card import BiosignalCard, Subset
 from raycadian.modalities.biosignals.formats.wfdb_records import segments_of
 from raycadian.modalities.biosignals.readers import VITALDB, check_unique, patient_of, read_case, states_rate
 from raycadian.modalities.biosignals.tracks import case_of, check_length
-from raycadian.modalities.conflicts import require_apart_but_for_dates
+from raycadian.modalities.conflicts import require_apart_but_for_dates, require_other_contents
 from raycadian.modalities.people import ROW
 from raycadian.modalities.unpack import plain_file
 from raycadian.physiology.waveforms import pipeline as waveforms
@@ -184,6 +184,14 @@ def items(card: BiosignalCard, paths: list[Path], folder: Path, issues: Issues) 
     if card.subset is not None:
         people = _drawn(people, card.subset)
     return [_item(s, sorted(people[s], key=lambda c: c["case"])) for s in sorted(people)]
+
+
+def require_other_cases(items: Iterable[Item], job: Preparation) -> None:
+    """One file, or the samples of one record, are one person's. Raises ValueError."""
+    files = ((item[SUBJECT], Path(case["source"])) for item in items for case in item["cases"])
+    with_samples = ((subject, file) for subject, path in files for file in sorted(samples_of([path])) or [path])
+    contents = ((subject, str(file), job.digests.get(job.name(file))) for subject, file in with_samples)
+    require_other_contents(contents, job.card, job.issues)
 
 
 def _item(subject: str, cases: list[dict[str, Any]]) -> Item:

@@ -25,7 +25,10 @@ class Known:
         """What `note` laid down in the earlier snapshot; nothing where there is none."""
         if job.earlier is None:
             return Known({}, {})
-        table = job.earlier.record("parts").to_pandas().astype({"file": str})
+        record = job.earlier.record("parts")
+        if "sketch" not in record.column_names:  # of before: all is read again
+            return Known({}, {})
+        table = record.to_pandas().astype({"file": str})
         parts = {name: _columns(own) for name, own in table.groupby("file")}
         files = {
             row["file"]: {"issues": json.loads(row["issues"]), "readings": 0, "parts": parts.get(row["file"], _NONE)}

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from raycadian.data.source import stem_of
 from raycadian.modalities.cgm.card import CGMCard
-from raycadian.modalities.conflicts import require_apart_but_for_dates
+from raycadian.modalities.cgm.twins import joined, sharing, sketch_of
+from raycadian.modalities.conflicts import require_apart_but_for_dates, same_person
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 
@@ -32,6 +33,7 @@ class Parts:
     def __init__(self) -> None:
         self.subject: list[str] = []
         self.spill: list[str] = []
+        self.sketch: list[bytes] = []
         self._numbers = {name: array(kind) for name, kind in _NUMBERS.items()}
 
     def __len__(self) -> int:
@@ -40,7 +42,9 @@ class Parts:
     def add(self, readings: Readings, file: int = 0, spill: str = "", n_bytes: int = 0) -> None:
         time_s, values = finite(readings)
         first, last = (int(time_s[0]), int(time_s[-1])) if len(time_s) else (0, 0)
-        numbers = file, first, last, len(time_s), digest(time_s, values), readings.conflicting, n_bytes
+        hashes = hashed(time_s, values)
+        numbers = file, first, last, len(time_s), _sum(hashes), readings.conflicting, n_bytes
+        self.sketch.append(sketch_of(hashes).tobytes())
         self.subject.append(readings.subject)
         self.spill.append(spill)
         for column, number in zip(self._numbers.values(), numbers, strict=True):
@@ -48,12 +52,14 @@ class Parts:
 
     def as_dict(self) -> dict[str, list[Any]]:
         """JSON holds it."""
-        return {"subject": self.subject, "spill": self.spill} | {n: c.tolist() for n, c in self._numbers.items()}
+        texts = {"subject": self.subject, "spill": self.spill, "sketch": [sketch.hex() for sketch in self.sketch]}
+        return texts | {n: c.tolist() for n, c in self._numbers.items()}
 
     def extend(self, columns: dict[str, list[Any]], file: int) -> None:
         """With what `as_dict` gave of one file, whose number here is `file`."""
         self.subject += columns["subject"]
         self.spill += columns["spill"]
+        self.sketch += map(bytes.fromhex, columns["sketch"])
         for name, column in self._numbers.items():
             column.extend([file] * len(columns["subject"]) if name == "file" else columns[name])
 
@@ -68,7 +74,11 @@ class Parts:
         """For a later prepare: which file says what of whom. names: of the files."""
         columns = {name: self.column(name) for name in _NUMBERS if name != "file"}
         files = pa.DictionaryArray.from_arrays(self.column("file").astype(np.int32), pa.array(names, pa.string()))
-        return pa.table({"file": files, "subject": pa.array(self.subject, pa.string())} | columns)
+        texts = {
+            "subject": pa.array(self.subject, pa.string()),
+            "sketch": pa.array([s.hex() for s in self.sketch], pa.string()),
+        }
+        return pa.table({"file": files} | texts | columns)
 
     def column(self, name: str) -> np.ndarray:
         return np.asarray(self._numbers[name])
@@ -103,9 +113,17 @@ def finite(readings: Readings) -> tuple[np.ndarray, np.ndarray]:
 
 def digest(time_s: np.ndarray, values: np.ndarray) -> int:
     """Of a set of readings, in any order: equal sets have equal digests, and the sum of two is that of both."""
+    return _sum(hashed(time_s, values))
+
+
+def hashed(time_s: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(M,) uint64 of readings: equal ones, to a tenth of mg/dL, have equal hashes."""
     tenths = np.round(values * 10).astype(np.uint64)
-    hashed = pd.util.hash_array(time_s.astype(np.uint64) * np.uint64(10_007) + tenths)
-    return int(hashed.sum(dtype=np.uint64))
+    return pd.util.hash_array(time_s.astype(np.uint64) * np.uint64(10_007) + tenths)
+
+
+def _sum(hashes: np.ndarray) -> int:
+    return int(hashes.sum(dtype=np.uint64))
 
 
 # --- one subject in several files -------------------------------------------------------------------------------------
@@ -124,7 +142,7 @@ def require_agreement(
         names = ", ".join(span.path.name for span in spans)
         issues.add("subject in several files (joined)", f"subject {subject}: {names}")
     for one, other in files.alike:
-        issues.add("two subjects with identical readings (one person under two names?)", f"{one}, {other}")
+        same_person(one, other, card, issues)
 
 
 class _Files:
@@ -132,40 +150,30 @@ class _Files:
 
     def __init__(self, parts: Parts, paths: list[Path]):
         stems = [stem_of(path) for path in paths]
-        n, file, digests = parts.column("n"), parts.column("file"), parts.column("digest")
+        n, file = parts.column("n"), parts.column("file")
         self.several: dict[str, list[Span]] = {}
         self.called: list[str] = []
         self.n_subjects = 0
-        whole: dict[str, list[Any]] = {"subject": [], "n": array("q"), "digest": array("Q")}
+        subjects: list[str] = []
+        sketches: list[np.ndarray] = []
         for subject, rows in parts.by_subject():
             if not len(rows := rows[n[rows] > 0]):
                 continue
             self.n_subjects += 1
-            whole["subject"].append(subject)
-            whole["n"].append(int(n[rows].sum()))
-            whole["digest"].append(int(digests[rows].sum(dtype=np.uint64)))
+            subjects.append(subject)
+            sketches.append(joined(parts.sketch[row] for row in rows))
             own = np.unique(file[rows])
             if any(stems[number] == subject for number in own):
                 self.called.append(subject)
             if len(own) > 1:
                 self.several[subject] = [_span(parts, paths[k], rows[file[rows] == k]) for k in own]
-        self.alike = list(_alike(pd.DataFrame(whole)))
+        self.alike = [(subjects[one], subjects[other]) for one, other in sharing(sketches)]
 
 
 def _span(parts: Parts, path: Path, rows: np.ndarray) -> Span:
     first, last = int(parts.column("first")[rows].min()), int(parts.column("last")[rows].max())
     digests = parts.column("digest")[rows].sum(dtype=np.uint64)
     return Span(path, first, last, int(parts.column("n")[rows].sum()), int(digests))
-
-
-def _alike(whole: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """Neighbours among the subjects with the same readings."""
-    shared = whole[whole.duplicated(["n", "digest"], keep=False)]
-    known: dict[tuple[int, int], str] = {}
-    for subject, n, total in shared.itertuples(index=False):
-        if (n, total) in known:
-            yield known[n, total], subject
-        known[n, total] = subject
 
 
 def _check_stems(files: _Files, card: CGMCard) -> None:
