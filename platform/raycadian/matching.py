@@ -30,7 +30,7 @@ class _Tree:
         at = parts.index(_DEEP)
         rest = parts[at + 1 :] or ("*",)
         for base in map(Path, glob.glob(os.path.join(glob.escape(str(folder)), *parts[:at]))):
-            for inner in self._folders(base):
+            for inner in list(self._folders(base)):  # too many are told before any is looked at
                 yield from self.matching(inner, rest)
 
     def _folders(self, base: Path) -> Iterator[Path]:
