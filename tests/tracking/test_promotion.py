@@ -143,8 +143,25 @@ def test_what_is_not_as_it_was_does_not_become_champion(server, tmp_path):
 
     for force in (False, True):
         with pytest.raises(CheckpointError, match="something else"):
-            registry.promote(make_run(tmp_path / str(force), "a", 30), check=refuse, runs=tmp_path, force=force)
+            registry.promote(
+                make_run(tmp_path / str(force), "a", 30), check=refuse, runs=tmp_path / str(force), force=force
+            )
     assert not server.versions
+
+
+@pytest.mark.parametrize("other", [None, "a"])
+def test_a_run_of_another_folder_does_not_become_champion(other, server, tmp_path):
+    """It did, and `serve` said that it was gone."""
+    run, runs = make_run(tmp_path / "elsewhere", "a", 30), tmp_path / "runs"
+    runs.mkdir()
+    if other:
+        make_run(runs, other, 20)
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match=f"does not lie in {runs}.* --runs {run.path.parent}"):
+            registry.promote(run, check=lambda run: "", runs=runs, force=force)
+    (runs / "b").symlink_to(run.path)
+    assert registry.promote(Run(runs / "b"), check=lambda run: "", runs=runs).promoted
+    assert [version.tags["run"] for version in server.versions] == ["b"]
 
 
 def test_the_champion_is_checked_as_any_other_run(server, tmp_path):

@@ -67,9 +67,10 @@ def promote(run: Run, *, check: Check, runs: Path = RUNS, force: bool = False) -
     compared are refused, with the reason. Of several promotions at once the best run ends champion: on shared storage
     one waits for the other; over an MLflow server, which has no way to wait, each looks again after it has moved the
     alias and gives it back to a better run that was promoted meanwhile. Raises CheckpointError for a run that is
-    damaged, or whose scores or model say something else than its predictions, RegistryError, StorageError where another
-    promotion does not end.
+    damaged, lies elsewhere, or whose scores or model say something else than its predictions, RegistryError,
+    StorageError where another promotion does not end.
     """
+    _require_below(runs, run)
     own = Standing.of(run)
     judged = _judge(run, own, runs, force)
     if not judged.promoted:
@@ -81,6 +82,15 @@ def promote(run: Run, *, check: Check, runs: Path = RUNS, force: bool = False) -
             if judged.promoted and judged.previous != run.name:
                 judged = _move(run, own, judged, runs, force)
     return replace(judged, reason=f"{judged.reason}; {checked}")
+
+
+def _require_below(runs: Path, run: Run) -> None:
+    """Whoever asks for the champion looks for it there, by its name."""
+    if not (runs / run.name).exists() or not (runs / run.name).samefile(run.path):
+        raise CheckpointError(
+            f"{run.path} does not lie in {runs}, where the champion is looked for: copy it there, or name its own "
+            f"folder, --runs {run.path.parent}"
+        )
 
 
 def _judge(run: Run, own: Standing, runs: Path, force: bool) -> Promotion:
