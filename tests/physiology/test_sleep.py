@@ -188,7 +188,7 @@ def check_invariants(days, values, table):
 
 
 @pytest.mark.slow
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 100), st.floats(20, 26), st.floats(3, 9.5), st.floats(0, 0.5))
 def test_indices_keep_the_invariants(seed, bed_h, sleep_h, jitter):
     episodes = nights(10, bed_h, sleep_h, jitter=jitter, seed=seed)

@@ -26,8 +26,10 @@ _NAMES = {
             "volume bolo erogato", "toegediend bolusvolume", "volume de bolus administrado"),
     CARBS: ("bwz carb input", "kh-eingabe", "bwz kohlenhydrateingabe", "entrée glucides", "entrada de hidratos",
             "ingresso carboidrati", "koolhydraten", "entrada de hc"),
-    BASAL: ("basal rate", "basalrate", "débit basal", "índice basal", "velocità basale", "basale snelheid"),
-    "stick": ("bg reading", "bz-messwert", "glycémie", "lectura de gs", "lettura glicemia"),
+    BASAL: ("basal rate", "basalrate", "débit basal", "índice basal", "velocità basale", "basale snelheid",
+            "débito basal", "taxa basal"),
+    "stick": ("bg reading", "bz-messwert", "glycémie", "lectura de gs", "lettura glicemia", "bg-meting",
+              "leitura de gs"),
 }  # fmt: skip
 _FORMATS = (
     "%Y/%m/%d %H:%M:%S", "%Y-%m-%d %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%d.%m.%Y %H:%M:%S",
