@@ -39,13 +39,15 @@ MB = 1 << 20
 WAIT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}  # for a node that is gone: 60 s by default
 
 DRIVER = """
-import json, sys
+import json, sys, time
 from pathlib import Path
-from raycadian import telemetry
+from raycadian import cluster, telemetry
 from raycadian.config import Recipe, parse
 from raycadian.data.snapshot import Snapshot
 from raycadian.training.pipeline import fit_model, load_data
 telemetry.configure_logs()
+while cluster.connect().cluster_resources().get("CPU", 0) < int(sys.argv[4]):
+    time.sleep(0.2)
 recipe, tell = parse(Recipe, json.loads(sys.argv[1])), lambda row: print("epoch", json.dumps(row), flush=True)
 try:
     data = load_data(recipe, snapshot=Snapshot.open(sys.argv[2]))
@@ -113,7 +115,7 @@ class Place:
             file.unlink()
         name = f"{people}-{mode}-{time.time_ns()}"
         recipe = json.dumps(recipe_of(mode, training))
-        command = [sys.executable, "-c", DRIVER, recipe, path, str(self.folder / f"state-{name}")]
+        command = [sys.executable, "-c", DRIVER, recipe, path, str(self.folder / f"state-{name}"), str(len(self.nodes))]
         own = self._in(self.scratch[2]).environment | {"RAY_ADDRESS": self.head.gcs} | WAIT
         out, err = (self.folder / f"{name}.{kind}" for kind in ("out", "err"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
@@ -153,7 +155,7 @@ class Place:
 def recipe_of(mode: str, training: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "room", "dataset": "none.yaml", "split": {"kind": "time"},
-        "window": {"context": 144, "horizon": 12, "stride": 96, "eval_stride": 2880},
+        "window": {"context": 144, "horizon": 12, "stride": 288, "eval_stride": 2880},
         "model": {"kind": "ttm", "d_model": 16, "layers": 1},
         "training": {
             "workers": 2, "epochs": 2, "batch_size": 512, "device": "cpu", "early_stopping": None, "data": mode,
@@ -187,7 +189,8 @@ def pss_mb(pid: int) -> float:
 
 
 def write_snapshot(folder: Path, people: int) -> None:
-    """A year of noise of each person, in blocks of several groups, as `prepare` leaves them."""
+    """A year of noise of each person, 3% of it missing in stretches of 50 minutes, in blocks of several groups, as
+    `prepare` leaves them."""
     rng, start = np.random.default_rng(0), np.datetime64("2025-01-01T00:00:00", "s")
     folder.mkdir()
     files: dict[str, int] = {}
@@ -196,7 +199,8 @@ def write_snapshot(folder: Path, people: int) -> None:
             with BlockWriter(folder, group) as blocks:
                 for number in numbers.tolist():
                     values = rng.standard_normal(POINTS, dtype=np.float32) * 30 + 140
-                    subject, seen = f"p{number:05d}", np.ones(POINTS, bool)
+                    subject, seen = f"p{number:05d}", np.repeat(rng.random(POINTS // 10) > 0.03, 10)
+                    values[~seen] = np.nan
                     own = [Recording(subject, 0, start, 0, 300.0, {GLUCOSE: values}, seen)]
                     rows.add({"subject": subject, "quality": {}, "issues": {}} | write_subject(blocks, subject, own))
             files |= blocks.files

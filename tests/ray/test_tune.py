@@ -33,7 +33,10 @@ def place(tmp_path_factory):
         "model": {"kind": "residual", "mechanism": {"kind": "cma", "refit_days": 1, "starts": 1},
                   "inner": {"kind": "ttm", "d_model": 16, "layers": 1, "adapter": {"kind": "lora", "rank": 2}}},
         "training": {"epochs": 2, "batch_size": 64},
-        "tuning": {"space": str(folder / "space.yaml"), "trials": 4},
+        "tuning": {
+            "space": str(folder / "space.yaml"), "trials": 4,
+            "first": [{"model.mechanism.prior.taug.sd": 0.3, "model.inner.adapter.rank": rank} for rank in (2, 4)],
+        },
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
@@ -53,6 +56,9 @@ def test_a_sweep_lists_priors_and_ranks_and_leaks_nothing(place, left):
     assert found.best["model.inner.adapter.rank"] == found.table["model.inner.adapter.rank"][0]
     assert override(recipe, found.best).model.mechanism.prior.taug.sd == found.best["model.mechanism.prior.taug.sd"]
     assert (found.path / "trials.csv").is_file()
+    cache = place / "snapshots" / ".cache"
+    assert len([folder for folder in cache.iterdir() if folder.is_dir()]) == 1  # one table for all trials
+    assert len(list(cache.glob("fits-*.json"))) == 3  # of four trials, two of which have one prior
     assert not (found.path / "tune").exists()  # Tune's own state is gone with the sweep
     assert left(found) == set()
 

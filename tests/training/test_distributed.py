@@ -62,6 +62,19 @@ def test_more_workers_than_the_cluster_has_is_an_error(ray_local, tmp_path):
             distributed.train(cases.make_model(cases.FULL), train, val, settings, state=tmp_path, on_epoch=print)
 
 
+def test_a_fault_is_told_by_who_caused_it():
+    from raycadian.training.distributed import _why
+
+    reset = RuntimeError(
+        "Traceback\nRuntimeError: [gloo/transport/tcp/pair.cc:538] Read error: Connection reset by peer"
+    )
+    away = RuntimeError("The actor c4ad9324 is unavailable: RpcError: failed to connect; rpc_code: 14.")
+    damaged = ValueError("File x\nValueError: s3://b/tiny: damaged; run `raycadian prepare` again")
+    assert _why({0: reset, 1: away}) == "worker 1: the process or its node is gone"
+    assert _why({0: damaged, 1: reset}) == f"worker 0 failed ({str(damaged).splitlines()[1]})"
+    assert _why({1: reset}).startswith("worker 1 failed (RuntimeError: [gloo")
+
+
 @pytest.mark.long
 def test_two_workers_train_on_what_two_streams_show(ray_local, tmp_path):
     """The curve is that of one process which is shown both streams' windows side by side."""

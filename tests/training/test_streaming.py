@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycadian.config import Recipe, parse
+from raycadian.config import Recipe, Training, parse
+from raycadian.data.snapshot import Snapshot
 from raycadian.modalities.prepare import prepare
 from raycadian.tasks import task_of
 from raycadian.training.engines import Process
@@ -222,3 +223,17 @@ def test_auto_says_what_it_chose_and_why(snapshots, monkeypatch):
     chosen = load_data(own, snapshots).reading
     assert chosen.mode == "streamed"
     assert chosen.why.startswith("its table of ") and chosen.why.endswith("GB that may be used of the memory")
+
+
+@pytest.mark.parametrize(("workers", "mode"), [(16, "mapped"), ((2, 16), "streamed")])
+def test_auto_asks_of_several_nodes_for_the_share_of_one(snapshots, monkeypatch, workers, mode):
+    """Four of sixteen workers fit a node; of two that may be all that there are, both do."""
+    from raycadian.data import reading
+
+    (snapshot,) = (Snapshot.open(folder) for folder in snapshots.glob("tiny-*"))
+    monkeypatch.setattr(reading.storage, "remote", lambda path: True)
+    monkeypatch.setattr(reading.cluster, "largest_node", lambda: 4.0)
+    memory = reading.psutil.virtual_memory()._replace(total=int(sum(map(sum, snapshot.lengths.values())) * 9))
+    monkeypatch.setattr(reading.psutil, "virtual_memory", lambda: memory)
+    chosen = reading.reading_of(Training(workers=workers), snapshot, ("glucose_mgdl",))
+    assert (chosen.mode, chosen.shared) == (mode, True) and chosen.why.startswith("a node's share of its table of ")

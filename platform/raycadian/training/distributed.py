@@ -8,6 +8,7 @@ and a restart with another number of workers goes on along the same curve.
 
 import json
 import logging
+import re
 import shutil
 import threading
 import uuid
@@ -160,17 +161,27 @@ class _Faults(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         self._count += 1
-        why = _last_line(next(iter(worker_exceptions.values())))
-        _note(self._notes, {"ranks": sorted(worker_exceptions), "why": why, "count": self._count, "most": self._most})
+        fault = {"why": _why(worker_exceptions), "count": self._count, "most": self._most}
+        _note(self._notes, fault)
+
+
+def _why(errors: dict[int, Exception]) -> str:
+    """Which workers failed, and of what, in a line. Of one that ends the others say that they lost it."""
+    lines = {rank: _last_line(error) for rank, error in sorted(errors.items())}
+    first = {rank: line for rank, line in lines.items() if not _LOST_ANOTHER.search(line)} or lines
+    gone = [str(rank) for rank, line in first.items() if _GONE.search(line)]
+    failed = [f"worker {rank} failed ({line})" for rank, line in first.items() if not _GONE.search(line)]
+    return "; ".join([*failed, *([f"worker {', '.join(gone)}: the process or its node is gone"] if gone else [])])
+
+
+_LOST_ANOTHER = re.compile("gloo|nccl|connection (reset|closed)|DistBackendError", re.IGNORECASE)
+_GONE = re.compile(r"actor .*(unavailable|died|dead)|worker died|node .*(died|dead)", re.IGNORECASE)
 
 
 def _tell_of_fault(fault: dict[str, Any]) -> None:
-    ranks, count, most = (fault[name] for name in ("ranks", "count", "most"))
+    count, most = fault["count"], fault["most"]
     goes_on = "training goes on from its last epoch" if count <= most else "no more are allowed"
-    log.warning(
-        "worker %s or its node is gone (%s); %s (failure %d of at most %d, training.max_failures)",
-        ", ".join(map(str, ranks)), fault["why"], goes_on, count, most,
-    )  # fmt: skip
+    log.warning("%s; %s (failure %d of at most %d, training.max_failures)", fault["why"], goes_on, count, most)
 
 
 @contextmanager
