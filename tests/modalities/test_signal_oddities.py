@@ -106,7 +106,7 @@ def test_a_clinical_table_names_cases_with_or_without_their_ending(tmp_path):
     for name in ("v1", "v2"):
         np.savez(tmp_path / f"{name}.npz", ECG=simulated("ecg", 100, 30), **{"ECG.rate_hz": 100.0, "ECG.unit": "mV"})
     (tmp_path / "t.csv").write_text("caseid,subjectid,age\nv1.npz,p1,60\nv2,p2,70\n")
-    text = "files: ['*.npz']\nwaveforms: {ecg_mv: [ECG]}\nclinical: {file: t.csv, keep: [age]}"
+    text = "files: ['*.npz']\nwaveforms: {ecg_mv: [ECG]}\nclinical: {file: t.csv, keep: [age]}\nsame_readings: kept"
     prepared = prepare(card(tmp_path, text), tmp_path / "s", on_ray=False)
     assert prepared.subjects == ["p1", "p2"]
 
