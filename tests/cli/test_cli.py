@@ -257,7 +257,7 @@ def test_a_file_of_another_kind_is_named(card, tmp_path):
     (tmp_path / "tiny.csv").write_bytes(b"PK\x03\x04 a workbook")
     done = invoke("prepare", card, "--snapshots", tmp_path / "snapshots")
     assert done.exit_code == 2
-    assert "tiny.csv: this is a ZIP archive or an Excel workbook" in done.stderr
+    assert "tiny.csv: a ZIP archive that is damaged" in done.stderr
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 

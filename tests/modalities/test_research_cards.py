@@ -208,7 +208,9 @@ CARDS: dict[str, tuple[Callable[[Path], None], set[str], Check]] = {
 def prepared(name: str, folder: Path) -> Snapshot:
     """The snapshot of a card, which looks for its files below `folder`."""
     path = folder / f"{name}.yaml"
-    path.write_text((DATASETS / path.name).read_text(encoding="utf-8").replace(SHARED, ""), encoding="utf-8")
+    text = (DATASETS / path.name).read_text(encoding="utf-8").replace(SHARED, "")
+    text = text if "same_readings" in text else f"{text}\nsame_readings: kept\n"  # its people all have the same
+    path.write_text(text, encoding="utf-8")
     return prepare(path, folder / "snapshots", on_ray=False)
 
 

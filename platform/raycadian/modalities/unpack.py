@@ -1,5 +1,6 @@
 """Which of the files inside of workbooks and archives are read: one sheet, all members, or what the card says."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def _any(path: Path) -> bool:
 
 
 def _plain(path: Path, card: BaseCard, fits: Fits, issues: Issues) -> list[Path]:
-    kind = packed_kind(path) if path.is_file() else None
+    kind = packed_kind(path) if os.path.isfile(path) else None
     if kind is None:
         return [path]
     inside = contents(path)

@@ -116,6 +116,7 @@ def read_person(path: Path, card: CGMCard | None, issues: Issues) -> Readings:
 
 def read_people(path: Path, card: CGMCard, issues: Issues) -> dict[str, Readings]:
     """All readings of each person in a file. Raises ValueError."""
+    card = card.model_copy(update={"same_readings": "kept"})  # who is told apart is not in a split
     parts: dict[str, list[Readings]] = {}
     for readings in read_files([path], card, issues):
         parts.setdefault(readings.subject, []).append(readings)
