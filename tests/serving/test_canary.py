@@ -63,6 +63,11 @@ def rewrite(run, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def rewritten(run, file, **changes):
+    """GET /v1/model was a 500 for the champion."""
+    write_json(run.path / file, json.loads((run.path / file).read_text()) | changes)
+
+
 def other_weights(run):
     """A sound checkpoint of another training."""
     model = checkpoint.load(run.path / "checkpoint")
@@ -119,6 +124,21 @@ DAMAGES = {
         "ridge",
         lambda run: (run.path / "metrics_summary.json").unlink(),
         "metrics_summary.json: no such",
+    ),
+    "no scores of a model": (
+        "ridge",
+        lambda run: rewritten(run, "metrics_summary.json", test=[1]),
+        "metrics: Input should",
+    ),
+    "a snapshot in numbers": (
+        "ridge",
+        lambda run: rewritten(run, "metadata.json", snapshot=5),
+        "snapshot: Input should",
+    ),
+    "half a character": (
+        "ridge",
+        lambda run: rewritten(run, "metrics_summary.json", test={"\ud800": 1}),
+        "surrogates",
     ),
     "a damaged canary": ("ridge", a_damaged_canary, "canary.safetensors: damaged"),
     "rows beyond the table": ("ridge", rows_beyond, "the predictions have"),

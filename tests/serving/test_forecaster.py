@@ -226,7 +226,7 @@ def test_a_file_of_readings(tmp_path, readings, forecaster):
     table.to_csv(path, index=False)
     forecast = forecaster.answer(read_history(path))
     assert forecast.subject == "me" and np.isfinite(forecast.quantiles).all()
-    both = pd.concat([table.assign(subject="a"), table.assign(subject="b")])
+    both = pd.concat([table.assign(subject="a"), table.assign(subject="b", glucose=table.glucose + 1)])
     card = tmp_path / "card.yaml"
     card.write_text("{name: two, files: [two.csv], format: generic, columns: {subject: subject}}")
     both.to_csv(tmp_path / "two.csv", index=False)

@@ -246,6 +246,7 @@ DAMAGES = {
     "no scores": ("metrics_summary.json", None),
     "scores without a value": ("metrics_summary.json", '{"val": {"rmse_mgdl": {}}}'),
     "not a number": ("metrics_summary.json", '{"val": {"rmse_mgdl": {"value": NaN}}}'),
+    "a number beyond any": ("metrics_summary.json", '{"val": {"rmse_mgdl": {"value": 1' + "0" * 400 + "}}}"),
     "scores in a list": ("metrics_summary.json", '{"val": [1]}'),
     "no snapshot": ("metadata.json", "{}"),
     "nested metadata": ("metadata.json", '{"a":' * 1000 + "1" + "}" * 1000),
@@ -330,7 +331,7 @@ def of_sqlite(path):
         base.commit()
 
 
-@pytest.mark.parametrize("damage", ["locked", "truncated", "empty", "text", "leads out"])
+@pytest.mark.parametrize("damage", ["locked", "truncated", "empty", "text", "leads out", "null", "bytes"])
 def test_a_database_that_is_locked_or_damaged_is_a_registry_error(damage, tmp_path, monkeypatch):
     path = tmp_path / "mlflow.db"
     of_sqlite(path)
@@ -342,6 +343,8 @@ def test_a_database_that_is_locked_or_damaged_is_a_registry_error(damage, tmp_pa
             other.execute("BEGIN EXCLUSIVE")
         elif damage == "leads out":
             other.execute("UPDATE model_version_tags SET value = '../elsewhere'")
+        elif damage in ("null", "bytes"):  # tracebacks
+            other.execute("UPDATE model_version_tags SET value = ?", (None if damage == "null" else b"\xff",))
         else:
             path.write_bytes({"truncated": body[: len(body) // 2], "empty": b"", "text": b"x" * 4096}[damage])
         family = ValueError if damage == "leads out" else RegistryError

@@ -10,10 +10,9 @@ from typing import Any
 
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
-from raycadian.modalities.cgm.request import FORECAST_NOTE
 from raycadian.personal.store import PEOPLE, Store
 from raycadian.runs import RUNS, Run
-from raycadian.serving.load import load_predictor
+from raycadian.serving.load import describe, load_predictor
 from raycadian.serving.predictor import Predictor
 
 log = logging.getLogger("ray.serve")
@@ -101,9 +100,8 @@ class Holder:
 def _load(config: dict[str, Any]) -> Loaded:
     run = _run_of(config)
     predictor = load_predictor(run.path, config.get("cases"))
-    about = {"model": run.name, "snapshot": run.metadata["snapshot"], "metrics": run.summary.get("test", {})}
     people = Store(Path(config.get("people") or PEOPLE))
-    return Loaded(run, predictor, people, about | predictor.describe() | {"note": FORECAST_NOTE}, _source(config))
+    return Loaded(run, predictor, people, describe(run, predictor), _source(config))
 
 
 def _source(config: dict[str, Any]) -> dict[str, Any]:

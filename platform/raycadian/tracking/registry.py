@@ -204,10 +204,17 @@ def _champions_in(database: Path) -> dict[str, str]:
         WHERE alias.alias = ? AND tag.key = 'run' ORDER BY alias.name
     """
     with (
-        at_boundary(RegistryError, _cannot_use(database), sqlite3.Error, UnicodeDecodeError),
+        at_boundary(RegistryError, _cannot_use(database), sqlite3.Error, UnicodeDecodeError, TypeError),
         closing(_read_only(database)) as connection,
     ):
-        return dict(connection.execute(query, (ALIAS,)))
+        return dict(map(_of_text, connection.execute(query, (ALIAS,))))
+
+
+def _of_text(row: tuple[Any, Any]) -> tuple[str, str]:
+    """SQLite keeps values of any kind in any column. Raises TypeError."""
+    if not all(isinstance(value, str) for value in row):
+        raise TypeError(f"{row[1]!r} is the champion of {row[0]!r}, expected a run's name")
+    return row
 
 
 def log_run(run: Run, *, runs: Path = RUNS) -> None:

@@ -12,7 +12,7 @@ from raycadian.errors import CheckpointError, at_boundary
 from raycadian.runs import Run
 
 _ROUNDING = 1e-6  # of sums in another order, relative and absolute
-_DAMAGED = (LookupError, TypeError, AttributeError, ValueError, OSError)
+_DAMAGED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OSError)
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,8 @@ class Standing:
         predictions that it keeps of validation windows give."""
         manifest.require_intact(run.path, "recipe.yaml", "metadata.json", "metrics_summary.json")
         recipe, metric = run.recipe, run.recipe.task.headline
-        try:
+        with at_boundary(CheckpointError, f"{run.path}: no validation {metric.name}, or no snapshot", *_DAMAGED):
             score, snapshot = float(run.summary["val"][metric.name]["value"]), run.metadata["snapshot"]
-        except (LookupError, TypeError) as error:
-            raise CheckpointError(f"{run.path}: no validation {metric.name}, or no snapshot ({error!r})") from None
         if not math.isfinite(score):
             raise CheckpointError(f"{run.path}: validation {metric.name} is {score}; expected a number")
         _require_as_predicted(run, metric, score)
