@@ -15,6 +15,7 @@ import test_actigraphy as of_devices
 import test_apple_health as of_health
 import test_biosignals as of_signals
 import test_cgm_oddities as of_carelink
+import test_packed as of_packed
 import test_readers_formats as of_glucose
 import test_xpt as of_xpt
 from test_activity_oddities import ACTIWARE
@@ -148,7 +149,20 @@ def of_cgm(folder: Path) -> list[Seed]:
     bench = "\n".join(["id,time,gl", *_rows(lambda i, t, v: f"1,{t.strftime(ISO)},{v}")])
     pump = of_glucose.pump(folder / "p.csv", "2024-01-10 08:00", [100, 110, float("nan"), 600] * 5).read_bytes()
     carelink = of_carelink.CARELINK.format(header=of_carelink.HEADER)
+    rows = [["id", "time", "glucose"], *_rows(lambda i, t, v: ["p1", ("date", 45_300 + i / 288), v])]
+    book = of_packed.xlsx(folder / "b.xlsx", {"Readings": rows, "About": [["made up"]]}).read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/one.csv", _table())
+        archive.writestr("README.md", "about")
     return [
+        Seed(
+            "workbook",
+            ".xlsx",
+            book,
+            glucose("generic", sheet="Readings", **table | {"columns": Columns(subject="id")}),
+        ),
+        Seed("archive", ".zip", packed.getvalue(), glucose("generic", **table)),
         Seed("generic", ".csv", _table(), glucose("generic", **table)),
         Seed("generic", ".csv", _table(";", "%d.%m.%Y %H:%M", ",", 18), glucose("generic", **mmoll)),
         Seed("generic", ".parquet", parquet.getvalue(), glucose("generic", **table)),

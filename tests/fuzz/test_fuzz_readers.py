@@ -13,7 +13,7 @@ from raycadian.modalities.cgm.card import CGM_FORMATS
 from raycadian.modalities.detect import make_card
 from raycadian.types import Issues
 
-SECONDS = 30
+SECONDS = 20
 
 
 @pytest.fixture(scope="module")

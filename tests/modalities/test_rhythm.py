@@ -150,6 +150,17 @@ def test_a_night_that_is_cut_off_or_not_worn_has_no_sleep():
     assert status["2026-03-05"].startswith("sleep: the recording ends in it")
 
 
+def test_a_monitor_that_is_off_at_night_knows_no_l5():
+    values = counts(5, start=np.datetime64("2026-03-02T00:00", "s"))
+    hour = np.arange(len(values)) / 60 % 24
+    rhythm = told(
+        recording(np.where(hour < 7, np.nan, values).astype(np.float32), np.datetime64("2026-03-02T00:00", "s"))
+    )
+    every_gap_has_a_word(rhythm)
+    assert "RA, L5: hours of the day known on fewer than half" in rhythm.person["status"]
+    assert rhythm.person["m10"] > 250 and rhythm.person["valid_days"] == 5
+
+
 def test_summer_time_moves_the_clock_and_no_hour_is_counted_twice():
     """From 23:30 to 7:00 by the clock are six and a half hours where it is set forward, eight and a half set back."""
     for change, offsets, hours in (("2026-03-29T02:00", (60, 120), 6.5), ("2026-10-25T03:00", (120, 60), 8.5)):

@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from pathlib import Path, PurePosixPath
@@ -47,8 +48,9 @@ def _names(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             check_count(len(archive.infolist()), path, _MOST_MEMBERS, "members")
             return [entry.filename for entry in archive.infolist()]
-    except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: a ZIP archive that is damaged: {error}; copy or export it again") from None
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, UnicodeDecodeError) as error:
+        reason = str(error)[:200]
+        raise ValueError(f"{path}: a ZIP archive that is damaged: {reason}; copy or export it again") from None
 
 
 def _first(path: Path, names: Sequence[str]) -> bytes:
@@ -141,10 +143,15 @@ def _whole_ms(moment: datetime) -> datetime:
 
 def _members(path: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     with zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir() and not _is_hidden(entry.filename)]
+        entries = [entry for entry in archive.infolist() if _is_file(entry) and not _is_hidden(entry.filename)]
         check_unpacked(sum(entry.file_size for entry in entries), path.stat().st_size, path)
         for entry in entries:
             yield entry.filename, _unpacked(archive, entry, folder, path)
+
+
+def _is_file(entry: zipfile.ZipInfo) -> bool:
+    """With a name: a damaged directory has entries without."""
+    return bool(entry.filename) and not entry.is_dir()
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, path: Path) -> Path:
@@ -159,8 +166,9 @@ def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, pa
                 left -= len(part)
                 check_count(-left, f"{path}: {entry.filename}", 0, "bytes more than its directory says")
                 file.write(part)
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path}: {entry.filename!r} can't be unpacked: {error}; copy or export it again") from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, RuntimeError) as error:
+        name, reason = entry.filename[:100], str(error)[:200]
+        raise ValueError(f"{path}: {name!r} can't be unpacked: {reason}; copy or export it again") from None
     return to
 
 

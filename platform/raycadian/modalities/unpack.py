@@ -8,6 +8,7 @@ from raycadian.data.packed import chosen, contents, describes, packed_kind
 from raycadian.data.source import shown
 from raycadian.modalities.base import BaseCard
 from raycadian.modalities.guesses import how_to_set
+from raycadian.modalities.naming import naming
 from raycadian.types import Issues
 
 EACH = "*"  # of `sheet`: each that fits
@@ -36,6 +37,11 @@ def _any(path: Path) -> bool:
 
 
 def _plain(path: Path, card: BaseCard, fits: Fits, issues: Issues) -> list[Path]:
+    with naming(path):
+        return _files_of(path, card, fits, issues)
+
+
+def _files_of(path: Path, card: BaseCard, fits: Fits, issues: Issues) -> list[Path]:
     kind = packed_kind(path) if os.path.isfile(path) else None
     if kind is None:
         return [path]

@@ -39,6 +39,7 @@ _NOON_MIN = DAY_MIN // 2
 _LEAST_WORN = 2 / 3  # of the 24 hours of a night, as GGIR asks for (16 h)
 _LEAST_KNOWN = 0.8  # ours: of the 5 or 10 hours of one night that may be the least or most active
 _BESIDE_MIN = 10  # ours: of a window of sleep, that have to be recorded and worn in part on both sides
+_HALF = 0.5  # ours: of the days, that have to know each hour, for the least active of them
 _LEAST_RECORDED = DAY_MIN - 60  # minutes of a whole day: the clock may have been set forward in it
 _SLEEP = ("sleep_onset", "sleep_offset", "sleep_h", "asleep_h", "efficiency_pct")
 NIGHT_COLUMNS = (
@@ -150,7 +151,13 @@ def rhythm_of(minutes: Minutes, rule: str, min_valid_hours: float) -> PersonRhyt
     valid = whole & ((~np.isnan(days)).sum(1) >= 60 * min_valid_hours)
     about = {SUBJECT: minutes.subject, "channel": minutes.channel, "scoring": rule}
     about |= {"days": int(whole.sum()), "valid_days": int(valid.sum())}
-    person = about | _of_days(days[valid]) | {"sri": _regularity(minutes, windows)} | _usual(nights)
+    person = (
+        about
+        | _of_days(days[valid])
+        | _unknown_hours(days[valid])
+        | {"sri": _regularity(minutes, windows)}
+        | _usual(nights)
+    )
     person["worn_h"] = float(np.mean((~np.isnan(days[whole])).sum(1)) / 60) if whole.any() else np.nan
     person["status"] = _person_status(person, min_valid_hours)
     local = np.stack([minutes.local[windows[:, 0]], minutes.local[windows[:, 1] - 1] + 1], axis=1)
@@ -163,6 +170,12 @@ def _of_days(days: np.ndarray, least_known: float = 1.0) -> dict[str, float]:
         return dict.fromkeys(_SHORT.values(), np.nan)
     values = {_SHORT[name]: float(value) for name, value in rest_activity(days, least_known).items()}
     return values | ({} if len(days) > 1 else {"is": np.nan})
+
+
+def _unknown_hours(days: np.ndarray) -> dict[str, float]:
+    """What isn't told where fewer than half of the days (D, 1440) know some hour: the least active may be in it."""
+    known = (~np.isnan(days)).reshape(len(days), 24, -1).mean(axis=(0, 2)) if len(days) else np.ones(24)
+    return dict.fromkeys(("ra", "l5", "l5_onset_h"), np.nan) if known.min() < _HALF else {}
 
 
 def _regularity(minutes: Minutes, windows: np.ndarray) -> float:
@@ -194,15 +207,20 @@ def _hour(time: np.datetime64) -> float:
 
 def _person_status(person: dict[str, Any], min_valid_hours: float) -> str:
     """ok, or why something is missing."""
-    lacking = [name for name in ("is", "iv", "ra", "l5", "m10") if np.isnan(person[name])]
-    few = person["valid_days"] < 2
-    why = f"whole days worn {min_valid_hours:g} h or more: {person['valid_days']}" if few else "no movement at all"
-    if not few and (person["m10"] > 0 or np.isnan(person["m10"])):
-        why = "hours that were worn on no day"
-    words = [f"{', '.join(map(str.upper, lacking))}: {why}"] if lacking else []
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name in ("is", "iv", "ra", "l5", "m10"):
+        if np.isnan(person[name]):
+            reasons[_why_missing(name, person, min_valid_hours)].append(name.upper())
+    words = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     words += ["SRI: no 24 hours known twice"] if np.isnan(person["sri"]) else []
     words += [] if person["nights"] else ["sleep: no night that tells it (see the nights)"]
     return "; ".join(words) or "ok"
+
+
+def _why_missing(name: str, person: dict[str, Any], min_valid_hours: float) -> str:
+    if person["valid_days"] < (2 if name == "is" else 1):
+        return f"whole days worn {min_valid_hours:g} h or more: {person['valid_days']}"
+    return "no movement at all" if person["m10"] == 0 else "hours of the day known on fewer than half of the days"
 
 
 # --- nights ---------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def explained(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and str(path.with_suffix("")) in str(error):
             raise
-        message = f"{type(error).__name__}: {error}".removeprefix("ValueError: ")
+        message = f"{type(error).__name__}: {error}".removeprefix("ValueError: ")[:300]
         raise ValueError(f"{path}: truncated, corrupted or not what it seems: {message}") from error
 
 
