@@ -137,7 +137,7 @@ DAMAGES = {
     ),
     "half a character": (
         "ridge",
-        lambda run: rewritten(run, "metrics_summary.json", test={"\ud800": 1}),
+        lambda run: rewritten(run, "metrics_summary.json", test={"a": "\ud800"}),
         "surrogates",
     ),
     "a damaged canary": ("ridge", a_damaged_canary, "canary.safetensors: damaged"),
