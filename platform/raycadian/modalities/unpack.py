@@ -48,7 +48,12 @@ def _files_of(path: Path, card: BaseCard, fits: Fits, issues: Issues) -> list[Pa
     inside = contents(path)
     if not inside:
         raise ValueError(f"{path}: nothing in it; is it the right file?")
-    return (_sheets if kind == "workbook" else _members)(path, inside, card, fits, issues)
+    files = (_sheets if kind == "workbook" else _members)(path, inside, card, fits, issues)
+    if not files:
+        raise ValueError(
+            f"{path}: nothing in it holds data ({shown(list(inside))}); name what does: members in the card"
+        )
+    return files
 
 
 # --- workbooks ------------------------------------------------------------------------------------------------------
