@@ -196,6 +196,9 @@ def test_the_verb_says_what_is_wrong(run, key, monkeypatch):
     edit(run, "recipe.yaml", "name: y")
     result = ask()
     assert result.exit_code == 1 and "recipe.yaml: is not what was written" in result.output
+    (run / manifest.FILE).unlink()  # it was a success: 0 files listed, all as they were written
+    result = ask()
+    assert result.exit_code == 1 and "nothing can be checked" in result.output and "none checked" in result.output
 
 
 def test_scores_and_models_of_an_edited_run_are_not_read(run):

@@ -366,20 +366,18 @@ print(registry.promote(run, check=lambda run: "", runs=run.path.parent).promoted
 
 @pytest.mark.long
 def test_of_two_processes_that_promote_at_once_the_better_ends_champion(tmp_path):
-    for number in range(2):
-        runs = tmp_path / str(number)
-        made = [make_run(runs, name, rmse, tracking="auto") for name, rmse in (("first", 30), ("b", 10), ("c", 20))]
-        promote(made[0])
-        command = [sys.executable, "-c", RACE]
-        two = [
-            subprocess.Popen([*command, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for run in made[1:]
-        ]
-        for process in two:
-            process.stdout.readline()
-        for process in two:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        assert two[0].communicate(timeout=60)[0].strip() == "True"
-        two[1].communicate(timeout=60)
-        assert registry.champion(NAME, runs=runs).name == "b"
+    made = [make_run(tmp_path, name, rmse, tracking="auto") for name, rmse in (("first", 30), ("b", 10), ("c", 20))]
+    promote(made[0])
+    command = [sys.executable, "-c", RACE]
+    two = [
+        subprocess.Popen([*command, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for run in made[1:]
+    ]
+    for process in two:
+        process.stdout.readline()
+    for process in two:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert two[0].communicate(timeout=60)[0].strip() == "True"
+    two[1].communicate(timeout=60)
+    assert registry.champion(NAME, runs=tmp_path).name == "b"

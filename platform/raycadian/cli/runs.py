@@ -166,7 +166,7 @@ def verify(run: str, runs: Path, key: Path | None, as_json: bool) -> None:
         show_json(vars(verdict))
     else:
         _show_verdict(verdict)
-    if verdict.problems or verdict.signature not in (None, "valid"):
+    if verdict.problems or not verdict.files or verdict.signature not in (None, "valid"):
         sys.exit(1)
 
 
@@ -174,9 +174,8 @@ def _show_verdict(verdict: Verdict) -> None:
     for text in (*verdict.problems, *verdict.notices):
         click.echo(text)
     wrong = len(verdict.problems)
-    click.echo(
-        f"{verdict.files} files listed, {f'{wrong} not as they were written' if wrong else 'all as they were written'}"
-    )
+    judged = f"{wrong} not as they were written" if wrong else "all as they were written"
+    click.echo(f"{verdict.files} files listed, {judged if wrong or verdict.files else 'none checked'}")
     if verdict.signature is not None:
         click.echo(f"signature: {verdict.signature}")
 
