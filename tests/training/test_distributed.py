@@ -63,7 +63,10 @@ def test_more_workers_than_the_cluster_has_is_an_error(ray_local, tmp_path):
 
 
 def test_a_fault_is_told_by_who_caused_it():
-    from raycadian.training.distributed import _why
+    from ray.exceptions import ActorDiedError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    from raycadian.training.distributed import _taken_away, _why
 
     reset = RuntimeError(
         "Traceback\nRuntimeError: [gloo/transport/tcp/pair.cc:538] Read error: Connection reset by peer"
@@ -73,6 +76,9 @@ def test_a_fault_is_told_by_who_caused_it():
     assert _why({0: reset, 1: away}) == "worker 1: the process or its node is gone"
     assert _why({0: damaged, 1: reset}) == f"worker 0 failed ({str(damaged).splitlines()[1]})"
     assert _why({1: reset}).startswith("worker 1 failed (RuntimeError: [gloo")
+    spot = ActorDiedError()
+    spot._preempted = True
+    assert _taken_away(WorkerHealthCheckFailedError("", spot)) and not _taken_away(away)
 
 
 @pytest.mark.long

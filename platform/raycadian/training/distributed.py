@@ -160,9 +160,13 @@ class _Faults(ray.train.UserCallback):
         self._notes, self._most, self._count = notes, most, 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._count += 1
-        fault = {"why": _why(worker_exceptions), "count": self._count, "most": self._most}
-        _note(self._notes, fault)
+        self._count += not any(map(_taken_away, worker_exceptions.values()))
+        _note(self._notes, {"why": _why(worker_exceptions), "count": self._count, "most": self._most})
+
+
+def _taken_away(error: Exception) -> bool:
+    """Whether a cloud took the node back, which Ray Train counts as no failure."""
+    return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
 
 
 def _why(errors: dict[int, Exception]) -> str:
