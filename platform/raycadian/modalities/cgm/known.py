@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raycadian.modalities.base import Preparation
-from raycadian.modalities.cgm.parts import Parts
+from raycadian.modalities.cgm.parts import Columns, Parts
 
 _FILES = pa.schema([("file", pa.string()), ("issues", pa.string())])
 
@@ -54,8 +54,8 @@ class Known:
         }
 
 
-_NONE: dict[str, list[Any]] = Parts().as_dict()
+_NONE = Parts().columns()
 
 
-def _columns(own: pd.DataFrame) -> dict[str, list[Any]]:
-    return {name: own[name].tolist() for name in own.columns if name != "file"} | {"spill": [""] * len(own)}
+def _columns(own: pd.DataFrame) -> Columns:
+    return {name: own[name].tolist() for name in own.columns} | {"spill": [""] * len(own)}

@@ -6,7 +6,7 @@ Held in columns, some 200 bytes a subject: a card may name 100,000.
 import itertools
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from raycadian.modalities.guesses import how_to_set
 from raycadian.types import GLUCOSE, TIME_UTC, Issues, Readings
 
 Read = Callable[[Path], Iterator[Readings]]
+Columns = Mapping[str, Sequence[Any]]
 _NUMBERS = {"file": "q", "first": "q", "last": "q", "n": "q", "digest": "Q", "conflicting": "q", "bytes": "q"}
 
 
@@ -50,18 +51,19 @@ class Parts:
         for column, number in zip(self._numbers.values(), numbers, strict=True):
             column.append(number)
 
-    def as_dict(self) -> dict[str, list[Any]]:
-        """JSON holds it."""
+    def columns(self) -> Columns:
+        """Lists and arrays, whose values JSON holds."""
         texts = {"subject": self.subject, "spill": self.spill, "sketch": [sketch.hex() for sketch in self.sketch]}
-        return texts | {n: c.tolist() for n, c in self._numbers.items()}
+        return texts | self._numbers
 
-    def extend(self, columns: dict[str, list[Any]], file: int) -> None:
-        """With what `as_dict` gave of one file, whose number here is `file`."""
+    def extend(self, columns: Columns, file: int) -> None:
+        """With those of one file, whose number here is `file`."""
         self.subject += columns["subject"]
         self.spill += columns["spill"]
         self.sketch += map(bytes.fromhex, columns["sketch"])
         for name, column in self._numbers.items():
-            column.extend([file] * len(columns["subject"]) if name == "file" else columns[name])
+            own = columns[name]
+            column.extend([file] * len(own) if name == "file" else own)
 
     def replace(self, file: int, spill: list[str]) -> None:
         """Where the stretches of a file were laid aside, which was read again."""

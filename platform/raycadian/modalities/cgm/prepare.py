@@ -139,9 +139,13 @@ def _attempt(sent: dict[str, Any], card: CGMCard, folder: str) -> dict[str, Any]
 
     def read() -> dict[str, Any] | None:
         seen = path.is_file() and path.stat().st_size == sent["bytes"]
-        return _read_one(own, path, to, lambda *_: None, 0) if seen else None
+        return _for_json(_read_one(own, path, to, lambda *_: None, 0)) if seen else None
 
     return cluster.attempt(sent["nth"], read)
+
+
+def _for_json(answer: dict[str, Any]) -> dict[str, Any]:
+    return answer | {"parts": {name: list(column) for name, column in answer.get("parts", {}).items()}}
 
 
 def _read_one(own: Files, path: Path, folder: Path, progress: Progress, before: int) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def _read_one(own: Files, path: Path, folder: Path, progress: Progress, before: 
         raise
     except ValueError as error:
         return {"readings": 0, "unreadable": str(error)}
-    return {"parts": parts.as_dict(), "issues": issues.as_dict(), "readings": readings}
+    return {"parts": parts.columns(), "issues": issues.as_dict(), "readings": readings}
 
 
 def _require_read(answer: dict[str, Any]) -> None:
@@ -231,9 +235,9 @@ def _spill(chunks: Iterable[Readings], folder: Path, progress: Progress, before:
     with BlockWriter(folder, 0) as blocks:
         for chunk in chunks:
             tables = {"glucose": _glucose_table(chunk.glucose), "events": _events_table(chunk.events)}
-            pieces = [piece for name, table in tables.items() for piece in blocks.add(chunk.subject, name, table)]
+            pieces = [piece[1:] for name, table in tables.items() for piece in blocks.add(chunk.subject, name, table)]
             n_bytes = _READING_BYTES * sum(map(len, tables.values()))
-            parts.add(chunk, spill=json.dumps(pieces), n_bytes=n_bytes)
+            parts.add(chunk, spill=json.dumps(pieces, separators=(",", ":")), n_bytes=n_bytes)
             n_readings += len(chunk.glucose)
             progress("readings read", before + n_readings, None)
     return parts, n_readings
@@ -250,15 +254,16 @@ def _events_table(events: pd.DataFrame) -> pa.Table:
 def unspilled(items: Sequence[Item]) -> list[Item]:
     """The items with the subjects' `parts`: of all at once, so that every file is opened once."""
     wanted = [
-        (f"{item['folder']}/{number}/{FOLDER}/{name}", row, n_rows, (i, k), table)
+        (f"{item['folder']}/{number}/{FOLDER}/{name}", row, n_rows, (i, k))
         for i, item in enumerate(items)
         for k, (number, pieces) in enumerate(item.get("spill", ()))
-        for table, name, row, n_rows in pieces
+        for name, row, n_rows in pieces
     ]
     tables: dict[tuple[int, int], dict[str, list[pa.Table]]] = defaultdict(lambda: {"glucose": [], "events": []})
     for file, own in groupby(sorted(wanted), key=lambda piece: piece[0]):
+        table = file.rpartition("-")[2].removesuffix(".parquet")
         with opened(storage.resolve_path(file)) as block:
-            for _, row, n_rows, part, table in own:
+            for _, row, n_rows, part in own:
                 tables[part][table].append(block.rows(row, n_rows))
     return [
         item | {"parts": [_readings(item[SUBJECT], tables[i, k]) for k in range(len(item.get("spill", ())))]}
