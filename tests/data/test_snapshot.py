@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 
 from raycadian.config import Grid
 from raycadian.data import blocks
-from raycadian.data.blocks import BlockWriter
+from raycadian.data.blocks import BlockWriter, PieceReader
 from raycadian.data.grid import to_recordings
 from raycadian.data.parquet import events_table, from_table, head_columns, subject_hash, to_table
 from raycadian.data.snapshot import Snapshot, snapshots
-from raycadian.data.writer import SpooledRows, finish, prepared, write_subject
+from raycadian.data.writer import SpooledRows, copy_subject, finish, prepared, write_subject
 from raycadian.errors import StorageError
 from raycadian.modalities import MODALITIES, groups
 from raycadian.modalities.cards import card_of
@@ -368,6 +368,24 @@ def test_whatever_the_blocks_everybody_is_read_as_written(lengths, block_bytes, 
         assert [s for s, _ in snapshot.part(some).each()] == some
         if block_bytes == 1:
             assert sum("recordings" in name for name in writer.files) >= len(lengths) / (rows_ + 1)
+
+
+def test_a_person_longer_than_blocks_is_copied_piece_by_piece(tmp_path, monkeypatch):
+    for name, value in (("BLOCK_BYTES", 200_000), ("_ROWS", 4000), ("_MOST_ROWS", 4000)):
+        monkeypatch.setattr(blocks, name, value)
+    values = np.random.default_rng(0).normal(size=300_000).astype(np.float32)
+    recording = Recording("ann", 0, np.datetime64("2024-01-01", "s"), 0, 0.008, {"ppg": values}, values > 0)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with BlockWriter(tmp_path / "a", 0) as writer:
+        row = write_subject(writer, "ann", [recording])
+    assert len(writer.files) > 3
+    begin, held, add = pa.total_allocated_bytes(), [], BlockWriter._add
+    monkeypatch.setattr(BlockWriter, "_add", lambda *a: held.append(pa.total_allocated_bytes() - begin) or add(*a))
+    with BlockWriter(tmp_path / "b", 0) as copied, PieceReader(tmp_path / "a") as source:
+        assert copy_subject(copied, "ann", row, source)["pieces"] == row["pieces"]
+    assert max(held) < 0.25 * to_table([recording]).nbytes
+    assert all((tmp_path / "b" / f).read_bytes() == (tmp_path / "a" / f).read_bytes() for f in writer.files)
 
 
 def test_a_new_version_of_the_modality_reads_again(original, tmp_path, monkeypatch):

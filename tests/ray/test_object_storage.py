@@ -22,7 +22,8 @@ import s3fs
 from click.testing import CliRunner
 from clusters import free_ports
 from helpers import write_csv
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_backend_app
+from werkzeug.serving import make_server
 
 from raycadian.cli.main import main
 from raycadian.data.series import Origin, build_series, open_series
@@ -308,19 +309,26 @@ def test_an_endpoint_that_stays_away(fresh, card):
         Snapshot.open("s3://shared/cohorts/x")
 
 
-def test_an_endpoint_that_is_away_for_a_while_is_waited_for(fresh, client, made):
+def test_an_endpoint_that_is_busy_for_a_while_is_waited_for(fresh, client, made):
     (other,) = free_ports(1)
     fresh.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{other}")
-    late = server(other)  # the same buckets: moto keeps them in this process
-    starting = threading.Timer(1.0, late.start)
-    starting.start()
-    began = time.monotonic()
+    app, busy = DomainDispatcherApplication(create_backend_app), [b"busy"] * 2  # the same buckets: they are in memory
+
+    def flaky(environ, start_response):
+        if not busy:
+            return app(environ, start_response)
+        start_response("503 Slow Down", [])
+        return [busy.pop()]
+
+    late = make_server("127.0.0.1", other, flaky, threaded=True)
+    threading.Thread(target=late.serve_forever, daemon=True).start()
     try:
-        Snapshot.open(str(made.path)).verify()
-        assert time.monotonic() - began > 1
+        again = Snapshot.open(resolve_path(str(made.path)))
+        again.verify()
+        assert not busy and again.path.fs.config_kwargs["retries"]["total_max_attempts"] == 15  # more than a minute
     finally:
-        starting.join()
-        late.stop()
+        late.shutdown()
+        late.server_close()
 
 
 class Busy(BaseHTTPRequestHandler):

@@ -193,23 +193,27 @@ class _Reader:
 
 
 class PieceReader:
-    """Pieces of a snapshot, in their order best: each block is opened once."""
+    """Pieces of a snapshot, in their order best: a few blocks are held open, one a table of neighbours."""
 
     def __init__(self, snapshot: Path):
-        self._folder, self._stack = snapshot / FOLDER, ExitStack()
-        self._open: dict[str, _Reader] = {}
+        self._folder = snapshot / FOLDER
+        self._open: dict[str, tuple[ExitStack, _Reader]] = {}
 
     def __enter__(self) -> "PieceReader":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.close()
+        for stack, _ in self._open.values():
+            stack.close()
 
     def rows(self, file: str, row: int, n_rows: int) -> pa.Table:
         """Raises StorageError where the block is damaged."""
         if file not in self._open:
-            self._open[file] = self._stack.enter_context(opened(self._folder / file))
-        return self._open[file].rows(row, n_rows)
+            if len(self._open) == len(TABLES):
+                self._open.pop(next(iter(self._open)))[0].close()
+            stack = ExitStack()
+            self._open[file] = stack, stack.enter_context(opened(self._folder / file))
+        return self._open[file][1].rows(row, n_rows)
 
 
 @contextmanager

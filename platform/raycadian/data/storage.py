@@ -15,13 +15,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from raycadian.errors import StorageError
 from raycadian.files import mode_of, on_disk, written_whole
 
+_ATTEMPTS = 15  # of a request, at most 20 s from one to the next: a minute at least, two most often
 log = logging.getLogger(__name__)
 
 
@@ -39,11 +40,18 @@ def resolve_path(text: str | Path) -> Path:
     from upath import UPath
 
     try:
-        path = UPath(text, use_listings_cache=False)  # others write there too
+        path = UPath(text, use_listings_cache=False, **_asking_again(url.scheme))  # others write there too
         assert path.fs is not None
     except (ImportError, ValueError) as error:  # a missing package, or no such scheme
         raise ValueError(f"{text}: {error}") from None
     return path
+
+
+def _asking_again(scheme: str) -> dict[str, Any]:
+    """Options of S3: a bucket that is away or answers 503 for a minute is waited for; AWS_MAX_ATTEMPTS goes before."""
+    if scheme not in ("s3", "s3a") or "AWS_MAX_ATTEMPTS" in os.environ:
+        return {}
+    return {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS}}}
 
 
 def remote(path: Path) -> bool:
