@@ -130,8 +130,9 @@ def test_errors_say_what_is_wrong():
 
 RATES = scaling.Rates(
     read_rows_per_s=3e5, grid_rows_per_s=3e5, cma_fits_per_s=300, train_windows_per_s=1000, validate_windows_per_s=5000,
-    predict_windows_per_s=2500, first_trial_s=5, next_trial_s=0.2, standin_train_windows_per_s=500,
-    standin_samples_per_s=4e7, standin_xpt_values_per_s=2e7,
+    predict_windows_per_s=2500, both_cores=1.0, first_trial_s=5, next_trial_s=0.2, wave_samples_per_s=2e7,
+    minutes_per_s=3e6, wave_train_windows_per_s=700, wave_predict_windows_per_s=2800, glucose_bytes_a_point=2.3,
+    wave_bytes_a_point=16,
 )  # fmt: skip
 
 
@@ -175,6 +176,26 @@ def test_every_case_of_vitaldb_is_prepared():
     tasks = size.tasks(RATES, size.pool)
     assert sum(task.stage == "prepare" and task.seconds > 0 for task in tasks) == 6388 + len(scaling.CYCLES)
     assert max(scaling.case_hours()) < 24 < sum(scaling.case_hours())
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_node_maps_what_half_of_its_memory_holds_and_streams_the_rest():
+    assumed = scaling.Assumptions()
+    laptop, years, waves = (scaling.node_needs(assumed, size, RATES) for size in scaling.sizes(assumed))
+    assert [size["maps"]["whole"] for size in (laptop, years, waves)] == [True, True, False]
+    assert waves["maps"]["share"] and "share" not in laptop["needs"]
+    needs = years["needs"]
+    assert needs["whole"] == pytest.approx((9.4608, 9.4608 + 8 * 0.6, 1.0512 * 2.3))  # disk, memory, read
+    assert needs["share"][0] == pytest.approx(9.4608 * 0.85 / 16)
+    assert needs["streamed"][0] == 0
+    assert needs["streamed"][1] == waves["needs"]["streamed"][1] < assumed.node_memory_gb
+    assert needs["streamed"][2] == pytest.approx(1.0512 * 2.3 * 4 / 16)  # three epochs and the scan, of 16 nodes
+
+
+def test_a_core_beside_others_is_slower_in_the_check_too():
+    swept = {"cpus": 2, "trials": 8, "train": 1000, "val": 0}
+    alone, beside = (scaling.predicted_s(swept, replace(RATES, both_cores=share)) for share in (1.0, 0.5))
+    assert beside - alone == pytest.approx(4 * 3 * 1000 / RATES.train_windows_per_s)
 
 
 def test_the_page_holds_the_tables_of_the_three_sizes():
