@@ -107,6 +107,8 @@ def test_memory_holds_what_fits_and_another_process_begins_with_none(both):
     list(windows.batches(500))
     held = sum(sharded.sizes[number] for number in sharded.parts._read)
     assert 0 < held <= 2 * sharded.shuffle_bytes
+    sharded.parts.clear()
+    assert not sharded.parts._read and len(windows.batch(torch.arange(9))["past"]) == 9  # read anew
     sent = pickle.dumps(windows)
     assert len(sent) < 10_000 < sharded.sizes.sum()
     require_equal(pickle.loads(sent).batch(torch.arange(9)), windows.batch(torch.arange(9)))

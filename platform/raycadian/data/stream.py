@@ -146,6 +146,14 @@ class Parts:
         for number in (*current, *following):
             self._asked(number)
 
+    def clear(self) -> None:
+        """Hold nothing. Series and parts refer to each other: they would stay until the next collection of garbage."""
+        with self._lock:
+            self._read.clear()
+            self._held, self._current, self._joined = set(), (), None
+            self._pool.shutdown(wait=False)
+            self._pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="shards")
+
     def joined(self, numbers: np.ndarray) -> "Joined | None":
         """The shards that windows are cut from now as one table, where `numbers` (B,) are all of them."""
         if len(self._current) < 2 or not np.isin(numbers, self._current).all():

@@ -71,9 +71,13 @@ def _cut(rows: dict[str, np.ndarray], *, windows: Any, order: StreamOrder) -> It
     warnings.filterwarnings("ignore", message=_NOT_WRITABLE)
     number, pieces = json.loads(rows["group"][0])
     group = Group(number, tuple(map(tuple, pieces)))
-    windows.series.parts.hold(group.shards)
+    parts = windows.series.parts
+    parts.hold(group.shards)
     index = order.windows(int(rows["epoch"][0]), group)
-    yield from (packed(windows.batch(part)) for part in index.split(_chunk(windows, index)))
+    try:
+        yield from (packed(windows.batch(part)) for part in index.split(_chunk(windows, index)))
+    finally:  # the process goes on to the next task
+        parts.clear()
 
 
 def _chunk(windows: Any, index: torch.Tensor) -> int:
