@@ -55,6 +55,12 @@ def read_nightscout(source: Source, card: CGMCard, issues: Issues) -> Iterator[R
     rows["device"] = names_of(rows["device"])
     builder.note("row without a glucose value", rows["line"][rows["sgv"].isna()])
     yield from builder.readings(rows)
+    yield from _nightscout_treatments(records, subject, builder)
+    builder.finish()
+
+
+def _nightscout_treatments(records: list[dict], subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:
+    """Carbohydrate, insulin and temporary basal rates, without what was deleted."""
     treated = [i for i, r in enumerate(records) if "eventType" in r]
     deleted = [i for i in treated if records[i].get("isValid") is False]
     builder.note("treatment that its source marks deleted (left out)", np.array(deleted, dtype=np.int64) + 1)
@@ -67,7 +73,6 @@ def read_nightscout(source: Source, card: CGMCard, issues: Issues) -> Iterator[R
     yield from given_over(rows, BOLUS, now, np.zeros(len(rows)), builder)
     yield from given_over(rows, BOLUS, later, minutes, builder)
     yield from builder.readings(_nightscout_basal(rows, builder))
-    builder.finish()
 
 
 def _nightscout_insulin(rows: pd.DataFrame, builder: ReadingsBuilder) -> tuple[np.ndarray, np.ndarray]:
@@ -120,34 +125,49 @@ def read_tidepool(source: Source, card: CGMCard, issues: Issues) -> Iterator[Rea
     """cbg, bolus, wizard and food (carbohydrates), basal. Units: in each record, mmol/L if not. Raises ValueError."""
     records = _records(source, issues)
     types = [r.get("type") for r in records]
-    at = _of_type(types, "cbg")
-    in_mgdl = np.array([str(records[i].get("units")).lower() == "mg/dl" for i in at], dtype=bool)
+    units = [str(records[i].get("units")).lower() for i in _of_type(types, "cbg")]
+    in_mgdl = np.array([unit == "mg/dl" for unit in units], dtype=bool)
     unit = MGDL if len(in_mgdl) and in_mgdl.all() else MMOLL
     builder = ReadingsBuilder(source.path, card, issues, unit, place=" record ", serials=False)
     subject = card.named(source.path) or source.stem
     builder.note("finger-stick or calibration (not a CGM reading)", _of_type(types, "smbg") + 1)
-    rows = _tidepool_rows(records, at, ("value", "units", "deviceId"), subject, builder)
+    yield from _tidepool_glucose(records, types, in_mgdl, subject, builder)
+    yield from _tidepool_boluses(records, types, subject, builder)
+    yield from _tidepool_pens(records, types, subject, builder)
+    yield from _tidepool_carbs(records, types, subject, builder)
+    yield from _tidepool_basal(records, types, subject, builder)
+    builder.finish()
+
+
+def _tidepool_glucose(
+    records: list[dict], types: list, in_mgdl: np.ndarray, subject: str, builder: ReadingsBuilder
+) -> Iterator[Readings]:
+    """in_mgdl: which of the readings are; where not all are, all become mmol/L, the builder's unit."""
+    rows = _tidepool_rows(records, _of_type(types, "cbg"), ("value", "units", "deviceId"), subject, builder)
     builder.note("row without a glucose value", rows["line"][rows["value"].isna()])
     glucose = builder.numbers(rows["value"], rows["line"], "glucose")
-    if unit == MMOLL:
+    if not (len(in_mgdl) and in_mgdl.all()):
         glucose = np.where(in_mgdl, glucose, _as_measured(glucose)) / MGDL_PER_MMOLL
     yield from builder.readings(rows.assign(glucose=glucose, device=names_of(rows["deviceId"])))
+
+
+def _tidepool_boluses(records: list[dict], types: list, subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:
     rows = _tidepool_rows(records, _of_type(types, "bolus"), ("normal", "extended", "duration"), subject, builder)
     now, later = (builder.numbers(rows[field], rows["line"], BOLUS) for field in ("normal", "extended"))
     minutes = np.nan_to_num(builder.numbers(rows["duration"], rows["line"], "duration")) / 60000
     builder.note(NO_DURATION, rows["line"][(later > 0) & (minutes <= 0)])
     yield from given_over(rows, BOLUS, now, np.zeros(len(rows)), builder)
     yield from given_over(rows, BOLUS, later, minutes, builder)
-    yield from _tidepool_pens(records, types, subject, builder)
-    yield from _tidepool_carbs(records, types, subject, builder)
+
+
+def _tidepool_basal(records: list[dict], types: list, subject: str, builder: ReadingsBuilder) -> Iterator[Readings]:
+    """Rates in force; 0 while delivery is suspended."""
     rows = _tidepool_rows(records, _of_type(types, "basal"), ("rate", "duration", "deliveryType"), subject, builder)
     rate = builder.numbers(rows["rate"], rows["line"], BASAL)
     rate = np.where(rows["deliveryType"].eq("suspend"), 0.0, rate)
     minutes = np.nan_to_num(builder.numbers(rows["duration"], rows["line"], "duration")) / 60000
-    yield from builder.readings(
-        _held(rows.assign(value=rate, end=shift(rows["clock"].to_numpy("datetime64[ns]"), minutes)))
-    )
-    builder.finish()
+    until = shift(rows["clock"].to_numpy("datetime64[ns]"), minutes)
+    yield from builder.readings(_held(rows.assign(value=rate, end=until)))
 
 
 def _as_measured(mmoll: np.ndarray) -> np.ndarray:

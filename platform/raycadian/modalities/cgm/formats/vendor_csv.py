@@ -61,30 +61,41 @@ def read_clarity(source: Source, card: CGMCard, issues: Issues) -> Iterator[Read
         raise ValueError(
             f"{source.path}: no Dexcom Clarity header (index, timestamp (...hh:mm:ss), ..., glucose (unit))"
         )
-    delimiter = delimiter_of(source.lines[start])
-    names = split(source.lines[start], delimiter)
+    names = split(source.lines[start], delimiter_of(source.lines[start]))
     builder = ReadingsBuilder(source.path, card, issues, unit_named(names[7]))
-    wanted = _CLARITY | {name: i for name, i in _CLARITY_SENSOR.items() if i < len(names)}
-    skip = start + 1 + _patient_lines(source, start + 1)
-    rows = csv_rows(source, builder, skip, n_fields(source, start), delimiter, wanted)
-    rows["type"] = rows["type"].map({word: word.strip().lower() for word in rows["type"].unique()})
-    rows = rows[(rows["time"].str.strip() != "") | rows["type"].isin(words.SENSOR)].reset_index(drop=True)
-    rows[SUBJECT] = card.named(source.path) or source.stem
-    rows["clock"], rows["offset_min"] = builder.times(rows["time"])
+    rows = _clarity_rows(source, start, names, builder)
     rows["egv"] = egv = _is_egv(rows, builder)
     by_sensor = _offsets_by_sensor(rows, builder) if set(_CLARITY_SENSOR) <= set(rows) else False
     yield from builder.readings(_glucose_rows(builder, rows[egv], "glucose", "sensor"), offsets_certain=by_sensor)
     stick = ~egv & (rows["glucose"] != "") & rows["type"].isin(words.CALIBRATION)
     builder.note("finger-stick or calibration (not a CGM reading)", rows["line"][stick])
-    insulin = rows[rows["insulin"] != ""]
+    insulin = _clarity_insulin(rows[rows["insulin"] != ""], builder)
+    yield from builder.events(insulin, "insulin", BOLUS, offsets_certain=by_sensor)
+    yield from builder.events(rows[rows["carbs"] != ""], "carbs", CARBS, offsets_certain=by_sensor)
+    builder.finish()
+
+
+def _clarity_rows(source: Source, start: int, names: list[str], builder: ReadingsBuilder) -> pd.DataFrame:
+    """The rows with a time, or of the sensor, with their clock."""
+    wanted = _CLARITY | {name: i for name, i in _CLARITY_SENSOR.items() if i < len(names)}
+    skip = start + 1 + _patient_lines(source, start + 1)
+    delimiter = delimiter_of(source.lines[start])
+    rows = csv_rows(source, builder, skip, n_fields(source, start), delimiter, wanted)
+    rows["type"] = rows["type"].map({word: word.strip().lower() for word in rows["type"].unique()})
+    rows = rows[(rows["time"].str.strip() != "") | rows["type"].isin(words.SENSOR)].reset_index(drop=True)
+    rows[SUBJECT] = builder.card.named(source.path) or source.stem
+    rows["clock"], rows["offset_min"] = builder.times(rows["time"])
+    return rows
+
+
+def _clarity_insulin(insulin: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFrame:
+    """The doses that act rapidly; the others are counted."""
     kind = insulin["subtype"].map(words.insulin_kind)
     builder.note("insulin other than fast-acting (neither a bolus nor a rate)", insulin["line"][kind == "slow"])
     for word in insulin["subtype"][kind.isna()].unique():
         lines = insulin["line"][insulin["subtype"] == word]
         builder.note(f"insulin of a kind that is not known, {word!r} (left out)", lines)
-    yield from builder.events(insulin[kind == "fast"], "insulin", BOLUS, offsets_certain=by_sensor)
-    yield from builder.events(rows[rows["carbs"] != ""], "carbs", CARBS, offsets_certain=by_sensor)
-    builder.finish()
+    return insulin[kind == "fast"]
 
 
 def _is_egv(rows: pd.DataFrame, builder: ReadingsBuilder) -> np.ndarray:
