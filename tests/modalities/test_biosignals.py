@@ -297,7 +297,7 @@ def test_a_table_of_values_without_times(tmp_path):
         ("t,ABP\n0,70\n1,71\n2,72\n3,3\n", {"rate_hz": 2}, "expected 2 Hz, found 1 Hz by its times"),
         ("t,ABP\n0,70\n2,71\n1,72\n", {}, "time does not increase at row 3"),
         ("t,ABP\n0,70\n,71\n1,72\n", {}, "row 2 has no time"),
-        ("t,ABP\n0,70\n1,high\n2,72\n", {}, "expected numbers, found string .e.g. 'high'"),
+        ("t,ABP\n0,70\n1,bad\n2,worse\n", {}, "2 of 3 values are no numbers, such as 'bad'"),
         ("t,ABP\n0,70\n1,71,9\n2,72\n", {}, "truncated, corrupted"),
         ("t,ABP,ABP\n0,70,1\n1,71,9\n", {}, "several columns are called 'ABP'"),
         ("t,ABP\n0,\n1,\n2,\n", {}, "no track with samples"),

@@ -6,10 +6,17 @@ import pytest
 
 from raycadian.data.clock import parse_times
 from raycadian.data.source import Source, first_rows, header_of
-from raycadian.modalities.cells import parse_column, parse_flags, parse_numbers, with_month_number
+from raycadian.modalities.actigraphy.card import ActigraphyCard, ActivityColumns
+from raycadian.modalities.actigraphy.readers import read_activity
+from raycadian.modalities.biosignals.readers import read_case
+from raycadian.modalities.cells import parse_column, parse_flags, parse_numbers, with_month_number, with_points
+from raycadian.modalities.cgm.card import CGMCard
+from raycadian.modalities.cgm.readers import read_files
 from raycadian.modalities.columns import joined
+from raycadian.modalities.detect import make_card
 from raycadian.modalities.text_tables import read_text
 from raycadian.modalities.time_formats import time_format
+from raycadian.types import GLUCOSE, Issues
 
 
 def numbers(*texts, thousands=None):
@@ -152,3 +159,61 @@ def test_day_and_month_by_the_whole_column():
 def test_numbers_that_count_rows_are_no_times():
     with pytest.raises(ValueError, match="no times"):
         time_format(["40000", "40001", "40002"], {})
+
+
+# --- in every modality ----------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_a_table_of_people_or_cases():
+    text = pd.Series(["6,1", "5,4", None, "1.234,5", "x"], dtype=object)
+    assert with_points(text).tolist() == ["6.1", "5.4", None, "1234.5", "x"]
+    assert with_points(pd.Series(["1", "x"])).tolist() == ["1", "x"]
+
+
+def test_samples_with_decimal_commas_and_words(tmp_path):
+    rows = "".join(f'{n},"{n % 7},5"\n' if n != 9 else f"{n},lead off\n" for n in range(40))
+    (tmp_path / "x.csv").write_text("time_s,ECG\n" + rows)
+    issues = Issues()
+    track = read_case(tmp_path / "x.csv", subject="a", issues=issues).tracks["ECG"]
+    assert track.values[:3].tolist() == [0.5, 1.5, 2.5] and np.flatnonzero(np.isnan(track.values)).tolist() == [9]
+    assert issues.counts["sample that is no number (missing)"] == 1
+
+
+def test_activity_that_is_a_word_is_counted(tmp_path):
+    rows = "".join(f"2024-03-01 08:{n:02d},{'LOW' if n == 5 else n}\n" for n in range(60))
+    (tmp_path / "x.csv").write_text("time,activity\n" + rows)
+    issues = Issues()
+    card = ActigraphyCard(name="x", files=("x",), columns=ActivityColumns(time="time"))
+    (recording,) = read_activity([tmp_path / "x.csv"], card, issues)
+    assert np.isnan(recording.channels["activity_counts"][5]) and issues.counts["activity is not a number"] == 1
+
+
+CELLS = [f"{100 + n},mg/dL" if n % 2 else f"6.{n % 10},mmol/L" for n in range(60)]
+BOTH = "time,bg,units\n" + "".join(f"2024-03-01 08:{n:02d},{cell}\n" for n, cell in enumerate(CELLS))
+
+
+def test_the_unit_beside_each_reading_is_used(tmp_path):
+    (tmp_path / "x.csv").write_text(BOTH)
+    card = make_card([tmp_path / "x.csv"])[0]
+    assert card.columns.unit == "units" and card.unit is None
+    (readings,) = read_files([tmp_path / "x.csv"], card, Issues())
+    assert readings.glucose[GLUCOSE].tolist()[:4] == [108, 101, round(6.2 * 18.0182), 103]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (("6.1 mmol/L", "120 mg/dL"), "cells of glucose in mg/dL and in mmol/L"),
+        (("6.1 mmol/L", "6.2 mmol/l"), None),
+    ],
+)
+def test_units_in_cells_are_one(tmp_path, cells, message):
+    rows = "".join(f"2024-03-01 08:{n:02d},{cells[n % 2]}\n" for n in range(60))
+    (tmp_path / "x.csv").write_text("time,glucose\n" + rows)
+    card = CGMCard(name="x", files=("x",))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            list(read_files([tmp_path / "x.csv"], card, Issues()))
+    else:
+        (readings,) = read_files([tmp_path / "x.csv"], card, Issues())
+        assert readings.glucose[GLUCOSE].tolist()[:2] == [110, 112]

@@ -242,7 +242,7 @@ def test_whose_several_cases_are_is_asked_for(tmp_path):
     paths = [case_csv(tmp_path / "case1.csv"), case_csv(tmp_path / "case2.csv")]
     with pytest.raises(ValueError, match="2 files.*add --set clinical.file=cases.csv to say whose"):
         make_card(paths)
-    each, _ = make_card(paths, overrides=("subject=null",))
+    each, _ = make_card(paths, overrides=("subject=null", "same_readings=kept"))
     assert prepare_card(each, tmp_path, tmp_path / "snapshots").subjects == ["case1", "case2"]
     pd.DataFrame({"caseid": ["case1", "case2"], "subjectid": ["p", "p"]}).to_csv(tmp_path / "cases.csv", index=False)
     one, _ = make_card(paths, overrides=(f"clinical.file={tmp_path / 'cases.csv'}",))

@@ -487,7 +487,8 @@ def test_readings_that_two_ids_share_in_part_are_leakage(tmp_path, own, shared, 
 
 def test_a_cohort_on_one_grid_is_no_leak():
     rng, time_s = np.random.default_rng(0), np.arange(2000) * 300 + 1_700_000_000
-    sketches = [sketch_of(hashed(time_s, rng.normal(140, 40, 2000).round())) for _ in range(100)]
+    people = [rng.normal(140, 40, 2000).round() for _ in range(100)]
+    sketches = [sketch_of(hashed(time_s, values), values) for values in people]
     assert not list(sharing(sketches))
     assert list(sharing([*sketches, sketches[3]])) == [(3, 100)]
 

@@ -68,6 +68,14 @@ def plain_numbers(words: pd.Series, thousands: str | None = None) -> pd.Series:
     return words.where(~in_groups, words.str.replace(",", "", regex=False)).str.replace(",", ".", n=1, regex=False)
 
 
+def with_points(text: pd.Series) -> pd.Series:
+    """A column whose numbers have decimal commas, or marks of thousands, with what Python reads; others as they are."""
+    odd = text.notna() & text.astype(str).str.fullmatch(r"[-+]?[\d.,'’\s]*[,'’\s][\d.,]*\d")
+    if not odd.any():
+        return text
+    return text.where(~odd, plain_numbers(text.where(odd, "").astype(str), thousands_mark(text.dropna().astype(str))))
+
+
 def thousands_mark(text: pd.Series) -> str | None:
     """The mark that separates thousands in a whole column: the one mark of all numbers that have any, always before
     three digits, where others have none and are below a thousand. A decimal sign stands in nearly every cell."""
@@ -83,7 +91,7 @@ def parse_column(text: pd.Series, where: str, thousands: bool = True) -> tuple[n
     """`parse_numbers` of a whole column, its thousands' mark told from it. `where`: of a message. Raises ValueError
     where most of what it holds is no number."""
     values, malformed = parse_numbers(text)
-    may_be_groups = malformed.any() or np.isnan(values).any() or (values % 1 != 0).any()
+    may_be_groups = malformed.any() or np.isnan(values).any() or (values[np.isfinite(values)] % 1 != 0).any()
     if thousands and may_be_groups and not pd.api.types.is_numeric_dtype(text):
         values, malformed = parse_numbers(text, thousands_mark(text.astype(str)))
     require_numbers(int(malformed.sum()), int(np.count_nonzero(~np.isnan(values))), _first(text, malformed), where)

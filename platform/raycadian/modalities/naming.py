@@ -45,8 +45,9 @@ _WORDS: tuple[tuple[type | tuple[type, ...], Callable[..., str]], ...] = (
     ),
     (DefusedXmlException, lambda error: DECLARES),
     (RecursionError, lambda error: NESTED),
+    (OSError, lambda error: f"can't be read, truncated or corrupted: {error.strerror or error}"),
     (
-        (EOFError, zlib.error, zipfile.BadZipFile, sqlite3.Error, OSError),
+        (EOFError, zlib.error, zipfile.BadZipFile, sqlite3.Error),
         lambda error: f"can't be read, truncated or corrupted: {error}",
     ),
     ((pa.ArrowException, ParseError, MemoryError), lambda error: f"can't be understood: {error or 'out of memory'}"),

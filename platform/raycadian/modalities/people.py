@@ -10,6 +10,7 @@ import pandas as pd
 from raycadian.data.marks import Marks
 from raycadian.data.source import Source
 from raycadian.modalities.base import BaseCard, Item, Preparation
+from raycadian.modalities.cells import with_points
 from raycadian.modalities.text_tables import read_text
 from raycadian.modalities.unpack import plain_file
 from raycadian.types import SUBJECT, Issues, Recording
@@ -84,7 +85,7 @@ def _text(path: Path) -> pd.DataFrame:
 def _typed(column: pd.Series, where: str, issues: Issues) -> pd.Series:
     """A column as numbers where nearly all are, else as text."""
     there = ~column.isin(_MISSING)
-    numbers = pd.to_numeric(column.str.replace(",", ".", regex=False), errors="coerce").astype(np.float64)
+    numbers = pd.to_numeric(with_points(column), errors="coerce").astype(np.float64)
     if not there.any() or numbers[there].notna().mean() < _MOSTLY:
         return column.where(there, None)
     lost = there & numbers.isna()

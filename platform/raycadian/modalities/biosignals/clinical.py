@@ -14,6 +14,7 @@ import pandas as pd
 
 from raycadian.data.source import Source, require_distinct
 from raycadian.modalities.biosignals.tracks import matches, without_ending
+from raycadian.modalities.cells import with_points
 from raycadian.modalities.text_tables import read_text
 from raycadian.modalities.unpack import plain_file
 from raycadian.types import Issues
@@ -123,6 +124,7 @@ def _check_header(source: Source) -> None:
 
 def _typed(column: pd.Series, where: str, issues: Issues) -> pd.DataFrame:
     """A column as numbers where nearly all are, with NAME_beyond where some are bounds; else as text."""
+    column = with_points(column)
     numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
     there = column.notna()
     bounds = column.where(numbers.isna()).str.extract(_BOUND)

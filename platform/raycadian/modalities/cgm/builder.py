@@ -19,7 +19,7 @@ import pandas as pd
 from raycadian.data import clock
 from raycadian.modalities.cells import parse_numbers, require_numbers
 from raycadian.modalities.cgm.card import CGMCard
-from raycadian.modalities.cgm.plausible import MIXED_UNITS, OUTSIDE, OutOfRange
+from raycadian.modalities.cgm.plausible import MIXED_UNITS, OUTSIDE, OutOfRange, unit_of_cells
 from raycadian.modalities.cgm.repeats import Devices, doses_again, steady_offsets, stored_again, told_again
 from raycadian.modalities.conflicts import UNNAMED, require_named
 from raycadian.modalities.guesses import how_to_set
@@ -96,6 +96,8 @@ class ReadingsBuilder:
     def numbers(self, text: pd.Series, lines: pd.Series, name: str) -> np.ndarray:
         """`parse_numbers` with the malformed counted."""
         values, malformed = parse_numbers(text)
+        if name == "glucose":
+            self._unit = unit_of_cells(self.path, text, self._unit, self._stated)
         if malformed.any():
             self._odd_number.setdefault(name, str(text.iloc[int(np.flatnonzero(malformed)[0])])[:40])
         self._numbers[name] += np.array([malformed.sum(), np.count_nonzero(~np.isnan(values))])

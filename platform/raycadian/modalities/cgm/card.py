@@ -25,6 +25,8 @@ class Columns(Schema):
     date: str | None = None
     """Column of the date, or of a number of days, where `time` holds the clock alone."""
     glucose: str | None = "glucose"
+    unit: str | None = None
+    """Column of each reading's unit, mg/dL or mmol/L, where a table has both."""
     carbs_g: str | None = None
     protein_g: str | None = None
     fat_g: str | None = None
@@ -104,5 +106,5 @@ class CGMCard(BaseCard):
         return self.model_copy(update=own | {"format": "generic", "columns": columns, "events": ()})
 
 
-_LATER_COLUMNS = ("protein_g", "fat_g", "fibre_g", "long_acting_u")
+_LATER_COLUMNS = ("unit", "protein_g", "fat_g", "fibre_g", "long_acting_u")
 _OF_TABLE = ("time_format", "subject_from", "keep_rows", "sheet", "skip_lines", "header")

@@ -113,12 +113,14 @@ def _table(source: Source, given: Given) -> Detection | None:
         return None
     glucose = choose("columns.glucose", candidates, given, "glucose")
     date, time, subject = date_column(columns, given), _time(columns, given), subject_column(columns, given)
-    chosen = [glucose, date, time, subject, *_events(columns, given)]
+    each = _unit_of_each(columns, given)
+    chosen = [glucose, date, time, subject, each, *_events(columns, given)]
     times = joined(columns, date.column, time.column)
     whose = [] if subject.column or subject.question else [file_is_one_person(source.stem)]
     written = time_format(times, given, lambda: _whole(source, date.column, time.column))
     zone = zone_of_utc(given) if written.column in EPOCHS_MS else _clock(" ".join(times[:200]), "", given)
-    about = [written, _unit(columns, glucose, given), zone, _step(_as_clock(times, written.column), given)]
+    unit = Choice() if each.column else _unit(columns, glucose, given)
+    about = [written, unit, zone, _step(_as_clock(times, written.column), given)]
     generic = Guess("format", "generic", True, "a table with a reading a row", option("format", "FORMAT"))
     unused = _unused(columns, {choice.column for choice in chosen})
     return Detection.of("cgm", "generic", [Choice(guess=generic), *chosen, *about, *whose, unused])
@@ -189,6 +191,13 @@ def _unit(columns: dict[str, list[str]], glucose: Choice, given: Given) -> Choic
         return Choice(question=Question("unit", message))
     why = f"the values of {name!r} have a median of {np.median(values):.3g}, which can't be the other unit"
     return Choice(guess=Guess("unit", unit, True, why, option("unit", MMOLL if unit == MGDL else MGDL)))
+
+
+def _unit_of_each(columns: dict[str, list[str]], given: Given) -> Choice:
+    """The column of each reading's unit, where a table has both."""
+    called = [c for c in columns if set(plain(c).split("_")) & {"unit", "units"}]
+    both = [c for c in called if {unit_named(text) for text in columns[c]} >= {MGDL, MMOLL}]
+    return choose("columns.unit", both, given, "each reading's unit")
 
 
 def _unused(columns: dict[str, list[str]], used: set[str | None]) -> Choice:

@@ -45,7 +45,7 @@ class Parts:
         first, last = (int(time_s[0]), int(time_s[-1])) if len(time_s) else (0, 0)
         hashes = hashed(time_s, values)
         numbers = file, first, last, len(time_s), _sum(hashes), readings.conflicting, n_bytes
-        self.sketch.append(sketch_of(hashes).tobytes())
+        self.sketch.append(sketch_of(hashes, values).tobytes())
         self.subject.append(readings.subject)
         self.spill.append(spill)
         for column, number in zip(self._numbers.values(), numbers, strict=True):

@@ -3,14 +3,32 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from raycadian.modalities.guesses import how_to_set
 from raycadian.types import GLUCOSE_MAX_MGDL, GLUCOSE_MIN_MGDL, MGDL_PER_MMOLL
 
 MOST_OUT_OF_RANGE = 0.05  # of a file's readings
 _FEWEST = 12  # readings out of range: a few are a sensor's failures
+_IN_CELLS = {"mg/dL": "mg/dl", "mmol/L": "mmol"}
 OUTSIDE = "glucose outside 20-600 mg/dL (set missing)"
 MIXED_UNITS = "the file mixes mg/dL and mmol/L: multiply its mmol/L by 18.0182, or make a file of each unit"
+
+
+def unit_of_cells(path: Path, text: pd.Series, unit: str | None, stated: str) -> str | None:
+    """The unit of a file whose cells of glucose may name one: that, else `unit`, which is `stated` (the file, the
+    card). Raises ValueError for cells that name two, or another one."""
+    if not pd.api.types.is_object_dtype(text):
+        return unit
+    cells = pa.array(text.astype(str), pa.string())
+    named = {unit: pc.match_substring(cells, word, ignore_case=True) for unit, word in _IN_CELLS.items()}
+    units = [unit for unit, cells_with in named.items() if pc.any(cells_with).as_py()]
+    other = f", where {stated} says {unit}" if units and unit not in (None, units[0]) else ""
+    if len(units) > 1 or other:
+        raise ValueError(f"{path}: cells of glucose in {' and in '.join(units)}{other}; {MIXED_UNITS}")
+    return unit or next(iter(units), None)
 
 
 class OutOfRange:

@@ -12,11 +12,15 @@ import numpy as np
 
 SKETCH = 64
 _FEWEST, _SHARE = 6, 0.25  # shared hashes, and their share, that chance doesn't give: two people agree on 1 in 100
+_FEWEST_VALUES, _LOOKED_AT = 8, 1000
 _CROWD = 20  # subjects with one reading in common: people on one grid, and no sign
 
 
-def sketch_of(hashed: np.ndarray) -> np.ndarray:
-    """The smallest hashes (at most SKETCH,) uint32 of readings' (M,) uint64, rising."""
+def sketch_of(hashed: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The smallest hashes (at most SKETCH,) uint32 of readings' (M,) uint64, rising; none of values (M,) that are
+    nearly all the same, which say nothing of whose they are."""
+    if len(np.unique(values[:_LOOKED_AT])) < _FEWEST_VALUES:
+        return np.empty(0, np.uint32)
     short = (hashed >> np.uint64(32)).astype(np.uint32)
     return np.unique(np.partition(short, SKETCH)[:SKETCH] if len(short) > SKETCH else short)
 

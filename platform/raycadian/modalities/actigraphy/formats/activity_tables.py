@@ -123,8 +123,9 @@ def _person(
     subject: str, rows: pd.DataFrame, path: Path, card: ActigraphyCard, form: str | None, issues: Issues
 ) -> Epochs:
     values, malformed = parse_column(rows["activity"], f"{path}: {card.columns.activity}")
+    malformed |= np.isinf(values)  # low and high say nothing of activity
     issues.add("activity is not a number", f"{path.name}: subject {subject!r}", int(malformed.sum()))
-    values[np.isinf(values)] = np.nan
+    values[malformed] = np.nan
     about = {"off": _off(rows, path), "site": card.site}
     if "time" in rows:
         return _timed(subject, rows, values, form, about)

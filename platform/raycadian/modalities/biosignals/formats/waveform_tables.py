@@ -37,6 +37,7 @@ from raycadian.modalities.biosignals.tracks import (
     waveform,
     with_samples,
 )
+from raycadian.modalities.cells import parse_column
 from raycadian.modalities.columns import like_times
 from raycadian.modalities.time_formats import epoch_format
 from raycadian.types import Case, Issues, Track
@@ -70,7 +71,9 @@ def read_table(
     tracks, room = {}, Room()
     for name in names:
         unit, where = _split_unit(named[name])[1] or units.get(name, ""), f"{path}: {name}"
-        tracks[name] = _column(_numbers(columns[named[name]], where), seconds, rate_hz, unit, where, issues, room)
+        tracks[name] = _column(
+            _numbers(columns[named[name]], where, issues), seconds, rate_hz, unit, where, issues, room
+        )
     return Case(case_of(path), "", with_samples(tracks, path, issues), start_utc=start)
 
 
@@ -188,8 +191,13 @@ def _as_written(source: Source, wanted: list[str]) -> list[str]:
     return [known[name] for name in wanted]
 
 
-def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
+def _numbers(column: pa.ChunkedArray, where: str, issues: Issues) -> np.ndarray:
     kind = column.type
+    if pa.types.is_string(kind):
+        values, malformed = parse_column(column.to_pandas().fillna(""), where)
+        malformed |= np.isinf(values)
+        issues.add("sample that is no number (missing)", where, int(malformed.sum()))
+        return np.where(malformed, np.nan, values)
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
         first = next((str(text.as_py()) for text in column if not _is_number(text.as_py())), "")
         raise ValueError(f"{where}: expected numbers, found {kind} (e.g. {first[:20]!r})")

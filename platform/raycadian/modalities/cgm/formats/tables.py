@@ -24,7 +24,7 @@ from raycadian.data.source import (
     open_bytes,
 )
 from raycadian.modalities.cells import chosen_rows
-from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder
+from raycadian.modalities.cgm.builder import MGDL, MMOLL, ReadingsBuilder, mgdl_of
 from raycadian.modalities.cgm.card import CGMCard, Columns
 from raycadian.modalities.cgm.repeats import names_of
 from raycadian.modalities.columns import day_text
@@ -137,6 +137,7 @@ def _read(source: Source, card: CGMCard, columns: Columns, unit: str | None, iss
     if card.unit and named and named != card.unit:  # a column's name is no statement: the values are judged anyway
         issues.add(f"unit of the card ({card.unit}) in place of the column's name ({named})", source.path.name)
     unit = unit or (None if card.unit else named)
+    unit = MGDL if "unit" in wanted else unit
     place, only_events = " row " if source.is_parquet else ":", "glucose" not in wanted
     builder = ReadingsBuilder(source.path, card, issues, unit, place=place, only_events=only_events)
     chunks = _parquet_chunks if source.is_parquet else _text_chunks
@@ -178,7 +179,7 @@ def unit_named(text: str) -> str | None:
 def _positions(source: Source, header: Sequence[str], columns: Columns, named_by_file: str | None) -> dict[str, int]:
     """Our name -> position of the columns that the card names. Raises ValueError."""
     named = {SUBJECT: columns.subject, "date": columns.date, "time": columns.time, "glucose": columns.glucose}
-    named |= {"device": columns.device}
+    named |= {"device": columns.device, "unit": columns.unit}
     named |= {kind: getattr(columns, kind) for kind in EVENT_CHANNELS}
     wanted = {ours: theirs for ours, theirs in named.items() if theirs is not None}
     absent = [theirs for theirs in wanted.values() if theirs not in header]
@@ -231,9 +232,21 @@ def _typed(rows: pd.DataFrame, builder: ReadingsBuilder) -> pd.DataFrame:
     for name in ("glucose", *EVENT_CHANNELS):
         if name in rows:
             typed[name] = builder.numbers(rows[name], rows["line"], name)
+    if "unit" in rows:
+        typed["glucose"] = _in_mgdl(typed["glucose"], rows, builder)
     if "glucose" in rows:
         builder.note("row without a glucose value", rows["line"][_empty(rows["glucose"])])
     return pd.DataFrame(typed)
+
+
+def _in_mgdl(glucose: np.ndarray, rows: pd.DataFrame, builder: ReadingsBuilder) -> np.ndarray:
+    """Glucose (N,) in mg/dL, each value in the unit beside it; NaN where that is no unit of glucose."""
+    units = {cell: unit_named(str(cell)) for cell in rows["unit"].unique()}
+    own = rows["unit"].map(units)
+    unknown = own.isna().to_numpy() & ~np.isnan(glucose)
+    builder.note("glucose in an unknown unit (missing)", rows["line"][unknown])
+    mgdl = np.where(own.eq(MMOLL).to_numpy(), mgdl_of(glucose), glucose)
+    return np.where(unknown, np.nan, mgdl)
 
 
 def _with_dates(rows: pd.DataFrame) -> pd.Series:
