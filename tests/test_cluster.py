@@ -109,15 +109,18 @@ def test_of_a_training_that_lost_a_node_the_user_reads_lines_of_ours(monkeypatch
     report = "Reporting training result 1: TrainingReport(checkpoint=None, metrics={'epoch': 1.0}) from rank 0"
     ours = "WARNING s3://x: the storage did not answer recipe=r rank=1"
     dead = "The node with node id: 23 and address: 10.0.0.2 and node name: x has been marked dead because\n(2) raylet"
+    killed = "A worker died or was killed while executing a task by an unexpected system error. Worker PID: 7 Worker exit"
     for data in (
         {"actor_name": "RayTrainWorker", "lines": [report, "Traceback (most recent call last):", ours]},
         {"actor_name": "TrainController", "lines": ["Traceback (most recent call last):", "  File x, line 3"]},
         {"pid": "gcs_server", "lines": ["Failed to remove 1 bundle(s)"]},
         {"pid": "raylet", "lines": [dead]},
+        {"pid": "raylet", "lines": [killed, "Task MapWorker.submit failed. There are infinite retries remaining, so"]},
         {"actor_name": "Replica", "lines": ["its own"]},
     ):
         cluster._print_line(data, ignore_prefix=False)
-    assert shown == [ours, "WARNING node 10.0.0.2 of the cluster is gone", "its own"]
+    ended = "WARNING process 7 of the cluster ended in the middle of its work: killed, or out of memory"
+    assert shown == [ours, "WARNING node 10.0.0.2 of the cluster is gone", ended, "its own"]
 
 
 def test_a_cluster_of_this_machine_is_reached_from_nowhere_else(ray_local):

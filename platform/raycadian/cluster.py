@@ -110,17 +110,24 @@ def _print_line(data: dict[str, Any], *args: Any, **options: Any) -> None:
 _TRAINING = ("TrainController", "RayTrainWorker", "PlacementGroupCleaner", "PreemptionWatcher")
 _OURS = re.compile(r'(WARNING|ERROR|INFO) |\{"(time|level)"')  # as telemetry.configure_logs writes them
 _DEAD_NODE = re.compile(r"The node with node id: .* address: (\S+) .*marked dead")
+_DEAD_PROCESS = re.compile(r"A worker died or was killed while executing a task .*Worker PID: (\d+)", re.DOTALL)
+_AGAIN = "infinite retries remaining"  # what Ray Data's actors had in hand goes to the next
 
 
 def _for_users(data: dict[str, Any]) -> Iterator[str]:
     """Of what Ray's nodes say, what tells a user something: of Ray Train's processes our own lines alone (what died is
-    told by training/distributed.py), of a node that died a line, and nothing of how Serve's controller ends itself."""
+    told by training/distributed.py), of a node or another process that died a line, and nothing of how Serve's
+    controller ends itself."""
     lines = [str(line) for line in data.get("lines", ())]
     if any("ServeController.graceful_shutdown" in line for line in lines) or data.get("pid") == "gcs_server":
         return
     for line in lines:
         if dead := _DEAD_NODE.search(line):
             yield f"WARNING node {dead[1]} of the cluster is gone"
+        elif dead := _DEAD_PROCESS.search(line):
+            yield f"WARNING process {dead[1]} of the cluster ended in the middle of its work: killed, or out of memory"
+        elif _AGAIN in line:
+            continue
         elif data.get("actor_name") not in _TRAINING or _OURS.match(line):
             yield line
 
