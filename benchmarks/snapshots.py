@@ -72,7 +72,8 @@ def _row(what: str, peer: float, ours: float, ratio: float, target: float) -> di
 def _readings(subject: str, days: int) -> pd.DataFrame:
     n = 288 * days
     times = np.datetime64("2026-01-05T00:00:00") + np.arange(n) * np.timedelta64(300, "s")
-    level = 120 + 40 * np.sin(np.arange(n) / 40 + len(subject) + int(subject[1:]))
+    noise = np.random.default_rng(int(subject[1:])).normal(0, 8, n)  # nobody has another's readings
+    level = 120 + 40 * np.sin(np.arange(n) / 40 + int(subject[1:])) + noise
     return pd.DataFrame({"subject": subject, "time": times, "glucose": level.round(0)})
 
 

@@ -213,7 +213,11 @@ def test_what_is_as_it_was_is_taken_from_the_snapshot_before(tmp_path, monkeypat
     for module, name, value in ((blocks, "BLOCK_BYTES", 2000), (blocks, "_ROWS", 20), (groups, "_BYTES", 2500)):
         monkeypatch.setattr(module, name, value)
     rng, out = np.random.default_rng(seed), tmp_path / "snapshots"
-    card = make_card(tmp_path / "data", [rows("p0"), pd.concat([rows("p1"), rows("p2")]), rows("p3")])
+    first = [rows(f"p{i}", level=100 + 9 * i) for i in range(4)]
+    card = make_card(tmp_path / "data", [first[0], pd.concat(first[1:3]), first[3]], "'part*.csv', 'more*.csv'")
+    (card.parent / "more.csv").write_text("id,time\n")  # can't be read
+    card.write_text(card.read_text() + "people: {file: people.csv, subject: id}\n")
+    (card.parent / "people.csv").write_text("id,arm\np0,1\np1,2\n")
     progress = []
     for step in range(5):
         made = prepare(card, out, lambda *told: progress.append(told[0]), on_ray=False)
@@ -224,20 +228,20 @@ def test_what_is_as_it_was_is_taken_from_the_snapshot_before(tmp_path, monkeypat
         change(card.parent, step, rng)
     taken = {int(n) for what in progress for n in re.findall(r"(\d+) taken from snapshot tiny-", what)}
     assert len(taken) > 1 and max(taken) > 2
+    (card.parent / "people.csv").write_text("id,arm\np1,3\n")
+    assert prepare(card, out, on_ray=False).attributes["p1"][0] == {"arm": 3}
 
 
 def change(folder: Path, step: int, rng: np.random.Generator) -> None:
-    """A file more, that may be of somebody who is there already; one less, or another level; one that can't be read."""
+    """A file more, that may be of somebody who is there already; one less, or another level."""
     who = rng.choice(["p1", "p3", f"n{step}"])
     rows(who, start=f"2024-04-{step + 1:02d} 08:00:00", level=100 + step).to_csv(
         folder / f"more{step}.csv", index=False
     )
-    if step == 1:
-        (folder / "torn.csv").write_text("id;time")
     if step == 2:
         (folder / "part0.csv").unlink()
     if step == 3:
-        pd.concat([rows("p1"), rows("p2", level=130)]).to_csv(folder / "part1.csv", index=False)
+        pd.concat([rows("p1", level=109), rows("p2", level=131)]).to_csv(folder / "part1.csv", index=False)
 
 
 @pytest.mark.ray

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,8 @@ class Earlier:
     def _is_of(self, card: BaseCard, version: int) -> bool:
         manifest = self.snapshot.manifest
         is_alike = _data_of(manifest["card"]) == _data_of(card.stated())
+        if card.people is not None and os.path.normpath(card.people.file) not in self.unchanged:
+            return False  # everybody's labels may be others
         return is_alike and manifest["version"] == version and manifest["format"] == FORMAT and "records" in manifest
 
     def record(self, name: str) -> pa.Table | None:
