@@ -73,12 +73,23 @@ class PersonalEstimate:
         )
 
     def of_day(self, day: str | None) -> "PersonalEstimate":
-        """One day's part. Raises ValueError for a day that is not there."""
+        """One day's part. Raises ValueError for a day that is not there, or of which nothing can be said, and why."""
         if day is None:
             return self
         chosen = self.day.astype(str) == day
         if not chosen.any():
-            raise ValueError(f"{day}: nothing is said of it; the recording gives {self.day[0]} to {self.day[-1]}")
+            raise ValueError(
+                f"{day}: nothing is said of it; the recording gives {self.day[0]} to {self.day[-1]}: days that are "
+                "whole, from midnight to midnight, with those before that its window takes; write it as "
+                f"{self.day[-1]}, or bring a longer recording"
+            )
+        if np.isnan(self.value[chosen]).all():
+            told = self.day[~np.isnan(self.value)]
+            most = f"the last day with one is {told[-1]}" if len(told) else "no day of the recording has one"
+            raise ValueError(
+                f"{day}: no estimate, since more of its window is missing or not worn than the model takes "
+                f"(window.max_missing); {most}"
+            )
         arrays = {
             name: getattr(self, name)[chosen] for name in ("day", "begin_s", "value", "low", "high", "deviations")
         }
