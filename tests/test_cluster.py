@@ -109,7 +109,7 @@ def test_of_a_training_that_lost_a_node_the_user_reads_lines_of_ours(monkeypatch
     report = "Reporting training result 1: TrainingReport(checkpoint=None, metrics={'epoch': 1.0}) from rank 0"
     ours = "WARNING s3://x: the storage did not answer recipe=r rank=1"
     dead = "The node with node id: 23 and address: 10.0.0.2 and node name: x has been marked dead because\n(2) raylet"
-    killed = "A worker died or was killed while executing a task by an unexpected system error. Worker PID: 7 Worker exit"
+    killed = "A worker died or was killed while executing a task by an unexpected system error. Worker PID: 7 Worker ex"
     for data in (
         {"actor_name": "RayTrainWorker", "lines": [report, "Traceback (most recent call last):", ours]},
         {"actor_name": "TrainController", "lines": ["Traceback (most recent call last):", "  File x, line 3"]},
