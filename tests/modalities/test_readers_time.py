@@ -85,7 +85,7 @@ def test_the_hour_that_happens_twice_is_told_by_the_order_of_rows(tmp_path, newe
 
 def test_the_repeated_hour_is_told_over_the_edges_of_blocks(tmp_path, monkeypatch):
     shown, utc = madrid_clock("2024-10-26 22:00", 72, minutes=5)
-    rows = [f"{person},{t},{v}" for v, t in enumerate(shown, start=100) for person in "ab"]
+    rows = [f"{person},{t},{v + more}" for v, t in enumerate(shown, start=100) for more, person in enumerate("ab")]
     path = write(tmp_path / "x.csv", "person,time,glucose\n" + "\n".join(rows) + "\n")
     for size in (150, 333, 1000):
         monkeypatch.setattr(tables, "_BLOCK_BYTES", size)
