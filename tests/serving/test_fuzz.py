@@ -50,7 +50,7 @@ def settings_of(examples):
     })  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "examples", "least"), [("forecast", 1000, 3000), ("signals", 100, 500)])
+@pytest.mark.parametrize(("name", "examples", "least"), [("forecast", 1700, 5000), ("signals", 100, 500)])
 def test_requests_made_of_the_description(runs, name, examples, least, tmp_path):
     app = application(runs[name], tmp_path)
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=settings_of(examples))
