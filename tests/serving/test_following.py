@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import served
+from click.testing import CliRunner
 
 from raycadian.cli.main import main
 from raycadian.errors import RegistryError
@@ -100,6 +101,13 @@ def test_of_several_champions_it_says_which_there_are_and_how_to_choose(name, tm
     with pytest.raises(ValueError, match=r"registered: first-forecast-12 \(run old\), second") as raised:
         champion(name, runs=tmp_path)
     assert "--champion first-forecast-12, or `champion: first-forecast-12` in a Serve conf" in str(raised.value)
+
+
+@pytest.mark.parametrize("port", ["-1", "0", "99999"])
+def test_a_port_that_there_is_not_is_told(port):
+    """It was a traceback."""
+    done = CliRunner().invoke(main, ["serve", "--port", port])
+    assert done.exit_code == 2 and f"{port} is not in the range 1<=x<=65535" in done.output
 
 
 def test_a_damaged_database_is_such_a_registry(tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import threading
 import time
 from contextlib import ExitStack
 
@@ -147,6 +148,17 @@ def test_large_bodies_are_answered_a_few_at_a_time(monkeypatch):
 
     statuses = [status for status, *_ in asyncio.run(attack())]
     assert echo.most_at_once == 2 and statuses.count(200) >= 34 and set(statuses) <= {200, 503}
+
+
+def test_bodies_of_more_than_a_day_are_read_beside_the_loop(app, client, monkeypatch):
+    """128 of three weeks each, read on it, held up health for seconds."""
+    threads, read = [], web._data
+    monkeypatch.setattr(web, "_data", lambda *a: threads.append(threading.current_thread().name) or read(*a))
+    client.get("/healthz")
+    for more in (b"", b" " * limits.SMALL_BYTES):
+        assert client.post(FORECAST, content=BODY + more, headers=AUTH).status_code == 200
+    assert len(BODY) < limits.SMALL_BYTES < 6048 * len('{"time":"2026-03-02T06:00:00Z","glucose":115.0},')
+    assert len(set(threads)) == 2, threads
 
 
 def test_an_answer_that_never_comes_is_a_503(monkeypatch):

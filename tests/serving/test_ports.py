@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from raycadian.serving import ports
@@ -23,6 +25,16 @@ def test_ray_is_steered_by_plain_hints_alone():
     scope = {"type": "http", "headers": taken + kept + orders}
     asyncio.run(steered_plainly(application)(scope, None, None))
     assert seen == kept
+
+
+@pytest.mark.slow
+def test_a_batch_holds_fewer_who_send_much():
+    """64 of three weeks each were computed at once: health waited for six seconds."""
+    from raycadian.serving.deployment import BATCH, batch_size
+
+    day, weeks, most = (SimpleNamespace(time_s=np.zeros(n)) for n in (288, 6048, 20_000))
+    assert batch_size([day] * BATCH) == BATCH and batch_size([weeks] * 5) <= BATCH < batch_size([weeks] * 6)
+    assert batch_size([most]) <= BATCH < batch_size([most] * 2)
 
 
 @pytest.mark.slow

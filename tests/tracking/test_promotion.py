@@ -286,6 +286,32 @@ def test_errors_of_the_server_are_the_registrys_and_hide_passwords(server, tmp_p
         assert "secret" not in str(error.value), name
 
 
+ADDRESSES = ("sqlite:////{}/other.db", "{}/other", "file://{}/other", "databricks", "postgresql://a:b@c/d", "")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_recipe_that_names_no_server_writes_nothing(address, tmp_path):
+    """A stranger's run, promoted, made a database wherever its recipe said."""
+    run = make_run(tmp_path / "runs", "a", 30, tracking=address.format(tmp_path))
+    for call in (promote, registry.log_run):
+        with pytest.raises(RegistryError, match="tracking.mlflow: expected auto, off, http"):
+            call(run)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_is_not_asked_for_minutes(tmp_path, monkeypatch):
+    """MLflow waits 2, 4, 8 ... 64 s between seven tries."""
+    for name in registry._PATIENCE_WITH_SERVER:
+        monkeypatch.delenv(name, raising=False)
+    client = registry._client("http://127.0.0.1:9", tmp_path)
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with pytest.raises(Exception, match="[Cc]onnection"):
+        client.search_registered_models()
+    assert sum(waits) < 10, waits
+
+
 def test_a_registry_that_fails_costs_a_sweep_its_records_alone(server, tmp_path, monkeypatch, caplog):
     run = make_run(tmp_path, "a", 30)
     server.get_experiment_by_name = lambda name: SimpleNamespace(experiment_id="1")

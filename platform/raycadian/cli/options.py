@@ -84,6 +84,7 @@ SUBJECT = click.option(
     "--subject", required=True, metavar="ID", help="Letters, digits, _ . -; nothing that names the person."
 )
 SET = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. training.epochs=3.")
+PORT = click.IntRange(1, 65_535)
 JSON = click.option("--json", "as_json", is_flag=True, callback=_only_json, help="JSON on stdout, for machines.")
 RESUME = click.option("--resume", is_flag=True, help="Go on with work that was interrupted; reuse what is complete.")
 ADDRESS = click.option(

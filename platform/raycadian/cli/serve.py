@@ -12,6 +12,7 @@ from raycadian.cli.options import (
     CHAMPION,
     JSON,
     PEOPLE,
+    PORT,
     RUNS,
     SNAPSHOTS,
     YAML,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @CHAMPION
 @RUNS
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True)
+@click.option("--port", type=PORT, default=8000, show_default=True)
 @click.option(
     "--cases",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

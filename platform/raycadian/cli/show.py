@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycadian.cli.options import JSON, RUNS, SNAPSHOTS
+from raycadian.cli.options import JSON, PORT, RUNS, SNAPSHOTS
 
 if TYPE_CHECKING:
     from raycadian.cli.doctor import Finding
@@ -25,7 +25,7 @@ Ten virtual patients, from their readings to a served forecast; about two minute
 @click.command()
 @RUNS
 @SNAPSHOTS
-@click.option("--port", default=8000, show_default=True, help="Port of the endpoint during the demo.")
+@click.option("--port", type=PORT, default=8000, show_default=True, help="Port of the endpoint during the demo.")
 def demo(runs: Path, snapshots: Path, port: int) -> None:
     """From the demo cohort to a leaderboard, a report and a served forecast."""
     click.echo(PLAN, err=True)

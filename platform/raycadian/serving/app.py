@@ -202,7 +202,8 @@ def _require_free(host: str, port: int) -> None:
         try:
             s.bind((host, port))
         except OSError as error:
-            raise ValueError(f"can't listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+            message = f"can't listen on {host}:{port}: {error.strerror}; choose another with --port, or --host"
+            raise ValueError(message) from None
 
 
 def _config(server: Server) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _QUICK_S = 1.0
 _SLOWEST_BYTES_PER_S = 100_000
 _PATIENCE_S = 10.0  # for a slow body in all, beside the time that the bytes which it announces may take
 _DRAINED_BYTES, _DRAINED_S = 64_000_000, 10.0
+SMALL_BYTES = 50_000  # read on the event loop: for a day of readings a thread takes as long
 HEAVY_BYTES = 300_000
 _HEAVY, _HEAVY_WAITING, _HEAVY_WAIT_S = 2, 32, 45.0
 ANSWER_S = 60.0

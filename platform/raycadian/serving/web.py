@@ -20,7 +20,7 @@ from raycadian.modalities.request import Request as PersonData
 from raycadian.modalities.request import RequestSchema
 from raycadian.personal.store import Forbidden, digest
 from raycadian.serving.keys import KEY_FILE, KEY_VARIABLE
-from raycadian.serving.limits import ANSWER_S, FIRST_MESSAGE_S, HEAVY_BYTES, IDLE_S, Limits, client_of
+from raycadian.serving.limits import ANSWER_S, FIRST_MESSAGE_S, IDLE_S, SMALL_BYTES, Limits, client_of
 from raycadian.serving.openapi import PERSON_KEY, REQUESTS, complete_description
 from raycadian.serving.predictor import Answer
 from raycadian.serving.schemas import ModelResponse, Problem, Refused, explain
@@ -219,7 +219,7 @@ async def _in_time(answer: Awaitable[Answer | ValueError]) -> Answer | ValueErro
 
 async def _read(schema: type[RequestSchema], body: bytes) -> PersonData:
     """Small bodies here, since a thread would take as long as reading them."""
-    return _data(schema, body) if len(body) <= HEAVY_BYTES else await asyncio.to_thread(_data, schema, body)
+    return _data(schema, body) if len(body) <= SMALL_BYTES else await asyncio.to_thread(_data, schema, body)
 
 
 def _data(schema: type[RequestSchema], body: bytes) -> PersonData:

@@ -33,6 +33,8 @@ ALIAS = "champion"
 _SQLITE = "sqlite:///"
 _LOCK = ".promote.lock"
 _PATIENCE_S = 60.0  # for another promotion
+_PATIENCE_WITH_SERVER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Of MLflow, which by itself asks a server that is away for minutes."""
 _LOCKED_S = 5.0  # until a database that another writes to is said to be locked
 log = logging.getLogger(__name__)
 
@@ -49,10 +51,15 @@ class Promotion:
 
 
 def tracking_uri(tracking: Tracking, runs: Path = RUNS) -> str | None:
-    """auto: an SQLite file beside the runs · off: None · else a server's URI."""
+    """auto: an SQLite file beside the runs · off: None · else a server's URI. Raises RegistryError for an address that is
+    no server's: a run's recipe, which somebody else may have written, would name a file to write."""
     if tracking.mlflow == "off":
         return None
-    return f"{_SQLITE}{(runs / 'mlflow.db').absolute()}" if tracking.mlflow == "auto" else tracking.mlflow
+    if tracking.mlflow == "auto":
+        return f"{_SQLITE}{(runs / 'mlflow.db').absolute()}"
+    if not tracking.mlflow.startswith(("http://", "https://")):
+        raise RegistryError(f"tracking.mlflow: expected auto, off, http://... or https://..., found {tracking.mlflow!r}")
+    return tracking.mlflow
 
 
 def registered_name(recipe: Recipe) -> str:
@@ -171,7 +178,7 @@ def _name_among(registered: dict[str, str], name: str | None) -> str:
     if name is None and len(registered) == 1:
         return next(iter(registered))
     if name is None or name not in registered:
-        wanted = f"no champion of {name!r}" if name else "which champion?"
+        wanted = f"no champion of {name!r};" if name else "which champion?"
         raise ValueError(f"{wanted} {_choices(registered)}")
     return name
 
@@ -345,6 +352,8 @@ def _client(uri: str, runs: Path) -> "MlflowClient":
     """MLflow phones nobody and prints nothing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what fails is raised too
+    for name, value in _PATIENCE_WITH_SERVER.items():
+        os.environ.setdefault(name, value)
     own_folder(runs)
     from mlflow import MlflowClient
 
