@@ -136,8 +136,9 @@ class Endpoint:
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.002, batch_size_fn=batch_size)
     async def _together(self, requests: list[History]) -> list[Answer | ValueError]:
-        """What has arrived while the last batch was computed, up to BATCH usual requests. On the event loop: a thread would wait for the
-        interpreter's lock after each of the model's operations, and was measured three times slower."""
+        """What has arrived while the last batch was computed, up to BATCH usual requests. On the event loop: a thread
+        would wait for the interpreter's lock after each of the model's operations, and was measured three times
+        slower."""
         return self._served.predictor.predict(requests)
 
 

@@ -51,14 +51,14 @@ class Promotion:
 
 
 def tracking_uri(tracking: Tracking, runs: Path = RUNS) -> str | None:
-    """auto: an SQLite file beside the runs · off: None · else a server's URI. Raises RegistryError for an address that is
-    no server's: a run's recipe, which somebody else may have written, would name a file to write."""
+    """auto: an SQLite file beside the runs · off: None · else a server's URI. Raises RegistryError for another address:
+    a run's recipe, which somebody else may have written, would name a file to write."""
     if tracking.mlflow == "off":
         return None
     if tracking.mlflow == "auto":
         return f"{_SQLITE}{(runs / 'mlflow.db').absolute()}"
     if not tracking.mlflow.startswith(("http://", "https://")):
-        raise RegistryError(f"tracking.mlflow: expected auto, off, http://... or https://..., found {tracking.mlflow!r}")
+        raise RegistryError(f"tracking.mlflow: expected auto, off, http://... or https://, found {tracking.mlflow!r}")
     return tracking.mlflow
 
 
