@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_actigraphy import write_awd
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -18,12 +19,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path):
-    """A working directory with export.csv: one person's glucose every 5 minutes over 6 days, with a daily rhythm."""
+    """A working directory with export.csv, one person's glucose every 5 minutes over 6 days, with a daily rhythm, and
+    watch.AWD, 6 days of their activity."""
     times = pd.date_range("2026-03-02", periods=6 * 288, freq="5min")
     random = np.random.default_rng(0)
     wander = np.convolve(random.standard_normal(len(times) + 11), np.ones(12), "valid")
     glucose = 130 + 30 * np.sin(2 * np.pi * times.hour / 24) + 5 * wander
     pd.DataFrame({"time": times, "glucose": glucose.round()}).to_csv(tmp_path / "export.csv", index=False)
+    hour = np.arange(6 * 1440) / 60 % 24
+    write_awd(tmp_path / "watch.AWD", np.where((hour >= 7) & (hour < 23), random.integers(100, 900, len(hour)), 0))
     return tmp_path
 
 
@@ -54,6 +58,7 @@ def test_readme_in_the_shell(folder):
     main = "from raycadian.cli.main import main; main()"
     printed = {command[0]: _run(folder, "-c", main, *command) for command in commands}
     assert "persistence" in printed["run"] and "report.html" in printed["run"]
+    assert "example" in printed["rhythm"] and "oakley" in printed["rhythm"]
     assert list(folder.glob("*-quality.html")) and list(folder.glob("*.yaml"))
 
 
