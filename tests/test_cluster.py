@@ -123,6 +123,7 @@ def test_of_a_training_that_lost_a_node_the_user_reads_lines_of_ours(monkeypatch
     assert shown == [ours, "WARNING node 10.0.0.2 of the cluster is gone", ended, "its own"]
 
 
+@pytest.mark.ray
 def test_a_cluster_of_this_machine_is_reached_from_nowhere_else(ray_local):
     ray_local.get([ray_local.remote(lambda: 1).remote() for _ in range(4)])  # workers, which listen too
     assert len(psutil.Process().children(recursive=True)) > 5
