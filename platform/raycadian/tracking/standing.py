@@ -54,7 +54,7 @@ class Standing:
         if self.metric.beats(self.score, present.score):
             return ""
         if self.score == present.score:
-            return f"validation {self.words} equals the champion's ({present.run}), which stays"
+            return f"validation {self.words} equals the champion's ({present.run})"
         than = "above" if self.metric.better == "high" else "below"
         own, other = self.words, present.words
         if own == other:  # to so few digits
