@@ -133,6 +133,9 @@ def test_runs_are_opened_compared_and_trained_from_objects(ran):
     again = rc.train(outcome.main.recipe, settings={"name": "again", "model.lags": 12}, quiet=True)
     assert again.recipe.model.lags == 12 and again.name.startswith("again-")
     assert rc.load_forecaster("mine-forecast-12").name == outcome.champion.name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(registry, "champions")  # a run named by its folder is loaded whatever the registry is
+        assert rc.load_forecaster(str(outcome.champion.path)).name == outcome.champion.name
 
 
 def test_prepare_says_its_guesses_and_quiet_says_nothing(tmp_path, monkeypatch, capsys):

@@ -349,9 +349,14 @@ def compare(names: Sequence[str | Path | TrainedRun], runs: Path) -> workflow.Co
 
 def load_forecaster(run: str | Path | TrainedRun | None, runs: Path) -> GlucoseForecaster:
     with python_words():
-        if run is None or (isinstance(run, str) and run in registry.champions(runs)):
+        if run is None or (isinstance(run, str) and not _is_folder(run, runs) and run in registry.champions(runs)):
             return GlucoseForecaster(Forecaster.load(registry.champion(run, runs=runs).path))
         return GlucoseForecaster(Forecaster.load(_folder(run, runs).path))
+
+
+def _is_folder(run: str, runs: Path) -> bool:
+    """What names a folder is a run, whatever the state of the registry is."""
+    return Path(run).is_dir() or (runs / run).is_dir()
 
 
 def _folder(run: str | Path | TrainedRun, runs: Path) -> Run:
