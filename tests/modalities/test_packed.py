@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raycadian.data.packed import contents
 from raycadian.data.source import Layout, Source, first_rows
 from raycadian.modalities.actigraphy.card import ActigraphyCard, ActivityColumns
 from raycadian.modalities.actigraphy.readers import read_activity
@@ -253,3 +254,17 @@ def test_encodings(tmp_path, encoding, title):
     (tmp_path / "p.csv").write_bytes(text.encode(encoding))
     (readings,) = read([tmp_path / "p.csv"]).values()
     assert mgdl(readings) == list(range(100, 130)) and np.isfinite(mgdl(readings)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["XFD1048576", "ZZZZZZ99999999999", "BXZ60000"])
+def test_a_cell_far_away_is_an_error_and_ends_no_process_of_ours(tmp_path, address):
+    """Three of them asked for 550 GB and aborted, panicked, and took 6 GB."""
+    rows = [["time", "glucose"], ["2024-01-09 08:00", 101], ["2024-01-09 08:05", 102]]
+    good, far = xlsx(tmp_path / "good.xlsx", {"data": rows}), tmp_path / "far.xlsx"
+    with zipfile.ZipFile(good) as archive, zipfile.ZipFile(far, "w") as changed:
+        for entry in archive.infolist():
+            changed.writestr(entry.filename, archive.read(entry).replace(b'r="B3"', f'r="{address}"'.encode()))
+    with pytest.raises(ValueError, match=r"far\.xlsx: a workbook that can't be read|far\.xlsx: [\d,]+ cells, at most"):
+        contents(far)
+    assert list(contents(good)) == ["data"]

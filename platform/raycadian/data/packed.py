@@ -3,22 +3,23 @@
 They lie in a folder of this process that only its user can read, and go when it ends.
 """
 
-import csv
 import fnmatch
 import functools
+import json
+import subprocess
+import sys
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, time, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from raycadian.data.source import MAX_RECORDS, check_count, check_unpacked
+from raycadian.data import workbook
+from raycadian.data.source import check_count, check_unpacked
 
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 _MOST_MEMBERS = 10_000
-_MOST_CELLS = 20 * MAX_RECORDS
+_WORKBOOK_S = 120  # a sheet of a million rows takes some ten seconds
 _HIDDEN = ("__MACOSX", ".")  # what macOS and programs leave beside one's files
 ABOUT = (".md", ".pdf", ".html", ".htm", ".docx", ".doc", ".rtf", ".png", ".jpg", ".jpeg", ".svg", ".yaml", ".yml")
 """Endings of what describes data."""
@@ -88,54 +89,31 @@ def contents(path: Path) -> dict[str, Path]:
 
 
 def _sheets(path: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    import python_calamine
-
+    """Read by a process of its own: one cell with a far address makes the library ask for all memory, or abort."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             check_unpacked(sum(entry.file_size for entry in archive.infolist()), path.stat().st_size, path)
+    command = [sys.executable, "-P", workbook.__file__, str(path), str(folder)]
     try:
-        workbook = python_calamine.CalamineWorkbook.from_path(str(path))
-        for n, name in enumerate(workbook.sheet_names):
-            sheet = workbook.get_sheet_by_name(name)
-            check_count(sheet.total_height * max(sheet.total_width, 1), path, _MOST_CELLS, "cells")
-            rows = sheet.to_python(skip_empty_area=True)
-            if any(cell != "" for row in rows for cell in row):
-                yield name, _as_csv(rows, folder / f"{n}" / _safe(f"{name}.csv", path))
-    except (python_calamine.CalamineError, OSError) as error:
-        raise ValueError(
-            f"{path}: a workbook that can't be read: {error}; take off its password, or save the sheet as CSV"
-        ) from None
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_WORKBOOK_S)
+    except subprocess.TimeoutExpired:
+        raise _unread(path, f"it takes more than {_WORKBOOK_S} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise _unread(path, lines[-1 if done.returncode > 0 else 0][:200])  # an abort's reason stands first
+    for n, (name, cells) in enumerate(json.loads(done.stdout)):
+        check_count(cells, path, workbook.MOST_CELLS, "cells")
+        csv_file = folder / f"{n}.csv"
+        if csv_file.exists():
+            to = folder / f"{n}" / _safe(f"{name}.csv", path)
+            to.parent.mkdir()
+            yield name, csv_file.rename(to)
 
 
-def _as_csv(rows: Sequence[Sequence[Any]], to: Path) -> Path:
-    to.parent.mkdir(exist_ok=True)
-    with to.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([[_text(cell) for cell in row] for row in rows])
-    return to
-
-
-def _text(cell: Any) -> str:
-    """A cell as CSV has it: whole numbers without a fraction, times to the millisecond (a workbook counts days)."""
-    if isinstance(cell, bool):
-        return str(cell).lower()
-    if isinstance(cell, float):
-        return str(int(cell)) if cell.is_integer() and abs(cell) < 2**53 else repr(cell)
-    if isinstance(cell, datetime):
-        rounded = _whole_ms(cell)
-        return rounded.isoformat(" ", "milliseconds" if rounded.microsecond else "seconds")
-    if isinstance(cell, time):
-        return _whole_ms(datetime.combine(date(2000, 1, 1), cell)).time().isoformat("seconds")
-    if isinstance(cell, timedelta):  # a clock that the workbook holds as a part of a day
-        return str(timedelta(seconds=round(cell.total_seconds()))).rpartition(", ")[2].rjust(8, "0")
-    return str(cell)
-
-
-def _whole_ms(moment: datetime) -> datetime:
-    """To the millisecond, and to the second where it is that but for what a day's fraction leaves."""
-    second = (moment + timedelta(milliseconds=500)).replace(microsecond=0)
-    if abs(second - moment) <= timedelta(milliseconds=2):
-        return second
-    return (moment + timedelta(microseconds=500)).replace(microsecond=(moment.microsecond + 500) // 1000 % 1000 * 1000)
+def _unread(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path}: a workbook that can't be read: {reason}; take off its password, or save the sheet as CSV"
+    )
 
 
 # --- archives -------------------------------------------------------------------------------------------------------
