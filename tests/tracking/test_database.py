@@ -70,3 +70,11 @@ def test_a_damaged_copy_to_copy_from_damages_no_registry(damage, tmp_path, monke
     made = (tmp_path / "mlflow.db").exists()
     assert made != damage.startswith("a f")  # then MLflow makes it
     assert not made or registry._is_whole(tmp_path / "mlflow.db")
+
+
+def test_a_registry_that_is_no_file_is_told_at_once(tmp_path):
+    """MLflow tried to open it for two minutes."""
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(RegistryError, match="is no file that may be read and written"):
+        with registry._store(Tracking(), tmp_path):
+            pass

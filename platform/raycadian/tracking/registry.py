@@ -362,6 +362,8 @@ def _client(uri: str, runs: Path) -> "MlflowClient":
         path = Path(uri.removeprefix(_SQLITE))
         _start_database(path, MlflowClient)
         path.touch(mode_of(0o666))
+        if not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):  # MLflow would try for two minutes to open it
+            raise OSError(f"{path} is no file that may be read and written")
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
