@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raycadian.config import Recipe
-from raycadian.files import own_folder
+from raycadian.files import on_disk, own_folder
 from raycadian.tracking.registry import OnTrial, flatten, logged_sweep, trial_metrics
 from raycadian.training.loop import Metrics, OnEpoch
 
@@ -56,7 +56,8 @@ def _wandb_sweep(recipe: Recipe, runs: Path) -> Iterator[OnTrial]:
 def _tensorboard(recipe: Recipe, runs: Path) -> Iterator[OnEpoch]:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(own_folder(runs / "tensorboard" / recipe.name))) as writer:
+    folder = own_folder(runs / "tensorboard" / recipe.name)
+    with on_disk(folder), SummaryWriter(str(folder)) as writer:
 
         def on_epoch(metrics: Metrics) -> None:
             for name, value in metrics.items():
