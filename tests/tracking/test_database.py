@@ -75,6 +75,5 @@ def test_a_damaged_copy_to_copy_from_damages_no_registry(damage, tmp_path, monke
 def test_a_registry_that_is_no_file_is_told_at_once(tmp_path):
     """MLflow tried to open it for two minutes."""
     (tmp_path / "mlflow.db").mkdir()
-    with pytest.raises(RegistryError, match="is no file that may be read and written"):
-        with registry._store(Tracking(), tmp_path):
-            pass
+    with pytest.raises(RegistryError, match="is no file that may be"), registry._store(Tracking(), tmp_path):
+        pass
