@@ -23,7 +23,6 @@ from raycadian.training.refused import TrainingRefused
 
 CHANNELS = ("glucose_mgdl",)
 WINDOW = Window(context=24, horizon=6)
-CARD = "name: tiny\nfiles: [tiny.csv]\nunit: mg/dL\ncolumns: {subject: subject, time: time, glucose: glucose}\n"
 CONFIG = Training(batch_size=64, workers=2)
 
 
@@ -37,9 +36,7 @@ class Alone(Process):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("share")
-    helpers.write_csv(folder / "tiny.csv", n=9, days=7)
-    (folder / "tiny.yaml").write_text(CARD)
-    return prepare(folder / "tiny.yaml", folder / "snapshots")
+    return prepare(helpers.write_people(folder, n=9, days=7), folder / "snapshots")
 
 
 @pytest.fixture

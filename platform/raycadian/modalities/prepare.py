@@ -64,19 +64,12 @@ def prepare_card(
         return snapshot
     with workspace(out) as work, SpooledRows() as rows:
         digests = {source["path"]: source["sha256"] for source in sources["sources"]}
-        earlier, unreadable = _earlier(out, card, sources, folder), Unreadable(card.most_unreadable)
+        earlier, unreadable = Earlier.of(out, card, sources), Unreadable(card.most_unreadable)
         job = Preparation(card, [], folder, work, Issues(), progress, on_ray, unreadable, digests, earlier)
         job.paths.extend(_plain_files(modality, job, paths))
         files = _write_subjects(modality, job, rows, on_ray)
         manifest = finish(work / "snapshot", rows, files, sources | _about(modality, job, rows), job.records)
         return publish(work / "snapshot", out / manifest["id"], manifest)
-
-
-def _earlier(out: Any, card: Any, sources: dict[str, Any], folder: Path) -> Earlier | None:
-    """An earlier snapshot that subjects may be copied from: of the same table of people."""
-    earlier = Earlier.of(out, card, sources)
-    people = {os.path.relpath(path, folder) for path in people_file(card, folder)}
-    return earlier if earlier is not None and people <= earlier.unchanged else None
 
 
 def _plain_files(modality: Modality, job: Preparation, paths: list[Path]) -> Iterator[Path]:
